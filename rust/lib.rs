@@ -1,0 +1,5 @@
+//! Sampling from diffusion language models.
+pub mod rng;
+pub mod sudoku;
+#[cfg(feature = "python")]
+mod python;

@@ -1,0 +1,1 @@
+//! Sudoku puzzles for the embedded demo model (written next).
