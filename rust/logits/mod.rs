@@ -1,0 +1,3 @@
+//! Numbers from rows of logits.
+pub mod arith;
+pub mod kernel;
