@@ -1,6 +1,16 @@
 //! Sampling from diffusion language models.
+//!
+//! The crate is the decision-making half of the Python package `dllm_fast`: it turns logits into statistics, and
+//! statistics into edits of a canvas. It knows no model, no tensor library and no device, and builds without Python.
+//! Arrows of import: `python -> sampler -> decide -> logits -> rng -> error`, never back.
+
+pub mod decide;
+pub mod error;
 pub mod logits;
+pub mod pool;
 pub mod rng;
+pub mod sampler;
 pub mod sudoku;
+
 #[cfg(feature = "python")]
 mod python;

@@ -70,8 +70,16 @@ mod tests {
     #[test]
     fn known_answers_of_the_reference_library() {
         let cases = [
-            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
-            ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+            (
+                [0; 4],
+                [0; 2],
+                [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
+            ),
+            (
+                [u32::MAX; 4],
+                [u32::MAX; 2],
+                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
+            ),
             (
                 [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
                 [0xa409_3822, 0x299f_31d0],
@@ -85,11 +93,28 @@ mod tests {
 
     #[test]
     fn every_word_of_the_counter_matters() {
-        let stream = Stream { seed: 1, request: 2 };
+        let stream = Stream {
+            seed: 1,
+            request: 2,
+        };
         let base = stream.bits53(3, 4, Draw::Token);
         assert_ne!(base, Stream { seed: 9, ..stream }.bits53(3, 4, Draw::Token));
-        assert_ne!(base, Stream { seed: 1 << 40, ..stream }.bits53(3, 4, Draw::Token));
-        assert_ne!(base, Stream { request: 9, ..stream }.bits53(3, 4, Draw::Token));
+        assert_ne!(
+            base,
+            Stream {
+                seed: 1 << 40,
+                ..stream
+            }
+            .bits53(3, 4, Draw::Token)
+        );
+        assert_ne!(
+            base,
+            Stream {
+                request: 9,
+                ..stream
+            }
+            .bits53(3, 4, Draw::Token)
+        );
         assert_ne!(base, stream.bits53(9, 4, Draw::Token));
         assert_ne!(base, stream.bits53(3, 9, Draw::Token));
         assert_ne!(base, stream.bits53(3, 4, Draw::Order));

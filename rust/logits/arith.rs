@@ -113,13 +113,32 @@ pub fn ln(x: f64) -> f64 {
     k as f64 * std::f64::consts::LN_2 + ln_1p(y - 1.0)
 }
 
+/// `cos(r pi / 2)` in float64 for `r` in [0, 1]. The schedules take floors of it, so it must not differ by platform.
+pub fn cos_half_pi(r: f64) -> f64 {
+    let use_sine = r > 0.5;
+    let x = if use_sine { 1.0 - r } else { r } * std::f64::consts::FRAC_PI_2;
+    let q = x * x;
+    // Taylor by Horner: 1 - q/(n(n-1)) (1 - ...), |x| <= pi/4, the last term is below 1e-18.
+    let mut p = 1.0;
+    for i in (1..=9).rev() {
+        let n = f64::from(2 * i + i32::from(use_sine));
+        p = 1.0 - p * (q / (n * (n - 1.0)));
+    }
+    if use_sine { x * p } else { p }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_ends_of_exp32_are_exact() {
-        assert_eq!(EXP_AT_FLOOR.to_bits(), exp_raw(FLOOR).to_bits(), "{:#x}", exp_raw(FLOOR).to_bits());
+        assert_eq!(
+            EXP_AT_FLOOR.to_bits(),
+            exp_raw(FLOOR).to_bits(),
+            "{:#x}",
+            exp_raw(FLOOR).to_bits()
+        );
         assert_eq!(exp32(0.0), 1.0);
         assert_eq!(exp32(clamp(f32::NEG_INFINITY)), 0.0);
         assert!(exp32(clamp(f32::NAN)).is_nan());
@@ -144,13 +163,26 @@ mod tests {
     fn float64_functions_agree_with_the_platform() {
         for i in 0..70_000 {
             let d = -f64::from(i) / 100.0;
-            assert!((exp64(d) / d.exp() - 1.0).abs() < 4e-16 * (1.0 - d / 10.0), "{d}");
+            assert!(
+                (exp64(d) / d.exp() - 1.0).abs() < 4e-16 * (1.0 - d / 10.0),
+                "{d}"
+            );
         }
         for i in 0..4000 {
             let r = 1e-12 * 1.01f64.powi(i);
             assert!((ln_1p(r) / r.ln_1p() - 1.0).abs() < 1e-15, "{r}");
             assert!((ln(r) - r.ln()).abs() < 1e-14, "{r}");
         }
+        for i in 0..=1000 {
+            let r = f64::from(i) / 1000.0;
+            assert!(
+                (cos_half_pi(r) - (r * std::f64::consts::FRAC_PI_2).cos()).abs() < 3e-16,
+                "{r}"
+            );
+        }
+        // The one rational point where the cosine is rational and a floor could fall on the wrong side.
+        assert!((0.5..0.500_000_1).contains(&cos_half_pi(2.0 / 3.0)));
+        assert_eq!((cos_half_pi(0.0), cos_half_pi(1.0)), (1.0, 0.0));
         assert_eq!(exp64(0.0), 1.0);
         assert_eq!(exp64(f64::NEG_INFINITY), 0.0);
         assert_eq!(ln_1p(0.0), 0.0);

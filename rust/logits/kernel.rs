@@ -5,6 +5,7 @@
 //! build, AVX2, AVX-512 and NEON (the baseline of aarch64) give the same bits.
 
 use super::arith::{LANES, clamp, exp32, tree};
+use super::cut::{Cut, bin};
 
 /// Instruction sets with a path of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +72,20 @@ fn smaller(a: f32, b: f32) -> f32 {
 }
 
 impl TopTwo {
-    const NONE: Self = Self { first: f32::NEG_INFINITY, second: f32::NEG_INFINITY };
+    const NONE: Self = Self {
+        first: f32::NEG_INFINITY,
+        second: f32::NEG_INFINITY,
+    };
 
     /// The two largest of both.
     #[inline(always)]
     pub fn merge(self, other: Self) -> Self {
         Self {
             first: larger(self.first, other.first),
-            second: larger(larger(self.second, other.second), smaller(self.first, other.first)),
+            second: larger(
+                larger(self.second, other.second),
+                smaller(self.first, other.first),
+            ),
         }
     }
 }
@@ -97,19 +104,18 @@ fn top_two_body<const W: usize>(x: &[f32]) -> TopTwo {
     }
     let mut best = TopTwo::NONE;
     for i in 0..W {
-        best = best.merge(TopTwo { first: first[i], second: second[i] });
+        best = best.merge(TopTwo {
+            first: first[i],
+            second: second[i],
+        });
     }
-    for &v in tail {
-        best = TopTwo { first: v, second: f32::NEG_INFINITY }.merge_if_number(best);
+    for &v in tail.iter().filter(|v| !v.is_nan()) {
+        best = best.merge(TopTwo {
+            first: v,
+            second: f32::NEG_INFINITY,
+        });
     }
     best
-}
-
-impl TopTwo {
-    #[inline(always)]
-    fn merge_if_number(self, other: Self) -> Self {
-        if self.first.is_nan() { other } else { other.merge(self) }
-    }
 }
 
 #[inline(always)]
@@ -139,7 +145,10 @@ fn sums_body<const W: usize>(x: &[f32], m: f32, inv_t: f32) -> Sums {
         mass[i] += e;
         moment[i] = e.mul_add(d, moment[i]);
     }
-    Sums { mass: tree(mass), moment: tree(moment) }
+    Sums {
+        mass: tree(mass),
+        moment: tree(moment),
+    }
 }
 
 #[inline(always)]
@@ -147,6 +156,39 @@ fn weights_body(x: &[f32], m: f32, inv_t: f32, out: &mut [f32]) {
     for (o, &v) in out.iter_mut().zip(x) {
         *o = exp32(clamp((v - m) * inv_t));
     }
+}
+
+#[inline(always)]
+fn bins_body(x: &[f32], m: f32, inv_t: f32, out: &mut [u16]) {
+    for (o, &v) in out.iter_mut().zip(x) {
+        *o = bin(clamp((v - m) * inv_t));
+    }
+}
+
+#[inline(always)]
+fn drop_cut_body(x: &[f32], m: f32, inv_t: f32, cut: Cut, first_id: u32, weights: &mut [f32]) {
+    for (j, (w, &v)) in weights.iter_mut().zip(x).enumerate() {
+        *w = if cut.keeps(v, first_id + j as u32, (v - m) * inv_t) {
+            *w
+        } else {
+            0.0
+        };
+    }
+}
+
+#[inline(always)]
+fn lane_sum_body(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for c in chunks {
+        for (lane, v) in lanes.iter_mut().zip(c) {
+            *lane += v;
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(tail) {
+        *lane += v;
+    }
+    tree(lanes)
 }
 
 /// Defines `name(isa, args)` that runs `body` compiled for `isa`.
@@ -184,4 +226,17 @@ dispatch!(
 dispatch!(
     /// `exp32` of every element relative to `m` at inverse temperature `inv_t`, into `out`.
     weights(x: &[f32], m: f32, inv_t: f32, out: &mut [f32]) -> (), weights_body, weights_body, weights_body
+);
+dispatch!(
+    /// The bin of every element, by its scaled distance from `m`, into `out`.
+    bins(x: &[f32], m: f32, inv_t: f32, out: &mut [u16]) -> (), bins_body, bins_body, bins_body
+);
+dispatch!(
+    /// Sets the weights of the elements that `cut` drops to 0. `m` is the maximum of the row, `first_id` the id of `x[0]`.
+    drop_cut(x: &[f32], m: f32, inv_t: f32, cut: Cut, first_id: u32, weights: &mut [f32]) -> (),
+    drop_cut_body, drop_cut_body, drop_cut_body
+);
+dispatch!(
+    /// Sum of weights in the shape of `sums`.
+    lane_sum(x: &[f32]) -> f32, lane_sum_body, lane_sum_body, lane_sum_body
 );

@@ -1,3 +1,8 @@
-//! Numbers from rows of logits.
+//! Numbers from rows of logits: statistics, cuts and draws, the same bits on every machine.
 pub mod arith;
+pub mod cut;
+pub mod draw;
 pub mod kernel;
+pub mod predict;
+pub mod row;
+pub mod stats;

@@ -1,0 +1,68 @@
+"""dllm_fast samples from diffusion language models.
+
+    import dllm_fast
+
+    result = dllm_fast.sample(model, prompt, preset="llada", max_new_tokens=128, tokenizer=tokenizer)
+    print(result.text, result.stats.nfe)
+
+Names are loaded when they are first used, so that importing the package is quick and needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dllm_fast import demo
+    from dllm_fast._core import Prediction, Sampler, __version__
+    from dllm_fast.config import SamplerConfig
+    from dllm_fast.errors import DllmFastError
+    from dllm_fast.predict import mask_predict, schedule
+    from dllm_fast.published import presets
+    from dllm_fast.result import Result
+    from dllm_fast.sampling import infill, sample
+
+__all__ = [
+    "DllmFastError",
+    "Prediction",
+    "Result",
+    "Sampler",
+    "SamplerConfig",
+    "__version__",
+    "demo",
+    "infill",
+    "mask_predict",
+    "presets",
+    "sample",
+    "schedule",
+]
+
+_HOME = {
+    "DllmFastError": "errors",
+    "Prediction": "_core",
+    "Result": "result",
+    "Sampler": "_core",
+    "SamplerConfig": "config",
+    "__version__": "_core",
+    "infill": "sampling",
+    "mask_predict": "predict",
+    "presets": "published",
+    "sample": "sampling",
+    "schedule": "predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "demo":
+        return importlib.import_module("dllm_fast.demo")
+    if name not in _HOME:
+        raise AttributeError(f"module 'dllm_fast' has no attribute {name!r}")
+    module = importlib.import_module(f"dllm_fast.{_HOME[name]}")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,91 @@
+"""The settings of a sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dllm_fast import _core
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerConfig:
+    """Everything that decides which token is written where and when, but the model, the prompt and the seed.
+
+    Frozen and checked when made. The defaults commit one token a forward, the most confident first, over the whole canvas.
+
+    Args:
+        max_new_tokens: masks that `sample` appends to the prompt; default 128, or what the model's context leaves.
+        steps: forwards in total, a multiple of the number of blocks. Default: one token a forward; with a threshold,
+            factor or entropy bound, as few as it allows.
+        steps_per_block: forwards in each block; give this or `steps`.
+        block_length: positions that are finished before the next ones begin; default: the whole canvas.
+        schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit` or `first-hitting`
+            (see `dllm_fast.schedule`).
+        eps: last time of the `dream` schedule, in (0, 1).
+        order: what positions are ranked by: `confidence` (largest probability), `margin`, `entropy`, `random`,
+            `left-to-right`, `sampled-confidence` (probability of the drawn token, as several published loops have it), or
+            `ancestral` (no ranking: each commits by itself with the probability of the schedule).
+        order_temperature: scale of Gumbel noise on the ranking, at least 0. With the `maskgit` schedule it is added to the
+            log-probability and fades out over the steps, as published.
+        threshold: commit while the confidence is at least this (Fast-dLLM, 2505.22618). Above 1: one a forward; 0: all.
+        factor: commit n while `(n + 1) * (1 - c_n) < factor` (Fast-dLLM).
+        entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats (2505.24857).
+        min_commit: commit at least so many in every forward; default 1 where a cut decides.
+        temperature: of the draw of tokens; 0 takes the most probable. Confidence, margin and entropy ignore it.
+        top_k, top_p, min_p: cuts of the distribution that tokens are drawn from, applied in this order after the temperature.
+        mask_token_id: the mask; default from the model or the tokenizer. Never written.
+        eos_token_id: token, or tokens, that end an answer; default from the model or the tokenizer.
+        stop_at_eos: finish a row once an end token has no mask before it, and fill what follows with the first end token.
+            Default: True in `sample` where an end token is known, False in `infill`.
+        suppress_tokens: ids that are never proposed and count as -inf everywhere.
+        shift: the logits of row i - 1 predict position i (Dream, Fast-dLLM v2). A property of the model.
+        as_published: keep the quirks of the published loops where their rule and their code differ.
+
+    Raises:
+        InvalidValueError: a value out of its range, or two settings that exclude each other.
+        InvalidTypeError: a value of the wrong type.
+    """
+
+    max_new_tokens: int | None = None
+    steps: int | None = None
+    steps_per_block: int | None = None
+    block_length: int | None = None
+    schedule: str = "even"
+    eps: float = 1e-3
+    order: str = "confidence"
+    order_temperature: float = 0.0
+    threshold: float | None = None
+    factor: float | None = None
+    entropy_bound: float | None = None
+    min_commit: int | None = None
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    mask_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    stop_at_eos: bool | None = None
+    suppress_tokens: tuple[int, ...] = ()
+    shift: bool = False
+    as_published: bool = False
+
+    def __post_init__(self) -> None:
+        # Lists are what people type; a frozen configuration keeps tuples.
+        if isinstance(self.suppress_tokens, list):
+            object.__setattr__(self, "suppress_tokens", tuple(self.suppress_tokens))
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        _core.check_config(self)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """All end tokens."""
+        ids = self.eos_token_id
+        if ids is None:
+            return ()
+        return ids if isinstance(ids, tuple) else (ids,)
+
+    @property
+    def commits_counts(self) -> bool:
+        """True where the schedule alone says how many masks a step commits."""
+        return self.threshold is None and self.factor is None and self.entropy_bound is None

@@ -1,0 +1,17 @@
+"""Every error that dllm_fast raises itself. A model's own exception is passed on as it is."""
+
+
+class DllmFastError(Exception):
+    """Base of every error of dllm_fast."""
+
+
+class InvalidValueError(DllmFastError, ValueError):
+    """A value out of its range, or values that do not fit together. The text states the rule, the value and a remedy."""
+
+
+class InvalidTypeError(DllmFastError, TypeError):
+    """A value of a type that is not understood."""
+
+
+class CheckpointError(DllmFastError, ValueError):
+    """A model folder that cannot be used: the text names the file and the key."""

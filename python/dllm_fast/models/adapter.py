@@ -1,0 +1,116 @@
+"""A model of any kind as the sampler's loop sees it: ids in, a matrix of logits out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dllm_fast.errors import InvalidTypeError, InvalidValueError
+
+_CONTEXT_NAMES = ("max_position_embeddings", "max_sequence_length", "n_positions")
+
+
+class ModelAdapter:
+    """A module or callable, with what is known of it before the first forward.
+
+    Attributes:
+        vocabulary: number of token ids, or None.
+        context: longest canvas, or None.
+        forwards: calls so far.
+        seconds: time spent in them.
+    """
+
+    def __init__(self, model: Callable[[torch.Tensor], Any]) -> None:
+        if not callable(model):
+            raise InvalidTypeError(
+                f"model must be a torch module or a callable from ids [B, L] to logits [B, L, V], got {type(model).__name__}; "
+                "load it first"
+            )
+        self._model = model
+        self._device = _device(model)
+        self.vocabulary = _number(model, "vocab_size")
+        self.context = next((n for name in _CONTEXT_NAMES if (n := _number(model, name)) is not None), None)
+        self.forwards = 0
+        self.seconds = 0.0
+
+    def token_id(self, name: str) -> int | tuple[int, ...] | None:
+        """`mask_token_id` or `eos_token_id`, where the model or its configuration says it."""
+        value = getattr(self._model, name, None)
+        if value is None:
+            value = _setting(self._model, name)
+        if isinstance(value, list | tuple):
+            return tuple(int(v) for v in value)
+        return None if value is None else int(value)
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients and no dropout inside; the modes of all submodules are as before afterwards."""
+        modules = list(self._model.modules()) if isinstance(self._model, torch.nn.Module) else []
+        training = [m for m in modules if m.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def __call__(self, canvases: NDArray[np.int64]) -> torch.Tensor | NDArray[Any]:
+        """Logits `[B * L, V]` of canvases `[B, L]`.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: what came back are not logits for these canvases.
+            Exception: whatever the model raises, the same object with a note that says which forward it was.
+        """
+        batch, length = canvases.shape
+        began = time.perf_counter()
+        try:
+            output = self._model(torch.from_numpy(canvases).to(self._device))
+        except Exception as error:
+            error.add_note(f"dllm_fast: raised by forward {self.forwards} (from 0), {batch} rows of {length} tokens")
+            raise
+        finally:
+            self.seconds += time.perf_counter() - began
+        self.forwards += 1
+        return _matrix(output, batch, length)
+
+
+def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]:
+    logits = output if isinstance(output, torch.Tensor | np.ndarray) else getattr(output, "logits", None)
+    if not isinstance(logits, torch.Tensor | np.ndarray):
+        raise InvalidTypeError(
+            f"a model must return logits as a torch tensor, a NumPy array or an object with .logits, got {type(output).__name__}; "
+            "wrap it in a function that does"
+        )
+    shape = tuple(logits.shape)
+    if len(shape) != 3 or shape[:2] != (batch, length):  # noqa: PLR2004
+        raise InvalidValueError(
+            f"logits must have the shape [B, L, V] of the ids {[batch, length]}, got {list(shape)}; "
+            "return one row of logits for every token of every row"
+        )
+    if isinstance(logits, np.ndarray):
+        return np.ascontiguousarray(logits.reshape(batch * length, shape[2]))
+    return logits.detach().reshape(batch * length, shape[2]).contiguous()
+
+
+def _device(model: object) -> torch.device:
+    parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _setting(model: object, name: str) -> Any:
+    """An entry of the model's configuration, whether that is an object or a mapping."""
+    config = getattr(model, "config", None)
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def _number(model: object, name: str) -> int | None:
+    value = _setting(model, name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,93 @@
+"""The mask-prediction step for any engine: proposals and statistics of rows of logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dllm_fast import _core
+from dllm_fast.arrays import integer_array
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    Integers = Sequence[int] | NDArray[np.int64] | torch.Tensor
+
+
+def mask_predict(
+    logits: torch.Tensor | NDArray[Any],
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    suppress: Integers = (),
+    current: Integers | None = None,
+    seed: int | Sequence[int] = 0,
+    request: int | Sequence[int] = 0,
+    positions: Integers | None = None,
+    step: int | Sequence[int] = 0,
+) -> _core.Prediction:
+    """Predicts the token of each row of logits, with the statistics that commit rules use, in one pass.
+
+    Every result is the same bits on every machine, for any number of threads, and does not depend on the other rows.
+
+    Args:
+        logits: `[N, V]`, float32, float16 or bfloat16, a torch tensor or a NumPy array, contiguous; read in place.
+        temperature: of the draw; 0 takes the most probable id, the lowest on a tie.
+        top_k, top_p, min_p: cuts for the draw, in this order after the temperature; ties at a cut go to lower ids.
+        suppress: ids that count as -inf everywhere. Put the mask id here.
+        current: `[N]` ids whose probability is wanted as well.
+        seed: one for all rows or one for each, from 0 below 2^64.
+        request: index of the sample for its prompt, one or one for each row.
+        positions: `[N]` positions in the canvas; default 0, 1, ..., N - 1.
+        step: step of the sequence, one or one for each row. A draw is a function of seed, request, position and step.
+
+    Returns:
+        Arrays of length N: `token` (int64), `probability` (of that token), `top1`, `top2` (the two largest), `entropy` (nats),
+        `logsumexp`, and `current` where it was asked for (float64). Probabilities are those of the softmax at temperature 1
+        before top-k, top-p and min-p, whatever the draw used.
+
+    Raises:
+        InvalidTypeError: logits of another dtype (float64: pass `logits.float()`) or kind.
+        InvalidValueError: a bad shape, a setting out of range, ids outside the vocabulary, NaN (names row and id), or a
+            row that is -inf everywhere.
+    """
+    return _core.mask_predict(
+        logits,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        suppress=integer_array(suppress, "suppress"),
+        current=None if current is None else integer_array(current, "current"),
+        seed=seed,
+        request=request,
+        positions=None if positions is None else integer_array(positions, "positions"),
+        step=step,
+    )
+
+
+def schedule(name: str, masks: int, steps: int, *, eps: float = 1e-3) -> NDArray[np.int64]:
+    """Masks that each of `steps` steps commits, an int64 array that adds up to `masks`.
+
+    `even`: equal counts, the remainder first (LLaDA, 2502.09992). `linear`, `cosine`: rounded expectations of the noise
+    schedules 1 - t and 1 - cos(pi/2 (1 - t)) (MDLM, 2406.07524; MD4, 2406.04329). `dream`: truncated, times from 1 to
+    `eps`, the last step takes the rest (Dream, 2508.15487). `maskgit`: masks left follow a cosine, at least one until the
+    last step (2202.04200).
+
+    Raises:
+        InvalidValueError: an unknown name, negative masks, no steps, or `eps` outside (0, 1).
+    """
+    import numpy as np  # noqa: PLC0415  # keeps `import dllm_fast` quick
+
+    from dllm_fast.errors import InvalidValueError  # noqa: PLC0415
+
+    if masks < 0:
+        raise InvalidValueError(f"masks must be at least 0, got {masks}; count the masked positions")
+    if steps < 1:
+        raise InvalidValueError(f"steps must be at least 1, got {steps}; use steps={max(1, masks)} for one a step")
+    return np.asarray(_core.schedule(name, masks, steps, eps), dtype=np.int64)

@@ -1,0 +1,96 @@
+"""What a run returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dllm_fast.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dllm_fast._core import Edit
+    from dllm_fast.config import SamplerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What a run cost.
+
+    Attributes:
+        nfe: model calls ("number of function evaluations"); rows of equal length share one.
+        nfe_per_row: model calls that each row took part in.
+        tokens_per_forward: committed tokens of all rows over model calls; 0 where there was no call.
+        model_ms: milliseconds inside the model.
+        sampler_ms: milliseconds in everything else, `on_step` left out.
+    """
+
+    nfe: int
+    nfe_per_row: list[int]
+    tokens_per_forward: float
+    model_ms: float
+    sampler_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Filled canvases and how they came about. Rows are prompt-major: sample i of prompt b is row `b * num_samples + i`.
+
+    Attributes:
+        sequences: the whole canvas of each row, int64.
+        new_tokens: what was written in each row, in order of position, int64; cut after the first end token when
+            `stop_at_eos`.
+        texts: `new_tokens` as text (for `infill` the whole canvas), or None without a tokenizer.
+        trajectory: for each row its edits in order, with `.step`, `.position`, `.token`, `.probability`, `.kind`, `.time`.
+        stats: forwards and milliseconds.
+        config: every setting as it was used.
+        seed: the seed of each row.
+        aliases: names of peers that the caller typed, to ours.
+    """
+
+    sequences: list[NDArray[np.int64]]
+    new_tokens: list[NDArray[np.int64]]
+    texts: list[str] | None
+    trajectory: list[list[Edit]] = field(repr=False)
+    stats: Stats
+    config: SamplerConfig
+    seed: list[int]
+    aliases: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        """The text of a single row.
+
+        Raises:
+            InvalidValueError: several rows, or no tokenizer to make text with.
+        """
+        if self.texts is None:
+            raise InvalidValueError("text needs a tokenizer, got none; pass tokenizer= to sample, or decode new_tokens yourself")
+        if len(self.texts) != 1:
+            raise InvalidValueError(f"text is for a single row, got {len(self.texts)} rows; use texts")
+        return self.texts[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEvent:
+    """What `on_step` is told after a step. Lists have one entry for each of `rows`.
+
+    Attributes:
+        step: forwards before this one.
+        rows: indices of the rows that took part, int64.
+        positions: positions written in this step, rising, int64.
+        tokens: tokens written there, int64.
+        guess_positions: positions still masked for which the model has a guess, int64.
+        guess_tokens: the guesses, int64.
+        canvases: the canvases after the step, int64.
+    """
+
+    step: int
+    rows: NDArray[np.int64]
+    positions: list[NDArray[np.int64]]
+    tokens: list[NDArray[np.int64]]
+    guess_positions: list[NDArray[np.int64]]
+    guess_tokens: list[NDArray[np.int64]]
+    canvases: list[NDArray[np.int64]]

@@ -1,0 +1,159 @@
+"""From what people type to a `SamplerConfig`: presets, the names that peers use, and errors that explain themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dllm_fast.config import SamplerConfig
+from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.published import presets
+
+NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig))
+
+# Their name: ours. Steps are converted by name, never by guess: Diffusers counts them per block, LLaDA in total.
+ALIASES = {
+    "gen_length": "max_new_tokens",
+    "gen_len": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "diffusion_steps": "steps",
+    "num_inference_steps": "steps_per_block",
+    "denoising_steps": "steps_per_block",
+    "max_denoising_steps": "steps_per_block",
+    "block_size": "block_length",
+    "bd_size": "block_length",
+    "canvas_length": "block_length",
+    "remasking": "order",
+    "remasking_strategy": "order",
+    "alg": "order",
+    "alg_temp": "order_temperature",
+    "confidence_threshold": "threshold",
+    "minimal_topk": "min_commit",
+    "num_to_transfer": "min_commit",
+    "mask_id": "mask_token_id",
+}
+
+# Their value: ours, for the names above that stand for `order`. What they call confidence is that of the drawn token.
+_ORDERS = {
+    "low_confidence": "sampled-confidence",
+    "random": "random",
+    "origin": "ancestral",
+    "maskgit_plus": "sampled-confidence",
+    "topk_margin": "margin",
+    "entropy": "entropy",
+}
+
+_LATER = {
+    "cfg_scale": "classifier-free guidance",
+    "edit_threshold": "editing of committed tokens",
+    "editing_threshold": "editing of committed tokens",
+    "max_post_steps": "editing of committed tokens",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Settings after presets and aliases.
+
+    Attributes:
+        config: the settings.
+        given: names that the caller set, in our words; the others come from the preset or the defaults.
+        aliases: what the caller typed, to our name for it.
+    """
+
+    config: SamplerConfig
+    given: frozenset[str]
+    aliases: dict[str, str]
+
+
+def resolve(preset: str | None, config: SamplerConfig | None, settings: Mapping[str, Any]) -> Resolved:
+    """Settings over `config` or the preset over the defaults.
+
+    Raises:
+        InvalidValueError: an unknown name or preset, two names for one thing with different values, a value out of range.
+        InvalidTypeError: a value, or `config`, of the wrong type.
+    """
+    values, aliases = _canonical(settings)
+    base = _base(preset, config)
+    given = set(values)
+    if config is not None:
+        given |= {name for name in NAMES if getattr(config, name) != getattr(SamplerConfig(), name)}
+    if "steps" in values and "steps_per_block" not in values:
+        values["steps_per_block"] = None
+    elif "steps_per_block" in values and "steps" not in values:
+        values["steps"] = None
+    # A cut that the caller names takes the place of the preset's.
+    cuts = {"threshold", "factor", "entropy_bound"}
+    if any(values.get(name) is not None for name in cuts):
+        values = dict.fromkeys(cuts, None) | values
+    return Resolved(dataclasses.replace(base, **values), frozenset(given), aliases)
+
+
+def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:
+    if preset is not None and config is not None:
+        raise InvalidValueError(
+            f"preset and config both give all settings, got preset={preset!r} and a config; keep one of them"
+        )
+    if config is not None:
+        if not isinstance(config, SamplerConfig):
+            raise InvalidTypeError(
+                f"config must be a SamplerConfig, got {type(config).__name__}; pass single settings by name instead"
+            )
+        return config
+    if preset is None:
+        return SamplerConfig()
+    known = presets()
+    if preset not in known:
+        raise InvalidValueError(f"preset must be one of {', '.join(known)}, got {preset!r}{_nearest(str(preset), known)}")
+    return known[preset]
+
+
+def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings under our names, and the aliases that were used."""
+    values: dict[str, Any] = {}
+    typed: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    for name, value in settings.items():
+        ours, canonical = name, value
+        if name in ALIASES:
+            ours = aliases[name] = ALIASES[name]
+            if ours == "order":
+                canonical = _order(name, value)
+        elif name not in NAMES:
+            raise InvalidValueError(_unknown(name))
+        if ours in values and values[ours] != canonical:
+            raise InvalidValueError(
+                f"{typed[ours]} and {name} mean the same ({ours}) and must agree, "
+                f"got {settings[typed[ours]]!r} and {value!r}; keep one of them"
+            )
+        values[ours] = canonical
+        typed[ours] = name
+    total, each = typed.get("steps"), typed.get("steps_per_block")
+    if total and each and values["steps"] is not None and values["steps_per_block"] is not None:
+        raise InvalidValueError(
+            f"{total} is the total number of forwards and {each} the number in each block, got {total}={values['steps']} and "
+            f"{each}={values['steps_per_block']}; give one of them (LLaDA counts the total, Diffusers counts per block)"
+        )
+    return values, aliases
+
+
+def _order(name: str, value: object) -> str:
+    if isinstance(value, str) and value in _ORDERS:
+        return _ORDERS[value]
+    raise InvalidValueError(
+        f"{name} must be one of {', '.join(_ORDERS)}, got {value!r}; our own names go with order="
+    )
+
+
+def _unknown(name: str) -> str:
+    if name in _LATER:
+        return f"{name} is not a setting yet, got {name}; {_LATER[name]} is not implemented, leave it out"
+    return f"{name} is not a setting{_nearest(name, [*NAMES, *ALIASES])}; the settings are {', '.join(NAMES)}"
+
+
+def _nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

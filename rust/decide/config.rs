@@ -1,0 +1,179 @@
+//! The settings of a sampler, checked once.
+
+use super::schedule::Schedule;
+use super::score::{Order, OrderNoise};
+use super::select::Cut;
+use super::window::Blocks;
+use crate::error::{Error, Result};
+use crate::logits::draw::Sampling;
+
+/// Number of forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steps {
+    /// One token a forward, or as many as the cut lets through.
+    Open,
+    /// Over the whole canvas, shared evenly by the blocks that hold masks.
+    Total(usize),
+    /// In each block.
+    PerBlock(usize),
+}
+
+/// Everything that decides, but the canvases and the seeds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Token that marks what may be written.
+    pub mask: u32,
+    /// Positions in a block; `None` makes the whole canvas one.
+    pub block_length: Option<usize>,
+    /// Number of forwards.
+    pub steps: Steps,
+    /// How many masks each step commits.
+    pub schedule: Schedule,
+    /// What positions are ranked by.
+    pub order: Order,
+    /// Noise on the ranking.
+    pub noise: OrderNoise,
+    /// What ends the prefix of the ranking that is committed.
+    pub cut: Cut,
+    /// Masks committed at least in every forward; 1 where a cut decides, whatever the schedule says where it does.
+    pub min_commit: Option<usize>,
+    /// How a token is drawn.
+    pub sampling: Sampling,
+    /// Ids that count as -inf besides the mask.
+    pub suppressed: Vec<u32>,
+    /// Tokens that end an answer; the first also fills what follows it.
+    pub ends: Vec<u32>,
+    /// Does an end token finish its row?
+    pub stop_at_end: bool,
+    /// Keep the quirks of the published loops.
+    pub as_published: bool,
+}
+
+impl Config {
+    /// Checks every range that does not depend on a canvas.
+    pub fn check(&self) -> Result<()> {
+        self.sampling.check()?;
+        let noise = self.noise.temperature;
+        if !(noise >= 0.0 && noise.is_finite()) {
+            return Err(Error::setting(
+                "order_temperature",
+                "must be at least 0 and finite",
+                noise,
+                "0 adds no noise",
+            ));
+        }
+        if self.block_length == Some(0) {
+            return Err(Error::setting(
+                "block_length",
+                "must be at least 1",
+                0,
+                "leave it out for one block",
+            ));
+        }
+        if self.min_commit == Some(0) {
+            return Err(Error::setting(
+                "min_commit",
+                "must be at least 1",
+                0,
+                "a forward that commits nothing would repeat for ever",
+            ));
+        }
+        match self.steps {
+            Steps::Total(0) => {
+                return Err(Error::setting(
+                    "steps",
+                    "must be at least 1",
+                    0,
+                    "leave it out for one token a forward",
+                ));
+            }
+            Steps::PerBlock(0) => {
+                return Err(Error::setting(
+                    "steps_per_block",
+                    "must be at least 1",
+                    0,
+                    "leave it out for one token a forward",
+                ));
+            }
+            _ => {}
+        }
+        match self.cut {
+            Cut::Threshold(t) if t.is_nan() => Err(Error::setting(
+                "threshold",
+                "must be a number",
+                t,
+                "0.9 is Fast-dLLM's; above 1 commits one a forward, 0 all at once",
+            )),
+            Cut::Factor { factor, .. } if factor.is_nan() || factor < 0.0 => Err(Error::setting(
+                "factor",
+                "must be at least 0",
+                factor,
+                "1 is Fast-dLLM's; 0 commits one a forward",
+            )),
+            Cut::EntropyBound(bound) if bound.is_nan() || bound < 0.0 => Err(Error::setting(
+                "entropy_bound",
+                "must be at least 0 (nats)",
+                bound,
+                "0.1 is common; 0 commits one a forward",
+            )),
+            _ => Ok(()),
+        }?;
+        self.schedule.check()?;
+        if self.ends.contains(&self.mask) {
+            return Err(Error::setting(
+                "eos_token_id",
+                "must differ from mask_token_id",
+                self.mask,
+                "check both ids",
+            ));
+        }
+        if self.stop_at_end && self.ends.is_empty() {
+            return Err(Error::setting(
+                "stop_at_eos",
+                "needs an eos_token_id",
+                "none",
+                "pass eos_token_id, or stop_at_eos=False",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Steps for each block of a row that has `blocks` blocks with masks; `None` for open-ended.
+    pub fn steps_per_block(&self, blocks: usize) -> Result<Option<usize>> {
+        match self.steps {
+            Steps::Open => Ok(None),
+            Steps::PerBlock(steps) => Ok(Some(steps)),
+            Steps::Total(_) if blocks == 0 => Ok(Some(1)),
+            Steps::Total(steps) if steps % blocks == 0 => Ok(Some(steps / blocks)),
+            Steps::Total(steps) => {
+                let (below, above) = (steps / blocks * blocks, steps.div_ceil(blocks) * blocks);
+                let nearest = if below == 0 {
+                    format!("{above}")
+                } else {
+                    format!("{below} or {above}")
+                };
+                Err(Error::Mismatch(format!(
+                    "steps is the total over all blocks and must be a multiple of their number, got {steps} steps for {blocks} blocks; \
+                     use steps={nearest}, or steps_per_block"
+                )))
+            }
+        }
+    }
+
+    /// Blocks of a row with this origin.
+    pub fn blocks(&self, origin: usize) -> Blocks {
+        Blocks {
+            origin,
+            length: self.block_length,
+        }
+    }
+
+    /// Rising ids that count as -inf: the mask and the suppressed ones.
+    pub fn excluded(&self) -> Vec<u32> {
+        let mut ids = self.suppressed.clone();
+        ids.push(self.mask);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}

@@ -1,0 +1,169 @@
+//! How many masks each step commits, and the times of the noise schedules.
+
+use crate::error::{Error, Result};
+use crate::logits::arith::{cos_half_pi, exp64, ln};
+
+/// A rule that spreads the masks of a block over its steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Schedule {
+    /// Equal counts, the remainder in the first steps (LLaDA, Nie et al., 2502.09992).
+    Even,
+    /// Expected counts of the noise schedule `alpha = 1 - t` (MDLM, Sahoo et al., 2406.07524).
+    Linear,
+    /// Expected counts of the noise schedule `alpha = 1 - cos(pi/2 (1 - t))` (MD4, Shi et al., 2406.04329).
+    Cosine,
+    /// Times from 1 to `eps`; counts truncated, the last step takes the rest (Dream, Ye et al., 2508.15487).
+    Dream {
+        /// Last time before 0.
+        eps: f64,
+    },
+    /// Masks left follow a cosine (`MaskGIT`, Chang et al., 2202.04200).
+    MaskGit,
+    /// One mask a step at the random times of the exact reverse process (Zheng et al., 2409.02908).
+    FirstHitting,
+}
+
+/// A step of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Its index, from 0.
+    pub index: usize,
+    /// Steps of the block.
+    pub steps: usize,
+    /// Masks the block began with.
+    pub masks: usize,
+    /// Masks left in it.
+    pub left: usize,
+}
+
+impl Step {
+    fn is_last(self) -> bool {
+        self.index + 1 >= self.steps
+    }
+}
+
+impl Schedule {
+    /// Checks the parameters.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Dream { eps } if !(eps > 0.0 && eps < 1.0) => Err(Error::setting(
+                "eps",
+                "must lie in (0, 1)",
+                eps,
+                "1e-3 is Dream's",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Masks that this step commits, at most `step.left`.
+    pub fn count(self, step: Step) -> usize {
+        let Step {
+            index,
+            steps,
+            masks,
+            left,
+        } = step;
+        let count = match self {
+            _ if step.is_last() => left,
+            Self::Even => masks / steps + usize::from(index < masks % steps),
+            Self::Linear | Self::Cosine => {
+                (left as f64 * self.probability(step)).round_ties_even() as usize
+            }
+            Self::Dream { .. } => (left as f64 * self.probability(step)) as usize,
+            Self::MaskGit => {
+                let ratio = cos_half_pi((index + 1) as f64 / steps as f64);
+                let remain = (masks as f64 * ratio) as usize;
+                left - remain.min(left.saturating_sub(1)).max(1).min(left)
+            }
+            Self::FirstHitting => 1,
+        };
+        count.min(left)
+    }
+
+    /// Probability with which a mask is filled in this step of the reverse process.
+    pub fn probability(self, step: Step) -> f64 {
+        if step.is_last() {
+            return 1.0;
+        }
+        let grid = |j: usize| (step.steps - j) as f64 / step.steps as f64;
+        let (t, s) = (grid(step.index), grid(step.index + 1));
+        let masked = |t: f64| match self {
+            Self::Cosine => cos_half_pi(1.0 - t),
+            // Written as 1 - alpha(t) with alpha(t) = 1 - t, as the formulas have it: the roundings decide halves.
+            _ => 1.0 - (1.0 - t),
+        };
+        if let Self::Dream { eps } = self {
+            let point = |j: usize| 1.0 + (eps - 1.0) * j as f64 / step.steps as f64;
+            return 1.0 - point(step.index + 1) / point(step.index);
+        }
+        1.0 - masked(s) / masked(t)
+    }
+
+    /// Does a step that commits nothing still cost a forward? Only where the published loop spends it.
+    pub fn keeps_idle_steps(self) -> bool {
+        matches!(self, Self::Dream { .. })
+    }
+
+    /// The counts of all steps of a block with `masks` masks.
+    pub fn counts(self, masks: usize, steps: usize) -> Vec<usize> {
+        let mut left = masks;
+        (0..steps)
+            .map(|index| {
+                let count = self.count(Step {
+                    index,
+                    steps,
+                    masks,
+                    left,
+                });
+                left -= count;
+                count
+            })
+            .collect()
+    }
+}
+
+/// Time at which the first of `masks` masks alive at `time` is filled, given a uniform: `time * uniform^(1/masks)`.
+pub fn first_hit(time: f64, masks: usize, uniform: f64) -> f64 {
+    time * exp64(ln(uniform.max(f64::MIN_POSITIVE)) / masks as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_examples() {
+        assert_eq!(Schedule::Even.counts(10, 4), [3, 3, 2, 2]);
+        assert_eq!(Schedule::Linear.counts(10, 4), [2, 3, 2, 3]);
+        assert_eq!(Schedule::Even.counts(2, 4), [1, 1, 0, 0]);
+        let dream = Schedule::Dream { eps: 1e-3 };
+        assert_eq!(dream.counts(6, 6), [0, 1, 1, 1, 1, 2]);
+        assert_eq!(dream.counts(8, 4), [1, 2, 2, 3]);
+        assert_eq!(Schedule::MaskGit.counts(16, 4), [2, 3, 5, 6]);
+        assert_eq!(Schedule::MaskGit.counts(3, 5), [1, 1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn counts_add_up_and_probabilities_rise() {
+        let all = [
+            Schedule::Even,
+            Schedule::Linear,
+            Schedule::Cosine,
+            Schedule::Dream { eps: 1e-3 },
+            Schedule::MaskGit,
+        ];
+        for schedule in all {
+            for masks in 0..40 {
+                for steps in 1..50 {
+                    let counts = schedule.counts(masks, steps);
+                    assert_eq!(
+                        (counts.len(), counts.iter().sum::<usize>()),
+                        (steps, masks),
+                        "{schedule:?} {masks} {steps}"
+                    );
+                }
+            }
+        }
+    }
+}

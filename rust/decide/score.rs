@@ -1,0 +1,109 @@
+//! The score that ranks eligible positions: the higher, the sooner committed.
+
+use crate::logits::arith::ln;
+use crate::rng::{Draw, Stream};
+
+/// What a position is ranked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Largest probability of its distribution.
+    Confidence,
+    /// Largest minus second largest probability.
+    Margin,
+    /// Negative entropy.
+    Entropy,
+    /// A uniform random number.
+    Random,
+    /// Its place, the leftmost first.
+    LeftToRight,
+    /// Probability of the token that was drawn, as many published loops have it. Above temperature 0 this biases the
+    /// law of the answers: positions that happened to draw a likely token go first.
+    SampledConfidence,
+    /// No order: every position commits by itself with the probability of the schedule (ancestral sampling).
+    Ancestral,
+}
+
+/// Statistics of one position, as far as decisions need them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Proposal {
+    /// Token that would be committed.
+    pub token: u32,
+    /// Its probability.
+    pub probability: f64,
+    /// Largest probability.
+    pub top1: f64,
+    /// Second largest probability.
+    pub top2: f64,
+    /// Entropy in nats.
+    pub entropy: f64,
+}
+
+/// Where in the random stream a score is drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Randomness of the row.
+    pub stream: Stream,
+    /// Position in the canvas.
+    pub position: u32,
+    /// Forward of the row.
+    pub step: u32,
+}
+
+impl Order {
+    /// Needs statistics of the position?
+    pub fn is_blind(self) -> bool {
+        matches!(self, Self::Random | Self::LeftToRight | Self::Ancestral)
+    }
+
+    /// The confidence that thresholds and factors test.
+    pub fn confidence(self, p: &Proposal) -> f64 {
+        if self == Self::SampledConfidence {
+            p.probability
+        } else {
+            p.top1
+        }
+    }
+
+    /// The score of a position; `proposal` may be absent where the order is blind.
+    pub fn score(self, proposal: Option<&Proposal>, place: Place) -> f64 {
+        let of = |f: fn(&Proposal) -> f64| f(proposal.expect("this order looks at statistics"));
+        match self {
+            Self::Confidence => of(|p| p.top1),
+            Self::Margin => of(|p| p.top1 - p.top2),
+            Self::Entropy => of(|p| -p.entropy),
+            Self::SampledConfidence => of(|p| p.probability),
+            Self::LeftToRight => -f64::from(place.position),
+            Self::Random | Self::Ancestral => {
+                place
+                    .stream
+                    .uniform(place.position, place.step, Draw::Order)
+            }
+        }
+    }
+}
+
+/// Gumbel noise added to scores: drawing by `score + temperature * noise` is drawing positions without replacement from
+/// the softmax of `score / temperature`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OrderNoise {
+    /// Scale of the noise; 0 for none.
+    pub temperature: f64,
+    /// Perturb the logarithm of the score, and fade the noise out over the steps of the block (`MaskGIT`).
+    pub annealed: bool,
+}
+
+impl OrderNoise {
+    /// The key to sort by. `progress` is the share of the block's steps that are done.
+    pub fn key(self, score: f64, progress: f64, place: Place) -> f64 {
+        if self.temperature == 0.0 {
+            return score;
+        }
+        let bits = place.stream.bits53(place.position, place.step, Draw::Order);
+        let gumbel = -ln(-ln((bits as f64 + 0.5) * 0.5f64.powi(53)));
+        if self.annealed {
+            ln(score.max(f64::MIN_POSITIVE)) + self.temperature * (1.0 - progress) * gumbel
+        } else {
+            score + self.temperature * gumbel
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The one selector: order the candidates by key, keep the longest prefix that passes the cut, clamp its length.
+
+use std::cmp::Ordering;
+
+/// A position that could be chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Sorted by this, the highest first; ties go to the lower index.
+    pub key: f64,
+    /// Tested by threshold and factor.
+    pub confidence: f64,
+    /// Summed by the entropy bound, in nats.
+    pub entropy: f64,
+    /// Index of the candidate; rises with the position.
+    pub index: usize,
+}
+
+/// The test that ends the prefix.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cut {
+    /// The floor alone decides.
+    Count,
+    /// Every confidence is at least this (Fast-dLLM, Wu et al., 2505.22618).
+    Threshold(f64),
+    /// `(n + 1) (1 - c_n) < factor` for the n-th confidence (Fast-dLLM).
+    Factor {
+        /// The bound.
+        factor: f64,
+        /// Commit also the last candidate if it is the only one that fails, and let equality pass, as the published code does.
+        as_published: bool,
+    },
+    /// Sum of the entropies minus their maximum is at most this (EB-Sampler, Ben-Hamu et al., 2505.24857).
+    EntropyBound(f64),
+}
+
+/// Puts the chosen candidates first, best first, and returns their number: the prefix that passes `cut`, at least
+/// `floor`, at most all. Keys must not be NaN. Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise.
+pub fn select(candidates: &mut [Candidate], cut: Cut, floor: usize) -> usize {
+    let floor = floor.min(candidates.len());
+    if cut == Cut::Count {
+        if floor > 0 && floor < candidates.len() {
+            candidates.select_nth_unstable_by(floor - 1, order);
+        }
+        candidates[..floor].sort_unstable_by(order);
+        return floor;
+    }
+    candidates.sort_unstable_by(order);
+    passing(candidates, cut).max(floor)
+}
+
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    let by_key = b.key.partial_cmp(&a.key).expect("keys are numbers");
+    by_key.then(a.index.cmp(&b.index))
+}
+
+/// Length of the longest prefix that passes.
+fn passing(sorted: &[Candidate], cut: Cut) -> usize {
+    let prefix = |pass: &mut dyn FnMut(usize, &Candidate) -> bool| {
+        sorted
+            .iter()
+            .enumerate()
+            .position(|(i, c)| !pass(i + 1, c))
+            .unwrap_or(sorted.len())
+    };
+    match cut {
+        Cut::Count => 0,
+        Cut::Threshold(t) => prefix(&mut |_, c| c.confidence >= t),
+        Cut::Factor {
+            factor,
+            as_published: false,
+        } => prefix(&mut |n, c| (n + 1) as f64 * (1.0 - c.confidence) < factor),
+        Cut::Factor {
+            factor,
+            as_published: true,
+        } => {
+            let passed = prefix(&mut |n, c| c.confidence >= 1.0 - factor / (n + 1) as f64);
+            if passed + 1 == sorted.len() {
+                sorted.len()
+            } else {
+                passed
+            }
+        }
+        Cut::EntropyBound(bound) => {
+            let (mut sum, mut largest) = (0.0, 0.0f64);
+            prefix(&mut |_, c| {
+                sum += c.entropy;
+                largest = largest.max(c.entropy);
+                sum - largest <= bound
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(confidences: &[f64]) -> Vec<Candidate> {
+        let make = |(index, &c)| Candidate {
+            key: c,
+            confidence: c,
+            entropy: 1.0 - c,
+            index,
+        };
+        confidences.iter().enumerate().map(make).collect()
+    }
+
+    fn chosen(confidences: &[f64], cut: Cut, floor: usize) -> Vec<usize> {
+        let mut all = candidates(confidences);
+        let n = select(&mut all, cut, floor);
+        all[..n].iter().map(|c| c.index).collect()
+    }
+
+    #[test]
+    fn ties_go_to_the_lower_index() {
+        assert_eq!(
+            chosen(&[0.5, 0.9, 0.5, 0.9, 0.5], Cut::Count, 4),
+            [1, 3, 0, 2]
+        );
+        assert_eq!(chosen(&[0.5; 5], Cut::Count, 3), [0, 1, 2]);
+        assert_eq!(chosen(&[-0.0, 0.0, -0.0], Cut::Count, 2), [0, 1]);
+    }
+
+    #[test]
+    fn the_floor_is_kept_and_clamped() {
+        assert_eq!(chosen(&[0.1, 0.2], Cut::Threshold(0.9), 1), [1]);
+        assert_eq!(chosen(&[0.1, 0.2], Cut::Threshold(0.9), 9), [1, 0]);
+        assert_eq!(chosen(&[], Cut::Threshold(0.9), 1), Vec::<usize>::new());
+        assert_eq!(
+            chosen(&[0.1, 0.95, 0.2, 0.9], Cut::Threshold(0.9), 1),
+            [1, 3]
+        );
+    }
+
+    #[test]
+    fn factor_as_the_rule_says_and_as_published() {
+        let c = [0.9, 0.8, 0.1];
+        let rule = |as_published| Cut::Factor {
+            factor: 1.0,
+            as_published,
+        };
+        assert_eq!(chosen(&c, rule(false), 1), [0, 1]);
+        assert_eq!(
+            chosen(&c, rule(true), 1),
+            [0, 1, 2],
+            "only the last fails, so the published loop takes it too"
+        );
+    }
+
+    #[test]
+    fn entropy_bound_leaves_out_the_largest() {
+        // entropies 0.1, 0.2, 0.3: sums minus maximum 0, 0.1, 0.3
+        let c = [0.9, 0.8, 0.7];
+        for (bound, n) in [(0.0, 1), (0.11, 2), (0.2, 2), (0.31, 3)] {
+            assert_eq!(chosen(&c, Cut::EntropyBound(bound), 1).len(), n, "{bound}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The mask-prediction step: a proposal and its statistics for each of many rows of logits.
+
+use super::draw::{Sampling, draw};
+use super::kernel::Isa;
+use super::row::{Logits, Row};
+use super::stats::{Scratch, Unusable, stats};
+use crate::pool;
+use crate::rng::{Draw, Stream};
+
+/// The random numbers and the current token of one row.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Row of the matrix of logits.
+    pub row: usize,
+    /// Randomness of the sequence it belongs to.
+    pub stream: Stream,
+    /// Position in the canvas.
+    pub position: u32,
+    /// Step of the sequence.
+    pub step: u32,
+    /// Token whose probability is wanted as well.
+    pub current: Option<u32>,
+}
+
+/// What is predicted at one position. Probabilities are those of the softmax at temperature 1, before any filter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// The proposed token.
+    pub token: u32,
+    /// Its probability.
+    pub probability: f64,
+    /// The largest probability.
+    pub top1: f64,
+    /// The second largest.
+    pub top2: f64,
+    /// Entropy in nats.
+    pub entropy: f64,
+    /// Logarithm of the sum of the exponentials of the logits.
+    pub logsumexp: f64,
+    /// Probability of the current token, NaN if none was given.
+    pub current: f64,
+}
+
+/// A matrix of logits, row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// All values.
+    pub logits: Logits<'a>,
+    /// Length of a row.
+    pub vocabulary: usize,
+    /// Rising ids that count as -inf.
+    pub suppressed: &'a [u32],
+}
+
+impl<'a> Matrix<'a> {
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> Row<'a> {
+        Row::new(
+            self.logits
+                .slice(i * self.vocabulary, (i + 1) * self.vocabulary),
+            self.suppressed,
+        )
+    }
+}
+
+/// Predictions for all sites, in their order. Fails with the first site that has no statistics; reads no row that no
+/// site names.
+pub fn predict(
+    matrix: &Matrix<'_>,
+    sites: &[Site],
+    sampling: &Sampling,
+    isa: Isa,
+) -> Result<Vec<Prediction>, (usize, Unusable)> {
+    let cost = sites.len() * matrix.vocabulary;
+    let predictions = pool::map(
+        sites.len(),
+        cost,
+        || Scratch::new(isa),
+        |i, scratch| one(matrix, &sites[i], sampling, scratch),
+    );
+    predictions
+        .into_iter()
+        .enumerate()
+        .map(|(i, p)| p.map_err(|e| (i, e)))
+        .collect()
+}
+
+fn one(
+    matrix: &Matrix<'_>,
+    site: &Site,
+    sampling: &Sampling,
+    scratch: &mut Scratch,
+) -> Result<Prediction, Unusable> {
+    let row = matrix.row(site.row);
+    let stats = stats(&row, scratch)?;
+    let token = if sampling.temperature == 0.0 {
+        stats.argmax
+    } else {
+        draw(
+            &row,
+            &stats,
+            sampling,
+            site.stream.uniform(site.position, site.step, Draw::Token),
+            scratch,
+        )
+    };
+    let probability = |id: u32| stats.probability(row.value(id as usize));
+    Ok(Prediction {
+        token,
+        probability: probability(token),
+        top1: stats.top1,
+        top2: stats.top2,
+        entropy: stats.entropy,
+        logsumexp: stats.logsumexp,
+        current: site.current.map_or(f64::NAN, probability),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logits::cut::Filters;
+
+    fn noise(n: usize, scale: f32) -> Vec<f32> {
+        let stream = Stream {
+            seed: 7,
+            request: 0,
+        };
+        (0..n)
+            .map(|i| {
+                ((stream.uniform(i as u32, 0, Draw::Order) * 64.0) as f32).round() / 64.0 * scale
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let filters = [
+            Filters::default(),
+            Filters {
+                top_k: Some(50),
+                ..Filters::default()
+            },
+            Filters {
+                top_p: Some(0.9),
+                ..Filters::default()
+            },
+            Filters {
+                min_p: Some(0.05),
+                ..Filters::default()
+            },
+            Filters {
+                top_k: Some(40),
+                top_p: Some(0.5),
+                min_p: Some(0.01),
+            },
+        ];
+        for vocabulary in [1, 2, 50, 255, 256, 257, 4095, 4096, 4097, 9001] {
+            let values = noise(3 * vocabulary, 12.0);
+            let bf16: Vec<u16> = values.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+            let sites: Vec<Site> = (0..3)
+                .map(|row| Site {
+                    row,
+                    stream: Stream {
+                        seed: 3,
+                        request: 1,
+                    },
+                    position: row as u32,
+                    step: 5,
+                    current: Some(0),
+                })
+                .collect();
+            for logits in [
+                Logits::F32(&values),
+                Logits::Bf16(&bf16),
+                Logits::F16(&bf16),
+            ] {
+                for temperature in [0.0, 0.7, 1.0] {
+                    for filters in filters {
+                        let suppressed = if vocabulary > 2 { &[1][..] } else { &[] };
+                        let matrix = Matrix {
+                            logits,
+                            vocabulary,
+                            suppressed,
+                        };
+                        let sampling = Sampling {
+                            temperature,
+                            filters,
+                        };
+                        let portable = predict(&matrix, &sites, &sampling, Isa::Portable);
+                        for &isa in Isa::available() {
+                            // Debug output compares NaN with NaN and shows every digit.
+                            let got = predict(&matrix, &sites, &sampling, isa);
+                            assert_eq!(
+                                format!("{got:?}"),
+                                format!("{portable:?}"),
+                                "{isa:?} {vocabulary} {temperature}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sure_rows_keep_their_order() {
+        // Both probabilities are 1 in float32; the mass of the others still tells them apart.
+        let mut rows = vec![-20.0f32; 2 * 5000];
+        rows[3] = 0.0;
+        rows[5003] = 0.125;
+        let sites = [0, 1].map(|row| Site {
+            row,
+            stream: Stream {
+                seed: 0,
+                request: 0,
+            },
+            position: 0,
+            step: 0,
+            current: None,
+        });
+        let matrix = Matrix {
+            logits: Logits::F32(&rows),
+            vocabulary: 5000,
+            suppressed: &[],
+        };
+        let got = predict(&matrix, &sites, &Sampling::default(), Isa::best()).unwrap();
+        assert!(got[1].top1 > got[0].top1);
+        for (p, gap) in got.iter().zip([-20.0f64, -20.125]) {
+            let rest = 4999.0 * gap.exp();
+            assert!(((1.0 - p.top1) / (rest / (1.0 + rest)) - 1.0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn unusable_rows_are_named() {
+        let mut rows = vec![0.0f32; 3 * 5000];
+        rows[5000 + 4999] = f32::NAN;
+        rows[10_000..].fill(f32::NEG_INFINITY);
+        let matrix = Matrix {
+            logits: Logits::F32(&rows),
+            vocabulary: 5000,
+            suppressed: &[],
+        };
+        let at = |row| Site {
+            row,
+            stream: Stream {
+                seed: 0,
+                request: 0,
+            },
+            position: 0,
+            step: 0,
+            current: None,
+        };
+        for &isa in Isa::available() {
+            let run = |sites: &[Site]| predict(&matrix, sites, &Sampling::default(), isa);
+            assert_eq!(run(&[at(0), at(1)]), Err((1, Unusable::NotANumber(4999))));
+            assert_eq!(run(&[at(2)]), Err((0, Unusable::NothingAllowed)));
+            assert!(run(&[at(0)]).is_ok(), "rows that nobody names are not read");
+        }
+    }
+
+    #[test]
+    fn infinite_logits_share_the_mass() {
+        let rows = [1.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY];
+        let matrix = Matrix {
+            logits: Logits::F32(&rows),
+            vocabulary: 4,
+            suppressed: &[],
+        };
+        let mut seen = [0; 4];
+        for step in 0..200 {
+            let site = Site {
+                row: 0,
+                stream: Stream {
+                    seed: 0,
+                    request: 0,
+                },
+                position: 0,
+                step,
+                current: Some(0),
+            };
+            let p = predict(
+                &matrix,
+                &[site],
+                &Sampling {
+                    temperature: 1.0,
+                    ..Sampling::default()
+                },
+                Isa::best(),
+            )
+            .unwrap()[0];
+            assert_eq!(
+                (p.top1, p.top2, p.probability, p.current),
+                (0.5, 0.5, 0.5, 0.0)
+            );
+            assert!((p.entropy - 2f64.ln()).abs() < 1e-15 && p.logsumexp == f64::INFINITY);
+            seen[p.token as usize] += 1;
+        }
+        assert!(seen[1] > 60 && seen[3] > 60 && seen[1] + seen[3] == 200);
+    }
+}

@@ -1,0 +1,204 @@
+//! One row of logits, read in place.
+
+use super::arith::TILE;
+
+/// Logits as they lie in memory; bf16 and f16 as their bits.
+#[derive(Clone, Copy, Debug)]
+pub enum Logits<'a> {
+    /// float32.
+    F32(&'a [f32]),
+    /// bfloat16 bits.
+    Bf16(&'a [u16]),
+    /// float16 bits.
+    F16(&'a [u16]),
+}
+
+impl<'a> Logits<'a> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(x) => x.len(),
+            Self::Bf16(x) | Self::F16(x) => x.len(),
+        }
+    }
+
+    /// No values at all?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A probability as this dtype would hold it, rounded through float32 like a softmax in that dtype.
+    pub fn round(&self, probability: f64) -> f64 {
+        let single = probability as f32;
+        let keep = match self {
+            Self::F32(_) => return f64::from(single),
+            Self::Bf16(_) => 16,
+            Self::F16(_) => 13,
+        };
+        // To nearest, ties to even, on the bits that stay. (Subnormals of float16 keep more bits than it has.)
+        let bits = single.to_bits();
+        let half = (1u32 << (keep - 1)) - 1 + (bits >> keep & 1);
+        f64::from(f32::from_bits((bits + half) >> keep << keep))
+    }
+
+    /// Values `start..end`.
+    pub fn slice(&self, start: usize, end: usize) -> Logits<'a> {
+        match self {
+            Self::F32(x) => Self::F32(&x[start..end]),
+            Self::Bf16(x) => Self::Bf16(&x[start..end]),
+            Self::F16(x) => Self::F16(&x[start..end]),
+        }
+    }
+}
+
+#[inline(always)]
+fn widen_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Exact: the 15 low bits, moved to where float32 keeps exponent and fraction, are the value times 2^-112.
+#[inline(always)]
+fn widen_f16(bits: u16) -> f32 {
+    let sign = u32::from(bits & 0x8000) << 16;
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    let finite = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
+    let special = magnitude | 0x7f80_0000;
+    f32::from_bits(
+        sign | if magnitude >= 0x0f80_0000 {
+            special
+        } else {
+            finite
+        },
+    )
+}
+
+/// A row of logits in which some ids do not count.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    logits: Logits<'a>,
+    suppressed: &'a [u32],
+}
+
+impl<'a> Row<'a> {
+    /// `suppressed`: rising ids, each below the length of the row, that count as -inf.
+    pub fn new(logits: Logits<'a>, suppressed: &'a [u32]) -> Self {
+        debug_assert!(
+            suppressed.is_sorted()
+                && suppressed
+                    .last()
+                    .is_none_or(|&id| (id as usize) < logits.len())
+        );
+        Self { logits, suppressed }
+    }
+
+    /// Size of the vocabulary.
+    pub fn len(&self) -> usize {
+        self.logits.len()
+    }
+
+    /// No ids at all?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of tiles.
+    pub fn tiles(&self) -> usize {
+        self.len().div_ceil(TILE)
+    }
+
+    /// The float32 values of tile `t`: the logits themselves where they can be used as they lie, else `scratch`.
+    pub fn tile<'b>(&'b self, t: usize, scratch: &'b mut [f32; TILE]) -> &'b [f32] {
+        let start = t * TILE;
+        let end = self.len().min(start + TILE);
+        let suppressed = self.suppressed_between(start, end);
+        if let (Logits::F32(x), []) = (self.logits, suppressed) {
+            return &x[start..end];
+        }
+        let values = &mut scratch[..end - start];
+        match self.logits.slice(start, end) {
+            Logits::F32(x) => values.copy_from_slice(x),
+            Logits::Bf16(x) => values
+                .iter_mut()
+                .zip(x)
+                .for_each(|(v, &b)| *v = widen_bf16(b)),
+            Logits::F16(x) => values
+                .iter_mut()
+                .zip(x)
+                .for_each(|(v, &b)| *v = widen_f16(b)),
+        }
+        for &id in suppressed {
+            values[id as usize - start] = f32::NEG_INFINITY;
+        }
+        values
+    }
+
+    /// The value of one id; -inf where suppressed.
+    pub fn value(&self, id: usize) -> f32 {
+        if self.suppressed.binary_search(&(id as u32)).is_ok() {
+            return f32::NEG_INFINITY;
+        }
+        match self.logits {
+            Logits::F32(x) => x[id],
+            Logits::Bf16(x) => widen_bf16(x[id]),
+            Logits::F16(x) => widen_f16(x[id]),
+        }
+    }
+
+    fn suppressed_between(&self, start: usize, end: usize) -> &'a [u32] {
+        if self.suppressed.is_empty() {
+            return &[];
+        }
+        let from = self.suppressed.partition_point(|&id| (id as usize) < start);
+        let to = self.suppressed.partition_point(|&id| (id as usize) < end);
+        &self.suppressed[from..to]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_f16_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let (sign, e, f) = (
+                bits >> 15,
+                i32::from(bits >> 10 & 31),
+                f64::from(bits & 1023),
+            );
+            let got = f64::from(widen_f16(bits));
+            let size = match e {
+                0 => f * 2f64.powi(-24),
+                31 if f > 0.0 => f64::NAN,
+                31 => f64::INFINITY,
+                _ => (1024.0 + f) * 2f64.powi(e - 25),
+            };
+            let expected = if sign == 1 { -size } else { size };
+            assert!(
+                got == expected || got.is_nan() && expected.is_nan(),
+                "{bits:#x}: {got} {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn suppressed_ids_are_minus_infinity_wherever_they_lie() {
+        let x: Vec<f32> = (0..TILE + 10).map(|i| i as f32).collect();
+        let suppressed = [0, 4095, 4096, 4105];
+        let row = Row::new(Logits::F32(&x), &suppressed);
+        let mut scratch = [0.0; TILE];
+        let both = [
+            row.tile(0, &mut scratch).to_vec(),
+            row.tile(1, &mut scratch).to_vec(),
+        ]
+        .concat();
+        for (id, &v) in both.iter().enumerate() {
+            let expected = if suppressed.contains(&(id as u32)) {
+                f32::NEG_INFINITY
+            } else {
+                id as f32
+            };
+            assert_eq!((v, row.value(id)), (expected, expected));
+        }
+    }
+}

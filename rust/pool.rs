@@ -1,0 +1,98 @@
+//! The one door to parallel work: a pool of threads that belongs to this process.
+//!
+//! Threads do not survive `fork()`, and a pool that lost its threads waits for ever; so the pool remembers the process
+//! it was made in and a child makes its own. Results never depend on the number of threads.
+
+use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
+use std::sync::{Arc, Mutex, PoisonError};
+
+struct Pool {
+    process: u32,
+    threads: Option<usize>,
+    pool: Option<Arc<ThreadPool>>,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    process: 0,
+    threads: None,
+    pool: None,
+});
+
+/// Number of threads from now on; `None` takes `RAYON_NUM_THREADS`, or else one per core.
+pub fn set_threads(threads: Option<usize>) {
+    let mut state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    state.threads = threads;
+    discard(&mut state);
+}
+
+/// Forgets the pool; one made by another process must not be joined, its threads are not here.
+fn discard(state: &mut Pool) {
+    let old = state.pool.take();
+    if state.process != std::process::id() {
+        std::mem::forget(old);
+    }
+}
+
+fn pool() -> Arc<ThreadPool> {
+    let mut state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if state.process != process {
+        discard(&mut state);
+        state.process = process;
+    }
+    let threads = state.threads.unwrap_or(0);
+    let made = state.pool.get_or_insert_with(|| {
+        let build = |n| {
+            ThreadPoolBuilder::new()
+                .num_threads(n)
+                .thread_name(|i| format!("dllm-fast-{i}"))
+                .build()
+        };
+        Arc::new(
+            build(threads)
+                .or_else(|_| build(1))
+                .expect("a process can start one thread"),
+        )
+    });
+    Arc::clone(made)
+}
+
+/// `work(i, state)` for `i` in `0..n`, in order, each worker with a state of its own. Serial unless `cost`, in
+/// elementary operations over all `n`, is worth the threads.
+pub fn map<T: Send, S>(
+    n: usize,
+    cost: usize,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(usize, &mut S) -> T + Sync,
+) -> Vec<T> {
+    const WORTH_THREADS: usize = 1 << 18;
+    if n < 2 || cost < WORTH_THREADS {
+        let mut own = state();
+        return (0..n).map(|i| work(i, &mut own)).collect();
+    }
+    pool().install(|| {
+        (0..n)
+            .into_par_iter()
+            .map_init(&state, |own, i| work(i, own))
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_is_kept_for_any_number_of_threads() {
+        for threads in [1, 2, 7] {
+            set_threads(Some(threads));
+            for cost in [0, usize::MAX] {
+                assert_eq!(
+                    map(100, cost, || 1, |i, one| i + *one),
+                    (1..=100).collect::<Vec<_>>()
+                );
+            }
+        }
+        set_threads(None);
+    }
+}

@@ -1,0 +1,143 @@
+//! Arrays across the border: logits are borrowed in place, ids are checked.
+
+use super::error::{bad_type, bad_value};
+use crate::logits::row::Logits;
+use half::f16;
+use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+/// A borrowed matrix of logits.
+pub(super) enum LogitsArray<'py> {
+    F32(PyReadonlyArray2<'py, f32>),
+    F16(PyReadonlyArray2<'py, f16>),
+    /// bf16 as bits, because NumPy has no such type.
+    Bf16(PyReadonlyArray2<'py, i16>),
+}
+
+impl<'py> LogitsArray<'py> {
+    /// Borrows logits; tensors and anything else go through `dllm_fast.arrays.logits_matrix`, which also explains refusals.
+    pub fn new(logits: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let matrix = logits
+            .py()
+            .import("dllm_fast.arrays")?
+            .call_method1("logits_matrix", (logits,))?;
+        if let Ok(array) = matrix.extract() {
+            return Ok(Self::F32(array));
+        }
+        if let Ok(array) = matrix.extract() {
+            return Ok(Self::F16(array));
+        }
+        Ok(Self::Bf16(matrix.extract()?))
+    }
+
+    /// Number of columns.
+    pub fn vocabulary(&self) -> usize {
+        match self {
+            Self::F32(a) => a.shape()[1],
+            Self::F16(a) => a.shape()[1],
+            Self::Bf16(a) => a.shape()[1],
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::F32(a) => a.shape()[0],
+            Self::F16(a) => a.shape()[0],
+            Self::Bf16(a) => a.shape()[0],
+        }
+    }
+
+    /// The values, row by row.
+    pub fn view(&self) -> PyResult<Logits<'_>> {
+        Ok(match self {
+            Self::F32(a) => Logits::F32(a.as_slice()?),
+            Self::F16(a) => {
+                let halves = a.as_slice()?;
+                // SAFETY: `f16` is a transparent wrapper around `u16`.
+                Logits::F16(unsafe {
+                    std::slice::from_raw_parts(halves.as_ptr().cast(), halves.len())
+                })
+            }
+            Self::Bf16(a) => {
+                let bits = a.as_slice()?;
+                // SAFETY: `i16` and `u16` have the same layout.
+                Logits::Bf16(unsafe {
+                    std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len())
+                })
+            }
+        })
+    }
+}
+
+/// Integers from an int64 array or any sequence of integers.
+pub(super) fn integers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<i64>> {
+    if let Ok(array) = object.extract::<PyReadonlyArray1<'_, i64>>() {
+        return Ok(array.as_array().iter().copied().collect());
+    }
+    object.extract().map_err(|_| {
+        let kind = object.get_type();
+        bad_type(format!("{name} must be a one-dimensional array or a sequence of integers, got {kind}; pass numpy int64"))
+    })
+}
+
+/// Ids or positions: integers in `[0, 2^32)`.
+pub(super) fn ids(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
+    integers(object, name)?
+        .into_iter()
+        .map(|v| {
+            u32::try_from(v).map_err(|_| {
+                bad_value(format!(
+                    "{name} must lie in [0, 2^32), got {v}; negative ids are no tokens"
+                ))
+            })
+        })
+        .collect()
+}
+
+/// Indices.
+pub(super) fn indices(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<usize>> {
+    Ok(ids(object, name)?.into_iter().map(|i| i as usize).collect())
+}
+
+/// One value for all `n`, or one for each.
+pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
+    object: &Bound<'py, PyAny>,
+    n: usize,
+    name: &str,
+    what: &str,
+) -> PyResult<Vec<T>> {
+    if let Ok(value) = object.extract::<T>() {
+        return Ok(vec![value; n]);
+    }
+    let Ok(iterator) = object.try_iter() else {
+        return Err(bad_value(format!(
+            "{name} must be {what}, or one for each row, got {object}; negative numbers are not allowed"
+        )));
+    };
+    let values: Vec<T> = iterator
+        .map(|v| {
+            let v = v?;
+            v.extract::<T>().map_err(|_| {
+                bad_value(format!(
+                    "{name} must be {what}, got {v}; negative numbers are not allowed"
+                ))
+            })
+        })
+        .collect::<PyResult<_>>()?;
+    if values.len() != n {
+        return Err(bad_value(format!(
+            "{name} must be one number, or one for each of {n} rows, got {}; check its length",
+            values.len()
+        )));
+    }
+    Ok(values)
+}
+
+/// Tokens as int64.
+pub(super) fn tokens<'py>(
+    py: Python<'py>,
+    tokens: impl ExactSizeIterator<Item = u32>,
+) -> Bound<'py, PyArray1<i64>> {
+    PyArray1::from_iter(py, tokens.map(i64::from))
+}

@@ -1,0 +1,180 @@
+//! `dllm_fast.SamplerConfig` as the core's `Config`.
+
+use super::error::{bad_type, bad_value, raise};
+use crate::decide::config::{Config, Steps};
+use crate::decide::schedule::Schedule;
+use crate::decide::score::{Order, OrderNoise};
+use crate::decide::select::Cut;
+use crate::error::Error;
+use crate::logits::cut::Filters;
+use crate::logits::draw::Sampling;
+use pyo3::exceptions::PyOverflowError;
+use pyo3::prelude::*;
+
+/// A schedule by its name.
+pub(super) fn schedule(name: &str, eps: f64) -> PyResult<Schedule> {
+    Ok(match name {
+        "even" => Schedule::Even,
+        "linear" => Schedule::Linear,
+        "cosine" => Schedule::Cosine,
+        "dream" => Schedule::Dream { eps },
+        "maskgit" => Schedule::MaskGit,
+        "first-hitting" => Schedule::FirstHitting,
+        _ => {
+            return Err(bad_value(format!(
+                "schedule must be one of even, linear, cosine, dream, maskgit, first-hitting, got '{name}'; even is LLaDA's"
+            )));
+        }
+    })
+}
+
+fn order(name: &str) -> PyResult<Order> {
+    Ok(match name {
+        "confidence" => Order::Confidence,
+        "margin" => Order::Margin,
+        "entropy" => Order::Entropy,
+        "random" => Order::Random,
+        "left-to-right" => Order::LeftToRight,
+        "sampled-confidence" => Order::SampledConfidence,
+        "ancestral" => Order::Ancestral,
+        _ => {
+            return Err(bad_value(format!(
+                "order must be one of confidence, margin, entropy, random, left-to-right, sampled-confidence, ancestral, got '{name}'; \
+                 confidence is the usual one"
+            )));
+        }
+    })
+}
+
+/// The attribute of a configuration, `None` where it is None.
+fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
+    config: &Bound<'py, PyAny>,
+    name: &str,
+    what: &str,
+) -> PyResult<Option<T>> {
+    let value = config.getattr(name)?;
+    if value.is_none() {
+        return Ok(None);
+    }
+    value.extract::<T>().map(Some).map_err(|error| {
+        // The conversion into PyErr differs by T; its Python type tells a bad value from a wrong type.
+        let error: PyErr = error.into();
+        let text = format!(
+            "{name} must be {what}, got {}; pass another value or leave it out",
+            value.repr().map_or_else(|_| "?".into(), |r| r.to_string())
+        );
+        if error.is_instance_of::<PyOverflowError>(config.py()) {
+            bad_value(text)
+        } else {
+            bad_type(text)
+        }
+    })
+}
+
+const COUNT: &str = "a whole number, at least 1";
+const NUMBER: &str = "a number";
+const ID: &str = "a token id, a whole number from 0";
+
+fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {
+    let threshold = get::<f64>(config, "threshold", NUMBER)?.map(Cut::Threshold);
+    let factor = get::<f64>(config, "factor", NUMBER)?.map(|factor| Cut::Factor {
+        factor,
+        as_published,
+    });
+    let bound = get::<f64>(config, "entropy_bound", NUMBER)?.map(Cut::EntropyBound);
+    let mut given = [threshold, factor, bound].into_iter().flatten();
+    let first = given.next().unwrap_or(Cut::Count);
+    if given.next().is_some() {
+        return Err(bad_value(
+            "at most one of threshold, factor and entropy_bound can decide what is committed, got several; set the others to None".into(),
+        ));
+    }
+    Ok(first)
+}
+
+fn steps(config: &Bound<'_, PyAny>) -> PyResult<Steps> {
+    match (
+        get::<usize>(config, "steps", COUNT)?,
+        get::<usize>(config, "steps_per_block", COUNT)?,
+    ) {
+        (None, None) => Ok(Steps::Open),
+        (Some(total), None) => Ok(Steps::Total(total)),
+        (None, Some(each)) => Ok(Steps::PerBlock(each)),
+        (Some(total), Some(each)) => Err(bad_value(format!(
+            "steps is the total and steps_per_block the number in each block, got steps={total} and steps_per_block={each}; give one of them"
+        ))),
+    }
+}
+
+/// Token ids: None, one, or a sequence.
+fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
+    let value = config.getattr(name)?;
+    if value.is_none() {
+        return Ok(vec![]);
+    }
+    if let Ok(id) = value.extract::<u32>() {
+        return Ok(vec![id]);
+    }
+    value.extract::<Vec<u32>>().map_err(|_| bad_value(format!("{name} must be token ids, whole numbers from 0, got {value}; check them against the tokenizer")))
+}
+
+/// Reads a `SamplerConfig`. Without a mask id, `mask` stands in for it.
+pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<Config> {
+    let flag = |name| get::<bool>(object, name, "True or False").map(|b| b.unwrap_or(false));
+    let as_published = flag("as_published")?;
+    let mask = match get::<u32>(object, "mask_token_id", ID)?.or(mask) {
+        Some(id) => id,
+        None => {
+            return Err(bad_value(
+                "a mask token is needed, got none; pass mask_token_id (LLaDA 126336, Dream 151666, LLaDA2 156895, BERT 103)".into(),
+            ));
+        }
+    };
+    let name: String = get(object, "schedule", "a name")?.unwrap_or_else(|| "even".into());
+    let schedule = schedule(&name, get(object, "eps", NUMBER)?.unwrap_or(1e-3))?;
+    let read = Config {
+        mask,
+        block_length: get(object, "block_length", COUNT)?,
+        steps: steps(object)?,
+        schedule,
+        order: order(
+            &get::<String>(object, "order", "a name")?.unwrap_or_else(|| "confidence".into()),
+        )?,
+        noise: OrderNoise {
+            temperature: get(object, "order_temperature", NUMBER)?.unwrap_or(0.0),
+            annealed: schedule == Schedule::MaskGit,
+        },
+        cut: cut(object, as_published)?,
+        min_commit: get(object, "min_commit", COUNT)?,
+        sampling: Sampling {
+            temperature: get(object, "temperature", NUMBER)?.unwrap_or(0.0),
+            filters: Filters {
+                top_k: get(object, "top_k", COUNT)?,
+                top_p: get(object, "top_p", NUMBER)?,
+                min_p: get(object, "min_p", NUMBER)?,
+            },
+        },
+        suppressed: id_list(object, "suppress_tokens")?,
+        ends: id_list(object, "eos_token_id")?,
+        stop_at_end: flag("stop_at_eos")?,
+        as_published,
+    };
+    flag("shift")?;
+    if get::<usize>(object, "max_new_tokens", COUNT)? == Some(0) {
+        return Err(raise(Error::setting(
+            "max_new_tokens",
+            "must be at least 1",
+            0,
+            "use infill to fill masks in place",
+        )));
+    }
+    read.check().map_err(raise)?;
+    Ok(read)
+}
+
+/// Checks every setting that does not depend on a canvas.
+#[pyfunction]
+pub(super) fn check_config(object: &Bound<'_, PyAny>) -> PyResult<()> {
+    // An id that nothing else uses: the mask may come later, from the model.
+    config(object, Some(u32::MAX)).map(drop)
+}

@@ -1,0 +1,22 @@
+//! Errors of the core as exceptions of `dllm_fast.errors`.
+
+use crate::error::Error;
+use pyo3::PyErr;
+
+pyo3::import_exception!(dllm_fast.errors, InvalidTypeError);
+pyo3::import_exception!(dllm_fast.errors, InvalidValueError);
+
+/// Every error of the core is about a value; wrong types are found while converting.
+pub(super) fn raise(error: Error) -> PyErr {
+    InvalidValueError::new_err(error.to_string())
+}
+
+/// A bad value, found while converting.
+pub(super) fn bad_value(text: String) -> PyErr {
+    InvalidValueError::new_err(text)
+}
+
+/// A wrong type.
+pub(super) fn bad_type(text: String) -> PyErr {
+    InvalidTypeError::new_err(text)
+}

@@ -1,0 +1,214 @@
+//! `mask_predict` and its result.
+
+use super::arrays::{LogitsArray, ids, one_or_each, tokens};
+use super::error::{bad_value, raise};
+use crate::decide::score::Proposal;
+use crate::error::Error;
+use crate::logits::cut::Filters;
+use crate::logits::draw::Sampling;
+use crate::logits::kernel::Isa;
+use crate::logits::predict::{Matrix, Prediction as One, Site, predict};
+use crate::logits::stats::Unusable;
+use crate::rng::Stream;
+use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
+use pyo3::prelude::*;
+
+/// Proposals and statistics, one entry a position: what `mask_predict` returns and `Sampler.feed` takes.
+#[pyclass(frozen, module = "dllm_fast")]
+pub(super) struct Prediction {
+    /// Proposed tokens, int64.
+    #[pyo3(get)]
+    token: Py<PyArray1<i64>>,
+    /// Their probabilities, float64.
+    #[pyo3(get)]
+    probability: Py<PyArray1<f64>>,
+    /// Largest probabilities.
+    #[pyo3(get)]
+    top1: Py<PyArray1<f64>>,
+    /// Second largest probabilities.
+    #[pyo3(get)]
+    top2: Py<PyArray1<f64>>,
+    /// Entropies in nats.
+    #[pyo3(get)]
+    entropy: Py<PyArray1<f64>>,
+    /// Logarithms of the sums of exponentials.
+    #[pyo3(get)]
+    logsumexp: Option<Py<PyArray1<f64>>>,
+    /// Probabilities of the current tokens, where those were given.
+    #[pyo3(get)]
+    current: Option<Py<PyArray1<f64>>>,
+}
+
+impl Prediction {
+    pub fn from_core(py: Python<'_>, predictions: &[One], has_current: bool) -> Self {
+        let field =
+            |f: fn(&One) -> f64| PyArray1::from_iter(py, predictions.iter().map(f)).unbind();
+        Self {
+            token: tokens(py, predictions.iter().map(|p| p.token)).unbind(),
+            probability: field(|p| p.probability),
+            top1: field(|p| p.top1),
+            top2: field(|p| p.top2),
+            entropy: field(|p| p.entropy),
+            logsumexp: Some(field(|p| p.logsumexp)),
+            current: has_current.then(|| field(|p| p.current)),
+        }
+    }
+
+    pub fn proposals(&self, py: Python<'_>) -> PyResult<Vec<Proposal>> {
+        let token = ids(self.token.bind(py).as_any(), "token")?;
+        let fields = [&self.probability, &self.top1, &self.top2, &self.entropy]
+            .map(|a| a.bind(py).readonly());
+        let mut columns = Vec::with_capacity(4);
+        for field in &fields {
+            let column = field.as_slice()?;
+            if column.len() != token.len() {
+                return Err(bad_value(format!(
+                    "the arrays of a prediction must have one length, got {} tokens and {} statistics; fill every field",
+                    token.len(),
+                    column.len()
+                )));
+            }
+            columns.push(column);
+        }
+        let proposal = |(i, token)| Proposal {
+            token,
+            probability: columns[0][i],
+            top1: columns[1][i],
+            top2: columns[2][i],
+            entropy: columns[3][i],
+        };
+        Ok(token.into_iter().enumerate().map(proposal).collect())
+    }
+}
+
+#[pymethods]
+impl Prediction {
+    #[new]
+    #[pyo3(signature = (*, token, probability, top1, top2, entropy))]
+    fn new(
+        py: Python<'_>,
+        token: &Bound<'_, PyAny>,
+        probability: PyReadonlyArray1<'_, f64>,
+        top1: PyReadonlyArray1<'_, f64>,
+        top2: PyReadonlyArray1<'_, f64>,
+        entropy: PyReadonlyArray1<'_, f64>,
+    ) -> PyResult<Self> {
+        let copy = |a: PyReadonlyArray1<'_, f64>| {
+            PyArray1::from_iter(py, a.as_array().iter().copied()).unbind()
+        };
+        let made = Self {
+            token: tokens(py, ids(token, "token")?.into_iter()).unbind(),
+            probability: copy(probability),
+            top1: copy(top1),
+            top2: copy(top2),
+            entropy: copy(entropy),
+            logsumexp: None,
+            current: None,
+        };
+        made.proposals(py)?;
+        Ok(made)
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.token.bind(py).len()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("Prediction of {} positions", self.__len__(py)?))
+    }
+}
+
+/// See `dllm_fast.mask_predict`, which documents the arguments.
+#[pyfunction]
+#[pyo3(signature = (logits, *, temperature, top_k, top_p, min_p, suppress, current, seed, request, positions, step))]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn mask_predict(
+    py: Python<'_>,
+    logits: &Bound<'_, PyAny>,
+    temperature: f64,
+    top_k: Option<usize>,
+    top_p: Option<f64>,
+    min_p: Option<f64>,
+    suppress: &Bound<'_, PyAny>,
+    current: Option<&Bound<'_, PyAny>>,
+    seed: &Bound<'_, PyAny>,
+    request: &Bound<'_, PyAny>,
+    positions: Option<&Bound<'_, PyAny>>,
+    step: &Bound<'_, PyAny>,
+) -> PyResult<Prediction> {
+    let sampling = Sampling {
+        temperature,
+        filters: Filters {
+            top_k,
+            top_p,
+            min_p,
+        },
+    };
+    sampling.check().map_err(raise)?;
+    let array = LogitsArray::new(logits)?;
+    let (n, vocabulary) = (array.rows(), array.vocabulary());
+    let mut suppressed = ids(suppress, "suppress")?;
+    suppressed.sort_unstable();
+    suppressed.dedup();
+    let in_vocabulary = |ids: &[u32], name: &str| match ids
+        .iter()
+        .find(|&&id| id as usize >= vocabulary)
+    {
+        Some(id) => Err(bad_value(format!(
+            "{name} must be ids of the vocabulary, got {id} for {vocabulary} columns; check the tokenizer"
+        ))),
+        None => Ok(()),
+    };
+    in_vocabulary(&suppressed, "suppress")?;
+    let per_row = |object: &Bound<'_, PyAny>, name: &str| {
+        let values = ids(object, name)?;
+        if values.len() == n {
+            return Ok(values);
+        }
+        Err(bad_value(format!(
+            "{name} must have one entry for each of the {n} rows of logits, got {}; check its length",
+            values.len()
+        )))
+    };
+    let current = current.map(|c| per_row(c, "current")).transpose()?;
+    in_vocabulary(current.as_deref().unwrap_or(&[]), "current")?;
+    let positions =
+        positions.map_or_else(|| Ok((0..n as u32).collect()), |p| per_row(p, "positions"))?;
+    let seeds: Vec<u64> = one_or_each(seed, n, "seed", "a whole number from 0 below 2^64")?;
+    let requests: Vec<u32> =
+        one_or_each(request, n, "request", "a whole number from 0 below 2^32")?;
+    let steps: Vec<u32> = one_or_each(step, n, "step", "a whole number from 0 below 2^32")?;
+    let sites: Vec<Site> = (0..n)
+        .map(|row| Site {
+            row,
+            stream: Stream {
+                seed: seeds[row],
+                request: requests[row],
+            },
+            position: positions[row],
+            step: steps[row],
+            current: current.as_ref().map(|c| c[row]),
+        })
+        .collect();
+    let matrix = Matrix {
+        logits: array.view()?,
+        vocabulary,
+        suppressed: &suppressed,
+    };
+    let predictions = py
+        .detach(|| predict(&matrix, &sites, &sampling, Isa::best()))
+        .map_err(|(row, why)| {
+            raise(match why {
+                Unusable::NotANumber(id) => Error::NotANumber {
+                    row,
+                    position: None,
+                    id,
+                },
+                Unusable::NothingAllowed => Error::NothingAllowed {
+                    row,
+                    position: None,
+                },
+            })
+        })?;
+    Ok(Prediction::from_core(py, &predictions, current.is_some()))
+}

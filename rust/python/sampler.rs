@@ -1,0 +1,347 @@
+//! The sampler for people who own a model loop.
+
+use super::arrays::{LogitsArray, ids, indices, integers, one_or_each, tokens};
+use super::error::{bad_type, bad_value, raise};
+use super::{config, predict::Prediction};
+use crate::decide::plan;
+use crate::rng::Stream;
+use crate::sampler::{Answer, Sampler as Core, Start};
+use numpy::{PyArray1, PyArray2, PyReadonlyArray1};
+use pyo3::prelude::*;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One change of a canvas.
+#[pyclass(frozen, module = "dllm_fast")]
+#[derive(Clone)]
+pub(super) struct Edit(plan::Edit);
+
+#[pymethods]
+impl Edit {
+    /// Forward of the row, from 0.
+    #[getter]
+    fn step(&self) -> u32 {
+        self.0.step
+    }
+    /// Position from the start of the canvas.
+    #[getter]
+    fn position(&self) -> u32 {
+        self.0.position
+    }
+    /// Token that stands there now.
+    #[getter]
+    fn token(&self) -> u32 {
+        self.0.token
+    }
+    /// Probability of the token, or the caller's own score; nan for padding.
+    #[getter]
+    fn probability(&self) -> f64 {
+        self.0.probability
+    }
+    /// commit, edit, remask, renoise or pad.
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.0.kind.name()
+    }
+    /// Time of the reverse process, from 1 to 0; nan where the schedule has none.
+    #[getter]
+    fn time(&self) -> f64 {
+        self.0.time
+    }
+    fn __repr__(&self) -> String {
+        let plan::Edit {
+            step,
+            position,
+            token,
+            probability,
+            kind,
+            ..
+        } = self.0;
+        format!(
+            "Edit(step={step}, position={position}, token={token}, probability={probability:.4}, kind='{}')",
+            kind.name()
+        )
+    }
+}
+
+/// What must be scored before the next step.
+#[pyclass(frozen, module = "dllm_fast")]
+pub(super) struct Request {
+    rows: Vec<usize>,
+    canvases: Vec<Vec<u32>>,
+    positions: Vec<Vec<u32>>,
+    step: u32,
+}
+
+#[pymethods]
+impl Request {
+    /// Indices of the rows that take part, int64.
+    #[getter]
+    fn rows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        tokens(py, self.rows.iter().map(|&r| r as u32))
+    }
+    /// One int64 canvas for each such row.
+    #[getter]
+    fn canvases<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<i64>>> {
+        self.canvases
+            .iter()
+            .map(|c| tokens(py, c.iter().copied()))
+            .collect()
+    }
+    /// The positions to score, one int64 array for each such row.
+    #[getter]
+    fn positions<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<i64>>> {
+        self.positions
+            .iter()
+            .map(|p| tokens(py, p.iter().copied()))
+            .collect()
+    }
+    /// Forwards that these rows have behind them: the `step` of `mask_predict`.
+    #[getter]
+    fn step(&self) -> u32 {
+        self.step
+    }
+    /// Rows of equal length share a forward: for each length, the rows, their canvases as one int64 array `[b, L]`, and for
+    /// each requested position the line of the logits `[b * L, V]` that predicts it (the line before it if `shift`).
+    #[pyo3(signature = (*, shift=false))]
+    #[allow(clippy::type_complexity)]
+    fn groups<'py>(
+        &self,
+        py: Python<'py>,
+        shift: bool,
+    ) -> PyResult<
+        Vec<(
+            Bound<'py, PyArray1<i64>>,
+            Bound<'py, PyArray2<i64>>,
+            Bound<'py, PyArray1<i64>>,
+        )>,
+    > {
+        let mut lengths: Vec<usize> = self.canvases.iter().map(Vec::len).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        let group = |length: usize| {
+            let members: Vec<usize> = (0..self.rows.len())
+                .filter(|&i| self.canvases[i].len() == length)
+                .collect();
+            let flat = members
+                .iter()
+                .flat_map(|&i| self.canvases[i].iter().map(|&t| i64::from(t)));
+            let canvases =
+                numpy::ndarray::Array2::from_shape_vec((members.len(), length), flat.collect());
+            let lines = members.iter().enumerate().flat_map(|(b, &i)| {
+                let line = move |&p: &u32| {
+                    (b * length) as i64 + i64::from(if shift { p.saturating_sub(1) } else { p })
+                };
+                self.positions[i].iter().map(line)
+            });
+            Ok((
+                tokens(py, members.iter().map(|&i| self.rows[i] as u32)),
+                PyArray2::from_owned_array(py, canvases.expect("every member has this length")),
+                PyArray1::from_vec(py, lines.collect()),
+            ))
+        };
+        lengths.into_iter().map(group).collect()
+    }
+    fn __repr__(&self) -> String {
+        let positions: usize = self.positions.iter().map(Vec::len).sum();
+        format!(
+            "Request of step {}: {} rows, {positions} positions",
+            self.step,
+            self.rows.len()
+        )
+    }
+}
+
+/// Fills the masks of canvases step by step; see `next` and `feed`. The caller owns the model.
+#[pyclass(frozen, module = "dllm_fast")]
+pub(super) struct Sampler(Mutex<Core>);
+
+impl Sampler {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn rows_or_waiting(rows: Option<&Bound<'_, PyAny>>, core: &Core) -> PyResult<Vec<usize>> {
+    rows.map_or_else(|| Ok(core.waiting()), |rows| indices(rows, "rows"))
+}
+
+#[pymethods]
+impl Sampler {
+    #[new]
+    #[pyo3(signature = (config, canvases, *, seed=None, request=None, block_start=None, score_all=false))]
+    fn new(
+        config: &Bound<'_, PyAny>,
+        canvases: &Bound<'_, PyAny>,
+        seed: Option<&Bound<'_, PyAny>>,
+        request: Option<&Bound<'_, PyAny>>,
+        block_start: Option<&Bound<'_, PyAny>>,
+        score_all: bool,
+    ) -> PyResult<Self> {
+        let settings = config::config(config, None)?;
+        let Ok(iterator) = canvases.try_iter() else {
+            return Err(bad_type(format!(
+                "canvases must be a list of int64 arrays, got {}; wrap one canvas in a list",
+                canvases.get_type()
+            )));
+        };
+        let canvases: Vec<Vec<u32>> = iterator
+            .map(|canvas| ids(&canvas?, "every canvas"))
+            .collect::<PyResult<_>>()?;
+        let n = canvases.len();
+        let each = |object: Option<&Bound<'_, PyAny>>, name, what| {
+            object.map_or_else(|| Ok(vec![0; n]), |o| one_or_each::<u64>(o, n, name, what))
+        };
+        let seeds = each(seed, "seed", "a whole number from 0 below 2^64")?;
+        let requests = request.map_or_else(
+            || Ok(vec![0; n]),
+            |o| one_or_each::<u32>(o, n, "request", "a whole number from 0 below 2^32"),
+        )?;
+        let origins = each(block_start, "block_start", "a position from 0")?;
+        let starts = canvases
+            .into_iter()
+            .enumerate()
+            .map(|(i, canvas)| Start {
+                canvas,
+                stream: Stream {
+                    seed: seeds[i],
+                    request: requests[i],
+                },
+                origin: origins[i] as usize,
+            })
+            .collect();
+        Ok(Self(Mutex::new(
+            Core::new(settings, starts, score_all).map_err(raise)?,
+        )))
+    }
+
+    /// What must be scored next, or None when every row is finished. Asking again before the answer asks for the same.
+    fn next(&self, py: Python<'_>) -> Option<Request> {
+        py.detach(|| {
+            let mut core = self.core();
+            let rows = core.next();
+            let step = core.forwards(*rows.first()?);
+            let canvases = rows.iter().map(|&r| core.canvas(r).to_vec()).collect();
+            let positions = rows.iter().map(|&r| core.positions(r).to_vec()).collect();
+            Some(Request {
+                rows,
+                canvases,
+                positions,
+                step,
+            })
+        })
+    }
+
+    /// Statistics and drawn tokens for the requested positions of `rows` (all that wait, by default) from logits `[N, V]`.
+    /// `index` names the line of the logits for each position; without it they follow each other. Changes nothing.
+    #[pyo3(signature = (logits, *, rows=None, index=None))]
+    fn predict(
+        &self,
+        py: Python<'_>,
+        logits: &Bound<'_, PyAny>,
+        rows: Option<&Bound<'_, PyAny>>,
+        index: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Prediction> {
+        let array = LogitsArray::new(logits)?;
+        let core = self.core();
+        let rows = rows_or_waiting(rows, &core)?;
+        let index = index.map(|i| indices(i, "index")).transpose()?;
+        let (view, vocabulary) = (array.view()?, array.vocabulary());
+        let core: &Core = &core;
+        let predictions = py
+            .detach(|| core.predict(&rows, view, vocabulary, index.as_deref()))
+            .map_err(raise)?;
+        Ok(Prediction::from_core(py, &predictions, false))
+    }
+
+    /// Answers the last request, whole or (with `rows`) in parts: with logits, with a prediction, or with tokens and scores
+    /// of your own. A refused answer changes nothing.
+    #[pyo3(signature = (logits=None, *, prediction=None, tokens=None, scores=None, rows=None, index=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn feed(
+        &self,
+        py: Python<'_>,
+        logits: Option<&Bound<'_, PyAny>>,
+        prediction: Option<Bound<'_, Prediction>>,
+        tokens: Option<&Bound<'_, PyAny>>,
+        scores: Option<&Bound<'_, PyAny>>,
+        rows: Option<&Bound<'_, PyAny>>,
+        index: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let prediction = match (logits, prediction, tokens, scores) {
+            (Some(logits), None, None, None) => Bound::new(py, self.predict(py, logits, rows, index)?)?,
+            (None, Some(prediction), None, None) => prediction,
+            (None, None, Some(tokens), Some(scores)) => return self.feed_choice(tokens, scores, rows),
+            _ => return Err(bad_value("feed takes one answer: logits, or prediction=, or tokens= with scores=; pass exactly one of them".into())),
+        };
+        let proposals = prediction.get().proposals(py)?;
+        let mut core = self.core();
+        let rows = rows_or_waiting(rows, &core)?;
+        core.feed(&rows, &Answer::Proposals(&proposals))
+            .map_err(raise)
+    }
+
+    /// The canvases as they stand, int64.
+    #[getter]
+    fn canvases<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<i64>>> {
+        let core = self.core();
+        (0..core.len())
+            .map(|r| tokens(py, core.canvas(r).iter().copied()))
+            .collect()
+    }
+
+    /// For each row, its edits so far, in order.
+    #[getter]
+    fn trajectory(&self) -> Vec<Vec<Edit>> {
+        let core = self.core();
+        (0..core.len())
+            .map(|r| core.trajectory(r).iter().copied().map(Edit).collect())
+            .collect()
+    }
+
+    /// Forwards that each row has taken part in.
+    #[getter]
+    fn nfe_per_row(&self) -> Vec<u32> {
+        let core = self.core();
+        (0..core.len()).map(|r| core.forwards(r)).collect()
+    }
+}
+
+impl Sampler {
+    fn feed_choice(
+        &self,
+        tokens: &Bound<'_, PyAny>,
+        scores: &Bound<'_, PyAny>,
+        rows: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let tokens = integers(tokens, "tokens")?;
+        let scores: Vec<f64> = match scores.extract::<PyReadonlyArray1<'_, f64>>() {
+            Ok(array) => array.as_array().iter().copied().collect(),
+            Err(_) => scores.extract().map_err(|_| {
+                bad_type(format!(
+                    "scores must be numbers, got {}; pass numpy float64",
+                    scores.get_type()
+                ))
+            })?,
+        };
+        if tokens.len() != scores.len() {
+            return Err(bad_value(format!(
+                "tokens and scores must have one length, got {} and {}; give a score for every token",
+                tokens.len(),
+                scores.len()
+            )));
+        }
+        let choice = tokens
+            .into_iter()
+            .zip(scores)
+            .map(|(t, s)| match u32::try_from(t) {
+                Ok(t) => Ok((t, s)),
+                Err(_) => Err(bad_value(format!(
+                    "tokens must lie in [0, 2^32), got {t}; negative ids are no tokens"
+                ))),
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        let mut core = self.core();
+        let rows = rows_or_waiting(rows, &core)?;
+        core.feed(&rows, &Answer::Choice(&choice)).map_err(raise)
+    }
+}

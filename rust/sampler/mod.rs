@@ -1,0 +1,309 @@
+//! The state machine behind every run: `next` says which positions must be scored, `feed` turns scores into edits. It
+//! does no input or output of its own, so a model, a table of numbers or another engine can drive it.
+
+mod row;
+
+use crate::decide::config::Config;
+use crate::decide::plan::Edit;
+use crate::decide::score::{Order, Proposal};
+use crate::decide::select::Cut;
+use crate::error::{Error, Result};
+use crate::logits::kernel::Isa;
+use crate::logits::predict::{Matrix, Prediction, Site, predict};
+use crate::logits::row::Logits;
+use crate::logits::stats::Unusable;
+use crate::rng::Stream;
+use row::Row;
+
+/// What a row starts from.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Tokens; masks are what may be written.
+    pub canvas: Vec<u32>,
+    /// Randomness of the row.
+    pub stream: Stream,
+    /// Where its blocks are counted from.
+    pub origin: usize,
+}
+
+/// A batch of canvases on their way to being filled. Rows have lengths of their own and finish independently.
+pub struct Sampler {
+    config: Config,
+    excluded: Vec<u32>,
+    rows: Vec<Row>,
+    score_all: bool,
+}
+
+/// What a caller knows about the requested positions of some rows, position by position.
+pub enum Answer<'a> {
+    /// Statistics of the model's distribution.
+    Proposals(&'a [Proposal]),
+    /// Tokens and scores of the caller's own choice; a score stands for key and confidence alike.
+    Choice(&'a [(u32, f64)]),
+}
+
+impl Answer<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Proposals(p) => p.len(),
+            Self::Choice(c) => c.len(),
+        }
+    }
+
+    fn token(&self, i: usize) -> u32 {
+        match self {
+            Self::Proposals(p) => p[i].token,
+            Self::Choice(c) => c[i].0,
+        }
+    }
+
+    fn is_number(&self, i: usize) -> bool {
+        match self {
+            Self::Proposals(p) => ![p[i].probability, p[i].top1, p[i].top2, p[i].entropy]
+                .iter()
+                .any(|x| x.is_nan()),
+            Self::Choice(c) => !c[i].1.is_nan(),
+        }
+    }
+}
+
+impl Sampler {
+    /// A sampler over these rows. With `score_all` every eligible position is asked for, also where the rule chooses
+    /// positions without looking at the model; the edits are the same.
+    pub fn new(config: Config, starts: Vec<Start>, score_all: bool) -> Result<Self> {
+        config.check()?;
+        let rows = starts
+            .into_iter()
+            .map(|start| Row::new(&config, start))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            excluded: config.excluded(),
+            config,
+            rows,
+            score_all,
+        })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Rows that wait for an answer, after moving every other unfinished row to its next forward. Empty when all is done.
+    pub fn next(&mut self) -> Vec<usize> {
+        let mean = self.published_mean();
+        for row in &mut self.rows {
+            row.advance(&self.config, mean, self.score_all);
+        }
+        self.waiting()
+    }
+
+    /// Rows that wait for an answer.
+    pub fn waiting(&self) -> Vec<usize> {
+        (0..self.rows.len())
+            .filter(|&r| self.rows[r].pending().is_some())
+            .collect()
+    }
+
+    /// Dream's published loop takes the count from the mean number of masks over the batch.
+    fn published_mean(&self) -> Option<f64> {
+        let quirk = self.config.as_published && self.config.schedule.keeps_idle_steps();
+        quirk.then(|| {
+            self.rows.iter().map(|r| r.masks()).sum::<usize>() as f64
+                / self.rows.len().max(1) as f64
+        })
+    }
+
+    /// Tokens of a row.
+    pub fn canvas(&self, row: usize) -> &[u32] {
+        self.rows[row].canvas()
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// No rows at all?
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Positions of a waiting row that must be scored.
+    pub fn positions(&self, row: usize) -> &[u32] {
+        self.rows[row].pending().map_or(&[], |p| &p.positions)
+    }
+
+    /// Forwards that a row has taken part in.
+    pub fn forwards(&self, row: usize) -> u32 {
+        self.rows[row].forwards()
+    }
+
+    /// All edits of a row, in order.
+    pub fn trajectory(&self, row: usize) -> &[Edit] {
+        self.rows[row].trajectory()
+    }
+
+    /// Statistics and drawn tokens for the requested positions of `rows`, in order, from a matrix of logits with
+    /// `vocabulary` columns. `index` names the line of the matrix for each position; without it they follow each other.
+    pub fn predict(
+        &self,
+        rows: &[usize],
+        logits: Logits<'_>,
+        vocabulary: usize,
+        index: Option<&[usize]>,
+    ) -> Result<Vec<Prediction>> {
+        let wanted = self.wanted(rows)?;
+        let lines = logits.len().checked_div(vocabulary).unwrap_or(0);
+        if let Some(&id) = self
+            .excluded
+            .last()
+            .filter(|&&id| id as usize >= vocabulary)
+        {
+            let name = if id == self.config.mask {
+                "mask_token_id"
+            } else {
+                "suppress_tokens"
+            };
+            return Err(Error::Mismatch(format!(
+                "{name} must be an id of the vocabulary, got {id} for logits with {vocabulary} columns; check it against the tokenizer"
+            )));
+        }
+        let count = index.map_or(lines, <[_]>::len);
+        if count != wanted {
+            return Err(Error::Mismatch(format!(
+                "logits must have one row for each requested position, got {count} for {wanted}; keep the order of Request.positions"
+            )));
+        }
+        if let Some(bad) = index.into_iter().flatten().find(|&&i| i >= lines) {
+            return Err(Error::Mismatch(format!(
+                "index must name rows of the logits, got {bad} for {lines} rows; count from 0"
+            )));
+        }
+        let mut sites = Vec::with_capacity(wanted);
+        for &r in rows {
+            let row = &self.rows[r];
+            sites.extend(self.positions(r).iter().map(|&position| Site {
+                row: 0,
+                stream: row.stream(),
+                position,
+                step: row.forwards(),
+                current: None,
+            }));
+        }
+        for (i, site) in sites.iter_mut().enumerate() {
+            site.row = index.map_or(i, |index| index[i]);
+        }
+        let matrix = Matrix {
+            logits,
+            vocabulary,
+            suppressed: &self.excluded,
+        };
+        let mut predictions = predict(&matrix, &sites, &self.config.sampling, Isa::best())
+            .map_err(|(i, why)| {
+                let (row, position) = self.site_of(rows, i);
+                match why {
+                    Unusable::NotANumber(id) => Error::NotANumber {
+                        row,
+                        position: Some(position),
+                        id,
+                    },
+                    Unusable::NothingAllowed => Error::NothingAllowed {
+                        row,
+                        position: Some(position),
+                    },
+                }
+            })?;
+        if self.config.as_published && self.config.cut == Cut::Count {
+            // The published count loops take the softmax in the dtype of the logits, so that sure positions tie.
+            for p in &mut predictions {
+                for x in [&mut p.probability, &mut p.top1, &mut p.top2] {
+                    *x = logits.round(*x);
+                }
+            }
+        }
+        Ok(predictions)
+    }
+
+    /// Carries out the step of `rows` with what is known of their requested positions, in order. Everything is checked
+    /// before anything changes.
+    pub fn feed(&mut self, rows: &[usize], answer: &Answer<'_>) -> Result<()> {
+        let wanted = self.wanted(rows)?;
+        if answer.len() != wanted {
+            return Err(Error::Mismatch(format!(
+                "an answer needs one entry for each requested position, got {} for {wanted}; keep the order of Request.positions",
+                answer.len()
+            )));
+        }
+        if matches!(
+            (answer, self.config.cut),
+            (Answer::Choice(_), Cut::EntropyBound(_))
+        ) {
+            return Err(Error::Order(
+                "entropy_bound needs entropies, got scores; feed logits or a prediction, or choose another cut",
+            ));
+        }
+        for i in 0..wanted {
+            let (row, position) = self.site_of(rows, i);
+            if !answer.is_number(i) {
+                return Err(Error::Mismatch(format!(
+                    "scores and statistics must be numbers, got NaN for row {row}, position {position}; give a bad position a low score"
+                )));
+            }
+            if self.excluded.contains(&answer.token(i)) {
+                return Err(Error::Mismatch(format!(
+                    "a proposed token must not be the mask or suppressed, got {} for row {row}, position {position}; choose another id",
+                    answer.token(i)
+                )));
+            }
+        }
+        let mut from = 0;
+        for &r in rows {
+            let to = from + self.positions(r).len();
+            let part = match answer {
+                Answer::Proposals(p) => Answer::Proposals(&p[from..to]),
+                Answer::Choice(c) => Answer::Choice(&c[from..to]),
+            };
+            self.rows[r].commit(&self.config, &part);
+            from = to;
+        }
+        Ok(())
+    }
+
+    /// Number of positions requested of `rows`, which must be distinct and waiting.
+    fn wanted(&self, rows: &[usize]) -> Result<usize> {
+        let mut seen = vec![false; self.rows.len()];
+        for &r in rows {
+            let waiting = self.rows.get(r).is_some_and(|row| row.pending().is_some());
+            if !waiting || std::mem::replace(&mut seen[r], true) {
+                return Err(Error::Mismatch(format!(
+                    "rows must be distinct rows of the last request, got {r}; call next() first and answer each row once"
+                )));
+            }
+        }
+        Ok(rows.iter().map(|&r| self.positions(r).len()).sum())
+    }
+
+    /// Row and position of the i-th requested position of `rows`.
+    fn site_of(&self, rows: &[usize], i: usize) -> (usize, usize) {
+        let mut from = 0;
+        for &r in rows {
+            let positions = self.positions(r);
+            if i < from + positions.len() {
+                return (r, positions[i - from] as usize);
+            }
+            from += positions.len();
+        }
+        unreachable!("{i} lies among the requested positions")
+    }
+}
+
+impl Config {
+    /// Can the positions be chosen before the model is asked?
+    fn chooses_blindly(&self) -> bool {
+        self.order.is_blind() && (self.cut == Cut::Count || self.order == Order::Ancestral)
+    }
+}
+
+#[cfg(test)]
+mod tests;
