@@ -1,0 +1,135 @@
+"""The encoder computes what `transformers.BertForMaskedLM` computes, and refuses what it cannot compute."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.models.encoder import Encoder, EncoderConfig
+
+CONFIG = EncoderConfig(
+    vocab_size=23,
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=40,
+    max_position_embeddings=17,
+    mask_token_id=5,
+    eos_token_id=6,
+    pad_token_id=0,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint in which every tensor, biases and norms too, is random and large enough to matter."""
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        name: (torch.randn(tensor.shape, generator=random) * 0.3).bfloat16()
+        for name, tensor in Encoder(CONFIG).state_dict().items()
+    }
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(CONFIG.to_json())
+    return tmp_path
+
+
+def rewrite_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 9), (2, 17)])
+def test_same_logits_as_transformers(folder: Path, batch: int, length: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    stock, report = transformers.BertForMaskedLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(report.values()), report
+    ids = torch.randint(0, 23, (batch, length), generator=torch.Generator().manual_seed(length))
+    with torch.no_grad():
+        expected = stock.eval()(input_ids=ids).logits
+    logits = Encoder.from_folder(folder)(ids)
+    assert logits.dtype == torch.float32
+    assert logits.shape == (batch, length, 23)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=2e-6)
+
+
+def test_attributes(folder: Path) -> None:
+    model = Encoder.from_folder(folder)
+    assert model.config == CONFIG
+    assert (model.mask_token_id, model.eos_token_id) == (5, 6)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_answer_does_not_depend_on_its_neighbours(folder: Path) -> None:
+    model = Encoder.from_folder(folder)
+    ids = torch.randint(0, 23, (4, 17), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model(ids)[2:3], model(ids[2:3]), rtol=0, atol=2e-6)
+
+
+def test_missing_and_unexpected_tensors_are_named(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["extra"] = tensors.pop("cls.predictions.bias")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing tensors \['cls.predictions.bias'\], unexpected .*\['extra'\]"):
+        Encoder.from_folder(folder)
+
+
+def test_a_wrong_shape_is_named(folder: Path) -> None:
+    rewrite_config(folder, max_position_embeddings=18)
+    with pytest.raises(CheckpointError, match=r"position_embeddings.weight must have shape \[18, 24\], got \[17, 24\]"):
+        Encoder.from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model_type", "roberta"), ("hidden_act", "relu"), ("tie_word_embeddings", False), ("is_decoder", True)],
+)
+def test_other_architectures_are_refused(folder: Path, name: str, value: object) -> None:
+    rewrite_config(folder, **{name: value})
+    with pytest.raises(CheckpointError, match=f"{name} must be"):
+        Encoder.from_folder(folder)
+
+
+def test_a_config_without_a_size_is_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["vocab_size"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="vocab_size"):
+        Encoder.from_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_unreadable_files_are_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"{ not a file of that kind")
+    with pytest.raises(CheckpointError, match=name):
+        Encoder.from_folder(folder)
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        Encoder.from_folder(folder)
+
+
+def test_bad_ids_are_refused(folder: Path) -> None:
+    model = Encoder.from_folder(folder)
+    with pytest.raises(InvalidTypeError, match="int64 of shape"):
+        model(torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(InvalidTypeError, match="int64 of shape"):
+        model(torch.zeros(1, 5))
+    with pytest.raises(InvalidValueError, match="17 positions, got a canvas of 18"):
+        model(torch.zeros(1, 18, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 5}, "must divide"),
+        ({"mask_token_id": 23}, r"mask_token_id must lie in \[0, vocab_size=23"),
+    ],
+)
+def test_bad_configs_are_refused(folder: Path, change: dict[str, int], message: str) -> None:
+    rewrite_config(folder, **change)
+    with pytest.raises(CheckpointError, match=message):
+        Encoder.from_folder(folder)
