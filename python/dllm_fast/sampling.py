@@ -47,7 +47,7 @@ def sample(
 
     Args:
         model: a torch module or any callable that takes ids `[B, L]` (int64 tensor) and returns logits `[B, L, V]` (tensor,
-            NumPy array, or an object with `.logits`); None for the embedded text model. Rows of different length are never
+            NumPy array, or an object with `.logits`); None for the embedded one. Rows of different length are never
             padded: rows of equal length share a forward.
         prompt: a string, a list of strings (both need a tokenizer), a sequence of ids, or a list of sequences of any
             lengths (lists, arrays, tensors; a 2-D tensor is rows).
@@ -81,7 +81,7 @@ def infill(
 ) -> Result:
     """Fills exactly the mask tokens of each canvas and appends nothing. Blocks are counted from position 0.
 
-    Arguments and errors are those of `sample`, without `max_new_tokens`. With `model=None` it is the embedded Sudoku model.
+    Arguments and errors are those of `sample`, without `max_new_tokens`.
     A canvas without masks comes back unchanged after zero forwards.
     """
     return _run(model, canvas, resolve(preset, config, settings), tokenizer, seed, num_samples, on_step, infilling=True)
@@ -99,7 +99,7 @@ def _run(
     infilling: bool,
 ) -> Result:
     if model is None:
-        model, tokenizer = _embedded(tokenizer, infilling=infilling)
+        model, tokenizer = _embedded(tokenizer)
     adapter = ModelAdapter(model)
     prompts, _ = text.rows(prompt, tokenizer, "canvas" if infilling else "prompt")
     config = _with_ids(resolved.config, adapter, tokenizer)
@@ -183,10 +183,10 @@ def _event(
     )
 
 
-def _embedded(tokenizer: Any, *, infilling: bool) -> tuple[Model, Any]:
-    from dllm_fast import demo  # noqa: PLC0415  # reads the embedded weights
+def _embedded(tokenizer: Any) -> tuple[Model, Any]:
+    from dllm_fast import demo  # noqa: PLC0415  # only who asks for the embedded model pays for reading it
 
-    model, own = demo.load() if infilling else demo.load_text()
+    model, own = demo.load()
     return model, own if tokenizer is None else tokenizer
 
 

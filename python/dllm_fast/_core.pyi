@@ -1,0 +1,125 @@
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+def check_config(object: object) -> None: ...
+def mask_predict(
+    logits: Any,
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    suppress: NDArray[np.int64],
+    current: NDArray[np.int64] | None,
+    seed: int | Sequence[int],
+    request: int | Sequence[int],
+    positions: NDArray[np.int64] | None,
+    step: int | Sequence[int],
+) -> Prediction: ...
+def schedule(name: str, masks: int, steps: int, eps: float) -> list[int]: ...
+def set_threads(threads: int | None = None) -> None: ...
+def sudoku_puzzles(
+    n: int,
+    seed: int,
+    min_givens: int = 26,
+    max_givens: int = 50,
+    *,
+    held_out: bool = True,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+@final
+class Edit:
+    @property
+    def step(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def token(self) -> int: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def time(self) -> float: ...
+
+@final
+class Prediction:
+    def __new__(
+        cls,
+        *,
+        token: NDArray[np.int64] | Sequence[int],
+        probability: NDArray[np.float64],
+        top1: NDArray[np.float64],
+        top2: NDArray[np.float64],
+        entropy: NDArray[np.float64],
+    ) -> Prediction: ...
+    @property
+    def token(self) -> NDArray[np.int64]: ...
+    @property
+    def probability(self) -> NDArray[np.float64]: ...
+    @property
+    def top1(self) -> NDArray[np.float64]: ...
+    @property
+    def top2(self) -> NDArray[np.float64]: ...
+    @property
+    def entropy(self) -> NDArray[np.float64]: ...
+    @property
+    def logsumexp(self) -> NDArray[np.float64] | None: ...
+    @property
+    def current(self) -> NDArray[np.float64] | None: ...
+    def __len__(self) -> int: ...
+
+@final
+class Request:
+    @property
+    def rows(self) -> NDArray[np.int64]: ...
+    @property
+    def canvases(self) -> list[NDArray[np.int64]]: ...
+    @property
+    def positions(self) -> list[NDArray[np.int64]]: ...
+    @property
+    def step(self) -> int: ...
+    def groups(
+        self, *, shift: bool = False
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]: ...
+
+@final
+class Sampler:
+    def __new__(
+        cls,
+        config: object,
+        canvases: Sequence[NDArray[np.int64] | Sequence[int]],
+        *,
+        seed: int | Sequence[int] | None = None,
+        request: int | Sequence[int] | None = None,
+        block_start: int | Sequence[int] | None = None,
+        score_all: bool = False,
+    ) -> Sampler: ...
+    def next(self) -> Request | None: ...
+    def predict(
+        self,
+        logits: Any,
+        *,
+        rows: NDArray[np.int64] | Sequence[int] | None = None,
+        index: NDArray[np.int64] | Sequence[int] | None = None,
+    ) -> Prediction: ...
+    def feed(
+        self,
+        logits: Any = None,
+        *,
+        prediction: Prediction | None = None,
+        tokens: NDArray[np.int64] | Sequence[int] | None = None,
+        scores: NDArray[np.float64] | Sequence[float] | None = None,
+        rows: NDArray[np.int64] | Sequence[int] | None = None,
+        index: NDArray[np.int64] | Sequence[int] | None = None,
+    ) -> None: ...
+    @property
+    def canvases(self) -> list[NDArray[np.int64]]: ...
+    @property
+    def trajectory(self) -> list[list[Edit]]: ...
+    @property
+    def nfe_per_row(self) -> list[int]: ...
