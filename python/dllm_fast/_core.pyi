@@ -31,6 +31,7 @@ def sudoku_puzzles(
     *,
     held_out: bool = True,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+
 @final
 class Edit:
     @property
@@ -83,9 +84,7 @@ class Request:
     def positions(self) -> list[NDArray[np.int64]]: ...
     @property
     def step(self) -> int: ...
-    def groups(
-        self, *, shift: bool = False
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]: ...
+    def groups(self, *, shift: bool = False) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]: ...
 
 @final
 class Sampler:

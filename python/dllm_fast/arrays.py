@@ -37,7 +37,7 @@ def logits_matrix(logits: Any) -> NDArray[Any]:
         remedy = _REMEDY.get(name, "convert them to float32")
         raise InvalidTypeError(f"logits must be float32, float16 or bfloat16, got {name}; {remedy}")
     shape = tuple(logits.shape)
-    if len(shape) != 2 or shape[1] == 0:  # noqa: PLR2004
+    if len(shape) != 2 or shape[1] == 0:
         raise InvalidValueError(f"logits must have the shape [N, V] with V > 0, got {list(shape)}; reshape them")
     if isinstance(logits, np.ndarray):
         contiguous = logits.flags.c_contiguous
@@ -48,7 +48,7 @@ def logits_matrix(logits: Any) -> NDArray[Any]:
         if tensor.device.type != "cpu":
             tensor = tensor.cpu()
         if contiguous:
-            import torch  # noqa: PLC0415  # a tensor is here, so torch is imported already
+            import torch
 
             array = (tensor.view(torch.int16) if name == "bfloat16" else tensor).numpy()
     if not contiguous:
@@ -80,4 +80,4 @@ def integer_array(value: object, name: str) -> NDArray[np.int64]:
 
 def _describe(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."  # noqa: PLR2004
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -82,9 +82,9 @@ def schedule(name: str, masks: int, steps: int, *, eps: float = 1e-3) -> NDArray
     Raises:
         InvalidValueError: an unknown name, negative masks, no steps, or `eps` outside (0, 1).
     """
-    import numpy as np  # noqa: PLC0415  # keeps `import dllm_fast` quick
+    import numpy as np
 
-    from dllm_fast.errors import InvalidValueError  # noqa: PLC0415
+    from dllm_fast.errors import InvalidValueError
 
     if masks < 0:
         raise InvalidValueError(f"masks must be at least 0, got {masks}; count the masked positions")

@@ -67,7 +67,9 @@ class Result:
             InvalidValueError: several rows, or no tokenizer to make text with.
         """
         if self.texts is None:
-            raise InvalidValueError("text needs a tokenizer, got none; pass tokenizer= to sample, or decode new_tokens yourself")
+            raise InvalidValueError(
+                "text needs a tokenizer, got none; pass tokenizer= to sample, or decode new_tokens yourself"
+            )
         if len(self.texts) != 1:
             raise InvalidValueError(f"text is for a single row, got {len(self.texts)} rows; use texts")
         return self.texts[0]

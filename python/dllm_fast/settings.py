@@ -73,7 +73,7 @@ def resolve(preset: str | None, config: SamplerConfig | None, settings: Mapping[
     """Settings over `config` or the preset over the defaults.
 
     Raises:
-        InvalidValueError: an unknown name or preset, two names for one thing with different values, a value out of range.
+        InvalidValueError: an unknown name or preset, two names for one thing with different values, a bad value.
         InvalidTypeError: a value, or `config`, of the wrong type.
     """
     values, aliases = _canonical(settings)
@@ -134,8 +134,9 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
     total, each = typed.get("steps"), typed.get("steps_per_block")
     if total and each and values["steps"] is not None and values["steps_per_block"] is not None:
         raise InvalidValueError(
-            f"{total} is the total number of forwards and {each} the number in each block, got {total}={values['steps']} and "
-            f"{each}={values['steps_per_block']}; give one of them (LLaDA counts the total, Diffusers counts per block)"
+            f"{total} is the total number of forwards and {each} the number in each block, "
+            f"got {total}={values['steps']} and {each}={values['steps_per_block']}; "
+            "give one of them (LLaDA counts the total, Diffusers counts per block)"
         )
     return values, aliases
 
@@ -143,9 +144,7 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
 def _order(name: str, value: object) -> str:
     if isinstance(value, str) and value in _ORDERS:
         return _ORDERS[value]
-    raise InvalidValueError(
-        f"{name} must be one of {', '.join(_ORDERS)}, got {value!r}; our own names go with order="
-    )
+    raise InvalidValueError(f"{name} must be one of {', '.join(_ORDERS)}, got {value!r}; our own names go with order=")
 
 
 def _unknown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Prompts and answers as text. The only module that knows strings; works with `tokenizers` and with transformers' tokenizers."""
+"""Prompts and answers as text: the only module that knows strings. Takes tokenizers of `tokenizers` and transformers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def rows(prompt: object, tokenizer: Any, name: str) -> tuple[list[NDArray[np.int
     for i, item in enumerate(items):
         ids = encode(item, tokenizer, name) if isinstance(item, str) else integer_array(item, name)
         if ids.ndim != 1:
-            raise InvalidTypeError(f"each row of {name} must be a flat sequence of ids, got shape {list(ids.shape)}; pass a list of rows")
+            raise InvalidTypeError(
+                f"each row of {name} must be a flat sequence of ids, got shape {list(ids.shape)}; pass a list of rows"
+            )
         if ids.size == 0:
             raise InvalidValueError(f"{name} must not be empty, got no tokens in row {i}; pass at least one token (BOS, say)")
         encoded.append(ids)
@@ -44,19 +46,21 @@ def _is_single(prompt: object, name: str) -> bool:
     if isinstance(prompt, str):
         return True
     if isinstance(prompt, np.ndarray) or is_tensor(prompt):
-        return prompt.ndim <= 1  # type: ignore[attr-defined]
+        return len(prompt.shape) <= 1  # type: ignore[attr-defined]
     if isinstance(prompt, list | tuple):
         return bool(prompt) and not isinstance(prompt[0], str | list | tuple | np.ndarray) and not is_tensor(prompt[0])
     raise InvalidTypeError(
-        f"{name} must be a string, a list of strings, a sequence of ids or a list of those, got {type(prompt).__name__}; "
-        "convert it first"
+        f"{name} must be a string, a list of strings, a sequence of ids or a list of those, "
+        f"got {type(prompt).__name__}; convert it first"
     )
 
 
 def encode(text: str, tokenizer: Any, name: str) -> NDArray[np.int64]:
     """Ids of a string."""
     if tokenizer is None:
-        raise InvalidValueError(f"a {name} of text needs a tokenizer, got {text[:40]!r} and none; pass tokenizer=, or token ids")
+        raise InvalidValueError(
+            f"a {name} of text needs a tokenizer, got {text[:40]!r} and none; pass tokenizer=, or token ids"
+        )
     encoding = tokenizer.encode(text)
     return np.asarray(getattr(encoding, "ids", encoding), dtype=np.int64)
 

@@ -53,9 +53,9 @@ def load_text() -> tuple[Encoder, Tokenizer]:
 
 def load_folder(folder: Path) -> tuple[Encoder, Tokenizer]:
     """The encoder and the tokenizer of a model folder."""
-    from tokenizers import Tokenizer  # noqa: PLC0415, a quick import of the package is worth the late one here
+    from tokenizers import Tokenizer
 
-    from dllm_fast.models.encoder import Encoder  # noqa: PLC0415
+    from dllm_fast.models.encoder import Encoder
 
     return Encoder.from_folder(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
@@ -67,9 +67,9 @@ def problems(n: int, seed: int = 0, givens: tuple[int, int] = (26, 50)) -> list[
     `givens` (both ends included, 22 to 81). No solution grid of these puzzles occurs in training: the two sets are
     kept apart by a hash of the grid. Puzzle i depends on `(seed, i, givens)` alone.
     """
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from dllm_fast import _core  # noqa: PLC0415
+    from dllm_fast import _core
 
     low, high = givens
     if not 22 <= low <= high <= CELLS:
@@ -85,7 +85,7 @@ def check(canvas: npt.ArrayLike | Tensor | Sequence[int]) -> bool:
 
     Anything else (masks left, another length) is False. A grid that also keeps the givens of a puzzle is its solution.
     """
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     cells = np.asarray(canvas)
     if cells.shape != (CELLS,) or not np.issubdtype(cells.dtype, np.integer):
@@ -101,9 +101,9 @@ def text_problems(n: int, seed: int = 0) -> list[tuple[str, str]]:
 
     Words have 1 to 12 letters, so prompts have 7 to 21 characters and answers at most 24.
     """
-    import random  # noqa: PLC0415
+    import random
 
-    from dllm_fast.demo import word_tasks  # noqa: PLC0415
+    from dllm_fast.demo import word_tasks
 
     if n < 0:
         raise InvalidValueError(f"n must not be negative, got {n}")

@@ -86,11 +86,11 @@ def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]
     logits = output if isinstance(output, torch.Tensor | np.ndarray) else getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor | np.ndarray):
         raise InvalidTypeError(
-            f"a model must return logits as a torch tensor, a NumPy array or an object with .logits, got {type(output).__name__}; "
-            "wrap it in a function that does"
+            "a model must return logits as a torch tensor, a NumPy array or an object with .logits, "
+            f"got {type(output).__name__}; wrap it in a function that does"
         )
     shape = tuple(logits.shape)
-    if len(shape) != 3 or shape[:2] != (batch, length):  # noqa: PLR2004
+    if len(shape) != 3 or shape[:2] != (batch, length):
         raise InvalidValueError(
             f"logits must have the shape [B, L, V] of the ids {[batch, length]}, got {list(shape)}; "
             "return one row of logits for every token of every row"

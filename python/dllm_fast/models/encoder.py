@@ -63,9 +63,7 @@ class EncoderConfig:
         for name, expected in FIXED_SETTINGS.items():
             # Keys at their default are often left out by transformers; only the family must be named.
             if raw.get(name, None if name == "model_type" else expected) != expected:
-                raise CheckpointError(
-                    f"{name} must be {expected!r} for this forward, got {raw.get(name)!r} in {folder}"
-                )
+                raise CheckpointError(f"{name} must be {expected!r} for this forward, got {raw.get(name)!r} in {folder}")
         known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
         try:
             return cls(**known)
@@ -114,9 +112,7 @@ class SelfAttention(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         batch, length, width = hidden.shape
         shape = (batch, length, self.heads, width // self.heads)
-        query, key, value = (
-            project(hidden).view(shape).transpose(1, 2) for project in (self.query, self.key, self.value)
-        )
+        query, key, value = (project(hidden).view(shape).transpose(1, 2) for project in (self.query, self.key, self.value))
         mixed = F.scaled_dot_product_attention(query, key, value)
         return mixed.transpose(1, 2).reshape(batch, length, width)
 

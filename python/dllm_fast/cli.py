@@ -1,0 +1,164 @@
+"""The command `dllm-fast`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from dllm_fast.errors import DllmFastError, InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dllm_fast.result import Result
+
+_EPILOG = """\
+examples:
+  dllm-fast demo                       fill a fresh Sudoku with the embedded model, cell by cell
+  dllm-fast demo --preset fast-dllm    the same with fewer forwards
+  dllm-fast demo --puzzle 53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
+"""
+_CELLS = 81
+_DEFAULT_PRESET = "llada"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command. Status 0: done and, for the demo, solved; 1: not solved; 2: bad input."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return _demo(options)
+    except DllmFastError as error:
+        print(f"dllm-fast: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from dllm_fast import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="dllm-fast",
+        description="Sample from diffusion language models.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dllm-fast {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    demo = commands.add_parser("demo", help="solve a Sudoku with the embedded model", description=_demo.__doc__)
+    demo.add_argument("--puzzle", metavar="STRING", help="81 characters in row order, . or 0 for blanks")
+    demo.add_argument("--preset", default=_DEFAULT_PRESET, help=f"a name of dllm_fast.presets() (default: {_DEFAULT_PRESET})")
+    demo.add_argument("--seed", type=int, default=0, help="of the puzzle and of the sampler (default: 0)")
+    demo.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    """Solve a Sudoku with the embedded masked-diffusion model and check the answer. Exit status 0 exactly when solved."""
+    given = None if options.puzzle is None else _digits(options.puzzle)
+    # Imported late: bad input and --help need not wait for torch.
+    import numpy as np
+
+    from dllm_fast import demo, infill
+    from dllm_fast.settings import resolve
+
+    resolve(options.preset, None, {})
+    if given is None:
+        if not 0 <= options.seed < 2**64:
+            raise InvalidValueError(f"--seed must lie in [0, 2^64), got {options.seed}; use a number from 0")
+        canvas = demo.problems(1, options.seed)[0]
+    else:
+        canvas = np.array([digit or demo.MASK_ID for digit in given], dtype=np.int64)
+    model, tokenizer = demo.load()
+
+    view = None
+    if not options.json:
+        from dllm_fast.terminal import GridView
+
+        print(f"puzzle  {_line(canvas)}\n")
+        view = GridView(canvas, demo.MASK_ID, sys.stdout)
+    result = infill(
+        model,
+        canvas,
+        tokenizer=tokenizer,
+        preset=options.preset,
+        seed=options.seed,
+        on_step=view,
+        suppress_tokens=[token for token in range(model.config.vocab_size) if not 1 <= token <= 9],
+    )
+    solved = demo.check(result.sequences[0])
+    if options.json:
+        print(json.dumps(_summary(canvas, result, solved, options)))
+    else:
+        _report(result, solved, options)
+    return 0 if solved else 1
+
+
+def _digits(puzzle: str) -> list[int]:
+    """The cells of a puzzle, 0 for blanks.
+
+    Raises:
+        InvalidValueError: not 81 cells, another character, or a digit twice in a row, column or box.
+    """
+    text = "".join(puzzle.split())
+    if len(text) != _CELLS:
+        raise InvalidValueError(
+            f"--puzzle must have 81 characters, got {len(text)}; write the rows one after the other, . for blanks"
+        )
+    if bad := sorted(set(text) - set(".0123456789")):
+        raise InvalidValueError(f"--puzzle must hold digits and . or 0 for blanks, got {bad[0]!r}; replace it")
+    cells = [0 if c == "." else int(c) for c in text]
+    for p, digit in enumerate(cells):
+        for q in range(p):
+            if digit and cells[q] == digit and _see_each_other(p, q):
+                raise InvalidValueError(
+                    f"--puzzle must be solvable, got {digit} twice: row {q // 9 + 1} column {q % 9 + 1} and "
+                    f"row {p // 9 + 1} column {p % 9 + 1}; correct one of them"
+                )
+    return cells
+
+
+def _see_each_other(p: int, q: int) -> bool:
+    same_box = p // 27 == q // 27 and p % 9 // 3 == q % 9 // 3
+    return p // 9 == q // 9 or p % 9 == q % 9 or same_box
+
+
+def _line(canvas: NDArray[np.int64]) -> str:
+    return "".join(str(token) if 1 <= token <= 9 else "." for token in canvas.tolist())
+
+
+def _summary(canvas: NDArray[np.int64], result: Result, solved: bool, options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "puzzle": _line(canvas),
+        "answer": _line(result.sequences[0]),
+        "solved": solved,
+        "nfe": result.stats.nfe,
+        "tokens_per_forward": round(result.stats.tokens_per_forward, 3),
+        "model_ms": round(result.stats.model_ms, 3),
+        "sampler_ms": round(result.stats.sampler_ms, 3),
+        "preset": options.preset,
+        "seed": options.seed,
+    }
+
+
+def _report(result: Result, solved: bool, options: argparse.Namespace) -> None:
+    stats = result.stats
+    print(f"\nanswer  {_line(result.sequences[0])}")
+    print("solved: every row, column and box holds 1 to 9" if solved else "not solved: some row, column or box is wrong")
+    print(
+        f"{stats.nfe} forwards, {stats.tokens_per_forward:.2f} tokens per forward, {stats.model_ms:.0f} ms in the model, "
+        f"{stats.sampler_ms:.1f} ms in the sampler, preset {options.preset}, seed {options.seed}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

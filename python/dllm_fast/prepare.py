@@ -1,0 +1,153 @@
+"""From what the caller gives to what the sampler starts from: special tokens, lengths, canvases, random streams.
+
+Everything that can be refused is refused here, before the first forward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dllm_fast import text
+from dllm_fast.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dllm_fast.config import SamplerConfig
+    from dllm_fast.models.adapter import ModelAdapter
+    from dllm_fast.settings import Resolved
+
+DEFAULT_NEW_TOKENS = 128
+
+
+def with_ids(config: SamplerConfig, model: ModelAdapter, tokenizer: Any) -> SamplerConfig:
+    """The settings with the mask and the end tokens of the model or the tokenizer, where the caller left them open."""
+    mask = config.mask_token_id
+    if mask is None:
+        found = model.token_id("mask_token_id")
+        mask = text.mask_token_id(tokenizer) if found is None else found  # type: ignore[assignment]
+    if mask is None:
+        raise InvalidValueError(
+            "a mask token is needed, got none from the model or the tokenizer; pass mask_token_id= "
+            "(LLaDA 126336, Dream 151666, LLaDA2 156895, BERT 103)"
+        )
+    ends = config.eos_token_id
+    if ends is None:
+        ends = model.token_id("eos_token_id")
+        ends = text.eos_token_id(tokenizer) if ends is None else ends
+    return dataclasses.replace(config, mask_token_id=mask, eos_token_id=ends)
+
+
+def check_ids(prompts: list[NDArray[np.int64]], config: SamplerConfig, model: ModelAdapter, *, infilling: bool) -> None:
+    """Refuses ids outside the vocabulary, as far as that is known, and masks in a prompt."""
+    vocabulary = model.vocabulary
+    if vocabulary is not None:
+        masks = () if config.mask_token_id is None else (config.mask_token_id,)
+        settings = {
+            "mask_token_id": masks,
+            "eos_token_id": config.eos_token_ids,
+            "suppress_tokens": config.suppress_tokens,
+        }
+        for setting, tokens in settings.items():
+            if outside := [token for token in tokens if token >= vocabulary]:
+                raise InvalidValueError(
+                    f"{setting} must be an id of the vocabulary, got {outside[0]} for {vocabulary} ids; "
+                    "check it against the tokenizer"
+                )
+    name = "canvas" if infilling else "prompt"
+    for row, ids in enumerate(prompts):
+        low, high = ids.min(), ids.max()
+        if low < 0 or (vocabulary is not None and high >= vocabulary):
+            raise InvalidValueError(
+                f"ids of the {name} must lie in [0, {vocabulary or '2^32'}), "
+                f"got {low if low < 0 else high} in row {row}; use the tokenizer of this model"
+            )
+        if not infilling and (found := np.flatnonzero(ids == config.mask_token_id)).size:
+            raise InvalidValueError(
+                f"a prompt must hold no mask tokens, got one at position {found[0]} of row {row}; "
+                "to fill masks in place use dllm_fast.infill"
+            )
+
+
+def with_length(
+    config: SamplerConfig, resolved: Resolved, prompts: list[NDArray[np.int64]], model: ModelAdapter, *, infilling: bool
+) -> SamplerConfig:
+    """The settings with the number of new tokens, the block and the end rule decided."""
+    longest = max(len(prompt) for prompt in prompts)
+    context = model.context
+    if infilling:
+        if "max_new_tokens" in resolved.given:
+            raise InvalidValueError(
+                f"infill appends nothing, got max_new_tokens={config.max_new_tokens}; leave it out, or use sample"
+            )
+        if context is not None and longest > context:
+            raise InvalidValueError(f"a canvas must fit the model's context of {context} tokens, got {longest}; shorten it")
+        return dataclasses.replace(config, stop_at_eos=bool(config.stop_at_eos))
+
+    new_tokens = config.max_new_tokens
+    if new_tokens is None:
+        new_tokens = DEFAULT_NEW_TOKENS if context is None else min(DEFAULT_NEW_TOKENS, max(context - longest, 1))
+    if context is not None and longest + new_tokens > context:
+        raise InvalidValueError(
+            f"prompt and new tokens must fit the model's context of {context} tokens, got {longest} + {new_tokens}; "
+            "shorten the prompt or lower max_new_tokens"
+        )
+    block = config.block_length
+    if block is not None and "block_length" in resolved.given and new_tokens % block:
+        raise InvalidValueError(_block_error(block, new_tokens))
+    block = None if block is None else min(block, new_tokens)
+    steps = config.steps
+    if steps is None and config.steps_per_block is None and config.commits_counts and config.schedule == "even":
+        # One token a forward, said in full; a short last block has no such number.
+        steps = new_tokens if block is None or new_tokens % block == 0 else None
+    stop = config.stop_at_eos
+    return dataclasses.replace(
+        config,
+        max_new_tokens=new_tokens,
+        block_length=block,
+        steps=steps,
+        stop_at_eos=config.eos_token_id is not None if stop is None else stop,
+    )
+
+
+def _block_error(block: int, new_tokens: int) -> str:
+    divisors = [d for d in range(1, new_tokens + 1) if new_tokens % d == 0]
+    nearest = min(divisors, key=lambda d: (abs(d - block), d))
+    lengths = [n for n in (new_tokens // block * block, -(-new_tokens // block) * block) if n]
+    return (
+        f"block_length must divide max_new_tokens, got {block} and {new_tokens}; use block_length={nearest}, "
+        f"or max_new_tokens={' or '.join(map(str, dict.fromkeys(lengths)))}"
+    )
+
+
+def canvas_of(prompt: NDArray[np.int64], config: SamplerConfig, *, infilling: bool) -> NDArray[np.int64]:
+    """The canvas that is filled: the prompt and its masks, or what `infill` was given."""
+    if infilling:
+        return prompt
+    return np.concatenate([prompt, np.full(config.max_new_tokens or 0, config.mask_token_id, dtype=np.int64)])
+
+
+def streams(seed: int | Sequence[int], num_samples: int, prompts: int) -> tuple[list[int], list[int]]:
+    """Seed and sample index of every row."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
+        raise InvalidTypeError(f"num_samples must be a whole number, got {num_samples!r}; use 1 for one answer a prompt")
+    if num_samples < 1:
+        raise InvalidValueError(f"num_samples must be at least 1, got {num_samples}; use 1 for one answer a prompt")
+    if isinstance(seed, int | np.integer):
+        seeds = [int(seed)] * prompts
+    elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+        seeds = [int(s) for s in seed]
+    else:
+        raise InvalidTypeError(f"seed must be a whole number, or one for each prompt, got {seed!r}; pass an int")
+    if len(seeds) != prompts:
+        raise InvalidValueError(
+            f"seed must be one number, or one for each of {prompts} prompts, got {len(seeds)}; check its length"
+        )
+    for value in seeds:
+        if not 0 <= value < 2**64:
+            raise InvalidValueError(f"seed must lie in [0, 2^64), got {value}; use a number from 0")
+    return [s for s in seeds for _ in range(num_samples)], list(range(num_samples)) * prompts
