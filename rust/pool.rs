@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 struct Pool {
     process: u32,
     threads: Option<usize>,
-    pool: Option<Arc<ThreadPool>>,
+    workers: Option<Arc<ThreadPool>>,
 }
 
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     process: 0,
     threads: None,
-    pool: None,
+    workers: None,
 });
 
 /// Number of threads from now on; `None` takes `RAYON_NUM_THREADS`, or else one per core.
@@ -27,7 +27,7 @@ pub fn set_threads(threads: Option<usize>) {
 
 /// Forgets the pool; one made by another process must not be joined, its threads are not here.
 fn discard(state: &mut Pool) {
-    let old = state.pool.take();
+    let old = state.workers.take();
     if state.process != std::process::id() {
         std::mem::forget(old);
     }
@@ -41,7 +41,7 @@ fn pool() -> Arc<ThreadPool> {
         state.process = process;
     }
     let threads = state.threads.unwrap_or(0);
-    let made = state.pool.get_or_insert_with(|| {
+    let made = state.workers.get_or_insert_with(|| {
         let build = |n| {
             ThreadPoolBuilder::new()
                 .num_threads(n)

@@ -106,7 +106,7 @@ pub fn stats(row: &Row<'_>, scratch: &mut Scratch) -> Result<Stats, Unusable> {
             sums,
         });
     }
-    if suspicious && let Some(id) = first_id(row, scratch, |x| x.is_nan()) {
+    if suspicious && let Some(id) = first_id(row, scratch, f32::is_nan) {
         return Err(Unusable::NotANumber(id));
     }
     if top.first == f32::NEG_INFINITY {

@@ -135,9 +135,9 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
 }
 
 /// Tokens as int64.
-pub(super) fn tokens<'py>(
-    py: Python<'py>,
+pub(super) fn tokens(
+    py: Python<'_>,
     tokens: impl ExactSizeIterator<Item = u32>,
-) -> Bound<'py, PyArray1<i64>> {
+) -> Bound<'_, PyArray1<i64>> {
     PyArray1::from_iter(py, tokens.map(i64::from))
 }

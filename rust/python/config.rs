@@ -122,13 +122,10 @@ fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
 pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<Config> {
     let flag = |name| get::<bool>(object, name, "True or False").map(|b| b.unwrap_or(false));
     let as_published = flag("as_published")?;
-    let mask = match get::<u32>(object, "mask_token_id", ID)?.or(mask) {
-        Some(id) => id,
-        None => {
-            return Err(bad_value(
-                "a mask token is needed, got none; pass mask_token_id (LLaDA 126336, Dream 151666, LLaDA2 156895, BERT 103)".into(),
-            ));
-        }
+    let Some(mask) = get::<u32>(object, "mask_token_id", ID)?.or(mask) else {
+        return Err(bad_value(
+            "a mask token is needed, got none; pass mask_token_id (LLaDA 126336, Dream 151666, LLaDA2 156895, BERT 103)".into(),
+        ));
     };
     let name: String = get(object, "schedule", "a name")?.unwrap_or_else(|| "even".into());
     let schedule = schedule(&name, get(object, "eps", NUMBER)?.unwrap_or(1e-3))?;

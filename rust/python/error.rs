@@ -7,6 +7,7 @@ pyo3::import_exception!(dllm_fast.errors, InvalidTypeError);
 pyo3::import_exception!(dllm_fast.errors, InvalidValueError);
 
 /// Every error of the core is about a value; wrong types are found while converting.
+#[allow(clippy::needless_pass_by_value)] // it is what `map_err` hands over
 pub(super) fn raise(error: Error) -> PyErr {
     InvalidValueError::new_err(error.to_string())
 }

@@ -109,8 +109,7 @@ impl Sampler {
     fn published_mean(&self) -> Option<f64> {
         let quirk = self.config.as_published && self.config.schedule.keeps_idle_steps();
         quirk.then(|| {
-            self.rows.iter().map(|r| r.masks()).sum::<usize>() as f64
-                / self.rows.len().max(1) as f64
+            self.rows.iter().map(Row::masks).sum::<usize>() as f64 / self.rows.len().max(1) as f64
         })
     }
 

@@ -1,0 +1,104 @@
+"""The command line as a person or a script meets it."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+ANSWER = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dllm_fast.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+
+
+def test_demo_fills_a_puzzle_line_by_line_where_nobody_watches() -> None:
+    done = run("demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step   1  filled  1/" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "solved: every row" in done.stdout
+    for said in ("forwards", "tokens per forward", "ms in the model", "ms in the sampler", "seed 0"):
+        assert said in done.stdout
+
+
+def test_demo_solves_a_puzzle_given_by_hand() -> None:
+    done = run("demo", "--puzzle", PUZZLE.replace(".", "0"), "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert said["answer"] == ANSWER
+    assert said["puzzle"] == PUZZLE
+    assert said["solved"] is True
+    assert said["nfe"] == PUZZLE.count(".")
+    assert said["tokens_per_forward"] == 1.0
+    assert said["model_ms"] > 0
+    assert said["sampler_ms"] > 0
+    assert (said["preset"], said["seed"]) == ("llada", 0)
+
+
+def test_status_is_1_when_the_answer_is_wrong() -> None:
+    done = run("demo", "--puzzle", "." * 81, "--preset", "mdlm", "--json")
+    assert json.loads(done.stdout)["solved"] is False
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--puzzle", "123"], "must have 81 characters, got 3"),
+        (["--puzzle", "x" * 81], "got 'x'"),
+        (["--puzzle", "11" + "." * 79], "got 1 twice: row 1 column 1 and row 1 column 2"),
+        (["--preset", "fast-dlm"], "did you mean 'fast-dllm'?"),
+        (["--seed", "-1"], "--seed must lie in [0, 2^64), got -1"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str) -> None:
+    done = run("demo", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_without_a_command_it_explains_itself() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "dllm-fast demo" in done.stdout
+
+
+def watch(**environment: str) -> str:
+    """What the demo writes to a terminal."""
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "dllm_fast.cli", "demo", "--preset", "fast-dllm"]
+    process = subprocess.Popen(command, stdout=terminal, env=os.environ | {"TERM": "xterm"} | environment)
+    os.close(terminal)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(controller, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    process.wait()
+    os.close(controller)
+    return seen.decode()
+
+
+def test_on_a_terminal_the_grid_is_redrawn_in_place() -> None:
+    seen = watch()
+    assert "+-------+-------+-------+" in seen
+    assert "\x1b[14A" in seen
+    assert "\x1b[1;32m" in seen
+
+
+def test_no_color_is_respected() -> None:
+    seen = watch(NO_COLOR="1")
+    assert "\x1b[14A" in seen
+    assert "\x1b[1;32m" not in seen
