@@ -16,7 +16,9 @@ def test_import_takes_under_150_ms() -> None:
 
 
 def test_import_pulls_in_neither_torch_nor_cupy() -> None:
-    code = "import sys, dllm_fast; dllm_fast.presets(); print([m for m in ('torch', 'cupy', 'transformers') if m in sys.modules])"
+    code = (
+        "import sys, dllm_fast; dllm_fast.presets(); print([m for m in ('torch', 'cupy', 'transformers') if m in sys.modules])"
+    )
     assert run(code).strip() == "[]"
 
 

@@ -1,0 +1,115 @@
+"""From what people type to settings."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+import dllm_fast
+from dllm_fast.settings import ALIASES, NAMES, resolve
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ({"gen_length": 64}, {"max_new_tokens": 64}),
+        ({"num_inference_steps": 8}, {"steps_per_block": 8}),
+        ({"denoising_steps": 8}, {"steps_per_block": 8}),
+        ({"block_size": 4}, {"block_length": 4}),
+        ({"remasking": "low_confidence"}, {"order": "sampled-confidence"}),
+        ({"remasking": "random"}, {"order": "random"}),
+        ({"alg": "origin"}, {"order": "ancestral"}),
+        ({"alg": "topk_margin", "alg_temp": 0.1}, {"order": "margin", "order_temperature": 0.1}),
+        ({"confidence_threshold": 0.9}, {"threshold": 0.9}),
+        ({"mask_id": 5}, {"mask_token_id": 5}),
+        ({"gen_length": 64, "max_new_tokens": 64}, {"max_new_tokens": 64}),
+    ],
+)
+def test_names_of_peers_are_understood_and_recorded(typed: dict[str, Any], ours: dict[str, Any]) -> None:
+    resolved = resolve(None, None, typed)
+    for name, value in ours.items():
+        assert getattr(resolved.config, name) == value
+    assert resolved.aliases == {name: ALIASES[name] for name in typed if name in ALIASES}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"gen_length": 3, "max_new_tokens": 4}, "gen_length and max_new_tokens mean the same .* got 3 and 4"),
+        ({"steps": 8, "num_inference_steps": 4}, "steps is the total .* num_inference_steps the number in each block"),
+        ({"steps": 8, "steps_per_block": 4}, "steps is the total .* give one of them"),
+        ({"treshold": 0.9}, "treshold is not a setting; did you mean 'threshold'"),
+        ({"cfg_scale": 1.5}, "cfg_scale is not a setting yet, got cfg_scale; .* leave it out"),
+        ({"remasking": "confidence"}, "remasking must be one of low_confidence, .* got 'confidence'"),
+        ({"order": "best"}, "order must be one of confidence, .* got 'best'"),
+        ({"schedule": "warp"}, "schedule must be one of even, .* got 'warp'"),
+        ({"threshold": 0.9, "factor": 1.0}, "at most one of threshold, factor and entropy_bound"),
+        ({"threshold": float("nan")}, "threshold must be a number, got NaN"),
+        ({"factor": -1}, "factor must be at least 0, got -1"),
+        ({"entropy_bound": -0.5}, "entropy_bound must be at least 0 .nats., got -0.5"),
+        ({"temperature": -0.1}, "temperature must be at least 0 and finite, got -0.1"),
+        ({"temperature": float("inf")}, "temperature must be at least 0 and finite, got inf"),
+        ({"order_temperature": -1}, "order_temperature must be at least 0 and finite, got -1"),
+        ({"top_p": 0}, r"top_p must lie in \(0, 1\], got 0"),
+        ({"top_p": 1.1}, r"top_p must lie in \(0, 1\], got 1.1"),
+        ({"min_p": -0.1}, r"min_p must lie in \[0, 1\], got -0.1"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps_per_block": 0}, "steps_per_block must be at least 1, got 0"),
+        ({"block_length": 0}, "block_length must be at least 1, got 0"),
+        ({"min_commit": 0}, "min_commit must be at least 1, got 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0; use infill"),
+        ({"max_new_tokens": -4}, "max_new_tokens must be a whole number, at least 1, got -4"),
+        ({"schedule": "dream", "eps": 1}, r"eps must lie in \(0, 1\), got 1"),
+        ({"mask_token_id": 3, "eos_token_id": 3}, "eos_token_id must differ from mask_token_id, got 3"),
+        ({"stop_at_eos": True}, "stop_at_eos needs an eos_token_id"),
+        ({"suppress_tokens": [-1]}, "suppress_tokens must be token ids"),
+    ],
+)
+def test_bad_values_state_rule_value_and_remedy(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=says) as caught:
+        resolve(None, None, settings)
+    assert isinstance(caught.value, ValueError)
+    assert ";" in str(caught.value), "a remedy follows the semicolon"
+
+
+@pytest.mark.parametrize("settings", [{"temperature": "hot"}, {"steps": 2.5}, {"shift": "yes"}, {"order": 3}])
+def test_wrong_types_are_type_errors(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(dllm_fast.DllmFastError, match=f"{name} must be .*, got {re.escape(repr(settings[name]))};") as caught:
+        resolve(None, None, settings)
+    assert isinstance(caught.value, TypeError)
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match="got 'lada'; did you mean 'llada'"):
+        resolve("lada", None, {})
+
+
+def test_preset_and_config_exclude_each_other() -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match="preset and config both give all settings"):
+        resolve("llada", dllm_fast.SamplerConfig(), {})
+    with pytest.raises(dllm_fast.DllmFastError, match="config must be a SamplerConfig, got dict"):
+        resolve(None, {"steps": 3}, {})  # type: ignore[arg-type]
+
+
+def test_settings_lie_over_the_preset() -> None:
+    config = resolve("fast-dllm", None, {"threshold": 0.8, "temperature": 0.5}).config
+    assert (config.threshold, config.temperature, config.block_length) == (0.8, 0.5, 32)
+    config = resolve("fast-dllm", None, {"entropy_bound": 0.1}).config
+    assert (config.threshold, config.entropy_bound) == (None, 0.1)
+    config = resolve(None, dllm_fast.SamplerConfig(steps=4), {"steps_per_block": 2}).config
+    assert (config.steps, config.steps_per_block) == (None, 2)
+
+
+def test_presets_are_frozen_and_the_table_is_a_copy() -> None:
+    dllm_fast.presets().clear()
+    assert len(dllm_fast.presets()) == 14
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        dllm_fast.presets()["llada"].steps = 3  # type: ignore[misc]
+
+
+def test_no_alias_hides_a_setting() -> None:
+    assert not set(ALIASES) & set(NAMES)
+    assert set(ALIASES.values()) <= set(NAMES)

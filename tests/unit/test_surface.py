@@ -1,0 +1,194 @@
+"""What `sample` and `infill` return, on tables small enough to check by eye."""
+
+import multiprocessing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dllm_fast
+from dllm_fast.result import StepEvent
+
+MASK, EOS, VOCABULARY = 9, 8, 10
+
+
+def successor(ids: torch.Tensor) -> torch.Tensor:
+    """Predicts the position's index plus one, modulo 7, surer to the left."""
+    places = torch.arange(ids.shape[1])
+    logits = torch.zeros(*ids.shape, VOCABULARY)
+    logits[:, places, (places + 1) % 7] = 8.0 - 0.1 * places
+    return logits
+
+
+def ends_at_five(ids: torch.Tensor) -> torch.Tensor:
+    logits = successor(ids)
+    logits[:, 5, EOS] = 20.0
+    return logits
+
+
+def test_sample_appends_and_infill_fills_in_place() -> None:
+    sampled = dllm_fast.sample(successor, [4, 4], mask_token_id=MASK, max_new_tokens=3)
+    assert [s.tolist() for s in sampled.sequences] == [[4, 4, 3, 4, 5]]
+    assert [t.tolist() for t in sampled.new_tokens] == [[3, 4, 5]]
+    filled = dllm_fast.infill(successor, [4, MASK, 4, MASK], mask_token_id=MASK)
+    assert [s.tolist() for s in filled.sequences] == [[4, 2, 4, 4]]
+    assert [t.tolist() for t in filled.new_tokens] == [[2, 4]]
+    assert all(s.dtype == np.int64 for r in (sampled, filled) for s in r.sequences + r.new_tokens)
+
+
+def test_a_canvas_without_masks_costs_no_forward() -> None:
+    result = dllm_fast.infill(successor, [[1, 2], [3]], mask_token_id=MASK)
+    assert [s.tolist() for s in result.sequences] == [[1, 2], [3]]
+    assert (result.stats.nfe, result.stats.tokens_per_forward) == (0, 0.0)
+
+
+def test_rows_of_equal_length_share_a_forward() -> None:
+    shapes = []
+
+    def watch(ids: torch.Tensor) -> torch.Tensor:
+        assert ids.dtype == torch.int64
+        shapes.append(tuple(ids.shape))
+        return successor(ids)
+
+    result = dllm_fast.sample(watch, [[1], [2, 3], [4]], mask_token_id=MASK, max_new_tokens=2)
+    assert shapes == [(2, 3), (1, 4)] * 2
+    assert (result.stats.nfe, result.stats.nfe_per_row) == (4, [2, 2, 2])
+    assert result.stats.tokens_per_forward == 6 / 4
+
+
+def test_the_trajectory_tells_what_was_written_and_when() -> None:
+    result = dllm_fast.sample(successor, [4, 4], mask_token_id=MASK, max_new_tokens=3)
+    (edits,) = result.trajectory
+    assert [(e.step, e.position, e.token, e.kind) for e in edits] == [
+        (0, 2, 3, "commit"),
+        (1, 3, 4, "commit"),
+        (2, 4, 5, "commit"),
+    ]
+    expected = successor(torch.zeros(1, 5, dtype=torch.int64))[0]
+    expected[:, MASK] = -torch.inf
+    probabilities = expected.double().softmax(-1).max(-1).values
+    assert [e.probability for e in edits] == pytest.approx(probabilities[2:].tolist(), rel=1e-6)
+
+
+def test_an_answer_is_cut_after_its_end_and_padded_with_it() -> None:
+    given: dict[str, Any] = {"mask_token_id": MASK, "eos_token_id": EOS, "max_new_tokens": 7, "order": "left-to-right"}
+    stopped = dllm_fast.sample(ends_at_five, [1, 1], **given)
+    assert stopped.new_tokens[0].tolist() == [3, 4, 5, EOS]
+    assert stopped.sequences[0].tolist() == [1, 1, 3, 4, 5, EOS, EOS, EOS, EOS]
+    assert stopped.stats.nfe == 4
+    assert [e.kind for e in stopped.trajectory[0]] == ["commit"] * 4 + ["pad"] * 3
+    on = dllm_fast.sample(ends_at_five, [1, 1], **given, stop_at_eos=False)
+    assert on.new_tokens[0].tolist() == [3, 4, 5, EOS, 0, 1, 2]
+
+
+def test_shift_reads_the_line_before() -> None:
+    result = dllm_fast.infill(successor, [MASK, MASK, MASK], mask_token_id=MASK, shift=True)
+    assert result.sequences[0].tolist() == [1, 1, 2], "line 0 predicts positions 0 and 1"
+
+
+def test_every_setting_is_resolved_in_the_result() -> None:
+    result = dllm_fast.sample(successor, [1], mask_id=MASK, gen_length=4)
+    assert (result.config.mask_token_id, result.config.max_new_tokens, result.config.steps) == (MASK, 4, 4)
+    assert result.config.stop_at_eos is False
+    assert result.aliases == {"mask_id": "mask_token_id", "gen_length": "max_new_tokens"}
+    assert result.seed == [0]
+
+
+def test_a_presets_own_block_is_clipped_and_a_given_one_must_divide() -> None:
+    result = dllm_fast.sample(successor, [1], mask_token_id=MASK, preset="llada-semi-ar", max_new_tokens=8)
+    assert result.config.block_length == 8
+    with pytest.raises(
+        ValueError, match="block_length must divide max_new_tokens, got 3 and 8; use block_length=2, or max_new"
+    ):
+        dllm_fast.sample(successor, [1], mask_token_id=MASK, block_length=3, max_new_tokens=8)
+
+
+def test_samples_are_prompt_major_and_differ() -> None:
+    flat = lambda ids: torch.zeros(*ids.shape, 50)  # noqa: E731
+    result = dllm_fast.sample(flat, [[1], [2, 2]], mask_token_id=49, max_new_tokens=8, temperature=1.0, num_samples=3)
+    assert [len(s) for s in result.sequences] == [9] * 3 + [10] * 3
+    assert len({s.tobytes() for s in result.sequences}) == 6
+    one = dllm_fast.sample(flat, [2, 2], mask_token_id=49, max_new_tokens=8, temperature=1.0)
+    assert result.sequences[3].tolist() == one.sequences[0].tolist()
+
+
+def test_on_step_is_told_what_was_written_and_what_is_guessed() -> None:
+    events: list[StepEvent] = []
+    result = dllm_fast.sample(successor, [[1], [2, 2]], mask_token_id=MASK, max_new_tokens=3, steps=3, on_step=events.append)
+    assert [event.step for event in events] == [0, 1, 2]
+    assert [event.rows.tolist() for event in events] == [[0, 1]] * 3
+    assert [p.tolist() for p in events[0].positions] == [[1], [2]]
+    assert [t.tolist() for t in events[0].tokens] == [[2], [3]]
+    assert [p.tolist() for p in events[0].guess_positions] == [[2, 3], [3, 4]]
+    assert [t.tolist() for t in events[0].guess_tokens] == [[3, 4], [4, 5]]
+    assert [c.tolist() for c in events[-1].canvases] == [s.tolist() for s in result.sequences]
+
+
+@pytest.mark.parametrize("preset", list(dllm_fast.presets()))
+def test_watching_changes_nothing(preset: str) -> None:
+    def run(**more: Any) -> list[list[int]]:
+        result = dllm_fast.sample(successor, [[1], [2, 2]], mask_token_id=MASK, max_new_tokens=6, preset=preset, **more)
+        return [s.tolist() for s in result.sequences]
+
+    assert run() == run(on_step=lambda event: None)
+
+
+class Answer:
+    def __init__(self, logits: object) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize("wrap", [torch.Tensor.numpy, Answer, torch.Tensor.bfloat16, torch.Tensor.half])
+def test_logits_come_as_tensors_arrays_or_attributes(wrap: Any) -> None:
+    result = dllm_fast.sample(lambda ids: wrap(successor(ids)), [4, 4], mask_token_id=MASK, max_new_tokens=3)
+    assert result.sequences[0].tolist() == [4, 4, 3, 4, 5]
+
+
+def test_dropout_is_off_inside_and_as_before_afterwards() -> None:
+    class Noisy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = torch.nn.Dropout(0.5)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            assert not torch.is_grad_enabled()
+            return self.dropout(successor(ids))
+
+    model = Noisy()
+    result = dllm_fast.sample(model, [4, 4], mask_token_id=MASK, max_new_tokens=3)
+    assert result.sequences[0].tolist() == [4, 4, 3, 4, 5]
+    assert model.training
+    assert model.dropout.training
+
+
+def test_text_in_and_text_out() -> None:
+    model, tokenizer = dllm_fast.demo.load_text()
+    result = dllm_fast.sample(model, ["sort:cab=", "reverse:cab="], tokenizer=tokenizer, max_new_tokens=16)
+    assert result.texts == ["abc", "bac"]
+    with pytest.raises(dllm_fast.DllmFastError, match="text is for a single row, got 2 rows; use texts"):
+        _ = result.text
+    with pytest.raises(dllm_fast.DllmFastError, match="text needs a tokenizer"):
+        _ = dllm_fast.sample(successor, [1], mask_token_id=MASK, max_new_tokens=1).text
+
+
+def test_the_embedded_model_is_the_default() -> None:
+    puzzle = dllm_fast.demo.problems(1, seed=2)[0]
+    assert dllm_fast.demo.check(dllm_fast.infill(None, puzzle).sequences[0])
+
+
+def draws(seed: int) -> list[int]:
+    """Large enough to be worth the threads."""
+    logits = np.random.default_rng(0).normal(size=(64, 9000)).astype(np.float32)
+    return dllm_fast.mask_predict(logits, temperature=1.0, seed=seed).token.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # newer Pythons warn where this one must work
+def test_threads_survive_a_fork_and_change_nothing() -> None:
+    before = draws(1)
+    context = multiprocessing.get_context("fork")
+    with context.Pool(2) as pool:
+        assert pool.map(draws, [1, 1, 2]) == [before, before, draws(2)]
+    for threads in (1, 2, 7, None):
+        dllm_fast._core.set_threads(threads)
+        assert draws(1) == before
