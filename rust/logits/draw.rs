@@ -46,7 +46,7 @@ pub fn draw(
     }
     let view = View {
         row,
-        max: stats.max(),
+        stats,
         inv_t: ((1.0 / sampling.temperature) as f32).min(f32::MAX),
     };
     let cut = view.cut(&sampling.filters, scratch);
@@ -87,7 +87,7 @@ fn nth_infinite(row: &Row<'_>, n: usize, scratch: &mut Scratch) -> u32 {
 
 /// Mass of what is kept of each tile, relative to the maximum of the row.
 fn masses(view: &View<'_>, cut: &Cut, scratch: &mut Scratch) -> Vec<f64> {
-    let max = f64::from(view.max);
+    let max = f64::from(view.max());
     (0..view.row.tiles())
         .map(|t| {
             let tile = scratch.tiles[t];
@@ -120,7 +120,15 @@ fn kept_weights(view: &View<'_>, cut: &Cut, t: usize, scratch: &mut Scratch) -> 
     let out = &mut weights[..x.len()];
     kernel::weights(*isa, x, tiles[t].max, view.inv_t, out);
     if *cut != Cut::NONE {
-        kernel::drop_cut(*isa, x, view.max, view.inv_t, *cut, (t * TILE) as u32, out);
+        kernel::drop_cut(
+            *isa,
+            x,
+            view.max(),
+            view.inv_t,
+            *cut,
+            (t * TILE) as u32,
+            out,
+        );
     }
     x.len()
 }

@@ -54,12 +54,9 @@ pub struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// Row `i`.
-    pub fn row(&self, i: usize) -> Row<'a> {
-        Row::new(
-            self.logits
-                .slice(i * self.vocabulary, (i + 1) * self.vocabulary),
-            self.suppressed,
-        )
+    pub fn row(&self, i: usize, isa: Isa) -> Row<'a> {
+        let (start, end) = (i * self.vocabulary, (i + 1) * self.vocabulary);
+        Row::new(self.logits.slice(start, end), self.suppressed, isa)
     }
 }
 
@@ -91,7 +88,7 @@ fn one(
     sampling: &Sampling,
     scratch: &mut Scratch,
 ) -> Result<Prediction, Unusable> {
-    let row = matrix.row(site.row);
+    let row = matrix.row(site.row, scratch.isa);
     let stats = stats(&row, scratch)?;
     let token = if sampling.temperature == 0.0 {
         stats.argmax
