@@ -203,7 +203,7 @@ fn append_above_body(x: &[f32], bound: f32, first_id: u32, out: &mut Ids) {
     let mut kept = 0;
     for (g, group) in x.chunks(GROUP).enumerate() {
         // Where little is kept most groups hold nothing, and a whole group is tested in a few vector instructions.
-        if group.iter().fold(false, |any, &v| any | (v >= bound)) {
+        if group.iter().filter(|v| **v >= bound).count() > 0 {
             for (j, &v) in group.iter().enumerate() {
                 values[kept] = v;
                 ids[kept] = first_id + (g * GROUP + j) as u32;
