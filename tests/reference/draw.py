@@ -13,6 +13,12 @@ from reference.statistics import allowed, distances, statistics
 _FIXED_POINT = 2.0**40
 
 
+def inverse(temperature: float) -> np.float32:
+    """1/T as float32, kept positive and finite so that its product with a distance is always a number."""
+    limits = np.finfo(np.float32)
+    return np.float32(min(max(1.0 / temperature, float(limits.tiny)), float(limits.max)))
+
+
 def fixed_point(e):
     """Weights as integers, so that their sum does not depend on the order of the additions."""
     return np.rint(e.astype(np.float64) * _FIXED_POINT).astype(np.int64)
@@ -44,7 +50,7 @@ def draw(x, u, temperature, *, top_k=None, top_p=None, min_p=None) -> int:
         infinite = np.flatnonzero(x == np.inf)
         return int(infinite[int(u * len(infinite))])
 
-    inverse_temperature = np.float32(1.0 / temperature)
+    inverse_temperature = inverse(temperature)
     x = np.where(kept(x, inverse_temperature, top_k=top_k, top_p=top_p, min_p=min_p), x, -np.inf).astype(np.float32)
     highest = float(x.max())
 
