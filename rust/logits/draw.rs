@@ -47,7 +47,7 @@ pub fn draw(
     let view = View {
         row,
         stats,
-        inv_t: ((1.0 / sampling.temperature) as f32).min(f32::MAX),
+        inv_t: ((1.0 / sampling.temperature) as f32).clamp(f32::MIN_POSITIVE, f32::MAX),
     };
     let cut = view.cut(&sampling.filters, scratch);
     let masses = masses(&view, &cut, scratch);
