@@ -1,6 +1,6 @@
 //! The mask-prediction step: a proposal and its statistics for each of many rows of logits.
 
-use super::draw::{Sampling, draw};
+use super::draw::{Distribution, Sampling};
 use super::kernel::Isa;
 use super::row::{Logits, Row};
 use super::stats::{Scratch, Unusable, stats};
@@ -93,13 +93,8 @@ fn one(
     let token = if sampling.temperature == 0.0 {
         stats.argmax
     } else {
-        draw(
-            &row,
-            &stats,
-            sampling,
-            site.stream.uniform(site.position, site.step, Draw::Token),
-            scratch,
-        )
+        let u = site.stream.uniform(site.position, site.step, Draw::Token);
+        Distribution::new(&row, &stats, sampling, scratch).draw(u, scratch)
     };
     let probability = |id: u32| stats.probability(row.value(id as usize));
     Ok(Prediction {
