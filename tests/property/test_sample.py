@@ -278,6 +278,26 @@ def test_a_module_is_run_in_evaluation_mode_without_gradients_and_left_as_it_was
     assert not model.head.training
 
 
+def test_logits_of_positions_that_are_not_eligible_are_never_read():
+    """Of the prompt, of what is committed, of later blocks: there may stand anything, NaN too."""
+    start, block = 3, 4
+
+    def only_this_block(ids):
+        logits = TABLE(ids)
+        for canvas, row in zip(ids, logits, strict=True):
+            first = int(torch.nonzero(canvas == MASK)[0])
+            end = start + ((first - start) // block + 1) * block
+            eligible = (canvas == MASK) & (torch.arange(len(canvas)) < end)
+            row[~eligible] = np.nan
+        return logits
+
+    arguments = {"max_new_tokens": 8, "block_length": block, "mask_token_id": MASK, "temperature": 0.9}
+    for name in PRESETS:
+        base = dllm_fast.sample(TABLE, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)
+        poisoned = dllm_fast.sample(only_this_block, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)
+        assert same_runs(base, poisoned), name
+
+
 def test_shifted_logits():
     """`shift`: row i - 1 predicts position i. A model whose rows are shifted, read so, is the model itself."""
 

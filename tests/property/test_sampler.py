@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -753,6 +754,21 @@ def test_scores_cannot_stand_for_entropies():
     with pytest.raises(dllm_fast.DllmFastError) as caught:
         sampler.feed(tokens=[1, 1], scores=[0.0, 0.0])
     explained(caught, ["entropy_bound", "scores"])
+
+
+@pytest.mark.parametrize("order", STATISTIC_ORDERS)
+def test_infinite_statistics_do_not_stop_the_machine(order):
+    """I19: refused or ranked, but never half-written; and a good answer after it is taken."""
+    sampler = waiting_sampler(order=order)
+    infinite = np.array([math.inf, math.inf])
+    statistics = {"probability": infinite, "top1": infinite, "top2": infinite, "entropy": infinite}
+    try:
+        sampler.feed(prediction=dllm_fast.Prediction(token=[1, 2], **statistics))
+    except dllm_fast.DllmFastError as error:
+        explained(SimpleNamespace(value=error), ["row 0", "position 1", "inf"])
+        assert sampler.trajectory == [[]]
+        sampler.feed(tokens=[1, 2], scores=[1.0, 0.0])
+    assert sampler.canvases[0].tolist() == [1, 1, MASK]
 
 
 def test_your_own_choice():
