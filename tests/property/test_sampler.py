@@ -369,6 +369,29 @@ def test_first_hitting_times():
     assert ((firsts - rows / masks) ** 2 / (rows / masks)).sum() < 40, "chi-square, 11 degrees of freedom"
 
 
+def test_noise_on_the_order_draws_positions_from_a_softmax():
+    """I16: score + T G ranks like drawing without replacement from softmax(score / T)."""
+    n, temperature = 4000, 0.3
+    scores = np.array([0.9, 0.6, 0.5, 0.2])
+    config = dllm_fast.SamplerConfig(mask_token_id=MASK, order_temperature=temperature, steps=2)
+    sampler = dllm_fast.Sampler(config, [np.full(4, MASK)] * n, request=list(range(n)), seed=8)
+    sampler.next()
+    rows = np.tile(scores, n)
+    sampler.feed(
+        prediction=dllm_fast.Prediction(
+            token=np.zeros(4 * n, dtype=np.int64), probability=rows, top1=rows, top2=rows / 2, entropy=1 - rows
+        )
+    )
+    p = np.exp(scores / temperature) / np.exp(scores / temperature).sum()
+    first, second = np.array([[e.position for e in t] for t in sampler.trajectory]).T
+    pairs = np.array([[p[i] * p[j] / (1 - p[i]) if i != j else 0 for j in range(4)] for i in range(4)]) * n
+    observed = np.zeros((4, 4))
+    np.add.at(observed, (first, second), 1)
+    assert np.all(np.diag(observed) == 0)
+    chi_square = ((observed - pairs)[pairs > 0] ** 2 / pairs[pairs > 0]).sum()
+    assert chi_square < 35, "11 degrees of freedom: less than one in a thousand"
+
+
 # --- adversarial answers
 
 
