@@ -79,7 +79,7 @@ class Sudoku:
     """
 
     name = "sudoku"
-    stages: tuple[Stage, ...] = (Stage(4000), Stage(1500, peak=0.5))
+    stages: tuple[Stage, ...] = (Stage(4000), Stage(1000, peak=0.5))
     batch_size = 64
     vocabulary = ("[PAD]", *"123456789", "[MASK]", "[EOS]")
     config = EncoderConfig(
