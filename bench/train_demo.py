@@ -112,15 +112,15 @@ class Text:
     """
 
     name = "text"
-    steps = 2500
+    steps = 4000
     batch_size = 64
     vocabulary = ("[PAD]", "[MASK]", "[EOS]", *"abcdefghijklmnopqrstuvwxyz", *"123456789", ":", "=")
     config = EncoderConfig(
         vocab_size=40,
-        hidden_size=96,
-        num_hidden_layers=3,
+        hidden_size=80,
+        num_hidden_layers=4,
         num_attention_heads=4,
-        intermediate_size=384,
+        intermediate_size=320,
         max_position_embeddings=64,
         pad_token_id=0,
         mask_token_id=1,
@@ -182,8 +182,8 @@ def fill(model: Encoder, canvases: Tensor, order: str, threshold: float | None) 
             forwards += int(active.sum())
             with torch.inference_mode():
                 logits = model(canvas[active])
-            logits[..., model.mask_token_id] = -math.inf
-            confidence, proposal = logits.softmax(-1).max(-1)
+                logits[..., model.mask_token_id] = -math.inf
+                confidence, proposal = logits.softmax(-1).max(-1)
             score = confidence if order == "confidence" else torch.rand(confidence.shape, generator=random)
             score = score.masked_fill(~masked[active], -1)
             commit = F.one_hot(score.argmax(1), canvas.shape[1]).bool()
@@ -309,7 +309,9 @@ def save(model: Encoder, task: Task, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(task.config.to_json(), encoding="utf-8")
     tensors = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    weights = out / "model.safetensors"
+    safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors writes for the owner alone, and a wheel keeps the mode
     character_tokenizer(task.vocabulary).save(str(out / "tokenizer.json"))
     specials = {"pad_token": "[PAD]", "mask_token": "[MASK]", "eos_token": "[EOS]"}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **specials}

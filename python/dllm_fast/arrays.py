@@ -12,7 +12,7 @@ from dllm_fast.errors import InvalidTypeError, InvalidValueError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_REMEDY = {"float64": "pass logits.float()", "int64": "pass logits, not token ids"}
+_REMEDY = {"float64": "pass logits.float() (NumPy: logits.astype('float32'))", "int64": "pass logits, not token ids"}
 
 
 def is_tensor(value: object) -> bool:

@@ -1,9 +1,9 @@
 //! Where top-k, top-p and min-p cut a row, found by counting and summing in bins: the vocabulary is never sorted.
 
-use super::arith::{TILE, clamp, exp32, ln};
-use super::kernel;
+use super::arith::{TILE, clamp, ln};
+use super::kernel::{self, GROUP};
 use super::row::Row;
-use super::stats::Scratch;
+use super::stats::{Scratch, Stats};
 use crate::error::{Error, Result};
 
 /// Restrictions of the distribution before a draw, applied in this order after the temperature.
@@ -75,15 +75,14 @@ impl Cut {
 }
 
 /// Bins of width 1/64 nat from the maximum down to `FLOOR`; the last holds only what weighs nothing.
-pub const BINS: usize = FLOOR_BIN + 1;
+const BINS: usize = FLOOR_BIN + 1;
 const FLOOR_BIN: usize = 60 * BINS_PER_NAT as usize;
 /// Bins per nat.
-pub const BINS_PER_NAT: f32 = 64.0;
+const BINS_PER_NAT: f32 = 64.0;
 
 /// The bin of a clamped distance. It never falls as the logit falls.
-#[inline(always)]
-pub fn bin(d: f32) -> u16 {
-    (-d * BINS_PER_NAT) as u16
+fn bin(d: f32) -> usize {
+    (-d * BINS_PER_NAT) as usize
 }
 
 /// A weight as a fixed-point integer: sums of these do not depend on their order.
@@ -97,13 +96,18 @@ pub fn fixed(weight: f32) -> u64 {
 /// A row seen from its maximum at a temperature.
 pub(super) struct View<'r> {
     pub row: &'r Row<'r>,
-    pub max: f32,
+    pub stats: &'r Stats,
     pub inv_t: f32,
 }
 
 impl View<'_> {
+    /// The largest logit.
+    pub fn max(&self) -> f32 {
+        self.stats.max()
+    }
+
     fn distance(&self, x: f32) -> f32 {
-        clamp((x - self.max) * self.inv_t)
+        clamp((x - self.max()) * self.inv_t)
     }
 
     /// The cut that the filters make.
@@ -117,73 +121,145 @@ impl View<'_> {
         if top_k.is_none() && top_p.is_none() {
             return cut;
         }
-        let bins = self.histogram(scratch);
-        let mut total: u64 = bins.iter().map(|b| b.mass).sum();
-        if let Some(k) = top_k {
-            let (b, before) = find(&bins, |sum| sum.count >= k as u64);
-            if b < FLOOR_BIN {
-                let ids = self.members(b, scratch);
-                let last = (k as u64 - before.count) as usize;
-                (cut.x, cut.id) = ids[last - 1];
-                total = before.mass + ids[..last].iter().map(|&(x, _)| self.mass(x)).sum::<u64>();
-            }
-        }
-        if let Some(p) = top_p {
-            let target = p * total as f64;
-            let (b, before) = find(&bins, |sum| sum.mass as f64 >= target);
-            if b < FLOOR_BIN {
-                let mut sum = before.mass;
-                for (x, id) in self.members(b, scratch) {
-                    sum += self.mass(x);
-                    (cut.x, cut.id) = (x, id);
-                    if sum as f64 >= target {
-                        break;
-                    }
-                }
-            }
+        // Only ids above a bound are looked at one by one. The bound is a guess that cannot change the answer: if the
+        // cut lies below it, everything is looked at.
+        let bound = top_k.map_or_else(
+            || self.likely_bound(),
+            |k| self.bound_of_largest(k, scratch),
+        );
+        let last = self.last_kept(top_k, top_p, bound, scratch);
+        let last = last.or_else(|| self.last_kept(top_k, top_p, f32::NEG_INFINITY, scratch));
+        if let Some((x, id)) = last {
+            (cut.x, cut.id) = (x, id);
         }
         cut
     }
 
-    fn mass(&self, x: f32) -> u64 {
-        fixed(exp32(self.distance(x)))
+    /// Where the mass of a nucleus usually ends: a typical id has log-probability -entropy.
+    fn likely_bound(&self) -> f32 {
+        let below = self.stats.entropy + 6.0 + ln(self.stats.top1);
+        self.max() - (below.max(0.0) / f64::from(self.inv_t)) as f32
     }
 
-    fn histogram(&self, scratch: &mut Scratch) -> Vec<Bin> {
-        let mut bins = vec![Bin::default(); BINS];
-        let mut which = [0u16; TILE];
+    /// A logit that at least `k` ids reach: the k-th largest of the maxima of small groups.
+    fn bound_of_largest(&self, k: usize, scratch: &mut Scratch) -> f32 {
+        if k > self.row.len() / GROUP {
+            return f32::NEG_INFINITY;
+        }
+        let mut maxima = Vec::with_capacity(self.row.len() / GROUP + self.row.tiles());
         for t in 0..self.row.tiles() {
             let x = self.row.tile(t, &mut scratch.values);
-            let weights = &mut scratch.weights[..x.len()];
-            kernel::weights(scratch.isa, x, self.max, self.inv_t, weights);
-            kernel::bins(scratch.isa, x, self.max, self.inv_t, &mut which[..x.len()]);
-            for (&b, &w) in which.iter().zip(&*weights) {
-                let bin = &mut bins[b as usize];
-                bin.count += 1;
-                bin.mass += fixed(w);
+            kernel::group_maxima(scratch.isa, x, &mut maxima);
+        }
+        *maxima
+            .select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a))
+            .1
+    }
+
+    /// The last id that top-k and top-p keep, if it lies above `bound`; `None` too where nothing with weight is cut.
+    fn last_kept(
+        &self,
+        top_k: Option<usize>,
+        top_p: Option<f64>,
+        bound: f32,
+        scratch: &mut Scratch,
+    ) -> Option<(f32, u32)> {
+        let ids = self.ids_above(bound, scratch);
+        let bins = self.histogram(&ids);
+        let mut last = None;
+        let mut total = None;
+        if let Some(k) = top_k
+            && let Some((b, before)) = find(&bins, |sum| sum.count >= k as u64)
+        {
+            let members = self.members(&ids, b);
+            let kept = &members[..(k as u64 - before.count) as usize];
+            last = kept.last().map(|m| (m.x, m.id));
+            total = Some(before.mass + kept.iter().map(|m| m.mass).sum::<u64>());
+        }
+        if let Some(p) = top_p {
+            let target = p * total.unwrap_or_else(|| self.total_mass(scratch)) as f64;
+            let (b, before) = find(&bins, |sum| sum.mass as f64 >= target)?;
+            let mut sum = before.mass;
+            for member in self.members(&ids, b) {
+                sum += member.mass;
+                last = Some((member.x, member.id));
+                if sum as f64 >= target {
+                    break;
+                }
             }
+        }
+        last
+    }
+
+    fn total_mass(&self, scratch: &mut Scratch) -> u64 {
+        let tile_mass = |t| {
+            let x = self.row.tile(t, &mut scratch.values);
+            kernel::fixed_mass(scratch.isa, x, self.max(), self.inv_t)
+        };
+        (0..self.row.tiles()).map(tile_mass).sum()
+    }
+
+    /// Ids whose logit reaches `bound`, rising.
+    fn ids_above(&self, bound: f32, scratch: &mut Scratch) -> Ids {
+        let mut ids = Ids::default();
+        for t in 0..self.row.tiles() {
+            if scratch.tiles[t].max >= bound {
+                let x = self.row.tile(t, &mut scratch.values);
+                kernel::append_above(scratch.isa, x, bound, (t * TILE) as u32, &mut ids);
+            }
+        }
+        ids.weights.resize(ids.x.len(), 0.0);
+        kernel::weights(
+            scratch.isa,
+            &ids.x,
+            self.max(),
+            self.inv_t,
+            &mut ids.weights,
+        );
+        ids
+    }
+
+    fn histogram(&self, ids: &Ids) -> Vec<Bin> {
+        let mut bins = vec![Bin::default(); BINS];
+        for (&x, &weight) in ids.x.iter().zip(&ids.weights) {
+            let bin = &mut bins[bin(self.distance(x))];
+            bin.count += 1;
+            bin.mass += fixed(weight);
         }
         bins
     }
 
-    /// Ids of a bin in the order (logit falling, id rising), with their logits.
-    fn members(&self, b: usize, scratch: &mut Scratch) -> Vec<(f32, u32)> {
-        let mut members = Vec::new();
-        let mut which = [0u16; TILE];
-        for t in 0..self.row.tiles() {
-            let x = self.row.tile(t, &mut scratch.values);
-            kernel::bins(scratch.isa, x, self.max, self.inv_t, &mut which[..x.len()]);
-            let here = which
-                .iter()
-                .zip(x)
-                .enumerate()
-                .filter(|(_, (w, _))| **w as usize == b);
-            members.extend(here.map(|(j, (_, &x))| (x, (t * TILE + j) as u32)));
-        }
+    /// Those of a bin in the order (logit falling, id rising).
+    fn members(&self, ids: &Ids, b: usize) -> Vec<Member> {
+        let mut members: Vec<Member> = (0..ids.x.len())
+            .filter(|&i| bin(self.distance(ids.x[i])) == b)
+            .map(|i| Member {
+                x: ids.x[i],
+                id: ids.id[i],
+                mass: fixed(ids.weights[i]),
+            })
+            .collect();
         // Stable: ids are already rising. -0 and +0 are equal logits.
-        members.sort_by(|a, b| b.0.partial_cmp(&a.0).expect("rows with NaN were refused"));
+        members.sort_by(|a, b| b.x.partial_cmp(&a.x).expect("rows with NaN were refused"));
         members
     }
+}
+
+/// Some ids of a row, column by column.
+#[derive(Default)]
+pub struct Ids {
+    /// Their logits.
+    pub x: Vec<f32>,
+    /// The ids.
+    pub id: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+/// An id of a bin.
+struct Member {
+    x: f32,
+    id: u32,
+    mass: u64,
 }
 
 /// What lies in a bin, or in all bins before one.
@@ -193,18 +269,19 @@ struct Bin {
     mass: u64,
 }
 
-/// First bin with which the running sum passes, and the sum before it; the last bin if none does.
-fn find(bins: &[Bin], pass: impl Fn(Bin) -> bool) -> (usize, Bin) {
+/// First bin with which the running sum passes, and the sum before it. The last bin is left out: what lies there weighs
+/// nothing, and a cut there changes nothing.
+fn find(bins: &[Bin], pass: impl Fn(Bin) -> bool) -> Option<(usize, Bin)> {
     let mut before = Bin::default();
-    for (b, bin) in bins.iter().enumerate() {
+    for (b, bin) in bins[..FLOOR_BIN].iter().enumerate() {
         let sum = Bin {
             count: before.count + bin.count,
             mass: before.mass + bin.mass,
         };
-        if pass(sum) || b + 1 == bins.len() {
-            return (b, before);
+        if pass(sum) {
+            return Some((b, before));
         }
         before = sum;
     }
-    unreachable!("there is at least one bin")
+    None
 }

@@ -33,36 +33,112 @@ impl Sampling {
     }
 }
 
-/// The id that the uniform `u` picks. `scratch` must hold the tiles of this row, as `stats` leaves them.
-pub fn draw(
-    row: &Row<'_>,
-    stats: &Stats,
-    sampling: &Sampling,
-    u: f64,
-    scratch: &mut Scratch,
-) -> u32 {
-    if stats.max() == f32::INFINITY {
-        return nth_infinite(row, (u / stats.top1) as usize, scratch);
-    }
-    let view = View {
-        row,
-        max: stats.max(),
-        inv_t: ((1.0 / sampling.temperature) as f32).min(f32::MAX),
-    };
-    let cut = view.cut(&sampling.filters, scratch);
-    let masses = masses(&view, &cut, scratch);
-    let target = u * masses.iter().sum::<f64>();
-    let mut before = 0.0;
-    let mut chosen = None;
-    for (t, &mass) in masses.iter().enumerate().filter(|(_, m)| **m > 0.0) {
-        chosen = Some((t, ((target - before) / mass).min(1.0)));
-        if target < before + mass {
-            break;
+/// The distribution of one row at a temperature, cut and summed: ready for any number of draws.
+pub struct Distribution<'r> {
+    view: View<'r>,
+    cut: Cut,
+    /// Mass of what is kept of each tile, relative to the maximum of the row. Empty where ids are at +inf.
+    masses: Vec<f64>,
+}
+
+impl<'r> Distribution<'r> {
+    /// Temperature above 0. `scratch` must hold the tiles of this row, as `stats` leaves them.
+    pub fn new(
+        row: &'r Row<'r>,
+        stats: &'r Stats,
+        sampling: &Sampling,
+        scratch: &mut Scratch,
+    ) -> Self {
+        let inv_t = ((1.0 / sampling.temperature) as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
+        let view = View { row, stats, inv_t };
+        let mut made = Self {
+            view,
+            cut: Cut::NONE,
+            masses: Vec::new(),
+        };
+        if stats.max() != f32::INFINITY {
+            made.cut = made.view.cut(&sampling.filters, scratch);
+            made.masses = (0..row.tiles())
+                .map(|t| made.tile_mass(t, scratch))
+                .collect();
         }
-        before += mass;
+        made
     }
-    let (t, share) = chosen.expect("the tile of the maximum has mass");
-    within_tile(&view, &cut, t, share, scratch)
+
+    /// The id that the uniform `u` in `[0, 1)` picks.
+    pub fn draw(&self, u: f64, scratch: &mut Scratch) -> u32 {
+        if self.masses.is_empty() {
+            return nth_infinite(self.view.row, (u / self.view.stats.top1) as usize, scratch);
+        }
+        let target = u * self.masses.iter().sum::<f64>();
+        let mut before = 0.0;
+        let mut chosen = None;
+        for (t, &mass) in self.masses.iter().enumerate().filter(|(_, m)| **m > 0.0) {
+            chosen = Some((t, ((target - before) / mass).min(1.0)));
+            if target < before + mass {
+                break;
+            }
+            before += mass;
+        }
+        let (t, share) = chosen.expect("the tile of the maximum has mass");
+        self.draw_in_tile(t, share, scratch)
+    }
+
+    fn tile_mass(&self, t: usize, scratch: &mut Scratch) -> f64 {
+        let View { row, inv_t, .. } = self.view;
+        let tile = scratch.tiles[t];
+        if tile.max == f32::NEG_INFINITY {
+            return 0.0;
+        }
+        let mass = if self.cut != Cut::NONE {
+            let n = self.kept_weights(t, scratch);
+            kernel::lane_sum(scratch.isa, &scratch.weights[..n])
+        } else if inv_t == 1.0 {
+            tile.sums.mass
+        } else {
+            kernel::sums(
+                scratch.isa,
+                row.tile(t, &mut scratch.values),
+                tile.max,
+                inv_t,
+            )
+            .mass
+        };
+        let gap = f64::from(tile.max) - f64::from(self.view.max());
+        exp64(gap * f64::from(inv_t)) * f64::from(mass)
+    }
+
+    /// Weights of tile `t` relative to its maximum into `scratch.weights`, 0 for what is cut; returns their number.
+    fn kept_weights(&self, t: usize, scratch: &mut Scratch) -> usize {
+        let View { row, inv_t, .. } = self.view;
+        let Scratch {
+            isa,
+            values,
+            weights,
+            tiles,
+        } = scratch;
+        let x = row.tile(t, values);
+        let out = &mut weights[..x.len()];
+        kernel::weights(*isa, x, tiles[t].max, inv_t, out);
+        if self.cut != Cut::NONE {
+            let first_id = (t * TILE) as u32;
+            kernel::drop_cut(*isa, x, self.view.max(), inv_t, self.cut, first_id, out);
+        }
+        x.len()
+    }
+
+    fn draw_in_tile(&self, t: usize, share: f64, scratch: &mut Scratch) -> u32 {
+        let n = self.kept_weights(t, scratch);
+        let weights = &scratch.weights[..n];
+        let total: u64 = weights.iter().map(|&w| fixed(w)).sum();
+        let target = ((share * total as f64) as u64).min(total - 1);
+        let mut sum = 0;
+        let j = weights.iter().position(|&w| {
+            sum += fixed(w);
+            sum > target
+        });
+        (t * TILE + j.expect("the target lies below the total")) as u32
+    }
 }
 
 fn nth_infinite(row: &Row<'_>, n: usize, scratch: &mut Scratch) -> u32 {
@@ -83,57 +159,4 @@ fn nth_infinite(row: &Row<'_>, n: usize, scratch: &mut Scratch) -> u32 {
         }
     }
     last
-}
-
-/// Mass of what is kept of each tile, relative to the maximum of the row.
-fn masses(view: &View<'_>, cut: &Cut, scratch: &mut Scratch) -> Vec<f64> {
-    let max = f64::from(view.max);
-    (0..view.row.tiles())
-        .map(|t| {
-            let tile = scratch.tiles[t];
-            if tile.max == f32::NEG_INFINITY {
-                return 0.0;
-            }
-            let mass = if *cut == Cut::NONE && view.inv_t == 1.0 {
-                tile.sums.mass
-            } else if *cut == Cut::NONE {
-                let x = view.row.tile(t, &mut scratch.values);
-                kernel::sums(scratch.isa, x, tile.max, view.inv_t).mass
-            } else {
-                let n = kept_weights(view, cut, t, scratch);
-                kernel::lane_sum(scratch.isa, &scratch.weights[..n])
-            };
-            exp64((f64::from(tile.max) - max) * f64::from(view.inv_t)) * f64::from(mass)
-        })
-        .collect()
-}
-
-/// Weights of tile `t` relative to its maximum into `scratch.weights`, 0 for what is cut; returns their number.
-fn kept_weights(view: &View<'_>, cut: &Cut, t: usize, scratch: &mut Scratch) -> usize {
-    let Scratch {
-        isa,
-        values,
-        weights,
-        tiles,
-    } = scratch;
-    let x = view.row.tile(t, values);
-    let out = &mut weights[..x.len()];
-    kernel::weights(*isa, x, tiles[t].max, view.inv_t, out);
-    if *cut != Cut::NONE {
-        kernel::drop_cut(*isa, x, view.max, view.inv_t, *cut, (t * TILE) as u32, out);
-    }
-    x.len()
-}
-
-fn within_tile(view: &View<'_>, cut: &Cut, t: usize, share: f64, scratch: &mut Scratch) -> u32 {
-    let n = kept_weights(view, cut, t, scratch);
-    let weights = &scratch.weights[..n];
-    let total: u64 = weights.iter().map(|&w| fixed(w)).sum();
-    let target = ((share * total as f64) as u64).min(total - 1);
-    let mut sum = 0;
-    let j = weights.iter().position(|&w| {
-        sum += fixed(w);
-        sum > target
-    });
-    (t * TILE + j.expect("the target lies below the total")) as u32
 }

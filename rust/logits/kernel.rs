@@ -5,7 +5,7 @@
 //! build, AVX2, AVX-512 and NEON (the baseline of aarch64) give the same bits.
 
 use super::arith::{LANES, clamp, exp32, tree};
-use super::cut::{Cut, bin};
+use super::cut::{Cut, Ids, fixed};
 
 /// Instruction sets with a path of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,9 @@ pub struct TopTwo {
     /// Second largest value.
     pub second: f32,
 }
+
+/// Elements of a group of `group_maxima`.
+pub const GROUP: usize = 64;
 
 /// Sums over a tile relative to its maximum `m`, with `d = max((x - m) * inv_t, FLOOR)` and `e = exp32(d)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,9 +162,75 @@ fn weights_body(x: &[f32], m: f32, inv_t: f32, out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn bins_body(x: &[f32], m: f32, inv_t: f32, out: &mut [u16]) {
-    for (o, &v) in out.iter_mut().zip(x) {
-        *o = bin(clamp((v - m) * inv_t));
+fn widen_bf16_body(bits: &[u16], out: &mut [f32]) {
+    for (o, &b) in out.iter_mut().zip(bits) {
+        *o = f32::from_bits(u32::from(b) << 16);
+    }
+}
+
+/// Exact: the 15 low bits, moved to where float32 keeps exponent and fraction, are the value times 2^-112.
+#[inline(always)]
+fn widen_f16_body(bits: &[u16], out: &mut [f32]) {
+    for (o, &b) in out.iter_mut().zip(bits) {
+        let sign = u32::from(b & 0x8000) << 16;
+        let magnitude = u32::from(b & 0x7fff) << 13;
+        let finite = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
+        let special = magnitude | 0x7f80_0000;
+        *o = f32::from_bits(
+            sign | if magnitude >= 0x0f80_0000 {
+                special
+            } else {
+                finite
+            },
+        );
+    }
+}
+
+#[inline(always)]
+fn fixed_mass_body(x: &[f32], m: f32, inv_t: f32) -> u64 {
+    x.iter()
+        .map(|&v| fixed(exp32(clamp((v - m) * inv_t))))
+        .sum()
+}
+
+#[inline(always)]
+fn append_above_body(x: &[f32], bound: f32, first_id: u32, out: &mut Ids) {
+    // Without a branch for each element: all are written at the end, which moves only past those that are kept.
+    let start = out.x.len();
+    out.x.resize(start + x.len(), 0.0);
+    out.id.resize(start + x.len(), 0);
+    let (values, ids) = (&mut out.x[start..], &mut out.id[start..]);
+    let mut kept = 0;
+    for (g, group) in x.chunks(GROUP).enumerate() {
+        // Where little is kept most groups hold nothing, and a whole group is tested in a few vector instructions.
+        if group.iter().filter(|v| **v >= bound).count() > 0 {
+            for (j, &v) in group.iter().enumerate() {
+                values[kept] = v;
+                ids[kept] = first_id + (g * GROUP + j) as u32;
+                kept += usize::from(v >= bound);
+            }
+        }
+    }
+    out.x.truncate(start + kept);
+    out.id.truncate(start + kept);
+}
+
+#[inline(always)]
+fn group_maxima_body(x: &[f32], out: &mut Vec<f32>) {
+    for group in x.chunks(GROUP) {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        let (chunks, tail) = group.as_chunks::<16>();
+        for c in chunks {
+            for (lane, &v) in lanes.iter_mut().zip(c) {
+                *lane = larger(v, *lane);
+            }
+        }
+        out.push(
+            lanes
+                .iter()
+                .chain(tail)
+                .fold(f32::NEG_INFINITY, |a, &b| larger(b, a)),
+        );
     }
 }
 
@@ -228,8 +297,25 @@ dispatch!(
     weights(x: &[f32], m: f32, inv_t: f32, out: &mut [f32]) -> (), weights_body, weights_body, weights_body
 );
 dispatch!(
-    /// The bin of every element, by its scaled distance from `m`, into `out`.
-    bins(x: &[f32], m: f32, inv_t: f32, out: &mut [u16]) -> (), bins_body, bins_body, bins_body
+    /// bfloat16 bits as float32.
+    widen_bf16(bits: &[u16], out: &mut [f32]) -> (), widen_bf16_body, widen_bf16_body, widen_bf16_body
+);
+dispatch!(
+    /// float16 bits as float32.
+    widen_f16(bits: &[u16], out: &mut [f32]) -> (), widen_f16_body, widen_f16_body, widen_f16_body
+);
+dispatch!(
+    /// Sum of the weights of a tile relative to `m` as fixed-point integers.
+    fixed_mass(x: &[f32], m: f32, inv_t: f32) -> u64, fixed_mass_body, fixed_mass_body, fixed_mass_body
+);
+dispatch!(
+    /// Appends the elements that reach `bound` with their ids; `first_id` is that of `x[0]`.
+    append_above(x: &[f32], bound: f32, first_id: u32, out: &mut Ids) -> (),
+    append_above_body, append_above_body, append_above_body
+);
+dispatch!(
+    /// Appends the largest element of each group of 64.
+    group_maxima(x: &[f32], out: &mut Vec<f32>) -> (), group_maxima_body, group_maxima_body, group_maxima_body
 );
 dispatch!(
     /// Sets the weights of the elements that `cut` drops to 0. `m` is the maximum of the row, `first_id` the id of `x[0]`.

@@ -1,6 +1,6 @@
 //! The mask-prediction step: a proposal and its statistics for each of many rows of logits.
 
-use super::draw::{Sampling, draw};
+use super::draw::{Distribution, Sampling};
 use super::kernel::Isa;
 use super::row::{Logits, Row};
 use super::stats::{Scratch, Unusable, stats};
@@ -54,12 +54,9 @@ pub struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// Row `i`.
-    pub fn row(&self, i: usize) -> Row<'a> {
-        Row::new(
-            self.logits
-                .slice(i * self.vocabulary, (i + 1) * self.vocabulary),
-            self.suppressed,
-        )
+    pub fn row(&self, i: usize, isa: Isa) -> Row<'a> {
+        let (start, end) = (i * self.vocabulary, (i + 1) * self.vocabulary);
+        Row::new(self.logits.slice(start, end), self.suppressed, isa)
     }
 }
 
@@ -91,18 +88,13 @@ fn one(
     sampling: &Sampling,
     scratch: &mut Scratch,
 ) -> Result<Prediction, Unusable> {
-    let row = matrix.row(site.row);
+    let row = matrix.row(site.row, scratch.isa);
     let stats = stats(&row, scratch)?;
     let token = if sampling.temperature == 0.0 {
         stats.argmax
     } else {
-        draw(
-            &row,
-            &stats,
-            sampling,
-            site.stream.uniform(site.position, site.step, Draw::Token),
-            scratch,
-        )
+        let u = site.stream.uniform(site.position, site.step, Draw::Token);
+        Distribution::new(&row, &stats, sampling, scratch).draw(u, scratch)
     };
     let probability = |id: u32| stats.probability(row.value(id as usize));
     Ok(Prediction {

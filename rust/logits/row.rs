@@ -1,6 +1,7 @@
 //! One row of logits, read in place.
 
 use super::arith::TILE;
+use super::kernel::{self, Isa};
 
 /// Logits as they lie in memory; bf16 and f16 as their bits.
 #[derive(Clone, Copy, Debug)]
@@ -51,44 +52,28 @@ impl<'a> Logits<'a> {
     }
 }
 
-#[inline(always)]
-fn widen_bf16(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
-/// Exact: the 15 low bits, moved to where float32 keeps exponent and fraction, are the value times 2^-112.
-#[inline(always)]
-fn widen_f16(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = u32::from(bits & 0x7fff) << 13;
-    let finite = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
-    let special = magnitude | 0x7f80_0000;
-    f32::from_bits(
-        sign | if magnitude >= 0x0f80_0000 {
-            special
-        } else {
-            finite
-        },
-    )
-}
-
 /// A row of logits in which some ids do not count.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     logits: Logits<'a>,
     suppressed: &'a [u32],
+    isa: Isa,
 }
 
 impl<'a> Row<'a> {
     /// `suppressed`: rising ids, each below the length of the row, that count as -inf.
-    pub fn new(logits: Logits<'a>, suppressed: &'a [u32]) -> Self {
+    pub fn new(logits: Logits<'a>, suppressed: &'a [u32], isa: Isa) -> Self {
         debug_assert!(
             suppressed.is_sorted()
                 && suppressed
                     .last()
                     .is_none_or(|&id| (id as usize) < logits.len())
         );
-        Self { logits, suppressed }
+        Self {
+            logits,
+            suppressed,
+            isa,
+        }
     }
 
     /// Size of the vocabulary.
@@ -117,14 +102,8 @@ impl<'a> Row<'a> {
         let values = &mut scratch[..end - start];
         match self.logits.slice(start, end) {
             Logits::F32(x) => values.copy_from_slice(x),
-            Logits::Bf16(x) => values
-                .iter_mut()
-                .zip(x)
-                .for_each(|(v, &b)| *v = widen_bf16(b)),
-            Logits::F16(x) => values
-                .iter_mut()
-                .zip(x)
-                .for_each(|(v, &b)| *v = widen_f16(b)),
+            Logits::Bf16(x) => kernel::widen_bf16(self.isa, x, values),
+            Logits::F16(x) => kernel::widen_f16(self.isa, x, values),
         }
         for &id in suppressed {
             values[id as usize - start] = f32::NEG_INFINITY;
@@ -137,11 +116,13 @@ impl<'a> Row<'a> {
         if self.suppressed.binary_search(&(id as u32)).is_ok() {
             return f32::NEG_INFINITY;
         }
-        match self.logits {
-            Logits::F32(x) => x[id],
-            Logits::Bf16(x) => widen_bf16(x[id]),
-            Logits::F16(x) => widen_f16(x[id]),
+        let mut value = [0.0];
+        match self.logits.slice(id, id + 1) {
+            Logits::F32(x) => value[0] = x[0],
+            Logits::Bf16(x) => kernel::widen_bf16(self.isa, x, &mut value),
+            Logits::F16(x) => kernel::widen_f16(self.isa, x, &mut value),
         }
+        value[0]
     }
 
     fn suppressed_between(&self, start: usize, end: usize) -> &'a [u32] {
@@ -160,13 +141,16 @@ mod tests {
 
     #[test]
     fn every_f16_widens_exactly() {
-        for bits in 0..=u16::MAX {
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        let mut widened = vec![0.0; all.len()];
+        kernel::widen_f16(Isa::best(), &all, &mut widened);
+        for bits in all {
             let (sign, e, f) = (
                 bits >> 15,
                 i32::from(bits >> 10 & 31),
                 f64::from(bits & 1023),
             );
-            let got = f64::from(widen_f16(bits));
+            let got = f64::from(widened[bits as usize]);
             let size = match e {
                 0 => f * 2f64.powi(-24),
                 31 if f > 0.0 => f64::NAN,
@@ -185,7 +169,7 @@ mod tests {
     fn suppressed_ids_are_minus_infinity_wherever_they_lie() {
         let x: Vec<f32> = (0..TILE + 10).map(|i| i as f32).collect();
         let suppressed = [0, 4095, 4096, 4105];
-        let row = Row::new(Logits::F32(&x), &suppressed);
+        let row = Row::new(Logits::F32(&x), &suppressed, Isa::best());
         let mut scratch = [0.0; TILE];
         let both = [
             row.tile(0, &mut scratch).to_vec(),

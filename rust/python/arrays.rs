@@ -70,15 +70,21 @@ impl<'py> LogitsArray<'py> {
     }
 }
 
-/// Integers from an int64 array or any sequence of integers.
+/// Integers from an array, a tensor or a sequence.
 pub(super) fn integers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<i64>> {
-    if let Ok(array) = object.extract::<PyReadonlyArray1<'_, i64>>() {
-        return Ok(array.as_array().iter().copied().collect());
+    let array = if object.is_instance_of::<PyArray1<i64>>() {
+        object.clone()
+    } else {
+        let convert = object.py().import("dllm_fast.arrays")?;
+        convert.call_method1("integer_array", (object, name))?
+    };
+    match array.extract::<PyReadonlyArray1<'_, i64>>() {
+        Ok(array) => Ok(array.as_array().iter().copied().collect()),
+        Err(_) => Err(bad_type(format!(
+            "{name} must be one-dimensional, got shape {}; pass one row at a time",
+            array.getattr("shape")?
+        ))),
     }
-    object.extract().map_err(|_| {
-        let kind = object.get_type();
-        bad_type(format!("{name} must be a one-dimensional array or a sequence of integers, got {kind}; pass numpy int64"))
-    })
 }
 
 /// Ids or positions: integers in `[0, 2^32)`.

@@ -46,6 +46,27 @@ fn order(name: &str) -> PyResult<Order> {
     })
 }
 
+/// A value of the caller's.
+///
+/// A number that does not fit its type (a negative count) is a bad value, anything else a wrong type.
+pub(super) fn convert<'py, T: for<'a> FromPyObject<'a, 'py>>(
+    value: &Bound<'py, PyAny>,
+    name: &str,
+    what: &str,
+) -> PyResult<T> {
+    value.extract::<T>().map_err(|error| {
+        let error: PyErr = error.into();
+        let shown = value.repr().map_or_else(|_| "?".into(), |r| r.to_string());
+        let text =
+            format!("{name} must be {what}, got {shown}; pass another value or leave it out");
+        if error.is_instance_of::<PyOverflowError>(value.py()) {
+            bad_value(text)
+        } else {
+            bad_type(text)
+        }
+    })
+}
+
 /// The attribute of a configuration, `None` where it is None.
 fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
     config: &Bound<'py, PyAny>,
@@ -54,25 +75,14 @@ fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
 ) -> PyResult<Option<T>> {
     let value = config.getattr(name)?;
     if value.is_none() {
-        return Ok(None);
+        Ok(None)
+    } else {
+        convert(&value, name, what).map(Some)
     }
-    value.extract::<T>().map(Some).map_err(|error| {
-        // The conversion into PyErr differs by T; its Python type tells a bad value from a wrong type.
-        let error: PyErr = error.into();
-        let text = format!(
-            "{name} must be {what}, got {}; pass another value or leave it out",
-            value.repr().map_or_else(|_| "?".into(), |r| r.to_string())
-        );
-        if error.is_instance_of::<PyOverflowError>(config.py()) {
-            bad_value(text)
-        } else {
-            bad_type(text)
-        }
-    })
 }
 
-const COUNT: &str = "a whole number, at least 1";
-const NUMBER: &str = "a number";
+pub(super) const COUNT: &str = "a whole number, at least 1";
+pub(super) const NUMBER: &str = "a number";
 const ID: &str = "a token id, a whole number from 0";
 
 fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {

@@ -7,14 +7,33 @@ mod error;
 mod predict;
 mod sampler;
 
+use crate::error::Error;
 use crate::pool;
+use config::{COUNT, NUMBER, convert};
 use pyo3::prelude::*;
 
-/// Masks that each of `steps` steps commits.
+/// See `dllm_fast.schedule`, which documents the arguments.
 #[pyfunction]
-fn schedule(name: &str, masks: usize, steps: usize, eps: f64) -> PyResult<Vec<usize>> {
-    let schedule = config::schedule(name, eps)?;
+fn schedule(
+    name: &Bound<'_, PyAny>,
+    masks: &Bound<'_, PyAny>,
+    steps: &Bound<'_, PyAny>,
+    eps: &Bound<'_, PyAny>,
+) -> PyResult<Vec<usize>> {
+    let name: String = convert(name, "name", "a name")?;
+    let schedule = config::schedule(&name, convert(eps, "eps", NUMBER)?)?;
     schedule.check().map_err(error::raise)?;
+    let masks: usize = convert(masks, "masks", "a whole number, at least 0")?;
+    let steps: usize = convert(steps, "steps", COUNT)?;
+    if steps == 0 {
+        let remedy = "give one step for each mask to commit one a step";
+        return Err(error::raise(Error::setting(
+            "steps",
+            "must be at least 1",
+            steps,
+            remedy,
+        )));
+    }
     Ok(schedule.counts(masks, steps))
 }
 

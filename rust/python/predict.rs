@@ -1,6 +1,7 @@
 //! `mask_predict` and its result.
 
 use super::arrays::{LogitsArray, ids, one_or_each, tokens};
+use super::config::{COUNT, NUMBER, convert};
 use super::error::{bad_value, raise};
 use crate::decide::score::Proposal;
 use crate::error::Error;
@@ -125,10 +126,10 @@ impl Prediction {
 pub(super) fn mask_predict(
     py: Python<'_>,
     logits: &Bound<'_, PyAny>,
-    temperature: f64,
-    top_k: Option<usize>,
-    top_p: Option<f64>,
-    min_p: Option<f64>,
+    temperature: &Bound<'_, PyAny>,
+    top_k: Option<&Bound<'_, PyAny>>,
+    top_p: Option<&Bound<'_, PyAny>>,
+    min_p: Option<&Bound<'_, PyAny>>,
     suppress: &Bound<'_, PyAny>,
     current: Option<&Bound<'_, PyAny>>,
     seed: &Bound<'_, PyAny>,
@@ -136,12 +137,13 @@ pub(super) fn mask_predict(
     positions: Option<&Bound<'_, PyAny>>,
     step: &Bound<'_, PyAny>,
 ) -> PyResult<Prediction> {
+    let number = |value: &Bound<'_, PyAny>, name| convert::<f64>(value, name, NUMBER);
     let sampling = Sampling {
-        temperature,
+        temperature: number(temperature, "temperature")?,
         filters: Filters {
-            top_k,
-            top_p,
-            min_p,
+            top_k: top_k.map(|k| convert(k, "top_k", COUNT)).transpose()?,
+            top_p: top_p.map(|p| number(p, "top_p")).transpose()?,
+            min_p: min_p.map(|p| number(p, "min_p")).transpose()?,
         },
     };
     sampling.check().map_err(raise)?;

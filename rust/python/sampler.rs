@@ -8,6 +8,7 @@ use crate::rng::Stream;
 use crate::sampler::{Answer, Sampler as Core, Start};
 use numpy::{PyArray1, PyArray2, PyReadonlyArray1};
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One change of a canvas.
@@ -156,8 +157,11 @@ impl Request {
 pub(super) struct Sampler(Mutex<Core>);
 
 impl Sampler {
-    fn core(&self) -> MutexGuard<'_, Core> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The state. Waits without the interpreter lock: whoever holds the state may need that to finish.
+    fn core(&self, py: Python<'_>) -> MutexGuard<'_, Core> {
+        self.0
+            .lock_py_attached(py)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -217,7 +221,7 @@ impl Sampler {
     /// What must be scored next, or None when every row is finished. Asking again before the answer asks for the same.
     fn next(&self, py: Python<'_>) -> Option<Request> {
         py.detach(|| {
-            let mut core = self.core();
+            let mut core = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let rows = core.next();
             let step = core.forwards(*rows.first()?);
             let canvases = rows.iter().map(|&r| core.canvas(r).to_vec()).collect();
@@ -242,7 +246,7 @@ impl Sampler {
         index: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Prediction> {
         let array = LogitsArray::new(logits)?;
-        let core = self.core();
+        let core = self.core(py);
         let rows = rows_or_waiting(rows, &core)?;
         let index = index.map(|i| indices(i, "index")).transpose()?;
         let (view, vocabulary) = (array.view()?, array.vocabulary());
@@ -274,7 +278,7 @@ impl Sampler {
             _ => return Err(bad_value("feed takes one answer: logits, or prediction=, or tokens= with scores=; pass exactly one of them".into())),
         };
         let proposals = prediction.get().proposals(py)?;
-        let mut core = self.core();
+        let mut core = self.core(py);
         let rows = rows_or_waiting(rows, &core)?;
         core.feed(&rows, &Answer::Proposals(&proposals))
             .map_err(raise)
@@ -283,7 +287,7 @@ impl Sampler {
     /// The canvases as they stand, int64.
     #[getter]
     fn canvases<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<i64>>> {
-        let core = self.core();
+        let core = self.core(py);
         (0..core.len())
             .map(|r| tokens(py, core.canvas(r).iter().copied()))
             .collect()
@@ -291,8 +295,8 @@ impl Sampler {
 
     /// For each row, its edits so far, in order.
     #[getter]
-    fn trajectory(&self) -> Vec<Vec<Edit>> {
-        let core = self.core();
+    fn trajectory(&self, py: Python<'_>) -> Vec<Vec<Edit>> {
+        let core = self.core(py);
         (0..core.len())
             .map(|r| core.trajectory(r).iter().copied().map(Edit).collect())
             .collect()
@@ -300,8 +304,8 @@ impl Sampler {
 
     /// Forwards that each row has taken part in.
     #[getter]
-    fn nfe_per_row(&self) -> Vec<u32> {
-        let core = self.core();
+    fn nfe_per_row(&self, py: Python<'_>) -> Vec<u32> {
+        let core = self.core(py);
         (0..core.len()).map(|r| core.forwards(r)).collect()
     }
 }
@@ -313,6 +317,7 @@ impl Sampler {
         scores: &Bound<'_, PyAny>,
         rows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let py = tokens.py();
         let tokens = integers(tokens, "tokens")?;
         let scores: Vec<f64> = match scores.extract::<PyReadonlyArray1<'_, f64>>() {
             Ok(array) => array.as_array().iter().copied().collect(),
@@ -340,7 +345,7 @@ impl Sampler {
                 ))),
             })
             .collect::<PyResult<Vec<_>>>()?;
-        let mut core = self.core();
+        let mut core = self.core(py);
         let rows = rows_or_waiting(rows, &core)?;
         core.feed(&rows, &Answer::Choice(&choice)).map_err(raise)
     }

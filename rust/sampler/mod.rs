@@ -249,7 +249,7 @@ impl Sampler {
                     "scores and statistics must be numbers, got NaN for row {row}, position {position}; give a bad position a low score"
                 )));
             }
-            if self.excluded.contains(&answer.token(i)) {
+            if self.excluded.binary_search(&answer.token(i)).is_ok() {
                 return Err(Error::Mismatch(format!(
                     "a proposed token must not be the mask or suppressed, got {} for row {row}, position {position}; choose another id",
                     answer.token(i)

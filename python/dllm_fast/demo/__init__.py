@@ -87,7 +87,8 @@ def check(canvas: npt.ArrayLike | Tensor | Sequence[int]) -> bool:
     """
     import numpy as np
 
-    cells = np.asarray(canvas)
+    # Through a list, which also brings a tensor back from its device.
+    cells = np.asarray(canvas.tolist() if hasattr(canvas, "tolist") else canvas)
     if cells.shape != (CELLS,) or not np.issubdtype(cells.dtype, np.integer):
         return False
     rows = cells.reshape(9, 9)

@@ -1,0 +1,238 @@
+"""One row, alone, from its masks to its answer. No batch, no cache, no cleverness: the rules as they are written."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+
+from reference import philox, schedule, select
+from reference.draw import predict
+from reference.schedule import Step
+
+DEFAULTS = {
+    "mask_token_id": None,
+    "steps": None,
+    "steps_per_block": None,
+    "block_length": None,
+    "schedule": "even",
+    "eps": 1e-3,
+    "order": "confidence",
+    "order_temperature": 0.0,
+    "threshold": None,
+    "factor": None,
+    "entropy_bound": None,
+    "min_commit": None,
+    "temperature": 0.0,
+    "top_k": None,
+    "top_p": None,
+    "min_p": None,
+    "eos_token_id": None,
+    "stop_at_eos": False,
+    "suppress_tokens": (),
+    "shift": False,
+}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of the canvas."""
+
+    step: int
+    position: int
+    token: int
+    probability: float
+    kind: str
+    time: float
+
+
+@dataclass
+class Row:
+    """A canvas on its way to being filled.
+
+    Attributes:
+        model: takes the canvas, int64 `[L]`, and returns logits `[L, V]`.
+        config: settings, with the names of `SamplerConfig`.
+        canvas: the tokens.
+        stream: (seed, request), the row's randomness.
+        nfe: forwards so far.
+        scheduled: steps of the schedule so far, those that were passed over included.
+        trajectory: what was written, in order.
+        masks_left: masks after each forward.
+    """
+
+    model: object
+    config: SimpleNamespace
+    canvas: np.ndarray
+    stream: tuple[int, int]
+    nfe: int = 0
+    scheduled: int = 0
+    time: float = math.nan
+    trajectory: list[Edit] = field(default_factory=list)
+    masks_left: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.given = self.canvas != self.config.mask_token_id
+
+    def masked(self, window) -> list[int]:
+        """Positions of a window that are still masks."""
+        return [p for p in window if self.canvas[p] == self.config.mask_token_id]
+
+    def fill(self, window, steps: int) -> None:
+        """Steps through a block until it holds no mask."""
+        masks = len(self.masked(window))
+        if self.config.schedule == "first-hitting":
+            self.time = 1.0
+        for index in itertools.count():
+            eligible = self.masked(window)
+            if not eligible:
+                return
+            step = Step(index, steps, masks, len(eligible))
+            if self.config.order == "ancestral":
+                self.ancestral_step(eligible, step)
+            else:
+                self.ranked_step(eligible, step)
+            self.scheduled += 1
+
+    def ancestral_step(self, eligible, step: Step) -> None:
+        """Every position commits by itself, with the probability of the schedule."""
+        chance = schedule.probability(self.config.schedule, step, self.config.eps)
+        picks = [p for p in eligible if self.uniform(p, self.scheduled, philox.COMMIT) < chance]
+        if picks or self.config.schedule == "dream":
+            self.forward(picks, lambda proposals: picks, step)
+
+    def ranked_step(self, eligible, step: Step) -> None:
+        """The best positions commit: as many as the cut lets through, at least the floor."""
+        floor = least(self.config, step)
+        if floor > 0 or self.config.schedule == "dream":
+            self.forward(eligible, lambda proposals: self.best(eligible, proposals, floor, step), step)
+
+    def best(self, eligible, proposals, floor: int, step: Step) -> list[int]:
+        """Positions that commit, the best first."""
+        c = self.config
+        keys = {}
+        for p in eligible:
+            place = (*self.stream, p, self.nfe)
+            score = select.score(c.order, proposals[p], p, place)
+            if c.schedule == "maskgit":
+                keys[p] = select.annealed(score, c.order_temperature, (step.index + 1) / step.steps, place)
+            else:
+                keys[p] = select.noisy(score, c.order_temperature, place)
+        confidences = {p: select.confidence(c.order, proposals[p]) for p in eligible}
+        entropies = {p: proposals[p].entropy for p in eligible}
+        cut = {"threshold": c.threshold, "factor": c.factor, "entropy_bound": c.entropy_bound}
+        return select.select(keys, confidences, entropies, floor, **cut)
+
+    def forward(self, positions, choose, step: Step) -> None:
+        """Asks the model, writes the proposals at the positions that `choose` picks, and pads an answer that ended."""
+        proposals = self.propose(positions)
+        if self.config.schedule == "first-hitting":
+            u = self.uniform(0, self.scheduled, philox.TIME)
+            self.time = schedule.first_hit(self.time, step.left, u)
+        for p in choose(proposals):
+            self.write(p, proposals[p].token, proposals[p].probability, "commit")
+        if self.config.stop_at_eos:
+            self.pad()
+        self.nfe += 1
+        self.masks_left.append(len(self.masked(range(len(self.canvas)))))
+
+    def propose(self, positions) -> dict:
+        """A token and its statistics for each position."""
+        c = self.config
+        logits = np.asarray(self.model(self.canvas.copy()))
+        seed, request = self.stream
+        proposals = {}
+        for p in positions:
+            line = max(p - 1, 0) if c.shift else p
+            proposals[p] = predict(
+                logits[line],
+                temperature=c.temperature,
+                top_k=c.top_k,
+                top_p=c.top_p,
+                min_p=c.min_p,
+                suppress={c.mask_token_id, *c.suppress_tokens},
+                seed=seed,
+                request=request,
+                position=p,
+                step=self.nfe,
+            )
+        return proposals
+
+    def pad(self) -> None:
+        """Once an end token that was written has no mask before it, fills what follows with the first end token."""
+        ends = np.atleast_1d(self.config.eos_token_id)
+        for p, token in enumerate(self.canvas):
+            if token == self.config.mask_token_id:
+                return
+            if token in ends and not self.given[p]:
+                break
+        for q in range(p + 1, len(self.canvas)):
+            if not self.given[q] and self.canvas[q] != ends[0]:
+                self.write(q, ends[0], math.nan, "pad")
+
+    def write(self, position, token, probability, kind) -> None:
+        self.canvas[position] = token
+        self.trajectory.append(Edit(self.nfe, position, int(token), probability, kind, self.time))
+
+    def uniform(self, position, step, draw) -> float:
+        return philox.uniform(*self.stream, position, step, draw)
+
+
+def run(model, canvas, config, *, seed: int = 0, request: int = 0, block_start: int = 0) -> Row:
+    """Fills the masks of `canvas`.
+
+    Args:
+        model: takes the canvas, int64 `[L]`, and returns logits `[L, V]`.
+        canvas: tokens; masks are what is written.
+        config: a mapping with the names of `SamplerConfig`; those left out have their defaults.
+        seed, request: the row's randomness.
+        block_start: where blocks are counted from.
+    """
+    settings = SimpleNamespace(**(DEFAULTS | dict(config)))
+    row = Row(model, settings, np.array(canvas, dtype=np.int64), (seed, request))
+    fill_all(row, block_start)
+    return row
+
+
+def fill_all(row: Row, block_start: int) -> None:
+    """Fills the blocks of a row from left to right; those without masks are passed over."""
+    blocks = [w for w in windows(len(row.canvas), row.config.block_length, block_start) if row.masked(w)]
+    for window in blocks:
+        if masks := len(row.masked(window)):
+            row.fill(window, steps_of_block(row.config, len(blocks), masks))
+
+
+def windows(length: int, block_length: int | None, start: int) -> list[range]:
+    """Blocks counted from `start` to both sides, left to right; the first and the last may be short."""
+    if block_length is None:
+        return [range(length)]
+    edges = [0, *range(start % block_length, length, block_length), length]
+    return [range(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+
+def steps_of_block(config, blocks: int, masks: int) -> int:
+    """Steps for a block with `masks` masks, where `blocks` blocks of the row hold masks."""
+    if config.steps_per_block is not None:
+        return config.steps_per_block
+    if config.steps is not None:
+        if config.steps % blocks:
+            raise ValueError(f"steps must be a multiple of the number of blocks, got {config.steps} and {blocks}")
+        return config.steps // blocks
+    return masks
+
+
+def least(config, step: Step) -> int:
+    """How many masks a step commits at least; exactly so many where counts alone decide."""
+    is_open = config.steps is None and config.steps_per_block is None
+    has_cut = any(cut is not None for cut in (config.threshold, config.factor, config.entropy_bound))
+    count = 1 if is_open and config.schedule != "dream" else schedule.count(config.schedule, step, config.eps)
+    if not has_cut:
+        floor = max(count, config.min_commit or 0)
+    elif is_open:
+        floor = config.min_commit or 1
+    else:
+        floor = max(count, config.min_commit or 1)
+    return min(floor, step.left)

@@ -1,0 +1,201 @@
+"""Inputs that hypothesis draws: rows of logits where ties and infinities are common, canvases, settings.
+
+Large arrays come from a seeded NumPy generator, so that hypothesis has a few numbers to shrink instead of thousands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+INF = np.inf
+# Around the sizes that matter to the core: one lane, 256 accumulators, a tile of 4,096 ids, several tiles.
+VOCABULARIES = (1, 2, 3, 50, 255, 256, 257, 600, 4095, 4096, 4097, 9000)
+DTYPES = ("float32", "float16", "bfloat16")
+
+seeds = st.integers(0, 2**64 - 1)
+generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+def _coarse(rng, v):
+    """A grid of halves: many ties, also for the largest."""
+    return rng.integers(-6, 7, v) / 2
+
+
+def _with_holes(rng, v):
+    x = _coarse(rng, v)
+    x[rng.random(v) < rng.choice([0.1, 0.9])] = -INF
+    return x
+
+
+def _sharp(rng, v):
+    """One id far above the rest, as a sure model has it."""
+    x = rng.normal(0, 2, v)
+    x[rng.integers(v)] += rng.choice([5, 15, 30, 45, 80, 300])
+    return x
+
+
+def _one_hot(rng, v):
+    x = np.full(v, -INF)
+    x[rng.integers(v)] = rng.normal()
+    return x
+
+
+def _infinite(rng, v):
+    x = _coarse(rng, v)
+    x[rng.integers(0, v, rng.integers(1, 4))] = INF
+    return x
+
+
+_ROWS = {
+    "normal": lambda rng, v: rng.normal(0, rng.choice([0.1, 1, 5, 20]), v),
+    "coarse": _coarse,
+    "with_holes": _with_holes,
+    "sharp": _sharp,
+    "all_equal": lambda rng, v: np.full(v, rng.choice([0.0, -3.0, 7.5, 1e4])),
+    "one_hot": _one_hot,
+    "infinite": _infinite,
+    "huge": lambda rng, v: rng.normal(0, 1e4, v),
+}
+
+
+def row(rng, kind: str, vocabulary: int) -> np.ndarray:
+    """A row of float64 logits of a kind; at least one id is above -inf."""
+    x = _ROWS[kind](rng, vocabulary)
+    if x.max() == -INF:
+        x[rng.integers(vocabulary)] = 0.0
+    return x
+
+
+def as_dtype(values: np.ndarray, dtype: str) -> torch.Tensor:
+    """The values rounded to a dtype, and not beyond its range."""
+    limit = 6e4 if dtype == "float16" else 3e38
+    clipped = np.where(np.isinf(values), values, np.clip(values, -limit, limit))
+    return torch.from_numpy(clipped).to(getattr(torch, dtype))
+
+
+@st.composite
+def logits(draw, max_rows: int = 4, vocabularies=VOCABULARIES, kinds=tuple(_ROWS), dtypes=DTYPES) -> torch.Tensor:
+    """A tensor `[N, V]` of rows of different kinds, usable each."""
+    rng = draw(generators)
+    vocabulary = draw(st.sampled_from(vocabularies))
+    rows = [row(rng, draw(st.sampled_from(kinds)), vocabulary) for _ in range(draw(st.integers(1, max_rows)))]
+    return as_dtype(np.stack(rows), draw(st.sampled_from(dtypes)))
+
+
+def widened(tensor: torch.Tensor) -> np.ndarray:
+    """The same values as a float32 array."""
+    return tensor.float().numpy()
+
+
+@st.composite
+def suppressed(draw, matrix: torch.Tensor) -> list[int]:
+    """Ids to suppress that leave something to every row."""
+    vocabulary = matrix.shape[1]
+    ids = draw(st.lists(st.integers(0, vocabulary - 1), max_size=5))
+    open_ = widened(matrix).copy()
+    open_[:, ids] = -INF
+    return ids if (open_.max(axis=1) > -INF).all() else []
+
+
+temperatures = st.one_of(st.just(0.0), st.sampled_from([0.01, 0.3, 0.7, 1.0, 1.5, 10.0]), st.floats(0.05, 5))
+fractions = st.sampled_from([1e-6, 0.05, 0.3, 0.5, 0.9, 0.99, 1.0])
+
+
+def filters(vocabulary: int = 1000):
+    """Settings of top-k, top-p and min-p, each of them often absent."""
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "top_k": st.one_of(st.sampled_from([1, 2, 5, vocabulary]), st.integers(1, 2 * vocabulary)),
+            "top_p": st.one_of(fractions, st.floats(1e-3, 1)),
+            "min_p": st.one_of(st.sampled_from([0.0, 1e-30, 0.01, 0.1, 0.5, 1.0]), st.floats(0, 1)),
+        },
+    )
+
+
+# --- canvases and settings of the sampler; tokens are 0..VOCABULARY-1 with the mask and an end token among them
+
+VOCABULARY = 11
+MASK = 7
+END = 3
+OTHER_END = 9
+tokens = st.sampled_from([t for t in range(VOCABULARY) if t != MASK])
+
+
+@st.composite
+def canvases(draw, max_length: int = 14) -> np.ndarray:
+    """Masks and given tokens in any arrangement: all masks, none, a prompt before them, holes; also no position at all."""
+    length = draw(st.integers(0, max_length))
+    kind = draw(st.sampled_from(["prompt", "holes", "masks"]))
+    canvas = np.array([draw(tokens) for _ in range(length)], dtype=np.int64)
+    if kind == "masks":
+        canvas[:] = MASK
+    elif kind == "prompt" and length:
+        canvas[draw(st.integers(0, length)) :] = MASK
+    elif length:
+        canvas[draw(st.lists(st.booleans(), min_size=length, max_size=length))] = MASK
+    return canvas
+
+
+batches = st.lists(canvases(), min_size=1, max_size=4)
+
+ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral")
+SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
+
+thresholds = st.one_of(st.sampled_from([-0.5, 0.0, 0.2, 0.5, 0.9, 1.0, 1.5]), st.floats(0, 1))
+factors = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 2.0, 1e9]), st.floats(0, 5))
+bounds = st.one_of(st.sampled_from([0.0, 0.1, 1.0, 1e9]), st.floats(0, 10))
+cuts = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"threshold": thresholds}),
+    st.fixed_dictionaries({"factor": factors}),
+    st.fixed_dictionaries({"entropy_bound": bounds}),
+)
+ends = st.sampled_from(
+    [
+        {},
+        {"eos_token_id": END},
+        {"eos_token_id": END, "stop_at_eos": True},
+        {"eos_token_id": (END, OTHER_END), "stop_at_eos": True},
+    ]
+)
+
+
+@st.composite
+def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures, annealed: bool = True) -> dict:
+    """Settings of `SamplerConfig`, all of which any canvas can be run with (so `steps_per_block`, not `steps`).
+
+    Without `annealed` there is no noise on the order under the maskgit schedule, which has a rule of its own for it.
+    """
+    order = draw(st.sampled_from(orders))
+    chosen = {
+        "mask_token_id": MASK,
+        "order": order,
+        "schedule": draw(st.sampled_from(schedules)),
+        "temperature": draw(temperatures),
+    }
+    optional = {
+        "steps_per_block": st.integers(1, 20),
+        "block_length": st.integers(1, 8),
+        "min_commit": st.integers(1, 4),
+        "order_temperature": st.sampled_from([0.0, 0.1, 1.0, 5.0]),
+        "eps": st.sampled_from([1e-3, 0.5]),
+        "suppress_tokens": st.lists(st.integers(0, VOCABULARY - 1), max_size=3).map(tuple),
+        "shift": st.booleans(),
+    }
+    if order == "ancestral":
+        # It has neither a ranking nor a cut; the settings of those mean nothing to it.
+        for name in ("min_commit", "order_temperature"):
+            del optional[name]
+    else:
+        chosen |= draw(cuts)
+    if chosen["schedule"] == "maskgit" and not annealed:
+        optional.pop("order_temperature", None)
+    if chosen["schedule"] == "first-hitting":
+        del optional["steps_per_block"]
+    chosen |= draw(st.fixed_dictionaries({}, optional=optional))
+    chosen |= draw(ends)
+    chosen |= draw(filters(VOCABULARY))
+    return chosen
