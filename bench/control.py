@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             table = Statistics(batch, block)
             fills: dict[str, dict[str, Fill]] = {
                 "threshold 0.9": {
-                    "dllm_fast": lambda t=table: ours(t, threshold=THRESHOLD),
-                    "Fast-dLLM": lambda t=table: theirs(t, THRESHOLD),
+                    "dllm_fast": partial(ours, table, threshold=THRESHOLD),
+                    "Fast-dLLM": partial(theirs, table, THRESHOLD),
                 },
                 f"even, {STEPS} steps": {
-                    "dllm_fast": lambda t=table: ours(t, steps=STEPS),
-                    "LLaDA": lambda t=table: theirs(t, None),
+                    "dllm_fast": partial(ours, table, steps=STEPS),
+                    "LLaDA": partial(theirs, table, None),
                 },
             }
             for rule, forms in fills.items():

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,9 +143,8 @@ def fast_dllm(model: Watched, canvas: Tensor, task: Task, mask: int) -> Tensor:
 
 def diffusers(model: Watched, canvas: Tensor, task: Task, mask: int) -> Tensor:
     """diffusers' block refinement without editing; a threshold above 1 leaves the even counts."""
-    from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
-
-    pipeline = LLaDA2Pipeline(model=model, scheduler=BlockRefinementScheduler())
+    library: Any = importlib.import_module("diffusers")  # a development dependency, untyped
+    pipeline = library.LLaDA2Pipeline(model=model, scheduler=library.BlockRefinementScheduler())
     pipeline.set_progress_bar_config(disable=True)
     prompt = canvas[:, : task.start]
     answer = pipeline(
@@ -226,6 +226,7 @@ class _Contender:
     """A process that generates once for each line it is sent."""
 
     def __init__(self, contender: str, task: str) -> None:
+        self._name = f"{contender}, {task}"
         command = [sys.executable, "-m", "bench.end_to_end", "--contender", contender, task]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=harness.ROOT)
 
@@ -239,7 +240,7 @@ class _Contender:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a contender ended with status {self._process.wait()}: {self._process.args}")
+            raise RuntimeError(f"{self._name} ended with status {self._process.wait()}")
         answer: Json = json.loads(line)
         return answer
 

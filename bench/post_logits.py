@@ -189,7 +189,7 @@ def _case(
 
 def _over(function: Callable[[Tensor], object], logits: Tensor, rows: int) -> Callable[[], object]:
     """Calls `function` with the next `rows` of `logits` each time."""
-    views: Iterator[Tensor] = itertools.cycle(logits.split(rows)[: len(logits) // rows])
+    views: Iterator[Tensor] = itertools.cycle([logits[i : i + rows] for i in range(0, len(logits) - rows + 1, rows)])
     return lambda: function(next(views))
 
 
