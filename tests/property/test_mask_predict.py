@@ -100,7 +100,7 @@ def test_threads_change_nothing():
             _core.set_threads(n)
             results.append(dllm_fast.mask_predict(matrix, temperature=1.0, top_k=100, seed=3))
     finally:
-        _core.set_threads(2)
+        _core.set_threads(None)
     for other in results[1:]:
         assert_same(results[0], other)
 

@@ -193,11 +193,16 @@ def run(model, canvas, config, *, seed: int = 0, request: int = 0, block_start: 
     """
     settings = SimpleNamespace(**(DEFAULTS | dict(config)))
     row = Row(model, settings, np.array(canvas, dtype=np.int64), (seed, request))
-    blocks = [w for w in windows(len(row.canvas), settings.block_length, block_start) if row.masked(w)]
+    fill_all(row, block_start)
+    return row
+
+
+def fill_all(row: Row, block_start: int) -> None:
+    """Fills the blocks of a row from left to right; those without masks are passed over."""
+    blocks = [w for w in windows(len(row.canvas), row.config.block_length, block_start) if row.masked(w)]
     for window in blocks:
         if masks := len(row.masked(window)):
-            row.fill(window, steps_of_block(settings, len(blocks), masks))
-    return row
+            row.fill(window, steps_of_block(row.config, len(blocks), masks))
 
 
 def windows(length: int, block_length: int | None, start: int) -> list[range]:
