@@ -1,0 +1,526 @@
+//! A fuzz loop over `Config::check`, `Sampler::next`, `predict` and `feed`: wild settings, canvases and answers (NaN, the
+//! infinities, ties, nonsense lengths). Nothing may panic, and what holds for every run must hold here: given tokens stay,
+//! the mask is never written, a refused answer changes nothing, every run ends in time, and a row does not notice its
+//! neighbours.
+//!
+//! `FUZZ_SECONDS` is how long each test searches (default 2), `FUZZ_SEED` where it begins. A failure names its case, and
+//! `FUZZ_CASE` runs only that one.
+
+use dllm_fast::decide::config::{Config, Steps};
+use dllm_fast::decide::plan::Kind;
+use dllm_fast::decide::schedule::Schedule;
+use dllm_fast::decide::score::{Order, OrderNoise, Proposal};
+use dllm_fast::decide::select::Cut;
+use dllm_fast::logits::cut::Filters;
+use dllm_fast::logits::draw::Sampling;
+use dllm_fast::logits::row::Logits;
+use dllm_fast::rng::{Draw, Stream};
+use dllm_fast::sampler::{Answer, Sampler, Start};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// Random choices, a function of the case.
+struct Dice {
+    stream: Stream,
+    thrown: u32,
+}
+
+impl Dice {
+    fn new(case: u64, purpose: u32) -> Self {
+        let stream = Stream {
+            seed: case,
+            request: purpose,
+        };
+        Self { stream, thrown: 0 }
+    }
+
+    fn bits(&mut self) -> u64 {
+        self.thrown += 1;
+        self.stream.bits53(self.thrown, 0, Draw::Order)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn unit(&mut self) -> f64 {
+        self.bits() as f64 * 0.5f64.powi(53)
+    }
+
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    /// A number that somebody might pass; often one that nobody should.
+    fn number(&mut self) -> f64 {
+        const ODD: [f64; 14] = [
+            0.0,
+            -0.0,
+            1.0,
+            -1.0,
+            0.5,
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::MAX,
+            f64::MIN_POSITIVE,
+            5e-324,
+            1e-300,
+            1.0 + f64::EPSILON,
+            1.0 - f64::EPSILON,
+        ];
+        if self.one_in(3) {
+            self.of(&ODD)
+        } else {
+            self.unit() * self.of(&[1.0, 1.0, 3.0, 100.0])
+        }
+    }
+
+    /// A statistic: coarse, so that ties are common, and sometimes odd.
+    fn statistic(&mut self) -> f64 {
+        if self.one_in(40) {
+            self.number()
+        } else {
+            self.below(9) as f64 / 8.0
+        }
+    }
+
+    fn size(&mut self) -> usize {
+        if self.one_in(8) {
+            self.of(&[
+                0,
+                1,
+                usize::MAX,
+                usize::MAX / 2,
+                usize::MAX / 2 + 1,
+                1 << 32,
+                (1 << 32) - 1,
+            ])
+        } else {
+            1 + self.below(20)
+        }
+    }
+
+    fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        self.one_in(2).then(|| make(self))
+    }
+}
+
+const VOCABULARY: usize = 9;
+
+fn config(dice: &mut Dice) -> Config {
+    let schedule = match dice.below(6) {
+        0 => Schedule::Even,
+        1 => Schedule::Linear,
+        2 => Schedule::Cosine,
+        3 => Schedule::Dream {
+            eps: if dice.one_in(3) { dice.number() } else { 1e-3 },
+        },
+        4 => Schedule::MaskGit,
+        _ => Schedule::FirstHitting,
+    };
+    let steps = match dice.below(4) {
+        0 => Steps::Open,
+        1 => Steps::Total(dice.size()),
+        2 => Steps::Total(12 * (1 + dice.below(4))),
+        _ => Steps::PerBlock(dice.size()),
+    };
+    // A schedule that spreads a few masks over 2^60 steps looks at each of them. It ends, but not for us.
+    let steps = match steps {
+        Steps::Total(s) => Steps::Total(s.min(5000)),
+        Steps::PerBlock(s) => Steps::PerBlock(s.min(5000)),
+        Steps::Open => steps,
+    };
+    let cut = match dice.below(5) {
+        0 => Cut::Threshold(dice.number()),
+        1 => Cut::Factor {
+            factor: dice.number(),
+            as_published: dice.one_in(2),
+        },
+        2 => Cut::EntropyBound(dice.number()),
+        _ => Cut::Count,
+    };
+    let order = dice.of(&[
+        Order::Confidence,
+        Order::Margin,
+        Order::Entropy,
+        Order::Random,
+        Order::LeftToRight,
+        Order::SampledConfidence,
+        Order::Ancestral,
+    ]);
+    let id = |dice: &mut Dice| {
+        if dice.one_in(20) {
+            u32::MAX
+        } else {
+            dice.below(VOCABULARY) as u32
+        }
+    };
+    Config {
+        mask: id(dice),
+        block_length: dice.maybe(Dice::size),
+        steps,
+        schedule,
+        order,
+        noise: OrderNoise {
+            temperature: if dice.one_in(3) { dice.number() } else { 0.0 },
+            annealed: dice.one_in(2),
+        },
+        cut,
+        min_commit: dice.maybe(Dice::size),
+        sampling: Sampling {
+            temperature: if dice.one_in(2) { dice.number() } else { 1.0 },
+            filters: Filters {
+                top_k: dice.maybe(Dice::size),
+                top_p: dice.maybe(Dice::number),
+                min_p: dice.maybe(Dice::number),
+            },
+        },
+        suppressed: (0..dice.below(3)).map(|_| id(dice)).collect(),
+        ends: (0..dice.below(3)).map(|_| id(dice)).collect(),
+        stop_at_end: dice.one_in(3),
+        as_published: dice.one_in(4),
+    }
+}
+
+/// Settings that are mostly accepted: what `config` makes, with the numbers in range.
+fn tame(mut config: Config, dice: &mut Dice) -> Config {
+    let range = |x: f64, low: f64, high: f64| {
+        if x.is_nan() { low } else { x.clamp(low, high) }
+    };
+    config.sampling.temperature = range(config.sampling.temperature, 0.0, 1e300);
+    config.noise.temperature = range(config.noise.temperature, 0.0, 1e300);
+    let filters = &mut config.sampling.filters;
+    filters.top_k = filters.top_k.map(|k| k.max(1));
+    filters.top_p = filters.top_p.map(|p| range(p, 1e-12, 1.0));
+    filters.min_p = filters.min_p.map(|p| range(p, 0.0, 1.0));
+    config.cut = match config.cut {
+        Cut::Threshold(t) => Cut::Threshold(range(t, f64::NEG_INFINITY, f64::INFINITY)),
+        Cut::Factor {
+            factor,
+            as_published,
+        } => Cut::Factor {
+            factor: range(factor, 0.0, f64::INFINITY),
+            as_published,
+        },
+        Cut::EntropyBound(b) => Cut::EntropyBound(range(b, 0.0, f64::INFINITY)),
+        Cut::Count => Cut::Count,
+    };
+    if let Schedule::Dream { eps } = config.schedule {
+        config.schedule = Schedule::Dream {
+            eps: range(eps, 1e-300, 0.999),
+        };
+    }
+    config.block_length = config.block_length.map(|b| b.max(1));
+    config.min_commit = config.min_commit.map(|c| c.max(1));
+    config.steps = match config.steps {
+        Steps::Total(s) if dice.one_in(4) => Steps::Total(s.max(1)),
+        Steps::Total(s) | Steps::PerBlock(s) => Steps::PerBlock(s.max(1)),
+        Steps::Open => Steps::Open,
+    };
+    let mask = config.mask;
+    config.ends.retain(|&e| e != mask);
+    config.stop_at_end &= !config.ends.is_empty();
+    config
+}
+
+fn start(mask: u32, dice: &mut Dice) -> Start {
+    let length = dice.below(14);
+    let canvas = (0..length).map(|_| {
+        if dice.one_in(2) {
+            mask
+        } else {
+            dice.below(VOCABULARY) as u32
+        }
+    });
+    let canvas: Vec<u32> = canvas.collect();
+    Start {
+        stream: Stream {
+            seed: dice.bits(),
+            request: dice.below(3) as u32,
+        },
+        origin: dice.below(length + 3),
+        canvas,
+    }
+}
+
+/// What a caller answers for a position: a function of the row's seed, its step and the position, whoever else is there.
+fn proposal(config: &Config, stream: Stream, step: u32, position: u32) -> Proposal {
+    let mut dice = Dice::new(
+        stream.seed,
+        stream
+            .request
+            .wrapping_add(1000 * step)
+            .wrapping_add(1_000_003 * position),
+    );
+    let excluded = config.excluded();
+    let token = (0..).map(|_| dice.below(VOCABULARY + 4) as u32);
+    let token = token.into_iter().find(|t| !excluded.contains(t));
+    let number = |dice: &mut Dice| {
+        let x = dice.statistic();
+        if x.is_nan() { 0.5 } else { x }
+    };
+    Proposal {
+        token: token.expect("some id is free"),
+        probability: number(&mut dice),
+        top1: number(&mut dice),
+        top2: number(&mut dice),
+        entropy: number(&mut dice),
+    }
+}
+
+/// Everything that can be seen of a sampler.
+fn state(sampler: &Sampler) -> String {
+    let row = |r| {
+        (
+            sampler.canvas(r).to_vec(),
+            sampler.trajectory(r).to_vec(),
+            sampler.forwards(r),
+            sampler.positions(r).to_vec(),
+        )
+    };
+    format!("{:?}", (0..sampler.len()).map(row).collect::<Vec<_>>())
+}
+
+fn masks(canvas: &[u32], mask: u32) -> usize {
+    canvas.iter().filter(|&&t| t == mask).count()
+}
+
+/// An upper bound on the forwards of a row.
+fn bound(config: &Config, start: &Start) -> usize {
+    let masked = (0..start.canvas.len()).filter(|&p| start.canvas[p] == config.mask);
+    let masks = masked.clone().count();
+    let blocks = config
+        .blocks(start.origin)
+        .count(masked, start.canvas.len());
+    let steps = match config.steps {
+        Steps::Open => return masks,
+        Steps::Total(steps) => steps,
+        Steps::PerBlock(steps) => steps * blocks,
+    };
+    if config.schedule.keeps_idle_steps() {
+        steps
+    } else {
+        steps.min(masks)
+    }
+}
+
+/// Answers that must be refused, or may be taken: then the run goes on from there.
+fn provoke(sampler: &mut Sampler, dice: &mut Dice) {
+    let waiting = sampler.waiting();
+    let mut rows = waiting.clone();
+    match dice.below(5) {
+        0 => rows.push(dice.below(sampler.len() + 2)),
+        1 => rows.reverse(),
+        2 => rows.extend(waiting.iter().take(1)),
+        3 => rows.push(usize::MAX),
+        _ => {}
+    }
+    let wanted: usize = waiting.iter().map(|&r| sampler.positions(r).len()).sum();
+    let length = match dice.below(4) {
+        0 => dice.below(wanted + 3),
+        1 => 0,
+        _ => wanted,
+    };
+    let before = state(sampler);
+    let taken = if dice.one_in(2) {
+        let any = |dice: &mut Dice| Proposal {
+            token: dice.below(VOCABULARY) as u32,
+            probability: dice.number(),
+            top1: dice.number(),
+            top2: dice.number(),
+            entropy: dice.number(),
+        };
+        let proposals: Vec<_> = (0..length).map(|_| any(dice)).collect();
+        sampler.feed(&rows, &Answer::Proposals(&proposals))
+    } else {
+        let any = |dice: &mut Dice| (dice.below(VOCABULARY) as u32, dice.number());
+        let choice: Vec<_> = (0..length).map(|_| any(dice)).collect();
+        sampler.feed(&rows, &Answer::Choice(&choice))
+    };
+    if let Err(error) = taken {
+        let text = error.to_string();
+        assert!(text.contains("; "), "an error names a remedy: {text}");
+        assert_eq!(state(sampler), before, "a refused answer changes nothing");
+    }
+}
+
+/// `predict` on logits that nobody should make.
+fn predict(sampler: &Sampler, dice: &mut Dice) {
+    let vocabulary = dice.of(&[0, 1, 5, VOCABULARY, VOCABULARY, 70, 300]);
+    let rows = sampler.waiting();
+    let wanted: usize = rows.iter().map(|&r| sampler.positions(r).len()).sum();
+    let lines = if dice.one_in(4) {
+        dice.below(wanted + 3)
+    } else {
+        wanted
+    };
+    let length = lines * vocabulary + usize::from(dice.one_in(10));
+    let value = |dice: &mut Dice| {
+        if dice.one_in(30) {
+            dice.number() as f32
+        } else {
+            (dice.below(33) as f32 - 16.0) * 0.5
+        }
+    };
+    let single: Vec<f32> = (0..length).map(|_| value(dice)).collect();
+    let half: Vec<u16> = (0..length).map(|_| dice.below(1 << 16) as u16).collect();
+    let index: Vec<usize> = (0..wanted).map(|_| dice.below(lines + 1)).collect();
+    let logits = [
+        Logits::F32(&single),
+        Logits::F16(&half),
+        Logits::Bf16(&half),
+    ];
+    let logits = logits[dice.of(&[0, 0, 0, 1, 2])];
+    let index = dice.one_in(3).then_some(index.as_slice());
+    let before = state(sampler);
+    match sampler.predict(&rows, logits, vocabulary, index) {
+        Err(error) => assert!(error.to_string().contains("; "), "{error}"),
+        Ok(predictions) => {
+            assert_eq!(predictions.len(), wanted);
+            for p in predictions {
+                assert!((p.token as usize) < vocabulary, "{p:?}");
+                assert!(!sampler.config().excluded().contains(&p.token), "{p:?}");
+                assert!(
+                    0.0 <= p.probability && p.probability <= p.top1 && p.top1 <= 1.0,
+                    "{p:?}"
+                );
+                assert!(0.0 <= p.top2 && p.top2 <= p.top1, "{p:?}");
+                assert!(p.entropy >= 0.0 && !p.logsumexp.is_nan(), "{p:?}");
+            }
+        }
+    }
+    assert_eq!(state(sampler), before, "predict changes nothing");
+}
+
+/// Runs rows to the end and checks what must hold on the way; `provoked` throws in answers that are wrong.
+fn run(
+    config: &Config,
+    starts: &[Start],
+    score_all: bool,
+    mut provoked: Option<&mut Dice>,
+) -> Option<Sampler> {
+    let mut sampler = match Sampler::new(config.clone(), starts.to_vec(), score_all) {
+        Ok(sampler) => sampler,
+        Err(error) => {
+            assert!(error.to_string().contains("; "), "{error}");
+            return None;
+        }
+    };
+    loop {
+        let waiting = sampler.next();
+        assert_eq!(sampler.next(), waiting, "asking twice changes nothing");
+        if waiting.is_empty() {
+            break;
+        }
+        if let Some(dice) = provoked.as_deref_mut() {
+            predict(&sampler, dice);
+            if dice.one_in(2) {
+                provoke(&mut sampler, dice);
+            }
+        }
+        for r in sampler.waiting() {
+            let (step, positions) = (sampler.forwards(r), sampler.positions(r).to_vec());
+            assert!(positions.is_sorted() || !score_all, "{positions:?}");
+            let before = sampler.canvas(r).to_vec();
+            assert!(positions.iter().all(|&p| before[p as usize] == config.mask));
+            let answer: Vec<_> = positions
+                .iter()
+                .map(|&p| proposal(config, starts[r].stream, step, p))
+                .collect();
+            sampler
+                .feed(&[r], &Answer::Proposals(&answer))
+                .expect("a right answer");
+            let after = sampler.canvas(r);
+            assert!(
+                masks(after, config.mask) < masks(&before, config.mask)
+                    || config.schedule.keeps_idle_steps(),
+                "every forward commits"
+            );
+            assert!(
+                sampler.forwards(r) as usize <= bound(config, &starts[r]),
+                "{} forwards, at most {}",
+                sampler.forwards(r),
+                bound(config, &starts[r])
+            );
+        }
+    }
+    for (r, start) in starts.iter().enumerate() {
+        let canvas = sampler.canvas(r);
+        assert_eq!(masks(canvas, config.mask), 0, "no mask is left");
+        let mut replayed = start.canvas.clone();
+        for edit in sampler.trajectory(r) {
+            let p = edit.position as usize;
+            assert_eq!(start.canvas[p], config.mask, "given tokens stay");
+            assert_ne!(edit.token, config.mask, "the mask is never written");
+            match edit.kind {
+                Kind::Commit => {
+                    assert_eq!(replayed[p], config.mask, "a committed token stays");
+                    assert!(!config.suppressed.contains(&edit.token));
+                }
+                Kind::Pad => assert!(config.stop_at_end && edit.token == config.ends[0]),
+                other => panic!("{other:?} is no edit of these rules"),
+            }
+            replayed[p] = edit.token;
+        }
+        assert_eq!(replayed, canvas, "the trajectory tells the whole story");
+    }
+    Some(sampler)
+}
+
+fn drive(case: u64) {
+    let dice = &mut Dice::new(case, 0);
+    let wild = config(dice);
+    if let Err(error) = wild.check() {
+        let text = error.to_string();
+        assert!(text.contains(", got ") && text.contains("; "), "{text}");
+    }
+    let config = if dice.one_in(8) {
+        wild
+    } else {
+        tame(wild, dice)
+    };
+    let starts: Vec<Start> = (0..dice.below(5))
+        .map(|_| start(config.mask, dice))
+        .collect();
+    run(&config, &starts, dice.one_in(2), Some(dice));
+    // A row alone and in company; only Dream's published mean over the batch makes a difference.
+    let together = run(&config, &starts, false, None);
+    if let Some(together) = together
+        && !(config.as_published && config.schedule.keeps_idle_steps())
+    {
+        for (r, start) in starts.iter().enumerate() {
+            let alone = run(&config, std::slice::from_ref(start), dice.one_in(2), None);
+            let alone = alone.expect("what a batch accepts, each of its rows accepts");
+            let told = |s: &Sampler, r| format!("{:?}", s.trajectory(r));
+            assert_eq!(told(&alone, 0), told(&together, r), "row {r} alone");
+        }
+    }
+}
+
+fn variable<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).map_or(default, |value| {
+        value.parse().ok().expect("FUZZ_* are whole numbers")
+    })
+}
+
+#[test]
+fn nothing_panics_and_every_run_keeps_its_promises() {
+    if let Ok(case) = std::env::var("FUZZ_CASE") {
+        return drive(case.parse().expect("FUZZ_CASE is a number"));
+    }
+    let until = Instant::now() + Duration::from_secs(variable("FUZZ_SECONDS", 2));
+    let first: u64 = variable("FUZZ_SEED", 0);
+    let mut case = first;
+    while Instant::now() < until {
+        if catch_unwind(AssertUnwindSafe(|| drive(case))).is_err() {
+            panic!("case {case}: run it alone with FUZZ_CASE={case}");
+        }
+        case += 1;
+    }
+    println!("{} cases", case - first);
+}
