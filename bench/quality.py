@@ -4,8 +4,8 @@
 All settings see the same canvases with the same seeds, so two of them are compared row by row. Intervals are 95 %:
 Wilson's for a share, Bonett and Price's for a difference of two shares on the same rows.
 
-    python -m bench.quality             measure everything (about half an hour on one core), write JSON and picture
-    python -m bench.quality --quick     a few canvases and settings, print, write nothing
+    python -m bench.quality             measure everything (20 to 40 minutes on one core), write JSON and picture
+    python -m bench.quality --quick     a few canvases and settings, print the points
     python -m bench.quality --table     print README's section from the JSON
     python -m bench.quality --picture   draw the picture from the JSON again
 """
@@ -16,9 +16,6 @@ import argparse
 import hashlib
 import json
 import math
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +27,10 @@ import torch
 from numpy.typing import NDArray
 
 import dllm_fast
+from bench import harness, quality_report
 from dllm_fast import demo
 from dllm_fast.demo import word_tasks
 
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
 Z95 = 1.959963984540054
 
 Canvas = NDArray[np.int64]
@@ -367,86 +363,74 @@ def text(n: int, seed: int = PROMPT_SEED) -> Task:
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def run_sudoku(task: Task, settings: Sequence[Setting], progress: Callable[[Point], object]) -> dict[str, object]:
-    """Everything about the Sudoku model, as JSON."""
-    model, _ = demo.load()
-    points = measure(model, task.canvases, task.check, settings, common=task.common, progress=progress)
-    by_label = {point.setting.label: point for point in points}
-    counts = [point for point in points if point.setting.family == "count, most confident"]
-    thresholds = [point for point in points if point.setting.family == "threshold"]
+def run(*, quick: bool) -> dict[str, Any]:
+    """The whole benchmark, on one thread, as JSON."""
+    began = time.process_time()
+    with harness.threads(1):
+        content = {
+            "question": "how often is the answer right, and how many forwards does it take?",
+            "dtype": "float32",
+            "threads": 1,
+            "weights_sha256": {name: _sha256(demo.FOLDER / name / "model.safetensors") for name in ("sudoku", "text")},
+            "givens": {name: list(ends) for name, ends in GIVENS.items()},
+            "seeds": {"puzzles": PUZZLE_SEED, "confirmation": CONFIRM_SEED, "prompts": PROMPT_SEED, "row i": "i"},
+            **_run_sudoku(5 if quick else PER_CLASS, QUICK_SETTINGS if quick else SETTINGS),
+            **_run_text(12 if quick else PROMPTS, QUICK_SETTINGS if quick else TEXT_SETTINGS),
+        }
+    content["cpu_s"] = round(time.process_time() - began)
+    return content
 
+
+def _run_sudoku(per_class: int, settings: Sequence[Setting]) -> dict[str, Any]:
+    model, _ = demo.load()
+    task = sudoku(per_class, PUZZLE_SEED)
+    points = measure(model, task.canvases, task.check, settings, common=task.common, progress=_tell)
+    by_label = {point.setting.label: point for point in points}
+
+    # Another order with the same counts: the same number of forwards on every row.
     orders = []
-    for other in ("llada-random", "left-to-right"):
-        for point in (p for p in points if p.setting.preset == other):
-            same = Setting(family="", preset="llada", over=point.setting.over).label
-            if same in by_label:
-                orders.append(compare(by_label[same], point))
-    adaptive, matched = [], []
-    for point in thresholds:
-        # The fixed count gets at least as many forwards as the threshold took.
-        enough = [count for count in counts if count.mean_forwards >= point.mean_forwards]
-        if enough:
-            adaptive.append(compare(point, min(enough, key=lambda p: p.mean_forwards)))
+    for other in points:
+        same = by_label.get(Setting(family="", preset="llada", over=other.setting.over).label)
+        if other.setting.preset in ("llada-random", "left-to-right") and same is not None:
+            orders.append(compare(same, other))
+    counts = sorted((p for p in points if p.setting.family == "count, most confident"), key=lambda p: p.mean_forwards)
+    on_average, by_row = [], []
+    for point in (p for p in points if p.setting.family == "threshold"):
+        enough = next((count for count in counts if count.mean_forwards >= point.mean_forwards), None)
+        if enough is not None:
+            on_average.append(compare(point, enough))
         solved = measure_at(model, task.canvases, task.check, point.forwards, preset="llada", common=task.common)
-        matched.append(compare(point, counts[0], solved))
+        by_row.append(compare(point, counts[0], solved))
 
     best, chosen = max(points, key=lambda p: (p.share, -p.mean_forwards)), recommend(points)
+    # Once more on puzzles that had no part in the choice.
+    again = dict.fromkeys([chosen.setting.label, best.setting.label, "llada", "fast-dllm(block_length=None, threshold=0.99)"])
+    fresh = sudoku(per_class, CONFIRM_SEED)
+    repeated = [by_label[label].setting for label in again if label in by_label]
+    confirmed = measure(model, fresh.canvases, fresh.check, repeated, common=fresh.common, progress=_tell)
     return {
         "n": len(task.canvases),
         "points": [summary(point, task.classes) for point in points],
         "pareto": [point.setting.label for point in pareto(points)],
-        "confidence_against_blind_orders": orders,
-        "threshold_against_fixed_count": adaptive,
-        "threshold_against_fixed_count_row_by_row": matched,
         "best": best.setting.label,
         "recommended": chosen.setting.label,
-        "recommended_against_best": compare(chosen, best),
+        "confident_against_blind_order": orders,
+        "threshold_against_fixed_count_with_no_fewer_forwards": on_average,
+        "threshold_against_fixed_count_with_its_forwards_on_every_row": by_row,
+        "confirmation_n": len(fresh.canvases),
+        "confirmation_points": [summary(point, fresh.classes) for point in confirmed],
+        "confirmation_recommended_against": [compare(confirmed[0], point) for point in confirmed[1:]],
     }
 
 
-def confirm(task: Task, labels: Sequence[str], settings: Sequence[Setting]) -> dict[str, object]:
-    """The recommended setting and others again, on puzzles that had no part in choosing it."""
-    model, _ = demo.load()
-    chosen = [next(s for s in settings if s.label == label) for label in dict.fromkeys(labels)]
-    points = measure(model, task.canvases, task.check, chosen, common=task.common)
-    return {
-        "n": len(task.canvases),
-        "points": [summary(point, task.classes) for point in points],
-        "comparisons": [compare(points[0], point) for point in points[1:]],
-    }
-
-
-def run_text(task: Task, settings: Sequence[Setting], progress: Callable[[Point], object]) -> dict[str, object]:
-    """The text model with its own checker, by the same function."""
+def _run_text(n: int, settings: Sequence[Setting]) -> dict[str, Any]:
     model, _ = demo.load_text()
-    points = measure(model, task.canvases, task.check, settings, common=task.common, progress=progress)
+    task = text(n, PROMPT_SEED)
+    points = measure(model, task.canvases, task.check, settings, common=task.common, progress=_tell)
     return {
-        "n": len(task.canvases),
-        "points": [summary(point, task.classes) for point in points],
-        "pareto": [point.setting.label for point in pareto(points)],
-    }
-
-
-def facts() -> dict[str, object]:
-    """Machine, versions and commit."""
-    cpu = platform.processor()
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = (line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name"))
-        cpu = next(names, cpu)
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return {
-        "machine": {"cpu": cpu, "architecture": platform.machine(), "system": platform.system(), "torch_threads": 1},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "dllm_fast": dllm_fast.__version__,
-        },
-        "commit": git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""),
+        "text_n": len(task.canvases),
+        "text_points": [summary(point, task.classes) for point in points],
+        "text_pareto": [point.setting.label for point in pareto(points)],
     }
 
 
@@ -454,65 +438,34 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def progress_line(point: Point) -> None:
-    """A line on standard error."""
-    said = f"{point.share:6.3f} solved, {point.mean_forwards:6.2f} forwards, {point.cpu_s:6.1f} s  {point.setting.label}"
-    print(said, file=sys.stderr, flush=True)
-
-
-def run(*, quick: bool) -> dict[str, object]:
-    """The whole benchmark, as JSON."""
-    torch.set_num_threads(1)
-    began, cpu = time.perf_counter(), time.process_time()
-    record = {
-        "question": "how often is the answer right, and how many forwards does it take?",
-        "command": "python -m bench.quality" + (" --quick" if quick else ""),
-        **facts(),
-        "weights_sha256": {name: _sha256(demo.FOLDER / name / "model.safetensors") for name in ("sudoku", "text")},
-        "dtype": "float32",
-        "seeds": {
-            "puzzles": PUZZLE_SEED,
-            "confirmation": CONFIRM_SEED,
-            "prompts": PROMPT_SEED,
-            "sampler": "row i has seed i",
-        },
-        "givens": {name: list(ends) for name, ends in GIVENS.items()},
-    }
-    settings = QUICK_SETTINGS if quick else SETTINGS
-    per_class = 5 if quick else PER_CLASS
-    found = run_sudoku(sudoku(per_class), settings, progress_line)
-    record["sudoku"] = found
-    if not quick:
-        again = [str(found["recommended"]), str(found["best"]), "llada", "fast-dllm(block_length=None, threshold=0.99)"]
-        record["confirmation"] = confirm(sudoku(per_class, CONFIRM_SEED), again, settings)
-    record["text"] = run_text(text(12 if quick else PROMPTS), TEXT_SETTINGS[:3] if quick else TEXT_SETTINGS, progress_line)
-    record["wall_s"], record["cpu_s"] = round(time.perf_counter() - began), round(time.process_time() - cpu)
-    return record
+def _tell(point: Point) -> None:
+    harness.progress(
+        f"{point.share:6.3f} solved, {point.mean_forwards:6.2f} forwards, {point.cpu_s:6.1f} s  {point.setting.label}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--quick", action="store_true", help="a few canvases and settings; writes nothing")
+    what.add_argument("--quick", action="store_true", help="a few canvases and settings: does it run? Writes nothing")
     what.add_argument("--table", action="store_true", help="print README's section from the JSON")
     what.add_argument("--picture", action="store_true", help="draw the picture from the JSON")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the JSON and the picture")
     options = parser.parse_args(arguments)
 
-    from bench import quality_report
-
-    path = RESULTS / "quality.json"
     if options.quick:
         print(quality_report.listing(run(quick=True)))
         return
+    path: Path = options.out / "quality.json"
     if not (options.table or options.picture):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(quality_report.dump(run(quick=False)), encoding="utf-8")
+        others = harness.Others()
+        harness.write("quality", options.out, run(quick=False), quick=False, others=others)
     record = json.loads(path.read_text(encoding="utf-8"))
-    if not options.picture:
+    if options.table:
         print(quality_report.section(record))
-    if not options.table:
-        quality_report.draw(record, RESULTS / "quality.svg")
+    else:
+        quality_report.draw(record, options.out / "quality.svg")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,27 +33,12 @@ LINES: dict[str, tuple[str, str, str]] = {
 }
 
 
-def dump(record: Record) -> str:
-    """JSON with nested tables indented and every point or comparison on a line of its own."""
-
-    def lines(value: object, indent: str) -> str:
-        inner = indent + "  "
-        if isinstance(value, dict) and any(isinstance(v, dict | list) for v in value.values()) and "label" not in value:
-            body = ",\n".join(f"{inner}{json.dumps(k)}: {lines(v, inner)}" for k, v in value.items())
-            return f"{{\n{body}\n{indent}}}"
-        if isinstance(value, list) and any(isinstance(v, dict) for v in value):
-            return "[\n" + ",\n".join(f"{inner}{json.dumps(v)}" for v in value) + f"\n{indent}]"
-        return json.dumps(value)
-
-    return lines(record, "") + "\n"
-
-
 def listing(record: Record) -> str:
     """Every point on a line."""
     said = []
-    for task in ("sudoku", "text"):
-        said.append(f"{task}, n = {record[task]['n']}")
-        for point in record[task]["points"]:
+    for task, n in (("points", "n"), ("text_points", "text_n")):
+        said.append(f"{task}, n = {record[n]}")
+        for point in record[task]:
             low, high = point["share_95"]
             said.append(f"  {point['share']:.3f} [{low:.3f}, {high:.3f}]  {point['forwards']['mean']:6.2f}  {point['label']}")
     return "\n".join(said)
@@ -83,15 +67,15 @@ def wrap(paragraph: str) -> str:
 def section(record: Record) -> str:
     """README's section on quality, all numbers from the record."""
     found, again = record["sudoku"], record["confirmation"]
-    points = {point["label"]: point for point in found["points"]}
-    chosen, base = points[found["recommended"]], points["llada"]
+    points = {point["label"]: point for point in record["points"]}
+    chosen, base = points[record["recommended"]], points["llada"]
     text = {point["label"]: point for point in record["text"]["points"]}
 
     def cells(label: str) -> str:
         point = points[label]
         classes = " | ".join(percent(point["classes"][name]["share"]) for name in record["givens"])
         forwards = point["forwards"]
-        name = f"**`{label}`**" if label == found["recommended"] else f"`{label}`"
+        name = f"**`{label}`**" if label == record["recommended"] else f"`{label}`"
         spread = f"{forwards['mean']:.2f} ± {forwards['sd']:.2f}" if forwards["sd"] else f"{forwards['mean']:.0f}"
         return f"| {name} | {spread} | {percent(point['share'])} ({interval(point['share_95'])}) | {classes} |"
 
@@ -106,18 +90,18 @@ def section(record: Record) -> str:
         )
 
     versus = "| a | b | forwards a / b | solved a / b | a - b, points (95 %) |\n| --- | --- | --- | --- | --- |"
-    by_row = found["threshold_against_fixed_count_row_by_row"]
-    blind = [c for c in found["confidence_against_blind_orders"] if c["b"].startswith("llada-random")]
+    by_row = record["threshold_against_fixed_count_row_by_row"]
+    blind = [c for c in record["confidence_against_blind_orders"] if c["b"].startswith("llada-random")]
     confirmed = again["points"][0]
     against = next(c for c in again["comparisons"] if c["b"] == "llada")
     intro = (
-        f"The embedded Sudoku model on {found['n']} fresh puzzles ({givens} givens; none of the solutions occurs in training). "
-        f"Every rule gets the same puzzles and the same seeds: {len(found['points'])} settings, each preset at several "
+        f"The embedded Sudoku model on {record['n']} fresh puzzles ({givens} givens; none of the solutions occurs in training). "
+        f"Every rule gets the same puzzles and the same seeds: {len(record['points'])} settings, each preset at several "
         "(`python -m bench.quality`; all of them in [`bench/results/quality.json`](bench/results/quality.json)). "
         "The Pareto front, where no other setting solves as many with fewer forwards:"
     )
     take = (
-        f"**The setting to take** is `{found['recommended']}`: the fewest forwards on the front within one point of the best. "
+        f"**The setting to take** is `{record['recommended']}`: the fewest forwards on the front within one point of the best. "
         f"It solves {percent(chosen['share'])} in {chosen['forwards']['mean']:.1f} forwards where one cell a forward solves "
         f"{percent(base['share'])} in {base['forwards']['mean']:.1f}. On {again['n']} further puzzles that had no part in the "
         f"choice it solves {percent(confirmed['share'])} ({interval(confirmed['share_95'])}) in "
@@ -134,9 +118,9 @@ def section(record: Record) -> str:
         [
             "![Solved puzzles against forwards, for each rule](bench/results/quality.svg)",
             wrap(intro),
-            "\n".join([head, *(cells(label) for label in found["pareto"])]),
+            "\n".join([head, *(cells(label) for label in record["pareto"])]),
             "For comparison:",
-            "\n".join([head, *(cells(label) for label in ("llada", "llada-random") if label not in found["pareto"])]),
+            "\n".join([head, *(cells(label) for label in ("llada", "llada-random") if label not in record["pareto"])]),
             "**Confidence beats random order** at equal forwards:",
             f"{versus}\n{rows(blind)}",
             wrap(
@@ -144,7 +128,7 @@ def section(record: Record) -> str:
                 "forwards on average, then against a fixed count that gets, on each single puzzle, exactly the forwards that "
                 "the threshold took there:"
             ),
-            f"{versus}\n{rows([*found['threshold_against_fixed_count'], *by_row])}",
+            f"{versus}\n{rows([*record['threshold_against_fixed_count'], *by_row])}",
             wrap(take),
             wrap(other),
         ]
@@ -159,8 +143,7 @@ def draw(record: Record, path: Path) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    found = record["sudoku"]
-    points = found["points"]
+    points = record["points"]
     style: Any = {
         "font.size": 9,
         "font.family": "DejaVu Sans",
@@ -199,7 +182,7 @@ def draw(record: Record, path: Path) -> None:
         )
         for name, (colour, marker, label) in LINES.items():
             line(left, family(name), None, color=colour, marker=marker, label=label)
-        front = [point for point in points if point["label"] in found["pareto"]]
+        front = [point for point in points if point["label"] in record["pareto"]]
         left.scatter(
             [point["forwards"]["mean"] for point in front],
             [100 * point["share"] for point in front],
@@ -210,10 +193,10 @@ def draw(record: Record, path: Path) -> None:
             zorder=5,
             label="Pareto front",
         )
-        chosen = next(point for point in points if point["label"] == found["recommended"])
+        chosen = next(point for point in points if point["label"] == record["recommended"])
         at = (chosen["forwards"]["mean"], 100 * chosen["share"])
         left.annotate("recommended", at, (at[0], 106), ha="center", arrowprops={"arrowstyle": "-", "linewidth": 0.8})
-        left.set_title(f"all {found['n']} puzzles", loc="left", fontsize=10)
+        left.set_title(f"all {record['n']} puzzles", loc="left", fontsize=10)
 
         looks = {"easy": (GREEN, "-"), "medium": (BLUE, "-"), "hard": (VERMILION, "-")}
         for part, (colour, _) in looks.items():
