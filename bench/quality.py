@@ -374,7 +374,7 @@ def run(*, quick: bool) -> dict[str, Any]:
             "weights_sha256": {name: _sha256(demo.FOLDER / name / "model.safetensors") for name in ("sudoku", "text")},
             "givens": {name: list(ends) for name, ends in GIVENS.items()},
             "seeds": {"puzzles": PUZZLE_SEED, "confirmation": CONFIRM_SEED, "prompts": PROMPT_SEED, "row i": "i"},
-            **_run_sudoku(5 if quick else PER_CLASS, QUICK_SETTINGS if quick else SETTINGS),
+            **_run_sudoku(4 if quick else PER_CLASS, QUICK_SETTINGS if quick else SETTINGS),
             **_run_text(12 if quick else PROMPTS, QUICK_SETTINGS if quick else TEXT_SETTINGS),
         }
     content["cpu_s"] = round(time.process_time() - began)
