@@ -70,11 +70,11 @@ class SamplerConfig:
     as_published: bool = False
 
     def __post_init__(self) -> None:
-        # Lists are what people type; a frozen configuration keeps tuples.
-        if isinstance(self.suppress_tokens, list):
-            object.__setattr__(self, "suppress_tokens", tuple(self.suppress_tokens))
-        if isinstance(self.eos_token_id, list):
-            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        # Lists, sets and arrays are what people have; a frozen configuration keeps tuples.
+        for name in ("suppress_tokens", "eos_token_id"):
+            ids = getattr(self, name)
+            if not isinstance(ids, tuple | str) and hasattr(ids, "__iter__") and getattr(ids, "ndim", 1) == 1:
+                object.__setattr__(self, name, tuple(sorted(ids) if isinstance(ids, set | frozenset) else ids))
         _core.check_config(self)
 
     @property

@@ -131,18 +131,22 @@ def canvas_of(prompt: NDArray[np.int64], config: SamplerConfig, *, infilling: bo
     return np.concatenate([prompt, np.full(config.max_new_tokens or 0, config.mask_token_id, dtype=np.int64)])
 
 
-def streams(seed: int | Sequence[int], num_samples: int, prompts: int) -> tuple[list[int], list[int]]:
+def plain_seed(seed: int | Sequence[int]) -> int | list[int]:
+    """The seed in Python's own numbers: one for all prompts, or one for each."""
+    if isinstance(seed, int | np.integer):
+        return int(seed)
+    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+        return [int(s) for s in seed]
+    raise InvalidTypeError(f"seed must be a whole number, or one for each prompt, got {seed!r}; pass an int")
+
+
+def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list[int], list[int]]:
     """Seed and sample index of every row."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
         raise InvalidTypeError(f"num_samples must be a whole number, got {num_samples!r}; use 1 for one answer a prompt")
     if num_samples < 1:
         raise InvalidValueError(f"num_samples must be at least 1, got {num_samples}; use 1 for one answer a prompt")
-    if isinstance(seed, int | np.integer):
-        seeds = [int(seed)] * prompts
-    elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
-        seeds = [int(s) for s in seed]
-    else:
-        raise InvalidTypeError(f"seed must be a whole number, or one for each prompt, got {seed!r}; pass an int")
+    seeds = [seed] * prompts if isinstance(seed, int) else seed
     if len(seeds) != prompts:
         raise InvalidValueError(
             f"seed must be one number, or one for each of {prompts} prompts, got {len(seeds)}; check its length"

@@ -46,7 +46,7 @@ class Result:
         trajectory: for each row its edits in order, with `.step`, `.position`, `.token`, `.probability`, `.kind`, `.time`.
         stats: forwards and milliseconds.
         config: every setting as it was used.
-        seed: the seed of each row.
+        seed: the seed as it was given, one number or one for each prompt.
         aliases: names of peers that the caller typed, to ours.
     """
 
@@ -56,7 +56,7 @@ class Result:
     trajectory: list[list[Edit]] = field(repr=False)
     stats: Stats
     config: SamplerConfig
-    seed: list[int]
+    seed: int | list[int]
     aliases: dict[str, str]
 
     @property

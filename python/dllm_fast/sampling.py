@@ -103,7 +103,8 @@ def _run(
     config = prepare.with_ids(resolved.config, adapter, tokenizer)
     prepare.check_ids(prompts, config, adapter, infilling=infilling)
     config = prepare.with_length(config, resolved, prompts, adapter, infilling=infilling)
-    seeds, requests = prepare.streams(*streams, len(prompts))
+    seed = prepare.plain_seed(streams[0])
+    seeds, requests = prepare.streams(seed, streams[1], len(prompts))
     num_samples = len(seeds) // len(prompts)
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
     starts = [0 if infilling else len(prompt) for prompt in prompts for _ in range(num_samples)]
@@ -132,7 +133,7 @@ def _run(
             sampler_ms=(total - adapter.seconds) * 1e3,
         ),
         config=config,
-        seed=seeds,
+        seed=seed,
         aliases=resolved.aliases,
     )
 

@@ -92,7 +92,7 @@ def test_every_setting_is_resolved_in_the_result() -> None:
     assert (result.config.mask_token_id, result.config.max_new_tokens, result.config.steps) == (MASK, 4, 4)
     assert result.config.stop_at_eos is False
     assert result.aliases == {"mask_id": "mask_token_id", "gen_length": "max_new_tokens"}
-    assert result.seed == [0]
+    assert result.seed == 0
 
 
 def test_a_presets_own_block_is_clipped_and_a_given_one_must_divide() -> None:
