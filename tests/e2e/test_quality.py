@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench import quality, quality_report
-from bench.quality import Point, Setting
 
 import dllm_fast
+from bench import quality, quality_report
+from bench.quality import Point, Setting
 from dllm_fast import demo
 
 MASK = 9
