@@ -229,6 +229,8 @@ impl Sampler {
                 for x in [&mut p.probability, &mut p.top1, &mut p.top2] {
                     *x = logits.round(*x);
                 }
+                // Their margin is a difference in that dtype, rounded once more.
+                p.top2 = p.top1 - logits.round(p.top1 - p.top2);
             }
         }
         Ok(predictions)
