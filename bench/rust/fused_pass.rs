@@ -1,6 +1,8 @@
 //! The fused pass over rows of logits on one thread, for every instruction set of this machine: statistics alone, and
 //! statistics with a draw. `cargo bench --bench fused_pass`.
 
+#![allow(clippy::trivially_copy_pass_by_ref)] // divan hands arguments over by reference
+
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use dllm_fast::logits::cut::Filters;

@@ -517,9 +517,11 @@ fn nothing_panics_and_every_run_keeps_its_promises() {
     let first: u64 = variable("FUZZ_SEED", 0);
     let mut case = first;
     while Instant::now() < until {
-        if catch_unwind(AssertUnwindSafe(|| drive(case))).is_err() {
-            panic!("case {case}: run it alone with FUZZ_CASE={case}");
-        }
+        let done = catch_unwind(AssertUnwindSafe(|| drive(case)));
+        assert!(
+            done.is_ok(),
+            "case {case}: run it alone with FUZZ_CASE={case}"
+        );
         case += 1;
     }
     println!("{} cases", case - first);
