@@ -44,11 +44,20 @@ class Batch:
     unknown: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stretch of training with a schedule of its own."""
+
+    steps: int
+    peak: float = 1.0
+    """Share of the full learning rates that this stage rises to."""
+
+
 class Task(Protocol):
     """What a model is trained on."""
 
     name: str
-    steps: int
+    stages: tuple[Stage, ...]
     batch_size: int
     vocabulary: tuple[str, ...]
     config: EncoderConfig
@@ -64,10 +73,13 @@ class Task(Protocol):
 
 
 class Sudoku:
-    """9x9 puzzles with 26 to 50 givens; one example in seven comes without givens."""
+    """9x9 puzzles; some examples come without givens, so that the model also knows the empty grid.
+
+    After the first stage nearly all failures had 30 givens or fewer, so the second one trains on such puzzles.
+    """
 
     name = "sudoku"
-    steps = 4000
+    stages: tuple[Stage, ...] = (Stage(4000), Stage(1000, peak=0.5))
     batch_size = 64
     vocabulary = ("[PAD]", *"123456789", "[MASK]", "[EOS]")
     config = EncoderConfig(
@@ -90,9 +102,10 @@ class Sudoku:
         model.get_parameter("bert.embeddings.position_embeddings.weight").copy_(table)
 
     def batch(self, seed: int, step: int) -> Batch:
-        puzzles, solutions = _core.sudoku_puzzles(self.batch_size, (seed << 32) + step, 26, 50, held_out=False)
+        low, high, empty = (26, 50, 9) if step < self.stages[0].steps else (25, 34, 4)
+        puzzles, solutions = _core.sudoku_puzzles(self.batch_size, (seed << 32) + step, low, high, held_out=False)
         unknown = puzzles == 0
-        unknown[: self.batch_size // 7] = True
+        unknown[:empty] = True
         return Batch(torch.from_numpy(solutions).long(), torch.from_numpy(unknown))
 
     def evaluate(self, model: Encoder) -> dict[str, object]:
@@ -112,7 +125,7 @@ class Text:
     """
 
     name = "text"
-    steps = 4000
+    stages: tuple[Stage, ...] = (Stage(4000),)
     batch_size = 64
     vocabulary = ("[PAD]", "[MASK]", "[EOS]", *"abcdefghijklmnopqrstuvwxyz", *"123456789", ":", "=")
     config = EncoderConfig(
@@ -246,12 +259,16 @@ def masked_loss(model: Encoder, batch: Batch, random: torch.Generator) -> Tensor
     return (loss * weight).sum() / len(count)
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Share of the peak: linear warm-up, flat, cosine down to the final share."""
+def learning_rate(step: int, stages: tuple[Stage, ...]) -> float:
+    """Share of the full rate; in every stage: linear warm-up, flat, cosine down to the final share."""
+    for stage in stages:
+        if step < stage.steps:
+            break
+        step -= stage.steps
     if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
-    done = max(0.0, (step - FLAT_SHARE * steps) / ((1 - FLAT_SHARE) * steps))
-    return FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
+        return stage.peak * (step + 1) / WARMUP_STEPS
+    done = max(0.0, (step - FLAT_SHARE * stage.steps) / ((1 - FLAT_SHARE) * stage.steps))
+    return stage.peak * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def optimizers(model: Encoder) -> list[torch.optim.Optimizer]:
@@ -282,7 +299,7 @@ def train(task: Task, seed: int, steps: int, checkpoint: Path) -> tuple[Encoder,
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, peak in zip(chosen, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * learning_rate(step, steps)
+            optimizer.param_groups[0]["lr"] = peak * learning_rate(step, task.stages)
             optimizer.step()
             optimizer.zero_grad()
         recent = [*recent[-99:], loss.item()]
@@ -322,13 +339,14 @@ def main() -> None:
     tasks: dict[str, Task] = {task.name: task for task in (Sudoku(), Text())}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=tasks, default="sudoku")
-    parser.add_argument("--steps", type=int, help="default: the recipe of the task")
+    parser.add_argument("--steps", type=int, help="stop after this many steps of the recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: the model folder in the package")
     parser.add_argument("--checkpoint", type=Path, help="default: build/train_<task>.pt; delete it to start anew")
     arguments = parser.parse_args()
     task = tasks[arguments.task]
-    steps = arguments.steps or task.steps
+    planned = sum(stage.steps for stage in task.stages)
+    steps = min(arguments.steps or planned, planned)
     out = arguments.out or ROOT / "python" / "dllm_fast" / "demo" / task.name
     checkpoint = arguments.checkpoint or ROOT / "build" / f"train_{task.name}.pt"
 

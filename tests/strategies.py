@@ -191,7 +191,8 @@ def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures
             del optional[name]
     else:
         chosen |= draw(cuts)
-    if chosen["schedule"] == "maskgit" and not annealed:
+    # Noise under the maskgit schedule needs a score that is a probability.
+    if chosen["schedule"] == "maskgit" and (not annealed or order in ("entropy", "left-to-right")):
         optional.pop("order_temperature", None)
     if chosen["schedule"] == "first-hitting":
         del optional["steps_per_block"]

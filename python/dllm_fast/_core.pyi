@@ -4,6 +4,19 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "Edit",
+    "Prediction",
+    "Request",
+    "Sampler",
+    "__version__",
+    "check_config",
+    "mask_predict",
+    "schedule",
+    "set_threads",
+    "sudoku_puzzles",
+]
+
 __version__: str
 
 def check_config(object: object) -> None: ...

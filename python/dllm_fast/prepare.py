@@ -110,7 +110,7 @@ def with_length(
         max_new_tokens=new_tokens,
         block_length=block,
         steps=steps,
-        stop_at_eos=config.eos_token_id is not None if stop is None else stop,
+        stop_at_eos=bool(config.eos_token_ids) if stop is None else stop,
     )
 
 
@@ -135,7 +135,7 @@ def plain_seed(seed: int | Sequence[int]) -> int | list[int]:
     """The seed in Python's own numbers: one for all prompts, or one for each."""
     if isinstance(seed, int | np.integer):
         return int(seed)
-    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+    if isinstance(seed, Sequence | np.ndarray) and all(isinstance(s, int | np.integer) for s in seed):
         return [int(s) for s in seed]
     raise InvalidTypeError(f"seed must be a whole number, or one for each prompt, got {seed!r}; pass an int")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast import _core, prepare, text
+from dllm_fast.errors import InvalidTypeError
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.result import Result, Stats, StepEvent
 from dllm_fast.settings import resolve
@@ -96,6 +97,8 @@ def _run(
     on_step: OnStep | None,
     infilling: bool,
 ) -> Result:
+    if on_step is not None and not callable(on_step):
+        raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
     if model is None:
         model, tokenizer = _embedded(tokenizer)
     adapter = ModelAdapter(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,6 @@ from dllm_fast.arrays import integer_array, is_tensor
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 _MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|MASK|>")
@@ -47,7 +46,7 @@ def _is_single(prompt: object, name: str) -> bool:
         return True
     if isinstance(prompt, np.ndarray) or is_tensor(prompt):
         return len(prompt.shape) <= 1  # type: ignore[attr-defined]
-    if isinstance(prompt, list | tuple):
+    if isinstance(prompt, Sequence):
         return bool(prompt) and not isinstance(prompt[0], str | list | tuple | np.ndarray) and not is_tensor(prompt[0])
     raise InvalidTypeError(
         f"{name} must be a string, a list of strings, a sequence of ids or a list of those, "

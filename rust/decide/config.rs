@@ -119,6 +119,7 @@ impl Config {
             _ => Ok(()),
         }?;
         self.schedule.check()?;
+        self.check_combinations()?;
         if self.ends.contains(&self.mask) {
             return Err(Error::setting(
                 "eos_token_id",
@@ -133,6 +134,34 @@ impl Config {
                 "needs an eos_token_id",
                 "none",
                 "pass eos_token_id, or stop_at_eos=False",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Settings that would silently do nothing beside others.
+    fn check_combinations(&self) -> Result<()> {
+        let noisy = self.noise.temperature > 0.0;
+        if self.order == Order::Ancestral
+            && (self.cut != Cut::Count || self.min_commit.is_some() || noisy)
+        {
+            return Err(Error::Mismatch(
+                "order 'ancestral' commits with the schedule's probabilities alone, got a threshold, factor, entropy_bound, min_commit or \
+                 order_temperature beside it; leave those out, or choose another order"
+                    .into(),
+            ));
+        }
+        if self.schedule == Schedule::FirstHitting && self.steps != Steps::Open {
+            return Err(Error::Mismatch(
+                "schedule 'first-hitting' takes one forward for each mask, got steps beside it; leave steps out, or choose another schedule".into(),
+            ));
+        }
+        if self.noise.annealed && noisy && matches!(self.order, Order::Entropy | Order::LeftToRight)
+        {
+            return Err(Error::Mismatch(
+                "order_temperature under the maskgit schedule perturbs the logarithm of a probability, got an order without one; \
+                 use confidence, sampled-confidence or margin, or another schedule"
+                    .into(),
             ));
         }
         Ok(())

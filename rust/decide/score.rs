@@ -88,12 +88,12 @@ impl Order {
 pub struct OrderNoise {
     /// Scale of the noise; 0 for none.
     pub temperature: f64,
-    /// Perturb the logarithm of the score, and fade the noise out over the steps of the block (`MaskGIT`).
+    /// Perturb the logarithm of the score, and fade the noise out over the steps of the block: none in the last (`MaskGIT`).
     pub annealed: bool,
 }
 
 impl OrderNoise {
-    /// The key to sort by. `progress` is the share of the block's steps that are done.
+    /// The key to sort by. `progress` is the share of the block's steps that are done after this one.
     pub fn key(self, score: f64, progress: f64, place: Place) -> f64 {
         if self.temperature == 0.0 {
             return score;

@@ -73,7 +73,9 @@ fn passing(sorted: &[Candidate], cut: Cut) -> usize {
             factor,
             as_published: true,
         } => {
-            let passed = prefix(&mut |n, c| c.confidence >= 1.0 - factor / (n + 1) as f64);
+            // The first is never tested.
+            let passed =
+                prefix(&mut |n, c| n == 1 || c.confidence >= 1.0 - factor / (n + 1) as f64);
             if passed + 1 == sorted.len() {
                 sorted.len()
             } else {

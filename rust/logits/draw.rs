@@ -68,7 +68,11 @@ impl<'r> Distribution<'r> {
     /// The id that the uniform `u` in `[0, 1)` picks.
     pub fn draw(&self, u: f64, scratch: &mut Scratch) -> u32 {
         if self.masses.is_empty() {
-            return nth_infinite(self.view.row, (u / self.view.stats.top1) as usize, scratch);
+            return nth_infinite(
+                self.view.row,
+                (u * self.view.stats.total()) as usize,
+                scratch,
+            );
         }
         let target = u * self.masses.iter().sum::<f64>();
         let mut before = 0.0;

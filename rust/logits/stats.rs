@@ -42,6 +42,11 @@ impl Stats {
         }
     }
 
+    /// Mass of all ids relative to that of the argmax; the number of ids at +inf where there are any.
+    pub fn total(&self) -> f64 {
+        self.total
+    }
+
     /// The largest logit.
     pub fn max(&self) -> f32 {
         self.max

@@ -81,6 +81,8 @@ fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
     }
 }
 
+/// More than any model can hold, and little enough to allocate.
+const MOST_NEW_TOKENS: usize = 1 << 24;
 pub(super) const COUNT: &str = "a whole number, at least 1";
 pub(super) const NUMBER: &str = "a number";
 const ID: &str = "a token id, a whole number from 0";
@@ -167,6 +169,16 @@ pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<C
         as_published,
     };
     flag("shift")?;
+    if let Some(many) =
+        get::<usize>(object, "max_new_tokens", COUNT)?.filter(|&n| n > MOST_NEW_TOKENS)
+    {
+        return Err(raise(Error::setting(
+            "max_new_tokens",
+            "must be at most 2^24",
+            many,
+            "sample in several calls",
+        )));
+    }
     if get::<usize>(object, "max_new_tokens", COUNT)? == Some(0) {
         return Err(raise(Error::setting(
             "max_new_tokens",

@@ -57,12 +57,17 @@ impl Answer<'_> {
         }
     }
 
-    fn is_number(&self, i: usize) -> bool {
+    /// A number that no order can deal with. Orders subtract statistics, so those must be finite; a score only has to have a
+    /// place in an order.
+    fn unusable(&self, i: usize) -> Option<f64> {
         match self {
-            Self::Proposals(p) => ![p[i].probability, p[i].top1, p[i].top2, p[i].entropy]
-                .iter()
-                .any(|x| x.is_nan()),
-            Self::Choice(c) => !c[i].1.is_nan(),
+            Self::Proposals(p) => {
+                let p = &p[i];
+                [p.probability, p.top1, p.top2, p.entropy]
+                    .into_iter()
+                    .find(|x| !x.is_finite())
+            }
+            Self::Choice(c) => Some(c[i].1).filter(|x| x.is_nan()),
         }
     }
 }
@@ -89,8 +94,13 @@ impl Sampler {
         &self.config
     }
 
-    /// Rows that wait for an answer, after moving every other unfinished row to its next forward. Empty when all is done.
+    /// Rows that wait for an answer. Once all of the last request are answered, every unfinished row moves to its next
+    /// forward, so that rows of a request have as many behind them. Empty when all is done.
     pub fn next(&mut self) -> Vec<usize> {
+        let waiting = self.waiting();
+        if !waiting.is_empty() {
+            return waiting;
+        }
         let mean = self.published_mean();
         for row in &mut self.rows {
             row.advance(&self.config, mean, self.score_all);
@@ -219,6 +229,8 @@ impl Sampler {
                 for x in [&mut p.probability, &mut p.top1, &mut p.top2] {
                     *x = logits.round(*x);
                 }
+                // Their margin is a difference in that dtype, rounded once more.
+                p.top2 = p.top1 - logits.round(p.top1 - p.top2);
             }
         }
         Ok(predictions)
@@ -244,9 +256,10 @@ impl Sampler {
         }
         for i in 0..wanted {
             let (row, position) = self.site_of(rows, i);
-            if !answer.is_number(i) {
+            if let Some(value) = answer.unusable(i) {
                 return Err(Error::Mismatch(format!(
-                    "scores and statistics must be numbers, got NaN for row {row}, position {position}; give a bad position a low score"
+                    "scores must be numbers and statistics finite, got {value} for row {row}, position {position}; \
+                     give a bad position a low score"
                 )));
             }
             if self.excluded.binary_search(&answer.token(i)).is_ok() {

@@ -20,7 +20,7 @@ pub struct Pending {
     chosen: Option<Vec<u32>>,
     /// Commit at least so many.
     floor: usize,
-    /// Share of the block's steps that are done.
+    /// Share of the block's steps that are done once this one is.
     progress: f64,
 }
 
@@ -176,7 +176,7 @@ impl Row {
             positions,
             chosen,
             floor,
-            progress: step.index as f64 / step.steps as f64,
+            progress: (step.index + 1) as f64 / step.steps as f64,
         })
     }
 

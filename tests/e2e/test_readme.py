@@ -14,7 +14,8 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_ci_runs_the_test_command_as_written() -> None:
     _, tests = (command.strip() for command in COMMANDS[:2])
     assert "pytest" in tests
-    assert f"\n{tests}\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    # `|| exit 1`: a failure inside an and-list does not end a script by itself.
+    assert f"\n{tests} || exit 1\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -49,7 +49,7 @@ def test_it_holds(wheel: zipfile.ZipFile, name: str) -> None:
 
 def test_it_holds_nothing_that_was_left_lying_around(wheel: zipfile.ZipFile) -> None:
     suffixes = {Path(name).suffix for name in wheel.namelist() if name.startswith("dllm_fast/")}
-    assert suffixes == {".py", ".pyi", ".so", ".json", ".safetensors", ""}  # py.typed has none
+    assert suffixes == {".py", ".pyi", ".typed", ".so", ".json", ".safetensors"}
     assert sum(entry.file_size for entry in wheel.infolist() if "demo/" in entry.filename) < 4_000_000
 
 

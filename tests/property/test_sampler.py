@@ -101,7 +101,10 @@ def test_maskgit_noise_is_on_the_logarithm_and_fades_out(config, temperature, ba
     assert_equals_reference(sampler, config, batch, model)
 
 
-@given(strategies.settings(), strategies.canvases(), st.integers(1, 4), tables)
+COUNTED = [name for name in strategies.SCHEDULES if name != "first-hitting"]  # that one takes no number of steps
+
+
+@given(strategies.settings(schedules=COUNTED), strategies.canvases(), st.integers(1, 4), tables)
 def test_total_steps_are_shared_by_the_blocks_with_masks(config, canvas, each, model):
     config.pop("steps_per_block", None)
     windows = reference.windows(len(canvas), config.get("block_length"), 0)
@@ -818,3 +821,31 @@ def test_an_end_token_finishes_the_row():
     assert sampler.canvases[0].tolist() == [END, 1, OTHER_END, 5, END]
     assert [(e.kind, e.position) for e in sampler.trajectory[0]] == [("commit", 2), ("commit", 1), ("pad", 4)]
     assert sampler.next() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"order": "ancestral", "threshold": 0.9}, "order 'ancestral' commits with the schedule's probabilities alone"),
+        ({"order": "ancestral", "min_commit": 2}, "got a threshold, factor, entropy_bound, min_commit or order_temperature"),
+        ({"schedule": "first-hitting", "steps": 4}, "schedule 'first-hitting' takes one forward for each mask"),
+        (
+            {"schedule": "maskgit", "order": "entropy", "order_temperature": 1.0},
+            "needs? .*probability|logarithm of a probability",
+        ),
+    ],
+)
+def test_settings_that_would_silently_do_nothing_are_refused(settings, says):
+    with pytest.raises(dllm_fast.DllmFastError, match=says):
+        dllm_fast.SamplerConfig(**settings)
+
+
+def test_a_request_waits_for_all_its_rows():
+    """Rows of one request have as many forwards behind them, so that `step` is true for all of them."""
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(mask_token_id=MASK), [np.array([MASK, MASK])] * 2)
+    sampler.next()
+    sampler.feed(tokens=[1, 1], scores=[0.5, 0.4], rows=[0])
+    assert sampler.next().rows.tolist() == [1]
+    sampler.feed(tokens=[1, 1], scores=[0.5, 0.4], rows=[1])
+    request = sampler.next()
+    assert (request.rows.tolist(), request.step) == ([0, 1], 1)

@@ -157,11 +157,11 @@ def test_filters_by_hand():
 def test_draws_have_the_law_of_the_softmax():
     p = np.array([0.5, 0.25, 0.125, 0.125])
     x = allowed(np.log(p))
-    u = (np.arange(4096) + 0.5) / 4096
-    drawn = np.bincount([draw(x, float(v), 1.0) for v in u], minlength=4) / 4096
-    np.testing.assert_allclose(drawn, p, atol=1e-3)
-    drawn = np.bincount([draw(x, float(v), 0.5) for v in u], minlength=4) / 4096
-    np.testing.assert_allclose(drawn, p**2 / (p**2).sum(), atol=1e-3)
+    u = (np.arange(1024) + 0.5) / 1024
+    drawn = np.bincount([draw(x, float(v), 1.0) for v in u], minlength=4) / 1024
+    np.testing.assert_allclose(drawn, p, atol=2e-3)
+    drawn = np.bincount([draw(x, float(v), 0.5) for v in u], minlength=4) / 1024
+    np.testing.assert_allclose(drawn, p**2 / (p**2).sum(), atol=2e-3)
     assert draw(allowed([0.0, INF, INF]), 0.75, 1.0) == 2
 
 

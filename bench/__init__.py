@@ -1,0 +1,1 @@
+"""Speed benches, each a command: see `bench/README.md`."""

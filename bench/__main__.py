@@ -1,0 +1,60 @@
+"""The tables of README from the committed results: `python -m bench`.
+
+`--all` prints every case, `--run` measures everything first, `--write` puts the tables into README.md, `--check` fails
+unless they are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import tables
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--run", action="store_true", help="measure everything first, about 20 minutes on two idle cores")
+    parser.add_argument("--quick", action="store_true", help="with --run: few sizes and repeats, to see that it runs")
+    parser.add_argument("--all", action="store_true", help="print every case")
+    parser.add_argument("--write", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--check", action="store_true", help="fail unless README.md carries these tables")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: bench/results)")
+    options = parser.parse_args(argv)
+    if options.run:
+        for name in tables.BENCHES:
+            command = [sys.executable, "-m", f"bench.{name}", "--out", str(options.out)]
+            subprocess.run(command + (["--quick"] if options.quick else []), cwd=ROOT, check=True)
+    results = tables.load(options.out)
+    print(tables.everything(results) if options.all else tables.readme(results))
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    wanted = with_tables(text, tables.readme(results))
+    if options.write:
+        path.write_text(wanted, encoding="utf-8")
+    elif options.check and wanted != text:
+        print("README.md does not carry the committed results; run `python -m bench --write`:", file=sys.stderr)
+        print("\n".join(difflib.unified_diff(text.splitlines(), wanted.splitlines(), lineterm="", n=0)), file=sys.stderr)
+        return 1
+    return 0
+
+
+def with_tables(text: str, block: str) -> str:
+    """`text` with what stands between the markers replaced."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"README.md must hold the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The published sampling loops, restated in our own words with the costs that they have: what they compute for which
+positions, in which dtype, and where they loop in Python. Temperature 0, counts from an even schedule.
+
+`canvas` `[B, L]` holds the prompt and masks; blocks are counted from `start`. `model(ids)` returns an object with
+`.logits` `[B, L, V]`, as these loops expect. The control alone (`llada_commit`, `fast_dllm_commit`) takes statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Model = Callable[[Tensor], Any]
+
+
+def even_counts(masks: Tensor, steps: int) -> Tensor:
+    """Masks to commit in each step `[B, steps]`, for `masks` `[B]`: equal counts, the remainder first."""
+    base, rest = masks[:, None] // steps, masks[:, None] % steps
+    counts = torch.zeros(len(masks), steps, dtype=torch.int64) + base
+    for row in range(len(masks)):
+        counts[row, : rest[row]] += 1
+    return counts
+
+
+def llada_commit(canvas: Tensor, proposals: Tensor, confidence: Tensor, counts: Tensor, *, mask_id: int, end: int) -> None:
+    """LLaDA: in each row, the `counts` most confident masked positions before `end`. A `topk` for each row."""
+    masked = canvas == mask_id
+    confidence[:, end:] = -torch.inf
+    proposals = torch.where(masked, proposals, canvas)
+    confidence = torch.where(masked, confidence, -torch.inf)
+    chosen = torch.zeros_like(masked)
+    for row in range(len(canvas)):
+        _, best = torch.topk(confidence[row], k=int(counts[row]))
+        chosen[row, best] = True
+    canvas[chosen] = proposals[chosen]
+
+
+def fast_dllm_commit(
+    canvas: Tensor,
+    proposals: Tensor,
+    confidence: Tensor,
+    counts: Tensor | None,
+    *,
+    mask_id: int,
+    end: int,
+    threshold: float | None = None,
+) -> None:
+    """Fast-dLLM: as LLaDA by `counts`, or all masked positions before `end` that reach `threshold`, at least one.
+
+    With a threshold it takes all positions by `topk` first, then throws out those below, one element at a time.
+    """
+    masked = canvas == mask_id
+    masked[:, end:] = False
+    proposals = torch.where(masked, proposals, canvas)
+    confidence = torch.where(masked, confidence, -torch.inf)
+    chosen = torch.zeros_like(masked)
+    if threshold is not None:
+        counts = masked.sum(dim=1)
+    assert counts is not None
+    for row in range(len(canvas)):
+        count = int(counts[row])
+        _, best = torch.topk(confidence[row], k=count)
+        chosen[row, best] = True
+        if threshold is not None:
+            for k in range(1, count):
+                if confidence[row, best[k]] < threshold:
+                    chosen[row, best[k]] = False
+    canvas[chosen] = proposals[chosen]
+
+
+@torch.no_grad()
+def llada(model: Model, canvas: Tensor, *, start: int, block_length: int, steps_per_block: int, mask_id: int) -> Tensor:
+    """LLaDA's `generate`: argmax and softmax, in the dtype of the logits, of every position of the canvas."""
+    canvas = canvas.clone()
+    for begin in range(start, canvas.shape[1], block_length):
+        end = begin + block_length
+        counts = even_counts((canvas[:, begin:end] == mask_id).sum(dim=1), steps_per_block)
+        for step in range(steps_per_block):
+            logits = model(canvas).logits
+            proposals = torch.argmax(logits, dim=-1)
+            probabilities = torch.softmax(logits, dim=-1)
+            confidence = probabilities.gather(-1, proposals[..., None])[..., 0]
+            llada_commit(canvas, proposals, confidence, counts[:, step], mask_id=mask_id, end=end)
+    return canvas
+
+
+@torch.no_grad()
+def fast_dllm(model: Model, canvas: Tensor, *, start: int, block_length: int, steps_per_block: int, mask_id: int) -> Tensor:
+    """Fast-dLLM's `generate` without cache: argmax, and a float64 softmax of every position of the canvas."""
+    canvas = canvas.clone()
+    for begin in range(start, canvas.shape[1], block_length):
+        end = begin + block_length
+        counts = even_counts((canvas[:, begin:end] == mask_id).sum(dim=1), steps_per_block)
+        step = 0
+        while (canvas[:, begin:end] == mask_id).any():
+            logits = model(canvas).logits
+            proposals = torch.argmax(logits, dim=-1)
+            probabilities = torch.softmax(logits.to(torch.float64), dim=-1)
+            confidence = probabilities.gather(-1, proposals[..., None])[..., 0]
+            fast_dllm_commit(canvas, proposals, confidence, counts[:, step], mask_id=mask_id, end=end)
+            step += 1
+    return canvas

@@ -1,0 +1,58 @@
+//! The selector alone: n candidates in, the chosen ones out. `cargo bench --bench selector`.
+
+use divan::Bencher;
+use dllm_fast::decide::select::{Candidate, Cut, select};
+use dllm_fast::rng::{Draw, Stream};
+
+const LENGTHS: [usize; 3] = [32, 256, 4096];
+
+fn main() {
+    divan::main();
+}
+
+fn candidates(n: usize) -> Vec<Candidate> {
+    let stream = Stream {
+        seed: 1,
+        request: 0,
+    };
+    let candidate = |index: usize| {
+        let confidence = stream.uniform(index as u32, 0, Draw::Order);
+        Candidate {
+            key: confidence,
+            confidence,
+            entropy: 1.0 - confidence,
+            index,
+        }
+    };
+    (0..n).map(candidate).collect()
+}
+
+fn run(bencher: Bencher, n: usize, cut: Cut, floor: usize) {
+    bencher
+        .with_inputs(|| candidates(n))
+        .bench_local_refs(|candidates| select(candidates, cut, floor));
+}
+
+#[divan::bench(args = LENGTHS)]
+fn count_one_in_eight(bencher: Bencher, n: usize) {
+    run(bencher, n, Cut::Count, n / 8);
+}
+
+#[divan::bench(args = LENGTHS)]
+fn threshold(bencher: Bencher, n: usize) {
+    run(bencher, n, Cut::Threshold(0.9), 1);
+}
+
+#[divan::bench(args = LENGTHS)]
+fn factor(bencher: Bencher, n: usize) {
+    let cut = Cut::Factor {
+        factor: 1.0,
+        as_published: false,
+    };
+    run(bencher, n, cut, 1);
+}
+
+#[divan::bench(args = LENGTHS)]
+fn entropy_bound(bencher: Bencher, n: usize) {
+    run(bencher, n, Cut::EntropyBound(0.1), 1);
+}

@@ -1,0 +1,1 @@
+"""Published sampling loops, one file a publication."""
