@@ -16,7 +16,9 @@ use dllm_fast::logits::draw::Sampling;
 use dllm_fast::logits::row::Logits;
 use dllm_fast::rng::{Draw, Stream};
 use dllm_fast::sampler::{Answer, Sampler, Start};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Random choices, a function of the case.
@@ -513,16 +515,28 @@ fn nothing_panics_and_every_run_keeps_its_promises() {
     if let Ok(case) = std::env::var("FUZZ_CASE") {
         return drive(case.parse().expect("FUZZ_CASE is a number"));
     }
+    // Where a panic came from is known only to the hook. The search goes on, and ends with the first case of each place.
+    let place = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&place);
+    std::panic::set_hook(Box::new(move |info| {
+        *seen.lock().expect("one thread") = info.to_string();
+    }));
     let until = Instant::now() + Duration::from_secs(variable("FUZZ_SECONDS", 2));
     let first: u64 = variable("FUZZ_SEED", 0);
     let mut case = first;
+    let mut found = BTreeMap::new();
     while Instant::now() < until {
-        let done = catch_unwind(AssertUnwindSafe(|| drive(case)));
-        assert!(
-            done.is_ok(),
-            "case {case}: run it alone with FUZZ_CASE={case}"
-        );
+        if catch_unwind(AssertUnwindSafe(|| drive(case))).is_err() {
+            let text = place.lock().expect("one thread").clone();
+            let line = text.lines().next().unwrap_or_default().to_string();
+            found
+                .entry(line)
+                .or_insert_with(|| format!("FUZZ_CASE={case}: {text}"));
+        }
         case += 1;
     }
+    drop(std::panic::take_hook());
     println!("{} cases", case - first);
+    let found: Vec<_> = found.into_values().collect();
+    assert!(found.is_empty(), "{}", found.join("\n\n"));
 }

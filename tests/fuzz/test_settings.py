@@ -1,0 +1,181 @@
+"""Whatever is passed as a setting, only our own errors come out, and what is accepted can be used."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import dllm_fast
+from dllm_fast import Sampler, SamplerConfig
+from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.settings import ALIASES, NAMES, resolve
+
+BIG = [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30, -1, -(2**63), 0, 1, 2, 7]
+WORDS = [
+    *("even", "linear", "cosine", "dream", "maskgit", "first-hitting", "confidence", "margin", "entropy", "random"),
+    *("left-to-right", "sampled-confidence", "ancestral", "low_confidence", "origin", "maskgit_plus", "topk_margin"),
+    *("", "EVEN", "nan", "1", "\ud800", "\0"),
+]
+
+integers = st.one_of(st.sampled_from(BIG), st.integers(-3, 40), st.integers())
+floats = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 1e-3, 1e300, 5e-324]), st.floats())
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    integers,
+    floats,
+    st.sampled_from(WORDS),
+    st.text(max_size=8),
+    st.binary(max_size=3),
+    st.complex_numbers(),
+    st.sampled_from([Decimal("0.5"), Decimal("nan"), Fraction(1, 3), object(), int, ..., range(3), frozenset({1})]),
+    st.sampled_from([np.int64(5), np.uint8(3), np.float32(0.5), np.bool_(True), np.float64("nan"), np.str_("even")]),
+)
+arrays = st.sampled_from(
+    [np.array([1, 2]), np.array([-1]), np.array(3), np.array([]), np.array([0.5]), np.zeros((2, 2), int), torch.tensor([1, 2]),
+     torch.tensor(4), torch.tensor([2**40]), torch.tensor(0.25)]
+)  # fmt: skip
+anything = st.one_of(
+    scalars,
+    arrays,
+    st.lists(scalars, max_size=3),
+    st.lists(scalars, max_size=3).map(tuple),
+    st.lists(st.lists(integers, max_size=2), max_size=2),
+    st.dictionaries(st.text(max_size=2), integers, max_size=2),
+    st.sets(st.integers(0, 5), max_size=3),
+)
+
+# What people pass, which is mostly accepted, so that the search reaches the rules behind the types.
+plausible = {
+    **dict.fromkeys(
+        ("max_new_tokens", "steps", "steps_per_block", "block_length", "min_commit", "top_k"),
+        st.one_of(st.none(), st.integers(0, 9), st.sampled_from(BIG)),
+    ),
+    **dict.fromkeys(
+        ("eps", "order_temperature", "threshold", "factor", "entropy_bound", "temperature", "top_p", "min_p"),
+        st.one_of(st.none(), st.floats(0, 1), st.sampled_from([-0.1, 1.5, 1e308, float("nan"), float("inf")])),
+    ),
+    "schedule": st.sampled_from(WORDS[:6]),
+    "order": st.sampled_from(WORDS[6:13]),
+    "mask_token_id": st.sampled_from([None, 7, 0, 2**32 - 1, 2**32]),
+    "eos_token_id": st.sampled_from([None, 3, 7, (3, 5), [3], (), (3, 7)]),
+    "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1)]),
+    **dict.fromkeys(("stop_at_eos", "shift", "as_published"), st.sampled_from([True, False, None])),
+}
+assert set(plausible) == set(NAMES)
+
+
+def settings_of(names):
+    """Values for some names: anything at all, or mostly what belongs there."""
+
+    def value(name):
+        return st.one_of(plausible.get(ALIASES.get(name, name), anything), anything)
+
+    some = st.lists(st.sampled_from(sorted(names)), unique=True, max_size=5)
+    wild = some.flatmap(lambda chosen: st.fixed_dictionaries({name: value(name) for name in chosen}))
+    sensible = st.fixed_dictionaries({}, optional={name: plausible[name] for name in NAMES})
+    return st.one_of(wild, sensible)
+
+
+def use(config: SamplerConfig) -> None:
+    """A configuration that was accepted drives a small canvas to its end."""
+    if config.mask_token_id is None:
+        config = dataclasses.replace(config, mask_token_id=7)
+    # These spread their masks over as many steps as they are told to; they end, but not while we wait.
+    if config.schedule in ("linear", "cosine", "dream") and max(config.steps or 0, config.steps_per_block or 0) > 10**4:
+        return
+    canvas = np.array([1, config.mask_token_id, 2, config.mask_token_id, config.mask_token_id])
+    sampler = Sampler(config, [canvas, canvas[:2]], seed=[0, 1])
+    excluded = {config.mask_token_id, *np.ravel(config.suppress_tokens).tolist()}
+    free = next(token for token in range(100) if token not in excluded)
+    while (request := sampler.next()) is not None:
+        n = sum(map(len, request.positions))
+        if config.entropy_bound is None:
+            sampler.feed(tokens=[free] * n, scores=[0.5] * n)
+        else:
+            v = np.full(n, 0.5)
+            sampler.feed(prediction=dllm_fast.Prediction(token=[free] * n, probability=v, top1=v, top2=v, entropy=v))
+    assert all(config.mask_token_id not in filled for filled in sampler.canvases)
+
+
+def make(call):
+    """What the call returns, or None where it was refused as it should be."""
+    try:
+        return call()
+    except (InvalidValueError, InvalidTypeError):
+        return None
+
+
+@given(settings_of(NAMES))
+@example({"block_length": 2**64 - 1})
+@example({"block_length": 2**63})
+@example({"block_length": 2**63 - 1})
+def test_sampler_config(settings):
+    config = make(lambda: SamplerConfig(**settings))
+    if config is not None:
+        make(lambda: use(config))
+
+
+presets = st.one_of(st.none(), st.sampled_from([*dllm_fast.presets()]), st.text(max_size=4), anything)
+configs = st.one_of(st.none(), st.none(), settings_of(NAMES), anything)
+words = st.text(st.characters(codec="utf-8"), max_size=6)
+
+
+@given(
+    presets, configs, st.one_of(settings_of([*NAMES, *ALIASES, "cfg_scale", "edit_threshold"]), st.dictionaries(words, scalars))
+)
+@example(None, None, {"suppress_tokens": np.array([1, 2])})
+@example(None, {"suppress_tokens": np.array([1, 2])}, {})
+@example(None, None, {"steps": np.array([1, 2]), "diffusion_steps": np.array([1, 2])})
+def test_resolve(preset, config, settings):
+    if isinstance(config, dict):
+        config = make(lambda: SamplerConfig(**{name: config[name] for name in config if name in NAMES}))
+    resolved = make(lambda: resolve(preset, config, settings))
+    if resolved is not None:
+        assert resolved.given >= {ALIASES.get(name, name) for name in settings}
+        assert set(resolved.aliases) == set(settings) & set(ALIASES)
+        make(lambda: use(resolved.config))
+
+
+class ModelError(Exception):
+    """What the model below raises."""
+
+
+@given(
+    st.one_of(anything, st.lists(st.integers(-1, 9), max_size=6)),
+    settings_of([*NAMES, "seed", "num_samples", "preset", "config"]),
+)
+def test_infill(canvas, settings):
+    """The whole way in, with a canvas of anything; the model raises, so that nothing that was accepted runs for long."""
+
+    def model(ids):
+        raise ModelError
+
+    with contextlib.suppress(ModelError):
+        make(lambda: dllm_fast.infill(model, canvas, **{"mask_token_id": 7} | settings))
+
+
+@pytest.mark.skipif("FUZZ_SECONDS" not in os.environ, reason="a long search: FUZZ_SECONDS says how long")
+@pytest.mark.parametrize("test", [test_sampler_config, test_resolve, test_infill])
+def test_for_a_while(test):
+    """The properties above again and again, with other examples, until the time is over."""
+    from hypothesis import seed
+    from hypothesis import settings as profile
+
+    until = time.monotonic() + float(os.environ["FUZZ_SECONDS"]) / 3
+    rounds = 0
+    while time.monotonic() < until:
+        again = profile(max_examples=2000, deadline=None, database=None)(test)
+        seed(rounds)(again)()
+        rounds += 1
+    print(f"{rounds * 2000} cases")
