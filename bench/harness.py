@@ -155,9 +155,9 @@ class Effort:
         pause_s: rest before each sample, so that the threads of the form before it have gone to sleep.
     """
 
-    budget_s: float = 0.3
+    budget_s: float = 0.2
     least: int = 5
-    most: int = 25
+    most: int = 15
     sample_s: float = 0.002
     pause_s: float = 0.004
 

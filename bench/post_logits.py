@@ -176,7 +176,7 @@ def _case(
         answer = function(view)
         estimates[name] = time.perf_counter() - began
         errors[name] = check(case["mode"], name, view, answer)
-        if estimates[name] < 0.1:  # the first call may have compiled or allocated
+        if estimates[name] < 0.1 or name.startswith("compiled"):  # the first call may have compiled or allocated
             estimates[name] = harness.seconds(partial(function, view))
         slow[name, case["vocabulary"], case["dtype"], case["threads"]] = estimates[name] / rows
     in_turn = {name: _over(function, logits, rows) for name, function in functions.items()}
@@ -202,7 +202,7 @@ def check(mode: str, name: str, logits: Tensor, answer: Any) -> float:
     else:
         token, number = answer
         # bfloat16 has eight bits; a float32 softmax adds up to 262,144 numbers.
-        tolerance = 2**-8 if number.dtype == torch.bfloat16 else 2e-5
+        tolerance = 2**-8 if number.dtype == torch.bfloat16 else 1e-4
     token, number = token[:CHECKED_ROWS, None], number[:CHECKED_ROWS].double()
     exact = torch.softmax(logits, -1)
     logit, expected = logits.gather(-1, token), exact.gather(-1, token)[:, 0]
