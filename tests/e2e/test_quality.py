@@ -21,7 +21,10 @@ MASK = 9
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    return json.loads((quality.harness.RESULTS / "quality.json").read_text(encoding="utf-8"))
+    path = quality.harness.RESULTS / "quality.json"
+    if not path.exists():
+        pytest.skip("no results are committed yet; `python -m bench.quality` writes them")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def point(share: float, forwards: float, label: str = "llada") -> Point:
