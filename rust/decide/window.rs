@@ -17,9 +17,10 @@ impl Blocks {
         let Some(length) = self.length else {
             return 0..len;
         };
-        let (p, o, b) = (position as i64, self.origin as i64, length as i64);
+        // Wide enough for any origin and length that a caller can write down.
+        let (p, o, b) = (position as i128, self.origin as i128, length as i128);
         let start = o + (p - o).div_euclid(b) * b;
-        start.max(0) as usize..((start + b) as usize).min(len)
+        start.max(0) as usize..(start + b).min(len as i128) as usize
     }
 
     /// Number of blocks that hold one of `positions`, which rise.

@@ -224,6 +224,16 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
         Steps::Total(s) | Steps::PerBlock(s) => Steps::PerBlock(s.max(1)),
         Steps::Open => Steps::Open,
     };
+    // Settings that would do nothing beside others are refused.
+    if config.order == Order::Ancestral {
+        (config.cut, config.min_commit, config.noise.temperature) = (Cut::Count, None, 0.0);
+    }
+    if config.schedule == Schedule::FirstHitting {
+        config.steps = Steps::Open;
+    }
+    if config.noise.annealed && matches!(config.order, Order::Entropy | Order::LeftToRight) {
+        config.noise.temperature = 0.0;
+    }
     let mask = config.mask;
     config.ends.retain(|&e| e != mask);
     config.stop_at_end &= !config.ends.is_empty();
@@ -264,7 +274,7 @@ fn proposal(config: &Config, stream: Stream, step: u32, position: u32) -> Propos
     let token = token.into_iter().find(|t| !excluded.contains(t));
     let number = |dice: &mut Dice| {
         let x = dice.statistic();
-        if x.is_nan() { 0.5 } else { x }
+        if x.is_finite() { x } else { 0.5 }
     };
     Proposal {
         token: token.expect("some id is free"),
@@ -539,4 +549,35 @@ fn nothing_panics_and_every_run_keeps_its_promises() {
     println!("{} cases", case - first);
     let found: Vec<_> = found.into_values().collect();
     assert!(found.is_empty(), "{}", found.join("\n\n"));
+}
+
+/// Found by the loop above: lengths that do not fit a signed number made empty windows.
+#[test]
+fn a_block_longer_than_any_canvas_is_one_block() {
+    let dice = &mut Dice::new(0, 0);
+    let config = tame(config(dice), dice);
+    for length in [usize::MAX, usize::MAX / 2, usize::MAX / 2 + 1, 1 << 62] {
+        let config = Config {
+            mask: 0,
+            block_length: Some(length),
+            steps: Steps::Open,
+            cut: Cut::Threshold(0.0),
+            schedule: Schedule::Even,
+            order: Order::LeftToRight,
+            ends: vec![],
+            stop_at_end: false,
+            suppressed: vec![],
+            ..config.clone()
+        };
+        let start = Start {
+            canvas: vec![1, 0, 0, 0],
+            stream: Stream {
+                seed: 0,
+                request: 0,
+            },
+            origin: 1,
+        };
+        let sampler = run(&config, &[start], false, None).expect("usable settings");
+        assert_eq!(sampler.forwards(0), 1, "{length}");
+    }
 }

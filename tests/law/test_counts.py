@@ -189,12 +189,13 @@ def test_gumbel_noise_draws_positions_without_replacement(temperature, steps):
 
 
 def test_maskgit_noise_is_on_the_logarithm_and_fades():
-    """Published: log c + T (1 - r) Gumbel. With two steps r is 1/2, then 1: weights c^(2/T), then no noise at all."""
-    config = SamplerConfig(mask_token_id=MASK, schedule="maskgit", order="sampled-confidence", order_temperature=2.0, steps=2)
+    """Published: log c + T (1 - r) Gumbel, r the share of the steps that are done after this one: 1/2 in the first of two,
+    so positions are drawn in proportion to c^(2/T)."""
+    config = SamplerConfig(mask_token_id=MASK, schedule="maskgit", order="sampled-confidence", order_temperature=3.0, steps=2)
     step, _, _, _ = run(4, config, seed=11, top1=CONFIDENCES)
     counts = dllm_fast.schedule("maskgit", 4, 2)
     assert counts.tolist() == [2, 2]
-    law = plackett_luce(CONFIDENCES ** (2 / 2.0))
+    law = plackett_luce(CONFIDENCES ** (2 / 3))
     first = {}
     for order, p in zip(itertools.permutations(range(4)), law, strict=True):
         chosen = frozenset(order[:2])
