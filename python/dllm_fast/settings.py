@@ -124,7 +124,7 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
                 canonical = _order(name, value)
         elif name not in NAMES:
             raise InvalidValueError(_unknown(name))
-        if ours in values and values[ours] != canonical:
+        if ours in values and not _same(values[ours], canonical):
             raise InvalidValueError(
                 f"{typed[ours]} and {name} mean the same ({ours}) and must agree, "
                 f"got {settings[typed[ours]]!r} and {value!r}; keep one of them"
@@ -139,6 +139,11 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
             "give one of them (LLaDA counts the total, Diffusers counts per block)"
         )
     return values, aliases
+
+
+def _same(a: object, b: object) -> bool:
+    """Equal, also where the values are lists or arrays of ids."""
+    return repr(a) == repr(b) if hasattr(a, "__len__") or hasattr(b, "__len__") else bool(a == b)
 
 
 def _order(name: str, value: object) -> str:
