@@ -106,6 +106,8 @@ def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:
     if preset is None:
         return SamplerConfig()
     known = presets()
+    if not isinstance(preset, str):
+        raise InvalidTypeError(f"preset must be a name, got {type(preset).__name__}; the names are {', '.join(known)}")
     if preset not in known:
         raise InvalidValueError(f"preset must be one of {', '.join(known)}, got {preset!r}{_nearest(str(preset), known)}")
     return known[preset]
