@@ -69,30 +69,30 @@ fn sampling(temperature: f64, filters: Filters) -> Sampling {
     }
 }
 
-#[divan::bench(args = Isa::available(), max_time = 1)]
-fn greedy_f32(bencher: Bencher, isa: &Isa) {
+#[divan::bench(args = Isa::available().iter().copied(), max_time = 1)]
+fn greedy_f32(bencher: Bencher, isa: Isa) {
     let greedy = sampling(0.0, Filters::default());
-    run(bencher, Logits::F32(&logits()), 4, &greedy, *isa);
+    run(bencher, Logits::F32(&logits()), 4, &greedy, isa);
 }
 
-#[divan::bench(args = Isa::available(), max_time = 1)]
-fn greedy_bf16(bencher: Bencher, isa: &Isa) {
+#[divan::bench(args = Isa::available().iter().copied(), max_time = 1)]
+fn greedy_bf16(bencher: Bencher, isa: Isa) {
     let bits: Vec<u16> = logits()
         .iter()
         .map(|v| (v.to_bits() >> 16) as u16)
         .collect();
     let greedy = sampling(0.0, Filters::default());
-    run(bencher, Logits::Bf16(&bits), 2, &greedy, *isa);
+    run(bencher, Logits::Bf16(&bits), 2, &greedy, isa);
 }
 
-#[divan::bench(args = Isa::available(), max_time = 1)]
-fn temperature_1_f32(bencher: Bencher, isa: &Isa) {
+#[divan::bench(args = Isa::available().iter().copied(), max_time = 1)]
+fn temperature_1_f32(bencher: Bencher, isa: Isa) {
     let all = sampling(1.0, Filters::default());
-    run(bencher, Logits::F32(&logits()), 4, &all, *isa);
+    run(bencher, Logits::F32(&logits()), 4, &all, isa);
 }
 
-#[divan::bench(args = Isa::available(), max_time = 1)]
-fn top_p_f32(bencher: Bencher, isa: &Isa) {
+#[divan::bench(args = Isa::available().iter().copied(), max_time = 1)]
+fn top_p_f32(bencher: Bencher, isa: Isa) {
     let nucleus = Filters {
         top_p: Some(0.95),
         ..Filters::default()
@@ -102,12 +102,12 @@ fn top_p_f32(bencher: Bencher, isa: &Isa) {
         Logits::F32(&logits()),
         4,
         &sampling(1.0, nucleus),
-        *isa,
+        isa,
     );
 }
 
-#[divan::bench(args = Isa::available(), max_time = 1)]
-fn top_k_f32(bencher: Bencher, isa: &Isa) {
+#[divan::bench(args = Isa::available().iter().copied(), max_time = 1)]
+fn top_k_f32(bencher: Bencher, isa: Isa) {
     let largest = Filters {
         top_k: Some(50),
         ..Filters::default()
@@ -117,6 +117,6 @@ fn top_k_f32(bencher: Bencher, isa: &Isa) {
         Logits::F32(&logits()),
         4,
         &sampling(1.0, largest),
-        *isa,
+        isa,
     );
 }
