@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   dllm-fast demo                       fill a fresh Sudoku with the embedded model, cell by cell
-  dllm-fast demo --preset fast-dllm    the same with fewer forwards
+  dllm-fast demo --preset entropy-bound   a tenth of the forwards: quick, and not always right
   dllm-fast demo --puzzle 53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
 """
 _CELLS = 81
