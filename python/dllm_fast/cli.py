@@ -158,7 +158,11 @@ def _summary(canvas: NDArray[np.int64], result: Result, solved: bool, options: a
 def _report(result: Result, solved: bool, options: argparse.Namespace) -> None:
     stats = result.stats
     print(f"\nanswer  {_line(result.sequences[0])}")
-    print("solved: every row, column and box holds 1 to 9" if solved else "not solved: some row, column or box is wrong")
+    print(
+        "solved: every row, column and box holds 1 to 9"
+        if solved
+        else "not solved: some row, column or box is wrong (fewer forwards cost accuracy; --preset llada takes one cell at a time)"
+    )
     print(
         f"{stats.nfe} forwards, {stats.tokens_per_forward:.2f} tokens per forward, {stats.model_ms:.0f} ms in the model, "
         f"{stats.sampler_ms:.1f} ms in the sampler, preset {options.preset}, seed {options.seed}"
