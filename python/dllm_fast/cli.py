@@ -161,7 +161,7 @@ def _report(result: Result, solved: bool, options: argparse.Namespace) -> None:
     print(
         "solved: every row, column and box holds 1 to 9"
         if solved
-        else "not solved: some row, column or box is wrong (fewer forwards cost accuracy; --preset llada takes one cell at a time)"
+        else "not solved: some row, column or box is wrong (fewer forwards cost accuracy; --preset llada takes one at a time)"
     )
     print(
         f"{stats.nfe} forwards, {stats.tokens_per_forward:.2f} tokens per forward, {stats.model_ms:.0f} ms in the model, "
