@@ -1,0 +1,104 @@
+"""What one forward computes: some positions of several rows, and which keys each of them sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dllm_fast.models.cache import SlotCache
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A transformer in two halves, so that the second is run only on the positions that will be scored.
+
+    Attributes:
+        layers, kv_heads, head_dim: the shape of its keys and values, for `SlotCache`.
+        vocabulary: columns of its logits.
+        context: longest canvas, or None.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context: int | None
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Features `[B, Q, H]` of the queries of a batch, as the head takes them. Attention goes through `batch.attend`."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits `[N, V]` of features `[N, H]`, with everything that the model does after its head."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Q queries of each of B rows. A query has a position and sees a range of key slots, from 0 to its own end.
+
+    Without a cache the keys are those of the queries themselves, and slot j is query j. With one, every query writes its
+    key and value into its slot and sees what stands in the cache. Rows with fewer than Q queries are filled up with
+    queries of slot `cache.spare` (or behind the end of the row) that nobody reads.
+
+    Attributes:
+        ids: tokens, int64 `[B, Q]`.
+        positions: places in the text, from 0, int64 `[B, Q]`: what rotary and learned positions are made of.
+        end: a query sees the slots `[0, end)`, int64 `[B, Q]`, at least 1; None where all see all.
+        cache: keys and values that outlive the forward, or None.
+        slots: where the queries write, int64 `[B, Q]`; needed with a cache.
+        keys: number of slots that anybody sees; needed with a cache.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    end: Tensor | None = None
+    cache: SlotCache | None = None
+    slots: Tensor | None = None
+    keys: int | None = None
+    _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, reach: int | None = None, scale: float | None = None
+    ) -> Tensor:
+        """Attention of queries `[B, heads, Q, D]`; keys and values `[B, kv_heads, Q, D]`, each shared by a group of heads.
+
+        Args:
+            layer: number of the layer, from 0.
+            reach: a query sees only keys at most so many positions away (local attention); None for all.
+            scale: factor on the scores; None for `1 / sqrt(D)`.
+
+        Returns:
+            `[B, heads, Q, D]`.
+        """
+        if self.cache is not None:
+            assert self.slots is not None
+            assert self.keys is not None
+            key, value = self.cache.write(layer, self.slots, key, value, self.keys)
+        grouped = query.shape[1] != key.shape[1]
+        return F.scaled_dot_product_attention(query, key, value, self.mask(reach), scale=scale, enable_gqa=grouped)
+
+    def mask(self, reach: int | None = None) -> Tensor | None:
+        """Which slot each query sees, bool `[B, 1, Q, K]`, made once a forward; None where all see all."""
+        if reach not in self._masks:
+            self._masks[reach] = self._mask(reach)
+        return self._masks[reach]
+
+    def _mask(self, reach: int | None) -> Tensor | None:
+        if self.end is None and reach is None:
+            return None
+        keys = self.ids.shape[1] if self.keys is None else self.keys
+        slots = torch.arange(keys, device=self.ids.device)
+        seen = torch.ones((), dtype=torch.bool, device=self.ids.device)
+        if self.end is not None:
+            seen = slots < self.end[:, :, None]
+        if reach is not None:
+            # Slots stand for positions: only a model that reorders its tokens separates the two, and none such is local.
+            seen = seen & ((slots - self.positions[:, :, None]).abs() <= reach)
+        return seen[:, None]

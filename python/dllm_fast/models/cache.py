@@ -1,0 +1,50 @@
+"""Keys and values by absolute position."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dllm_fast.models.batch import Network
+
+
+class SlotCache:
+    """A buffer of slots for the keys and values of every layer: slot p of a line belongs to position p of its row.
+
+    One slot more than `length`, `spare`, takes what padding queries write. Memory:
+    `2 * layers * lines * kv_heads * (length + 1) * head_dim` numbers.
+    """
+
+    def __init__(self, network: Network, lines: int, length: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (network.layers, lines, network.kv_heads, length + 1, network.head_dim)
+        # Zeros, not whatever memory holds: a slot that no query may see still meets a weight of 0, and 0 * nan is nan.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.spare = length
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+        """Puts `[B, kv_heads, Q, D]` into the slots `[B, Q]` of the first B lines.
+
+        Returns:
+            Keys and values `[B, kv_heads, seen, D]` of the first `seen` slots, as views.
+        """
+        lines = torch.arange(slots.shape[0], device=slots.device)[:, None]
+        keys, values = self.keys[layer, : slots.shape[0]], self.values[layer, : slots.shape[0]]
+        keys[lines, :, slots] = key.transpose(1, 2)
+        values[lines, :, slots] = value.transpose(1, 2)
+        return keys[:, :, :seen], values[:, :, :seen]
+
+    def copy(self, source: Tensor, target: Tensor, length: int) -> None:
+        """Gives the lines `target` what stands in the first `length` slots of the lines `source`."""
+        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
+        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+
+    def keep(self, lines: Tensor) -> None:
+        """Moves these lines to the front, in this order; the lines behind them are free."""
+        count = len(lines)
+        self.keys[:, :count] = self.keys[:, lines]
+        self.values[:, :count] = self.values[:, lines]
