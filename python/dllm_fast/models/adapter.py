@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from dllm_fast._core import Request
+    from dllm_fast.models.runner import Answer, Task
 
 _CONTEXT_NAMES = ("max_position_embeddings", "max_sequence_length", "n_positions")
 
@@ -61,6 +65,24 @@ class ModelAdapter:
         finally:
             for module in training:
                 module.training = True
+
+    def begin(self, task: Task) -> str:
+        """There is no cache for a model that is only called.
+
+        Raises:
+            InvalidValueError: the task asks for one.
+        """
+        if task.cache not in ("auto", "none"):
+            raise InvalidValueError(
+                f"a cache needs a model that dllm_fast has opened (dllm_fast.load), got cache={task.cache!r} for "
+                f"{type(self._model).__name__}; use cache='none'"
+            )
+        return "none"
+
+    def answer(self, request: Request, *, shift: bool) -> Iterator[Answer]:
+        """Logits of whole canvases; rows of equal length share a forward."""
+        for rows, canvases, lines in request.groups(shift=shift):
+            yield rows, self(canvases), lines
 
     def __call__(self, canvases: NDArray[np.int64]) -> torch.Tensor | NDArray[Any]:
         """Logits `[B * L, V]` of canvases `[B, L]`.
