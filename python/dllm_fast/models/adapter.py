@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from dllm_fast.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from dllm_fast._core import Request
-    from dllm_fast.models.runner import Answer, Task
+    from dllm_fast.models.loaded import ModelInfo
+    from dllm_fast.models.runner import Part, Scored, Task
 
 _CONTEXT_NAMES = ("max_position_embeddings", "max_sequence_length", "n_positions")
 
@@ -24,6 +26,7 @@ class ModelAdapter:
     """A module or callable, with what is known of it before the first forward.
 
     Attributes:
+        info: None; nothing is known of its family.
         vocabulary: number of token ids, or None.
         context: longest canvas, or None.
         forwards: calls so far.
@@ -38,6 +41,7 @@ class ModelAdapter:
             )
         self._model = model
         self._device = _device(model)
+        self.info: ModelInfo | None = None
         self.vocabulary = _number(model, "vocab_size")
         self.context = next((n for name in _CONTEXT_NAMES if (n := _number(model, name)) is not None), None)
         self.forwards = 0
@@ -79,10 +83,14 @@ class ModelAdapter:
             )
         return "none"
 
-    def answer(self, request: Request, *, shift: bool) -> Iterator[Answer]:
-        """Logits of whole canvases; rows of equal length share a forward."""
-        for rows, canvases, lines in request.groups(shift=shift):
-            yield rows, self(canvases), lines
+    def parts(self, request: Request, *, shift: bool) -> list[Part]:
+        """Forwards of whole canvases; rows of equal length share one."""
+        return [
+            (rows, functools.partial(self._scored, canvases, lines)) for rows, canvases, lines in request.groups(shift=shift)
+        ]
+
+    def _scored(self, canvases: NDArray[np.int64], lines: NDArray[np.int64]) -> Scored:
+        return self(canvases), lines
 
     def __call__(self, canvases: NDArray[np.int64]) -> torch.Tensor | NDArray[Any]:
         """Logits `[B * L, V]` of canvases `[B, L]`.

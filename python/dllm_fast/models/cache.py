@@ -39,7 +39,7 @@ class SlotCache:
         return keys[:, :, :seen], values[:, :, :seen]
 
     def take(self, other: SlotCache, source: Tensor, target: Tensor, length: int) -> None:
-        """Gives the lines `target` what stands in the first `length` slots of the lines `source` of another cache, or of this."""
+        """Gives the lines `target` what stands in the first `length` slots of `source`, lines of another cache or of this."""
         self.keys[:, target, :, :length] = other.keys[:, source, :, :length]
         self.values[:, target, :, :length] = other.values[:, source, :, :length]
 

@@ -105,12 +105,12 @@ class Experts(nn.Module):
         chosen = experts.shape[1]
         order = experts.flatten().argsort(stable=True)
         counts = experts.flatten().bincount(minlength=len(self.gate_up)).tolist()
-        parts = flat[order // chosen].split(counts)
+        parts = torch.split(flat[order // chosen], counts)
         said = [self._expert(e, part) for e, part in enumerate(parts) if len(part)]
         pairs = torch.empty(len(order), x.shape[-1], dtype=x.dtype, device=x.device)
         pairs[order] = torch.cat(said)
-        mixed = (pairs.view(len(flat), chosen, -1) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
-        return mixed if self.shared is None else mixed + self.shared(x)
+        mixed: Tensor = (pairs.view(len(flat), chosen, -1) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
+        return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
 
     def _expert(self, e: int, x: Tensor) -> Tensor:
         gate, up = F.linear(x, self.gate_up[e]).chunk(2, dim=-1)

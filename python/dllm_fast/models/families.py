@@ -1,4 +1,4 @@
-"""The table of families: how to recognise a checkpoint, how it is laid out, and what is known of it that its files do not say."""
+"""The table of families: how to recognise a checkpoint, how it is laid out, and what its files do not say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the checkpoints of the decoder families are laid out: their settings as a `DecoderConfig`, their keys as our parameters."""
+"""How the checkpoints of the decoder families are laid out: settings to a `DecoderConfig`, keys to our parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dllm_fast.models.experts import ExpertsConfig
 from dllm_fast.models.rotary import Rotary
 
 # Our parameter: the keys whose rows make it, in order. {i} is a layer, {e} runs over the experts.
-Keys = Mapping[str, tuple[str, ...]]
+Keys = dict[str, tuple[str, ...]]
 
 _STANDARD: Keys = {
     "embed.weight": ("model.embed_tokens.weight",),
@@ -103,7 +103,8 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     _only(config, "use_sliding_window", False)
     if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
         raise CheckpointError(
-            f"layer_types in config.json must be full_attention, got {config['layer_types']}; sliding windows are not computed here"
+            f"layer_types in config.json must be full_attention, got {config['layer_types']}; "
+            "sliding windows are not computed by this decoder"
         )
     width, heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
     head_dim = int(config.get("head_dim") or width // heads)

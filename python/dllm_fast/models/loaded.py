@@ -114,7 +114,7 @@ class LoadedModel:
             case "block_causal":
                 assert self.info.block_length is not None
                 ends = (positions // self.info.block_length + 1) * self.info.block_length
-                return ends.clamp(max=length)  # type: ignore[call-overload, no-any-return]
+                return ends.clamp(max=length)
             case "causal_reordered":
                 return positions + 1
             case _:
@@ -171,7 +171,7 @@ def load(
     with torch.device("meta"):
         network, pieces, harmless = _build(family, checkpoint)
     tokenizer = open_tokenizer(checkpoint)
-    info = _info(family, checkpoint, network, tokenizer, overrides, (wanted, where))  # type: ignore[arg-type]
+    info = _info(family, checkpoint, network, tokenizer, overrides, place=(wanted, where))  # type: ignore[arg-type]
     weights.fill(network, checkpoint, pieces, harmless, dtype=wanted, device=where)
     return LoadedModel(network, tokenizer, info, checkpoint.config)  # type: ignore[arg-type]
 
@@ -195,6 +195,7 @@ def _info(
     network: Network,
     tokenizer: CheckpointTokenizer | None,
     overrides: Mapping[str, Any],
+    *,
     place: tuple[torch.dtype, torch.device],
 ) -> ModelInfo:
     table = f"family {family.name}"
@@ -300,6 +301,6 @@ def _dtype(dtype: torch.dtype | str | None, checkpoint: Checkpoint) -> torch.dty
             return found.pop()
         return named or torch.float32
     known = _DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if known not in _DTYPES.values():
-        raise InvalidValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    if known is None or known not in _DTYPES.values():
+        raise InvalidValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}; leave it out for that of the files")
     return known

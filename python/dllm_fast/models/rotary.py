@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -53,19 +53,27 @@ class Rotary:
         kind = scaling.get("rope_type", scaling.get("type")) or "default"
         factor = float(scaling.get("factor") or 1.0)
         original = int(scaling.get("original_max_position_embeddings") or config.get("max_position_embeddings") or 0)
-        base = {"width": width, "theta": theta}
+        plain = cls(width=width, theta=theta)
         if kind == "default":
-            return cls(**base)
+            return plain
         if kind == "linear":
-            return cls(**base, kind=kind, factor=factor)
+            return replace(plain, kind=kind, factor=factor)
         if kind == "llama3":
             low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-            return cls(**base, kind=kind, factor=factor, original=original, low=low, high=high)
+            return replace(plain, kind=kind, factor=factor, original=original, low=low, high=high)
         if kind == "yarn":
             slow, fast = float(scaling.get("beta_slow") or 1.0), float(scaling.get("beta_fast") or 32.0)
             truncate = bool(scaling.get("truncate", True))
-            stretch = {"factor": factor, "original": original, "low": slow, "high": fast, "truncate": truncate}
-            return cls(**base, kind=kind, **stretch, magnitude=_yarn_magnitude(scaling, factor))
+            return replace(
+                plain,
+                kind=kind,
+                factor=factor,
+                original=original,
+                low=slow,
+                high=fast,
+                truncate=truncate,
+                magnitude=_yarn_magnitude(scaling, factor),
+            )
         raise CheckpointError(
             f"rope_scaling in config.json must be default, linear, llama3 or yarn, got {kind!r}; this kind is not computed here"
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from dllm_fast.models.loaded import ModelInfo
 
     Ints = NDArray[np.int64]
-    # Rows, logits [N, V], and for each requested position of the rows its line of the logits (None: they follow each other).
-    Answer = tuple[Ints, Tensor | NDArray[Any], Ints | None]
-
-POLICIES = ("auto", "none", "prefix", "dual", "exact_block")
+    # Logits [N, V], and for each requested position its line of them (None: they follow each other).
+    Scored = tuple[Tensor | NDArray[Any], Ints | None]
+    # Some rows of a request, and the forward that scores their positions.
+    Part = tuple[Ints, Callable[[], Scored]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,11 @@ class Runner(Protocol):
     forwards: int
     seconds: float
 
+    @property
+    def info(self) -> ModelInfo | None:
+        """What is known of the model's family."""
+        ...
+
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         """`mask_token_id` or `eos_token_id`, where the model says it."""
         ...
@@ -87,8 +93,8 @@ class Runner(Protocol):
         """
         ...
 
-    def answer(self, request: Request, *, shift: bool) -> Iterator[Answer]:
-        """The logits that a request asks for, in one part or several."""
+    def parts(self, request: Request, *, shift: bool) -> list[Part]:
+        """The forwards that answer a request, each for some of its rows; to be called in this order."""
         ...
 
 
@@ -108,7 +114,7 @@ class NetworkRunner:
 
     def __init__(self, network: Network, info: ModelInfo) -> None:
         self._network = network
-        self._info = info
+        self.info: ModelInfo = info
         self.vocabulary: int | None = network.vocabulary
         self.context = network.context
         self.forwards = 0
@@ -116,8 +122,8 @@ class NetworkRunner:
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         if name == "mask_token_id":
-            return self._info.mask_token_id
-        return self._info.eos_token_ids or None
+            return self.info.mask_token_id
+        return self.info.eos_token_ids or None
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
@@ -140,17 +146,17 @@ class NetworkRunner:
         self._cache = None
         if self._policy != "none":
             lines = min(rows, task.max_rows or rows)
-            self._cache = SlotCache(self._network, lines, max(task.lengths), dtype=self._info.dtype, device=self._info.device)
+            self._cache = SlotCache(self._network, lines, max(task.lengths), dtype=self.info.dtype, device=self.info.device)
         return self._policy
 
     def _resolve(self, policy: str, refresh_every: int | None) -> str:
-        blocks = self._info.attention == "block_causal"
+        blocks = self.info.attention == "block_causal"
         if policy == "exact_block" and not blocks:
             raise InvalidValueError(
-                f"cache='exact_block' needs a block-causal model, got attention {self._info.attention!r}; "
+                f"cache='exact_block' needs a block-causal model, got attention {self.info.attention!r}; "
                 "use cache='none', or the approximate 'prefix' or 'dual'"
             )
-        if self._info.attention == "causal_reordered" and policy not in ("auto", "none"):
+        if self.info.attention == "causal_reordered" and policy not in ("auto", "none"):
             raise InvalidValueError(f"a model that reorders its tokens runs without a cache, got cache={policy!r}; use 'none'")
         if policy == "auto":
             policy = "exact_block" if blocks else "none"
@@ -160,10 +166,11 @@ class NetworkRunner:
             )
         return policy
 
-    def answer(self, request: Request, *, shift: bool) -> Iterator[Answer]:
-        if self._info.attention == "causal_reordered":
-            yield self._reordered(request, shift=shift)
-            return
+    def parts(self, request: Request, *, shift: bool) -> list[Part]:
+        reorders = self.info.attention == "causal_reordered"
+        return [(request.rows, functools.partial(self._reordered if reorders else self._scored, request, shift=shift))]
+
+    def _scored(self, request: Request, *, shift: bool) -> Scored:
         rows, lengths = request.rows, request.lengths
         if self._cache is not None:
             self._admit(request, shift=shift)
@@ -176,15 +183,15 @@ class NetworkRunner:
                 features = torch.cat((features, self._tail(rows, hidden)))
                 self._keep_tails(rows, hidden, block - 1 - begin)
             self._fresh[rows] = block
-        yield rows, self._head(features, lines), None
+        return self._head(features, lines), None
 
     def _span(self, request: Request, *, shift: bool) -> tuple[Ints, Ints, Ints]:
         """For each row the positions `[begin, end)` that go through the network, and where its block begins."""
         rows, lengths = request.rows, request.lengths
         block, stop = request.windows[:, 0], request.windows[:, 1]
         end = lengths
-        if self._info.attention == "block_causal":
-            size = self._info.block_length or 1
+        if self.info.attention == "block_causal":
+            size = self.info.block_length or 1
             # Nothing right of the model's block can be seen, so nothing there needs to be computed.
             end = np.minimum((stop - 1) // size * size + size, lengths)
         if self._policy == "none":
@@ -210,8 +217,8 @@ class NetworkRunner:
         positions = begin[:, None] + np.arange(width)
         real = positions < end[:, None]
         seen = np.broadcast_to(lengths[:, None] if cache is not None else end[:, None], positions.shape)
-        if self._info.attention == "block_causal":
-            size = self._info.block_length or 1
+        if self.info.attention == "block_causal":
+            size = self.info.block_length or 1
             seen = np.minimum((positions // size + 1) * size, seen)
         keys = int(seen[real].max())
         if cache is None:
@@ -279,7 +286,7 @@ class NetworkRunner:
         predictions are shifted, the last of them is left out: the row itself needs its features once.
         """
         assert self._cache is not None
-        rows, size = request.rows, self._info.block_length or 1
+        rows, size = request.rows, self.info.block_length or 1
         shared = np.maximum((request.windows[:, 0] // size - int(shift)) * size, 0)
         _, firsts, groups = np.unique(self._prompts[rows], return_index=True, return_inverse=True)
         donors = firsts[groups]
@@ -294,7 +301,7 @@ class NetworkRunner:
             canvases = request.canvases
             for line, leader in enumerate(leaders):
                 ids[line, : shared[leader]] = canvases[leader][: shared[leader]]
-            store = SlotCache(self._network, len(leaders), width, dtype=self._info.dtype, device=self._info.device)
+            store = SlotCache(self._network, len(leaders), width, dtype=self.info.dtype, device=self.info.device)
             ends = shared[leaders]
             self._forward(ids, np.zeros_like(ends), ends, ends, store)
             self._cache.take(store, self._to_device(np.arange(len(leaders))), self._to_device(leaders), width)
@@ -304,9 +311,9 @@ class NetworkRunner:
         self._fresh[rows[followers]] = shared[followers]
 
     def _to_device(self, array: Ints) -> Tensor:
-        return torch.from_numpy(array).to(self._info.device)
+        return torch.from_numpy(array).to(self.info.device)
 
-    def _reordered(self, request: Request, *, shift: bool) -> Answer:
+    def _reordered(self, request: Request, *, shift: bool) -> Scored:
         """Known tokens first, masks last, every token at its own position, each seeing those before it (WeDLM)."""
         lengths = request.lengths
         ids, lines = request.batch(np.zeros_like(lengths), lengths, shift=shift)
@@ -317,8 +324,8 @@ class NetworkRunner:
         batch = Batch(
             ids=self._to_device(np.take_along_axis(ids, order, axis=1)),
             positions=self._to_device(order),
-            end=torch.arange(1, width + 1, device=self._info.device).expand(rows, width),
+            end=torch.arange(1, width + 1, device=self.info.device).expand(rows, width),
         )
         hidden = self._timed(lambda: self._network.hidden(batch), rows, width)
         where = lines // width * width + place.ravel()[lines]
-        return request.rows, self._head(hidden.flatten(0, 1), where), None
+        return self._head(hidden.flatten(0, 1), where), None
