@@ -4,9 +4,10 @@
 All settings see the same canvases with the same seeds, so two of them are compared row by row. Intervals are 95 %:
 Wilson's for a share, Bonett and Price's for a difference of two shares on the same rows.
 
-    python -m bench.quality             measure everything (20 to 40 minutes on one core), write JSON and picture
+    python -m bench.quality             measure everything (half an hour on one core), write JSON and picture
     python -m bench.quality --quick     a few canvases and settings, print the points
-    python -m bench.quality --table     print README's section from the JSON
+    python -m bench.quality --table     print README's section and that of bench/README.md from the JSON
+    python -m bench.quality --write     put them between the markers of both files, where they have them
     python -m bench.quality --picture   draw the picture from the JSON again
 """
 
@@ -206,10 +207,16 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def recommend(points: Sequence[Point], within: float = 0.01) -> Point:
-    """The fewest forwards on the Pareto front whose share is at most `within` below the best share of all."""
-    best = max(point.share for point in points)
-    return next(point for point in pareto(points) if point.share >= best - within)
+def recommend(points: Sequence[Point], loss: float = 0.01) -> Point:
+    """The fewest forwards on the Pareto front for which the interval excludes losing more than `loss` to the best share."""
+    best = best_of(points)
+    fit = (p for p in pareto(points) if p is best or paired_difference(p.solved, best.solved)[1] >= -loss)
+    return next(fit)
+
+
+def best_of(points: Sequence[Point]) -> Point:
+    """The largest share, and of these the fewest forwards; always on the front."""
+    return max(points, key=lambda p: (p.share, -p.mean_forwards))
 
 
 def compare(better: Point, other: Point, solved: NDArray[np.bool_] | None = None) -> dict[str, object]:
@@ -319,7 +326,7 @@ QUICK_SETTINGS: tuple[Setting, ...] = (
 
 # Difficulty by the number of givens, both ends included.
 GIVENS = {"easy": (42, 50), "medium": (34, 41), "hard": (26, 33)}
-PER_CLASS, PUZZLE_SEED, CONFIRM_SEED = 200, 20_261, 20_262
+PER_CLASS, PUZZLE_SEED, CONFIRM_SEED = 200, 20_261, 20_263
 PROMPTS, PROMPT_SEED, NEW_TOKENS = 200, 20_261, 28
 
 
@@ -402,7 +409,7 @@ def _run_sudoku(per_class: int, settings: Sequence[Setting]) -> dict[str, Any]:
         solved = measure_at(model, task.canvases, task.check, point.forwards, preset="llada", common=task.common)
         by_row.append(compare(point, counts[0], solved))
 
-    best, chosen = max(points, key=lambda p: (p.share, -p.mean_forwards)), recommend(points)
+    best, chosen = best_of(points), recommend(points)
     # Once more on puzzles that had no part in the choice.
     again = dict.fromkeys([chosen.setting.label, best.setting.label, "llada", "fast-dllm(block_length=None, threshold=0.99)"])
     fresh = sudoku(per_class, CONFIRM_SEED)
@@ -414,6 +421,7 @@ def _run_sudoku(per_class: int, settings: Sequence[Setting]) -> dict[str, Any]:
         "pareto": [point.setting.label for point in pareto(points)],
         "best": best.setting.label,
         "recommended": chosen.setting.label,
+        "recommended_against": [compare(chosen, by_label[label]) for label in again if label in by_label],
         "confident_against_blind_order": orders,
         "threshold_against_fixed_count_with_no_fewer_forwards": on_average,
         "threshold_against_fixed_count_with_its_forwards_on_every_row": by_row,
@@ -449,7 +457,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--quick", action="store_true", help="a few canvases and settings: does it run? Writes nothing")
-    what.add_argument("--table", action="store_true", help="print README's section from the JSON")
+    what.add_argument("--table", action="store_true", help="print the texts of README.md and bench/README.md from the JSON")
+    what.add_argument("--write", action="store_true", help="put them between the markers of both files")
     what.add_argument("--picture", action="store_true", help="draw the picture from the JSON")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the JSON and the picture")
     options = parser.parse_args(arguments)
@@ -458,12 +467,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(quality_report.listing(run(quick=True)))
         return
     path: Path = options.out / "quality.json"
-    if not (options.table or options.picture):
+    if not (options.table or options.write or options.picture):
         others = harness.Others()
         harness.write("quality", options.out, run(quick=False), quick=False, others=others)
     record = json.loads(path.read_text(encoding="utf-8"))
+    texts = {"README.md": quality_report.section(record), "bench/README.md": quality_report.details(record)}
     if options.table:
-        print(quality_report.section(record))
+        print("\n".join(texts.values()))
+    elif options.write:
+        for name, block in texts.items():
+            document = harness.ROOT / name
+            document.write_text(quality_report.placed(document.read_text(encoding="utf-8"), block), encoding="utf-8")
     else:
         quality_report.draw(record, options.out / "quality.svg")
 
