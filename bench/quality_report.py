@@ -62,17 +62,17 @@ def section(record: Record) -> str:
     givens = ", ".join(f"{name} {low}-{high}" for name, (low, high) in record["givens"].items())
     return _paragraphs(
         "![Solved puzzles against forwards, a line for each rule](bench/results/quality.svg)",
-        f"""The embedded Sudoku model on {record["n"]} fresh puzzles ({givens} givens; none of the solutions occurs in
+        f"""The embedded Sudoku model on {record["n"]} fresh puzzles ({givens} givens; by hash, none of the solutions is in
         training) under {len(record["points"])} settings, every preset among them, with the same puzzles and seeds for each
         (`python -m bench.quality`; all points in [`quality.json`](bench/results/quality.json), comparisons in
         [`bench/README.md`](bench/README.md)). The Pareto front, where no other setting solves as many with fewer forwards,
         and two settings beside it:""",
         _front(record),
-        f"""Differences in points on the same puzzles, with 95 % intervals. The most confident cell first beats random order at
-        equal forwards: {_difference(in_order)} at one cell a forward. A threshold beats a fixed count at equal forwards from
-        {above:g} upwards, and loses below {_first_loss(record)}: 0.99 takes {fixed["a_forwards"]:.1f} forwards on average and
-        solves {_difference(fixed)} more than {fixed["b_forwards"]:.0f} forwards with a fixed count, and {_difference(by_row)}
-        more than a fixed count that gets its forwards on every single puzzle.""",
+        f"""Differences in points on the same puzzles, with 95 % intervals: the most confident cell first beats random order at
+        one cell a forward by {_difference(in_order)}. A threshold beats a fixed count at equal forwards from {above:g} upwards,
+        and loses below {_first_loss(record)}. At 0.99 it takes {fixed["a_forwards"]:.1f} forwards on average; the difference is
+        {_difference(fixed)} to a fixed count of {fixed["b_forwards"]:.0f} forwards, and {_difference(by_row)} to a fixed count
+        that gets, on every single puzzle, the forwards that the threshold took there.""",
         f"""**The setting to take** is {_code(chosen)}: the fewest forwards on the front for which the interval excludes a loss
         of more than one point against the best. On {record["confirmation_n"]} further puzzles, which had no part in the choice,
         it solves {_solved(again[chosen["label"]])} in {again[chosen["label"]]["forwards"]["mean"]:.1f} forwards, and one cell a
