@@ -110,6 +110,8 @@ def test_results_belong_to_the_models_that_are_shipped(record: dict[str, Any]) -
     for name, digest in record["weights_sha256"].items():
         assert hashlib.sha256((demo.FOLDER / name / "model.safetensors").read_bytes()).hexdigest() == digest
     assert record["uncommitted_changes"] is False
+    assert record["confirmation"]["uncommitted_changes"] is False
+    assert record["confirmation"]["seed"] != record["seeds"]["puzzles"]
 
 
 def test_every_preset_has_several_settings_on_500_puzzles(record: dict[str, Any]) -> None:
