@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dllm_fast._core import Prediction, Sampler, __version__
     from dllm_fast.config import SamplerConfig
     from dllm_fast.errors import DllmFastError
+    from dllm_fast.models.loaded import load
     from dllm_fast.predict import mask_predict, schedule
     from dllm_fast.published import presets
     from dllm_fast.result import Result
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "demo",
     "infill",
+    "load",
     "mask_predict",
     "presets",
     "sample",
@@ -46,6 +48,7 @@ _HOME = {
     "SamplerConfig": "config",
     "__version__": "_core",
     "infill": "sampling",
+    "load": "models.loaded",
     "mask_predict": "predict",
     "presets": "published",
     "sample": "sampling",

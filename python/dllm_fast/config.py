@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from dllm_fast import _core
+from dllm_fast.errors import InvalidTypeError, InvalidValueError
+
+CACHES = ("auto", "none", "prefix", "dual", "exact_block")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,12 @@ class SamplerConfig:
         suppress_tokens: ids that are never proposed and count as -inf everywhere.
         shift: the logits of row i - 1 predict position i (Dream, Fast-dLLM v2). A property of the model.
         as_published: keep the quirks of the published loops where their rule and their code differ.
+        cache: of keys and values, for models that dllm_fast runs itself: `none`; `exact_block` for block-causal models, the
+            same tokens as `none`; `prefix` and `dual`, approximate where the model sees both ways (Fast-dLLM); `auto`, the
+            fastest that gives the same tokens as `none`.
+        refresh_every: forwards between full ones under `prefix` and `dual`; default: one full forward a block.
+        max_batch_rows: rows in a forward at most; a row that finishes makes room for the next. Default: all.
+        sources: of each setting that a run used, who set it. Filled in by `sample` and `infill`.
 
     Raises:
         InvalidValueError: a value out of its range, or two settings that exclude each other.
@@ -68,6 +78,10 @@ class SamplerConfig:
     suppress_tokens: tuple[int, ...] = ()
     shift: bool = False
     as_published: bool = False
+    cache: str = "auto"
+    refresh_every: int | None = None
+    max_batch_rows: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Lists, sets and arrays are what people have; a frozen configuration keeps tuples.
@@ -76,6 +90,18 @@ class SamplerConfig:
             if not isinstance(ids, tuple | str) and hasattr(ids, "__iter__") and getattr(ids, "ndim", 1) == 1:
                 object.__setattr__(self, name, tuple(sorted(ids) if isinstance(ids, set | frozenset) else ids))
         _core.check_config(self)
+        self._check_run()
+
+    def _check_run(self) -> None:
+        """The settings that concern the model's forwards; the core does not know them."""
+        if self.cache not in CACHES:
+            raise InvalidValueError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}; use 'auto'")
+        for name in ("refresh_every", "max_batch_rows"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InvalidTypeError(f"{name} must be a whole number, got {value!r}; leave it out for the default")
+            if value is not None and value < 1:
+                raise InvalidValueError(f"{name} must be at least 1, got {value}; leave it out for the default")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

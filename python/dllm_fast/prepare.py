@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dllm_fast.config import SamplerConfig
-    from dllm_fast.models.adapter import ModelAdapter
+    from dllm_fast.models.runner import Runner
     from dllm_fast.settings import Resolved
 
 DEFAULT_NEW_TOKENS = 128
 
 
-def with_ids(config: SamplerConfig, model: ModelAdapter, tokenizer: Any) -> SamplerConfig:
+def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerConfig:
     """The settings with the mask and the end tokens of the model or the tokenizer, where the caller left them open."""
+    sources = dict(config.sources)
     mask = config.mask_token_id
     if mask is None:
-        found = model.token_id("mask_token_id")
-        mask = text.mask_token_id(tokenizer) if found is None else found  # type: ignore[assignment]
+        mask = model.token_id("mask_token_id")  # type: ignore[assignment]
+        sources["mask_token_id"] = _source(model, "mask_token_id")
+    if mask is None:
+        mask = text.mask_token_id(tokenizer)
+        sources["mask_token_id"] = "tokenizer"
     if mask is None:
         raise InvalidValueError(
             "a mask token is needed, got none from the model or the tokenizer; pass mask_token_id= "
@@ -38,11 +42,39 @@ def with_ids(config: SamplerConfig, model: ModelAdapter, tokenizer: Any) -> Samp
     ends = config.eos_token_id
     if ends is None:
         ends = model.token_id("eos_token_id")
-        ends = text.eos_token_id(tokenizer) if ends is None else ends
-    return dataclasses.replace(config, mask_token_id=mask, eos_token_id=ends)
+        sources["eos_token_id"] = _source(model, "eos_token_ids")
+    if ends is None:
+        ends = text.eos_token_id(tokenizer)
+        sources["eos_token_id"] = "tokenizer" if ends is not None else "default"
+    return dataclasses.replace(config, mask_token_id=mask, eos_token_id=ends, sources=sources)
 
 
-def check_ids(prompts: list[NDArray[np.int64]], config: SamplerConfig, model: ModelAdapter, *, infilling: bool) -> None:
+def _source(model: Runner, name: str) -> str:
+    return "model" if model.info is None else model.info.sources.get(name, "model")
+
+
+def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> SamplerConfig:
+    """The settings with the block of a block-causal model, or a part of it.
+
+    Raises:
+        InvalidValueError: the caller's block does not divide the model's: part of it would be filled before it can be seen.
+    """
+    info = model.info
+    if info is None or info.block_length is None:
+        return config
+    block, whole = config.block_length, info.block_length
+    if block is not None and whole % block == 0:
+        return config
+    if "block_length" in resolved.given and block is not None:
+        raise InvalidValueError(
+            f"block_length must divide the block of this block-causal model, got {block} and {whole}; "
+            "leave it out, or load the model with another block_length"
+        )
+    sources = dict(config.sources) | {"block_length": info.sources.get("block_length", "model")}
+    return dataclasses.replace(config, block_length=whole, sources=sources)
+
+
+def check_ids(prompts: list[NDArray[np.int64]], config: SamplerConfig, model: Runner, *, infilling: bool) -> None:
     """Refuses ids outside the vocabulary, as far as that is known, and masks in a prompt."""
     vocabulary = model.vocabulary
     if vocabulary is not None:
@@ -74,7 +106,7 @@ def check_ids(prompts: list[NDArray[np.int64]], config: SamplerConfig, model: Mo
 
 
 def with_length(
-    config: SamplerConfig, resolved: Resolved, prompts: list[NDArray[np.int64]], model: ModelAdapter, *, infilling: bool
+    config: SamplerConfig, resolved: Resolved, prompts: list[NDArray[np.int64]], model: Runner, *, infilling: bool
 ) -> SamplerConfig:
     """The settings with the number of new tokens, the block and the end rule decided."""
     longest = max(len(prompt) for prompt in prompts)
@@ -97,11 +129,13 @@ def with_length(
             "shorten the prompt or lower max_new_tokens"
         )
     block = config.block_length
-    if block is not None and "block_length" in resolved.given and new_tokens % block:
+    absolute = model.info is not None and model.info.block_length is not None
+    if block is not None and "block_length" in resolved.given and new_tokens % block and not absolute:
         raise InvalidValueError(_block_error(block, new_tokens))
-    block = None if block is None else min(block, new_tokens)
+    block = block if block is None or absolute else min(block, new_tokens)
     steps = config.steps
-    if steps is None and config.steps_per_block is None and config.commits_counts and config.schedule == "even":
+    plain = config.commits_counts and config.schedule == "even" and not absolute
+    if steps is None and config.steps_per_block is None and plain:
         # One token a forward, said in full; a short last block has no such number.
         steps = new_tokens if block is None or new_tokens % block == 0 else None
     stop = config.stop_at_eos

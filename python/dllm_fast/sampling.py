@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,18 +12,23 @@ import numpy as np
 
 from dllm_fast import _core, prepare, text
 from dllm_fast.errors import InvalidTypeError
-from dllm_fast.models.adapter import ModelAdapter
+from dllm_fast.models.open_runner import open_runner
+from dllm_fast.models.runner import Task
 from dllm_fast.result import Result, Stats, StepEvent
 from dllm_fast.settings import resolve
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from numpy.typing import NDArray
 
     from dllm_fast.config import SamplerConfig
+    from dllm_fast.models.loaded import LoadedModel
+    from dllm_fast.models.runner import Runner
     from dllm_fast.settings import Resolved
 
-    Model = Callable[[torch.Tensor], Any]
+    Model = str | Path | LoadedModel | Callable[[torch.Tensor], Any]
     Prompt = str | Sequence[Any] | NDArray[np.int64] | torch.Tensor
     OnStep = Callable[[StepEvent], object]
 
@@ -44,14 +51,14 @@ def sample(
     among them or the number of threads (as far as the model's own logits do not).
 
     Args:
-        model: a torch module or any callable that takes ids `[B, L]` (int64 tensor) and returns logits `[B, L, V]` (tensor,
-            NumPy array, or an object with `.logits`); None for the embedded one. Rows of different length are never
-            padded: rows of equal length share a forward.
+        model: a folder or hub id in Hugging Face format, what `dllm_fast.load` made of one, a transformers model, or any torch
+            module or callable that takes ids `[B, L]` (int64 tensor) and returns logits `[B, L, V]` (tensor, NumPy array, or
+            an object with `.logits`); None for the embedded one. `dllm_fast.explain(model)` says how it will be run.
         prompt: a string, a list of strings (both need a tokenizer), a sequence of ids, or a list of sequences of any
             lengths (lists, arrays, tensors; a 2-D tensor is rows).
         preset: a name of `dllm_fast.presets()`.
         config: a `SamplerConfig` instead of a preset.
-        tokenizer: from `tokenizers` or transformers.
+        tokenizer: from `tokenizers` or transformers; default: the checkpoint's own.
         seed: from 0 below 2^64, one for all prompts or one for each.
         num_samples: answers per prompt; they differ where the temperature is above 0 or the order is random.
         on_step: called with a `StepEvent` after every step.
@@ -62,8 +69,8 @@ def sample(
         InvalidValueError, InvalidTypeError: before the first forward wherever that is possible.
         Exception: what the model raises, the same object with a note that says which forward it was.
     """
-    resolved = resolve(preset, config, settings)
-    return _run(model, prompt, resolved, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=False)
+    rule = functools.partial(resolve, preset, config, settings)
+    return _run(model, prompt, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=False)
 
 
 def infill(
@@ -83,14 +90,14 @@ def infill(
     Arguments and errors are those of `sample`, without `max_new_tokens`.
     A canvas without masks comes back unchanged after zero forwards.
     """
-    resolved = resolve(preset, config, settings)
-    return _run(model, canvas, resolved, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=True)
+    rule = functools.partial(resolve, preset, config, settings)
+    return _run(model, canvas, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=True)
 
 
 def _run(
     model: Model | None,
     prompt: Prompt,
-    resolved: Resolved,
+    rule: Callable[..., Resolved],
     tokenizer: Any,
     *,
     streams: tuple[int | Sequence[int], int],
@@ -99,23 +106,46 @@ def _run(
 ) -> Result:
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
-    if model is None:
-        model, tokenizer = _embedded(tokenizer)
-    adapter = ModelAdapter(model)
+    rule()  # what is wrong by itself is refused before a checkpoint is opened
+    runner, tokenizer = open_runner(model, tokenizer)
+    resolved = rule(runner.info)
     prompts, _ = text.rows(prompt, tokenizer, "canvas" if infilling else "prompt")
-    config = prepare.with_ids(resolved.config, adapter, tokenizer)
-    prepare.check_ids(prompts, config, adapter, infilling=infilling)
-    config = prepare.with_length(config, resolved, prompts, adapter, infilling=infilling)
+    config = prepare.with_ids(resolved.config, runner, tokenizer)
+    config = prepare.with_blocks(config, resolved, runner)
+    prepare.check_ids(prompts, config, runner, infilling=infilling)
+    config = prepare.with_length(config, resolved, prompts, runner, infilling=infilling)
     seed = prepare.plain_seed(streams[0])
     seeds, requests = prepare.streams(seed, streams[1], len(prompts))
     num_samples = len(seeds) // len(prompts)
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
     starts = [0 if infilling else len(prompt) for prompt in prompts for _ in range(num_samples)]
+    policy = runner.begin(
+        Task(
+            lengths=[len(canvas) for canvas in canvases],
+            starts=starts,
+            prompts=[prompt for prompt in range(len(prompts)) for _ in range(num_samples)],
+            mask_token_id=config.mask_token_id or 0,
+            cache=config.cache,
+            refresh_every=config.refresh_every,
+            max_rows=config.max_batch_rows,
+        )
+    )
+    config = dataclasses.replace(config, cache=policy)
 
-    sampler = _core.Sampler(config, canvases, seed=seeds, request=requests, block_start=starts, score_all=on_step is not None)
+    # The blocks of a block-causal model lie at multiples of their length, those of a rule behind the prompt.
+    absolute = runner.info is not None and runner.info.block_length is not None
+    sampler = _core.Sampler(
+        config,
+        canvases,
+        seed=seeds,
+        request=requests,
+        block_start=0 if absolute else starts,
+        score_all=on_step is not None,
+        max_rows=config.max_batch_rows,
+    )
     began = time.perf_counter()
-    with adapter.inference():
-        watching = _drive(sampler, adapter, config, on_step)
+    with runner.inference():
+        watching = _drive(sampler, runner, config, on_step)
     total = time.perf_counter() - began - watching
 
     sequences = sampler.canvases
@@ -129,11 +159,11 @@ def _run(
         texts=None if tokenizer is None else [text.decode(tokenizer, ids) for ids in shown],
         trajectory=trajectory,
         stats=Stats(
-            nfe=adapter.forwards,
+            nfe=runner.forwards,
             nfe_per_row=sampler.nfe_per_row,
-            tokens_per_forward=committed / adapter.forwards if adapter.forwards else 0.0,
-            model_ms=adapter.seconds * 1e3,
-            sampler_ms=(total - adapter.seconds) * 1e3,
+            tokens_per_forward=committed / runner.forwards if runner.forwards else 0.0,
+            model_ms=runner.seconds * 1e3,
+            sampler_ms=(total - runner.seconds) * 1e3,
         ),
         config=config,
         seed=seed,
@@ -141,13 +171,14 @@ def _run(
     )
 
 
-def _drive(sampler: _core.Sampler, model: ModelAdapter, config: SamplerConfig, on_step: OnStep | None) -> float:
+def _drive(sampler: _core.Sampler, model: Runner, config: SamplerConfig, on_step: OnStep | None) -> float:
     """Runs the model and the sampler in turn until every row is finished. Returns the seconds spent in `on_step`."""
     watching = 0.0
     while (request := sampler.next()) is not None:
         predictions = []
-        for rows, canvases, lines in request.groups(shift=config.shift):
-            prediction = sampler.predict(model(canvases), rows=rows, index=lines)
+        for rows, forward in model.parts(request, shift=config.shift):
+            logits, lines = forward()
+            prediction = sampler.predict(logits, rows=rows, index=lines)
             sampler.feed(prediction=prediction, rows=rows)
             predictions.append((rows, prediction))
         if on_step is not None:
@@ -180,13 +211,6 @@ def _event(
         guess_tokens=[guesses[row][masked[row]] for row in rows],
         canvases=[canvases[row] for row in rows],
     )
-
-
-def _embedded(tokenizer: Any) -> tuple[Model, Any]:
-    from dllm_fast import demo
-
-    model, own = demo.load()
-    return model, own if tokenizer is None else tokenizer
 
 
 def _new_tokens(before: NDArray[np.int64], after: NDArray[np.int64], config: SamplerConfig) -> NDArray[np.int64]:

@@ -6,13 +6,16 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.published import presets
 
-NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig))
+if TYPE_CHECKING:
+    from dllm_fast.models.loaded import ModelInfo
+
+NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
 
 # Their name: ours. Steps are converted by name, never by guess: Diffusers counts them per block, LLaDA in total.
 ALIASES = {
@@ -59,8 +62,8 @@ class Resolved:
     """Settings after presets and aliases.
 
     Attributes:
-        config: the settings.
-        given: names that the caller set, in our words; the others come from the preset or the defaults.
+        config: the settings; its `sources` say who set each.
+        given: names that the caller set, in our words; the others come from the preset, the model's family or the defaults.
         aliases: what the caller typed, to our name for it.
     """
 
@@ -69,8 +72,12 @@ class Resolved:
     aliases: dict[str, str]
 
 
-def resolve(preset: str | None, config: SamplerConfig | None, settings: Mapping[str, Any]) -> Resolved:
-    """Settings over `config` or the preset over the defaults.
+def resolve(
+    preset: str | None, config: SamplerConfig | None, settings: Mapping[str, Any], model: ModelInfo | None = None
+) -> Resolved:
+    """Settings over `config` or the preset, over what the model's family recommends, over the defaults.
+
+    A preset is a whole rule: beside one, or a config, the family only says what belongs to the model (shift, blocks).
 
     Raises:
         InvalidValueError: an unknown name or preset, two names for one thing with different values, a bad value.
@@ -78,9 +85,16 @@ def resolve(preset: str | None, config: SamplerConfig | None, settings: Mapping[
     """
     values, aliases = _canonical(settings)
     base = _base(preset, config)
+    sources = dict.fromkeys(NAMES, "default")
+    if preset is None and config is None and model is not None and model.preset is not None:
+        base = dataclasses.replace(presets()[model.preset], **model.defaults)
+        sources |= dict.fromkeys(_set_in(base), f"family {model.family}")
+    elif preset is not None:
+        sources |= dict.fromkeys(_set_in(base), f"preset {preset}")
     given = set(values)
     if config is not None:
-        given |= {name for name in NAMES if getattr(config, name) != getattr(SamplerConfig(), name)}
+        given |= _set_in(config)
+    sources |= dict.fromkeys(given, "caller")
     if "steps" in values and "steps_per_block" not in values:
         values["steps_per_block"] = None
     elif "steps_per_block" in values and "steps" not in values:
@@ -89,7 +103,15 @@ def resolve(preset: str | None, config: SamplerConfig | None, settings: Mapping[
     cuts = {"threshold", "factor", "entropy_bound"}
     if any(values.get(name) is not None for name in cuts):
         values = dict.fromkeys(cuts, None) | values
-    return Resolved(dataclasses.replace(base, **values), frozenset(given), aliases)
+    if model is not None and "shift" not in given:
+        values["shift"], sources["shift"] = bool(model.shift), model.sources.get("shift", f"family {model.family}")
+    return Resolved(dataclasses.replace(base, **values, sources=sources), frozenset(given), aliases)
+
+
+def _set_in(config: SamplerConfig) -> set[str]:
+    """Names of the settings that are not at their default."""
+    plain = SamplerConfig()
+    return {name for name in NAMES if getattr(config, name) != getattr(plain, name)}
 
 
 def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:

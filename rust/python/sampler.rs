@@ -70,6 +70,7 @@ pub(super) struct Request {
     rows: Vec<usize>,
     canvases: Vec<Vec<u32>>,
     positions: Vec<Vec<u32>>,
+    windows: Vec<std::ops::Range<usize>>,
     step: u32,
 }
 
@@ -96,10 +97,67 @@ impl Request {
             .map(|p| tokens(py, p.iter().copied()))
             .collect()
     }
-    /// Forwards that these rows have behind them: the `step` of `mask_predict`.
+    /// Forwards that the first of these rows has behind it. Without `max_rows` all have as many.
     #[getter]
     fn step(&self) -> u32 {
         self.step
+    }
+    /// The block that each such row is filling, int64 `[n, 2]`: first position and the one behind the last.
+    #[getter]
+    fn windows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray2<i64>> {
+        let flat = self.windows.iter();
+        let flat = flat.flat_map(|w| [w.start as i64, w.end as i64]).collect();
+        let array = numpy::ndarray::Array2::from_shape_vec((self.windows.len(), 2), flat);
+        PyArray2::from_owned_array(py, array.expect("two numbers each"))
+    }
+    /// Length of the canvas of each such row, int64.
+    #[getter]
+    fn lengths<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        tokens(py, self.canvases.iter().map(|c| c.len() as u32))
+    }
+    /// One ragged batch: the tokens of each row from `begin` up to `end` as one int64 array `[n, Q]`, filled up with 0, and
+    /// for each requested position the line of the features `[n * Q, H]` that predicts it (the one before it if `shift`).
+    /// A line before `begin` is named `n * Q + i`, i the place of its row.
+    #[pyo3(signature = (begin, end, *, shift=false))]
+    #[allow(clippy::type_complexity)]
+    fn batch<'py>(
+        &self,
+        py: Python<'py>,
+        begin: &Bound<'_, PyAny>,
+        end: &Bound<'_, PyAny>,
+        shift: bool,
+    ) -> PyResult<(Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>)> {
+        let (begin, end) = (indices(begin, "begin")?, indices(end, "end")?);
+        let rows = self.rows.len();
+        let fits = |i: usize| begin[i] < end[i] && end[i] <= self.canvases[i].len();
+        if begin.len() != rows || end.len() != rows || !(0..rows).all(fits) {
+            return Err(bad_value(format!(
+                "begin and end must mark some positions of each of {rows} canvases, got {begin:?} and {end:?}; use windows and lengths"
+            )));
+        }
+        let width = (0..rows).map(|i| end[i] - begin[i]).max().unwrap_or(0);
+        let mut ids = numpy::ndarray::Array2::zeros((rows, width));
+        let mut lines = Vec::new();
+        for i in 0..rows {
+            for (slot, &token) in ids.row_mut(i).iter_mut().zip(&self.canvases[i][begin[i]..end[i]]) {
+                *slot = i64::from(token);
+            }
+            for &p in &self.positions[i] {
+                let line = if shift { p.saturating_sub(1) } else { p } as usize;
+                if line >= end[i] {
+                    return Err(bad_value(format!(
+                        "end must lie behind every requested position, got {} for position {p}; use windows",
+                        end[i]
+                    )));
+                }
+                let place = line.checked_sub(begin[i]);
+                lines.push(place.map_or(rows * width + i, |place| i * width + place) as i64);
+            }
+        }
+        Ok((
+            PyArray2::from_owned_array(py, ids),
+            PyArray1::from_vec(py, lines),
+        ))
     }
     /// Rows of equal length share a forward: for each length, the rows, their canvases as one int64 array `[b, L]`, and for
     /// each requested position the line of the logits `[b * L, V]` that predicts it (the line before it if `shift`).
@@ -172,7 +230,8 @@ fn rows_or_waiting(rows: Option<&Bound<'_, PyAny>>, core: &Core) -> PyResult<Vec
 #[pymethods]
 impl Sampler {
     #[new]
-    #[pyo3(signature = (config, canvases, *, seed=None, request=None, block_start=None, score_all=false))]
+    #[pyo3(signature = (config, canvases, *, seed=None, request=None, block_start=None, score_all=false, max_rows=None))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         config: &Bound<'_, PyAny>,
         canvases: &Bound<'_, PyAny>,
@@ -180,6 +239,7 @@ impl Sampler {
         request: Option<&Bound<'_, PyAny>>,
         block_start: Option<&Bound<'_, PyAny>>,
         score_all: bool,
+        max_rows: Option<usize>,
     ) -> PyResult<Self> {
         let settings = config::config(config, None)?;
         let Ok(iterator) = canvases.try_iter() else {
@@ -213,8 +273,9 @@ impl Sampler {
                 origin: origins[i] as usize,
             })
             .collect();
+        let core = Core::new(settings, starts, score_all).map_err(raise)?;
         Ok(Self(Mutex::new(
-            Core::new(settings, starts, score_all).map_err(raise)?,
+            core.with_most_rows(max_rows.unwrap_or(usize::MAX)),
         )))
     }
 
@@ -226,10 +287,12 @@ impl Sampler {
             let step = core.forwards(*rows.first()?);
             let canvases = rows.iter().map(|&r| core.canvas(r).to_vec()).collect();
             let positions = rows.iter().map(|&r| core.positions(r).to_vec()).collect();
+            let windows = rows.iter().map(|&r| core.window(r)).collect();
             Some(Request {
                 rows,
                 canvases,
                 positions,
+                windows,
                 step,
             })
         })

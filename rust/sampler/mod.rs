@@ -32,6 +32,7 @@ pub struct Sampler {
     excluded: Vec<u32>,
     rows: Vec<Row>,
     score_all: bool,
+    most_rows: usize,
 }
 
 /// What a caller knows about the requested positions of some rows, position by position.
@@ -86,7 +87,15 @@ impl Sampler {
             config,
             rows,
             score_all,
+            most_rows: usize::MAX,
         })
+    }
+
+    /// At most so many rows take part in a request; a row that finishes makes room for the next.
+    #[must_use]
+    pub fn with_most_rows(mut self, most_rows: usize) -> Self {
+        self.most_rows = most_rows.max(1);
+        self
     }
 
     /// The settings.
@@ -94,16 +103,21 @@ impl Sampler {
         &self.config
     }
 
-    /// Rows that wait for an answer. Once all of the last request are answered, every unfinished row moves to its next
-    /// forward, so that rows of a request have as many behind them. Empty when all is done.
+    /// Rows that wait for an answer. Once all of the last request are answered, every unfinished row (the first
+    /// `most_rows` of them) moves to its next forward. Empty when all is done.
     pub fn next(&mut self) -> Vec<usize> {
         let waiting = self.waiting();
         if !waiting.is_empty() {
             return waiting;
         }
         let mean = self.published_mean();
+        let mut active = 0;
         for row in &mut self.rows {
+            if active == self.most_rows {
+                break;
+            }
             row.advance(&self.config, mean, self.score_all);
+            active += usize::from(row.pending().is_some());
         }
         self.waiting()
     }
@@ -141,6 +155,11 @@ impl Sampler {
     /// Positions of a waiting row that must be scored.
     pub fn positions(&self, row: usize) -> &[u32] {
         self.rows[row].pending().map_or(&[], |p| &p.positions)
+    }
+
+    /// The block of a waiting row that is being filled.
+    pub fn window(&self, row: usize) -> std::ops::Range<usize> {
+        self.rows[row].window()
     }
 
     /// Forwards that a row has taken part in.

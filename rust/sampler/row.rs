@@ -86,6 +86,12 @@ impl Row {
         self.pending.as_ref()
     }
 
+    /// The block being filled: all positions while there is none.
+    pub fn window(&self) -> Range<usize> {
+        let whole = 0..self.canvas.len();
+        self.block.as_ref().map_or(whole, |b| b.window.clone())
+    }
+
     /// Forwards so far.
     pub fn forwards(&self) -> u32 {
         self.forwards

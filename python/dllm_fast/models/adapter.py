@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from dllm_fast._core import Request
+    from dllm_fast.models.loaded import ModelInfo
+    from dllm_fast.models.runner import Part, Scored, Task
 
 _CONTEXT_NAMES = ("max_position_embeddings", "max_sequence_length", "n_positions")
 
@@ -20,6 +26,7 @@ class ModelAdapter:
     """A module or callable, with what is known of it before the first forward.
 
     Attributes:
+        info: None; nothing is known of its family.
         vocabulary: number of token ids, or None.
         context: longest canvas, or None.
         forwards: calls so far.
@@ -34,6 +41,7 @@ class ModelAdapter:
             )
         self._model = model
         self._device = _device(model)
+        self.info: ModelInfo | None = None
         self.vocabulary = _number(model, "vocab_size")
         self.context = next((n for name in _CONTEXT_NAMES if (n := _number(model, name)) is not None), None)
         self.forwards = 0
@@ -61,6 +69,28 @@ class ModelAdapter:
         finally:
             for module in training:
                 module.training = True
+
+    def begin(self, task: Task) -> str:
+        """There is no cache for a model that is only called.
+
+        Raises:
+            InvalidValueError: the task asks for one.
+        """
+        if task.cache not in ("auto", "none"):
+            raise InvalidValueError(
+                f"a cache needs a model that dllm_fast has opened (dllm_fast.load), got cache={task.cache!r} for "
+                f"{type(self._model).__name__}; use cache='none'"
+            )
+        return "none"
+
+    def parts(self, request: Request, *, shift: bool) -> list[Part]:
+        """Forwards of whole canvases; rows of equal length share one."""
+        return [
+            (rows, functools.partial(self._scored, canvases, lines)) for rows, canvases, lines in request.groups(shift=shift)
+        ]
+
+    def _scored(self, canvases: NDArray[np.int64], lines: NDArray[np.int64]) -> Scored:
+        return self(canvases), lines
 
     def __call__(self, canvases: NDArray[np.int64]) -> torch.Tensor | NDArray[Any]:
         """Logits `[B * L, V]` of canvases `[B, L]`.

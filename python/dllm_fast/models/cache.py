@@ -38,10 +38,10 @@ class SlotCache:
         values[lines, :, slots] = value.transpose(1, 2)
         return keys[:, :, :seen], values[:, :, :seen]
 
-    def copy(self, source: Tensor, target: Tensor, length: int) -> None:
-        """Gives the lines `target` what stands in the first `length` slots of the lines `source`."""
-        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+    def take(self, other: SlotCache, source: Tensor, target: Tensor, length: int) -> None:
+        """Gives the lines `target` what stands in the first `length` slots of `source`, lines of another cache or of this."""
+        self.keys[:, target, :, :length] = other.keys[:, source, :, :length]
+        self.values[:, target, :, :length] = other.values[:, source, :, :length]
 
     def keep(self, lines: Tensor) -> None:
         """Moves these lines to the front, in this order; the lines behind them are free."""

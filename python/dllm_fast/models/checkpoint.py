@@ -1,0 +1,255 @@
+"""Opens a model folder in Hugging Face format: JSON is read, weights are mapped, and nothing in the folder is run.
+
+Whoever publishes a folder chooses every byte of it, so each file is checked before anything relies on it. Links are
+followed, because the cache of the Hugging Face hub is made of them; a name that the folder itself gives (the shards of
+an index) must be a plain file name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from safetensors import SafetensorError, safe_open
+
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.models.header import TensorInfo, read_header
+from dllm_fast.models.jsonfile import read_json, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+# What is fetched of a hub id: no code, no pickles, no weights of other frameworks.
+_FETCHED = ("config.json", "generation_config.json", INDEX, "model*.safetensors", *TOKENIZER_FILES)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.safetensors")
+_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A folder whose files are known to be sound; the weights are still on disk.
+
+    Attributes:
+        folder: where it lies.
+        config: `config.json`.
+        generation_config, tokenizer_config: the files of these names, or {}.
+        tensors: what the headers of the weights say, by key.
+        bytes: size of all weights.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tokenizer_config: dict[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    bytes: int
+    _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Reads the JSON files and the headers of the weights.
+
+        Raises:
+            CheckpointError: a file is missing, broken, or of a kind that is not opened; the text names file, key and remedy.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"a checkpoint is a folder, got {str(folder)!r}, which is none; pass the folder of config.json"
+            )
+        config = read_json(folder / "config.json")
+        _refuse_quantised(config, folder / "config.json")
+        tensors = _tensors(folder)
+        return cls(
+            folder=folder,
+            config=config,
+            generation_config=_optional_json(folder / "generation_config.json"),
+            tokenizer_config=_optional_json(folder / "tokenizer_config.json"),
+            tensors=tensors,
+            bytes=sum(info.bytes for info in tensors.values()),
+        )
+
+    def read(self, key: str) -> Tensor:
+        """One weight in the dtype of the file: a view of the mapped file, no copy in private memory.
+
+        Writing into it changes memory, never the file.
+
+        Raises:
+            CheckpointError: there is no such key, it holds no floating-point numbers, or the file has changed.
+        """
+        info = self.tensors.get(key)
+        if info is None:
+            raise CheckpointError(f"{self.folder} must hold {shown(key)}, which no file of weights has; fetch it again")
+        if not info.dtype.is_floating_point:
+            raise CheckpointError(
+                f"{info.file}: {shown(key)} must hold floating-point numbers, got {info.dtype}; use an unquantised checkpoint"
+            )
+        try:
+            if info.file not in self._open:
+                self._open[info.file] = safe_open(info.file, framework="pt", device="cpu")
+            tensor: Tensor = self._open[info.file].get_tensor(key)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read {shown(key)} of {info.file}: {error}; fetch the file again") from error
+        if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
+            raise CheckpointError(f"{info.file} has changed since it was opened, see {shown(key)}; open the folder again")
+        return tensor
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() or path.is_symlink() else {}
+
+
+def _refuse_quantised(config: Mapping[str, Any], path: Path) -> None:
+    for name in ("quantization_config", "compression_config"):
+        if config.get(name):
+            raise CheckpointError(
+                f"{path}: quantised checkpoints are not supported, got {name}; use the float16, bfloat16 or float32 checkpoint"
+            )
+
+
+def _tensors(folder: Path) -> dict[str, TensorInfo]:
+    """The weights of a folder, from the one file, the index, or the shards, whichever there is first."""
+    if (folder / SINGLE).is_file():
+        return read_header(folder / SINGLE)
+    if (folder / INDEX).is_file():
+        return _from_index(folder)
+    shards = sorted(path for path in _files(folder) if _SHARD.fullmatch(path.name))
+    if shards:
+        _check_complete(folder, shards)
+        return _joined(shards)
+    raise CheckpointError(_no_weights(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"cannot list {folder}: {error}; check its permissions") from error
+
+
+def _no_weights(folder: Path) -> str:
+    names = sorted(path.name for path in _files(folder))
+    wanted = f"{folder} must hold {SINGLE}, or {INDEX} and its shards"
+    if pickles := [name for name in names if name.endswith(_PICKLES)]:
+        return (
+            f"{wanted}, got {shown(pickles[0])}: a pickle can run any code, so it is not opened; "
+            "convert it with safetensors.torch.save_file where you trust it"
+        )
+    others = ", ".join(shown(name) for name in names[:8])
+    return f"{wanted}, got {others or 'an empty folder'}; fetch the weights"
+
+
+def _check_complete(folder: Path, shards: list[Path]) -> None:
+    """Without an index the names are all there is: they must say the same total and be all there."""
+    numbers = [match.groups() for path in shards if (match := _SHARD.fullmatch(path.name))]
+    total = int(numbers[0][1])
+    if len({of for _, of in numbers}) != 1 or [int(number) for number, _ in numbers] != list(range(1, total + 1)):
+        raise CheckpointError(
+            f"{folder} must hold every shard once, got {len(shards)} files from {shards[0].name} to {shards[-1].name}; "
+            f"fetch the missing ones, and {INDEX}"
+        )
+
+
+def _from_index(folder: Path) -> dict[str, TensorInfo]:
+    path = folder / INDEX
+    weight_map = read_json(path, unique=True).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{path}: weight_map must be an object from key to file name, got {shown(weight_map)}; fetch it again"
+        )
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+            raise CheckpointError(
+                f"{path}: {shown(key)} must name a .safetensors file of the same folder, got {shown(name)}; "
+                "do not use this checkpoint, or correct the index"
+            )
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{path}: {shown(key)} lies in {shown(name)}, which is missing; fetch the shard")
+    tensors = _joined([folder / name for name in dict.fromkeys(weight_map.values())])
+    for key, name in weight_map.items():
+        if key not in tensors or tensors[key].file.name != name:
+            raise CheckpointError(
+                f"{path}: {shown(key)} must lie in {shown(name)}, whose header does not hold it; fetch both again"
+            )
+    if extra := sorted(tensors.keys() - weight_map.keys()):
+        file = tensors[extra[0]].file.name
+        raise CheckpointError(
+            f"{path}: weight_map must name every tensor, got none for {shown(extra[0])} of {file}; fetch both again"
+        )
+    return tensors
+
+
+def _joined(shards: Iterable[Path]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for path in shards:
+        header = read_header(path)
+        if twice := sorted(tensors.keys() & header.keys()):
+            raise CheckpointError(
+                f"a tensor must lie in one shard, got {shown(twice[0])} in {tensors[twice[0]].file} and {path.name}; fetch both"
+            )
+        tensors |= header
+    return tensors
+
+
+def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: a folder as it is, or a hub id such as `org/name` through `huggingface_hub`.
+
+    Of a hub id only configuration, safetensors, tokenizer and template are fetched, never code. What is in the cache
+    of `huggingface_hub` is used, offline too.
+
+    Args:
+        folder_or_id: a folder, or an id of the hub.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        InvalidValueError: neither a folder nor an id, or a revision of a folder.
+        CheckpointError: the id cannot be fetched, or `huggingface_hub` is missing.
+    """
+    if not isinstance(folder_or_id, str | Path):
+        raise InvalidTypeError(f"a model is opened from a folder or a hub id, got {type(folder_or_id).__name__}; pass a string")
+    try:
+        folder = Path(folder_or_id).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user, a NUL
+        is_folder = False
+    if is_folder:
+        if revision is not None:
+            raise InvalidValueError(f"revision is for hub ids, got {revision!r} for the folder {folder}; leave it out")
+        return folder
+    name = str(folder_or_id)
+    if isinstance(folder_or_id, Path) or not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
+        raise InvalidValueError(f"a model is opened from a folder or a hub id like org/name, got {shown(name)}; check the path")
+    return _fetch(name, revision)
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(
+            f"{shown(name)} is no folder here, and a hub id needs huggingface_hub, which is not installed; "
+            "check the path, or pip install huggingface_hub (the extra `hf`)"
+        ) from error
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FETCHED)))
+    except (OSError, ValueError) as error:  # every error of the hub, of the network and of the cache is one of these
+        at = "" if revision is None else f" at revision {revision!r}"
+        raise CheckpointError(
+            f"{shown(name)} is no folder here, and cannot be fetched from the hub{at}: {error}; "
+            "check name, revision and network, or pass a folder"
+        ) from error

@@ -1,0 +1,147 @@
+"""The one decoder: LLaDA, Dream, SDAR, LLaDA2 and their kin are this transformer with different flags.
+
+Pre-norm RMSNorm layers with rotary positions and SwiGLU, as in Llama, Qwen2, Qwen3 and GLM-4-MoE. Which key a query sees is
+not decided here but by the `Batch`: the same weights run bidirectionally, by blocks or causally. Projections that read the
+same input are one matrix (query, key, value; gate, up).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
+
+from dllm_fast.models.experts import Experts, ExpertsConfig, Feedforward
+from dllm_fast.models.rotary import Rotary, rotate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dllm_fast.models.batch import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    """Sizes and flags of a `Decoder`.
+
+    Attributes:
+        vocabulary: rows of the token table, which is the number of logits.
+        context: longest canvas, or None.
+        width, layers, heads, kv_heads, head_dim, inner: the shape.
+        rotary_float32: positions are turned in float32 whatever the dtype of the model (LLaDA).
+        qkv_bias, out_bias: biases of the attention's projections in, and out.
+        qk_norm: RMSNorm of every query and key head, before the rotation.
+        tied: the head is the token table.
+        experts: the mixture, or None; `dense` holds the layers that have none all the same.
+        clip: bound on queries, keys and values, or None.
+        logit_scale: factor on the logits.
+        query_growth, query_span: queries at position p are multiplied by `1 + query_growth * ln(1 + p // query_span)`.
+    """
+
+    vocabulary: int
+    context: int | None
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    norm_eps: float
+    rotary: Rotary
+    rotary_float32: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: bool = False
+    tied: bool = False
+    experts: ExpertsConfig | None = None
+    dense: frozenset[int] = frozenset()
+    clip: float | None = None
+    logit_scale: float = 1.0
+    query_growth: float = 0.0
+    query_span: int = 1
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (1910.07467): in float32, back to the dtype of the input, then the weight."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class Layer(nn.Module):
+    """Attention, then a feedforward or a mixture of experts, each on the normed stream and added to it."""
+
+    def __init__(self, index: int, config: DecoderConfig) -> None:
+        super().__init__()
+        self.index = index
+        self.config = config
+        rows = (config.heads + 2 * config.kv_heads) * config.head_dim
+        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.qkv = nn.Linear(config.width, rows, bias=config.qkv_bias)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.out = nn.Linear(config.heads * config.head_dim, config.width, bias=config.out_bias)
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+        sparse = config.experts is not None and index not in config.dense
+        self.mlp = Experts(config.width, config.experts) if sparse else Feedforward(config.width, config.inner)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, batch: Batch, angles: tuple[Tensor, Tensor], growth: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), batch, angles, growth)
+        return cast("Tensor", x + self.mlp(self.mlp_norm(x)))
+
+    def attention(self, x: Tensor, batch: Batch, angles: tuple[Tensor, Tensor], growth: Tensor | None) -> Tensor:
+        config = self.config
+        heads = self.qkv(x).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
+        query, key, value = heads.split((config.heads, config.kv_heads, config.kv_heads), dim=1)
+        if config.qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        if config.clip is not None:
+            query, key, value = (part.clamp(-config.clip, config.clip) for part in (query, key, value))
+        query, key = rotate(query, *angles), rotate(key, *angles)
+        if growth is not None:
+            query = query * growth
+        mixed = batch.attend(self.index, query, key, value)
+        return cast("Tensor", self.out(mixed.transpose(1, 2).flatten(2)))
+
+
+class Decoder(nn.Module):
+    """A `Network`: token ids to features, features to logits."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers, self.kv_heads, self.head_dim = config.layers, config.kv_heads, config.head_dim
+        self.vocabulary, self.context = config.vocabulary, config.context
+        self.embed = nn.Embedding(config.vocabulary, config.width)
+        self.stack = nn.ModuleList(Layer(i, config) for i in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        config = self.config
+        x = self.embed(batch.ids)
+        cos, sin = config.rotary.angles(batch.positions)
+        if not config.rotary_float32:
+            cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        growth = None
+        if config.query_growth:
+            spans = (batch.positions // config.query_span).float()
+            growth = (1 + config.query_growth * torch.log1p(spans))[:, None, :, None].to(x.dtype)
+        for layer in self.stack:
+            x = layer(x, batch, (cos, sin), growth)
+        return cast("Tensor", self.norm(x))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = F.linear(hidden, self.embed.weight if self.head is None else self.head.weight)
+        return logits if self.config.logit_scale == 1.0 else logits * self.config.logit_scale

@@ -1,0 +1,117 @@
+"""Mixtures of experts: which experts a token goes to, and what they make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsConfig:
+    """Sizes and routing of a mixture.
+
+    Attributes:
+        count, chosen: experts, and how many a token goes to.
+        inner: width inside an expert.
+        shared: width inside the expert that every token goes to; 0 for none.
+        sigmoid: scores are sigmoids, chosen by groups (DeepSeek-V3, 2412.19437); else a softmax.
+        groups, chosen_groups: of experts; 1 for no groups.
+        normalize: weights of the chosen add up to 1.
+        scale: factor on the weights.
+        bias: a bias on the scores: with sigmoids it only chooses, with a softmax it stays in the weight.
+    """
+
+    count: int
+    chosen: int
+    inner: int
+    shared: int = 0
+    sigmoid: bool = False
+    groups: int = 1
+    chosen_groups: int = 1
+    normalize: bool = True
+    scale: float = 1.0
+    bias: bool = False
+
+
+class Feedforward(nn.Module):
+    """SwiGLU (2002.05202), the two projections in as one matrix."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return cast("Tensor", self.down(F.silu(gate) * up))
+
+
+class Router(nn.Module):
+    """Weights and experts of every token, both `[N, chosen]`; computed in float32."""
+
+    def __init__(self, width: int, config: ExpertsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.count, width))
+        self.bias = nn.Parameter(torch.zeros(config.count)) if config.bias else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.config
+        if config.sigmoid:
+            scores = F.linear(x.float(), self.weight.float()).sigmoid()
+            keys = scores if self.bias is None else scores + self.bias.float()
+            if config.groups > 1:
+                keys = self._best_groups(keys)
+            experts = keys.topk(config.chosen, dim=-1).indices
+            weights = scores.gather(1, experts)
+        else:
+            scores = F.linear(x, self.weight).softmax(dim=-1, dtype=torch.float32)
+            if self.bias is not None:
+                scores = scores + self.bias.float()
+            weights, experts = scores.topk(config.chosen, dim=-1)
+        if config.normalize:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + (1e-20 if config.sigmoid else 0.0))
+        return weights * config.scale, experts
+
+    def _best_groups(self, keys: Tensor) -> Tensor:
+        """Keys with -inf outside the groups whose two best experts are best."""
+        grouped = keys.view(len(keys), self.config.groups, -1)
+        best = grouped.topk(2, dim=-1).values.sum(dim=-1).topk(self.config.chosen_groups, dim=-1).indices
+        kept = torch.zeros(grouped.shape[:2], dtype=torch.bool, device=keys.device).scatter_(1, best, True)
+        return grouped.masked_fill(~kept[..., None], float("-inf")).view_as(keys)
+
+
+class Experts(nn.Module):
+    """The weighted sum of what the chosen experts say, and of the shared one."""
+
+    def __init__(self, width: int, config: ExpertsConfig) -> None:
+        super().__init__()
+        self.router = Router(width, config)
+        self.gate_up = nn.Parameter(torch.empty(config.count, 2 * config.inner, width))
+        self.down = nn.Parameter(torch.empty(config.count, width, config.inner))
+        self.shared = Feedforward(width, config.shared) if config.shared else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        weights, experts = self.router(flat)
+        # Tokens sorted by expert, so that every expert meets its own in one product.
+        chosen = experts.shape[1]
+        order = experts.flatten().argsort(stable=True)
+        counts = experts.flatten().bincount(minlength=len(self.gate_up)).tolist()
+        parts = torch.split(flat[order // chosen], counts)
+        said = [self._expert(e, part) for e, part in enumerate(parts) if len(part)]
+        pairs = torch.empty(len(order), x.shape[-1], dtype=x.dtype, device=x.device)
+        pairs[order] = torch.cat(said)
+        mixed: Tensor = (pairs.view(len(flat), chosen, -1) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
+        return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
+
+    def _expert(self, e: int, x: Tensor) -> Tensor:
+        gate, up = F.linear(x, self.gate_up[e]).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, self.down[e])

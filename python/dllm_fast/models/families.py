@@ -1,0 +1,299 @@
+"""The table of families: how to recognise a checkpoint, how it is laid out, and what its files do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dllm_fast.errors import CheckpointError
+from dllm_fast.models import layouts
+from dllm_fast.models.layouts import Layout
+
+Attention = Literal["full", "block_causal", "causal_reordered"]
+ATTENTION: tuple[str, ...] = ("full", "block_causal", "causal_reordered")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One row.
+
+    Attributes:
+        name: what we call it.
+        model_types: `model_type` of its configs.
+        architectures: `architectures[0]`, where the model type alone does not tell.
+        layout: of a decoder; or the name of the module of an encoder.
+        attention: which tokens a token sees: all; those of its block and of the blocks before it; or, for models that read
+            known tokens first and masks last, those before it in that order.
+        block_length: of block-causal attention, where the config does not say.
+        block_keys: settings that say it.
+        shift: the logits of position i - 1 predict position i.
+        mask_token: how the mask is written in the tokenizer.
+        mask_token_id: where neither config nor tokenizer says it.
+        end_tokens: further tokens that end an answer.
+        defaults: recommended settings over `preset`, by the papers, cards and repositories.
+        preset: the published rule.
+        models: checkpoints that people have.
+        verified: how we know that the numbers are right.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    layout: Layout | str
+    architectures: tuple[str, ...] = ()
+    attention: Attention = "full"
+    block_length: int | None = None
+    block_keys: tuple[str, ...] = ()
+    shift: int = 0
+    mask_token: str | None = None
+    mask_token_id: int | None = None
+    end_tokens: tuple[str, ...] = ()
+    preset: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    models: str
+    verified: str
+
+    def fits(self, model_type: str, architecture: str) -> bool:
+        """Does it describe this checkpoint?"""
+        return model_type in self.model_types and (not self.architectures or architecture in self.architectures)
+
+
+_BLOCKS = ("block_size", "block_length", "bd_size", "canvas_length")
+
+# The first row that fits counts, so the narrower rows of a model type come first.
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="llada-moe",
+        model_types=("llada", "llada_moe"),
+        architectures=("LLaDAMoEModelLM", "LLaDAMoEModel", "LLaDAMoEForCausalLM"),
+        layout=layouts.LLADA_MOE,
+        mask_token="<|mask|>",
+        mask_token_id=156895,
+        preset="fast-dllm",
+        defaults={"block_length": 32, "threshold": 0.9},
+        models="LLaDA-MoE-7B-A1B",
+        verified="twin (Qwen3Moe), loop",
+    ),
+    Family(
+        name="llada",
+        model_types=("llada",),
+        layout=layouts.LLADA,
+        mask_token="<|mdm_mask|>",
+        mask_token_id=126336,
+        end_tokens=("<|eot_id|>",),
+        preset="llada",
+        models="LLaDA-8B, LLaDA-1.5, iLLaDA-8B",
+        verified="twin (Llama), loop",
+    ),
+    Family(
+        name="llada2",
+        model_types=("llada2_moe",),
+        layout=layouts.LLADA2,
+        attention="block_causal",
+        block_length=32,
+        block_keys=_BLOCKS,
+        mask_token="<|mask|>",
+        mask_token_id=156895,
+        preset="fast-dllm",
+        defaults={"threshold": 0.95},
+        models="LLaDA2.0 and 2.1, mini and flash (without editing)",
+        verified="twin (Glm4Moe), loop, diffusers",
+    ),
+    Family(
+        name="dream",
+        model_types=("Dream", "dream"),
+        layout=layouts.QWEN2,
+        shift=1,
+        mask_token="<|mask|>",
+        mask_token_id=151666,
+        end_tokens=("<|im_end|>",),
+        preset="dream-entropy",
+        defaults={"max_new_tokens": 512, "temperature": 0.2, "top_p": 0.95},
+        models="Dream-7B, Dream-Coder, DiffuCoder",
+        verified="twin (Qwen2), loop",
+    ),
+    Family(
+        name="fast-dllm-v2",
+        model_types=("Fast_dLLM_Qwen", "fast_dllm_qwen"),
+        layout=layouts.QWEN2,
+        attention="block_causal",
+        block_length=32,
+        block_keys=("bd_size", *_BLOCKS),
+        shift=1,
+        mask_token="|<MASK>|",
+        mask_token_id=151665,
+        end_tokens=("<|im_end|>",),
+        preset="fast-dllm",
+        defaults={"block_length": 8, "threshold": 0.9},
+        models="Fast_dLLM_v2 1.5B and 7B",
+        verified="twin (Qwen2), loop",
+    ),
+    Family(
+        name="sdar",
+        model_types=("sdar",),
+        layout=layouts.QWEN3,
+        attention="block_causal",
+        block_length=4,
+        block_keys=_BLOCKS,
+        mask_token="<|MASK|>",
+        mask_token_id=151669,
+        end_tokens=("<|im_end|>",),
+        preset="fast-dllm",
+        defaults={"threshold": 0.9},
+        models="SDAR, TraDo",
+        verified="twin (Qwen3), loop",
+    ),
+    Family(
+        name="sdar-moe",
+        model_types=("sdar_moe",),
+        layout=layouts.QWEN3_MOE,
+        attention="block_causal",
+        block_length=4,
+        block_keys=_BLOCKS,
+        mask_token="<|MASK|>",
+        mask_token_id=151669,
+        end_tokens=("<|im_end|>",),
+        preset="fast-dllm",
+        defaults={"threshold": 0.9},
+        models="SDAR-30B-A3B",
+        verified="twin (Qwen3Moe)",
+    ),
+    Family(
+        name="wedlm",
+        model_types=("wedlm",),
+        layout=layouts.WEDLM,
+        attention="causal_reordered",
+        mask_token="<|mask|>",
+        end_tokens=("<|im_end|>",),
+        preset="llada",
+        models="WeDLM (one token a forward; its own rule is not among the presets)",
+        verified="twin (Qwen3, Qwen2)",
+    ),
+    Family(
+        name="rnd1",
+        model_types=("rnd1",),
+        layout=layouts.QWEN3_MOE,
+        mask_token="<|mask|>",
+        mask_token_id=151669,
+        preset="llada",
+        defaults={"temperature": 0.1},
+        models="RND1-30B-A3B",
+        verified="twin (Qwen3Moe)",
+    ),
+    Family(
+        name="a2d-qwen3",
+        model_types=("a2d-qwen3",),
+        layout=layouts.QWEN3,
+        mask_token="<|mask|>",
+        preset="llada",
+        models="dllm's converted Qwen3",
+        verified="twin (Qwen3)",
+    ),
+    Family(
+        name="a2d-qwen2",
+        model_types=("a2d-qwen2",),
+        layout=layouts.QWEN2,
+        mask_token="<|mask|>",
+        preset="llada",
+        models="dllm's converted Qwen2",
+        verified="twin (Qwen2)",
+    ),
+    Family(
+        name="a2d-llama",
+        model_types=("a2d-llama",),
+        layout=layouts.LLAMA,
+        mask_token="<|mask|>",
+        preset="llada",
+        models="dllm's converted Llama",
+        verified="twin (Llama)",
+    ),
+    Family(
+        name="stable-diffcoder",
+        model_types=("stable_diffcoder", "llama"),
+        architectures=("StableDiffCoderForCausalLM", "StableDiffcoderForCausalLM", "StableDiffCoderModel"),
+        layout=layouts.LLAMA,
+        attention="block_causal",
+        block_length=4,
+        block_keys=_BLOCKS,
+        mask_token="<[MASK_TOKEN]>",
+        mask_token_id=5,
+        preset="llada",
+        models="Stable-DiffCoder-8B",
+        verified="twin (Llama)",
+    ),
+    Family(
+        name="nemotron-labs-diffusion",
+        model_types=("nemotron_labs_diffusion",),
+        layout=layouts.NEMOTRON,
+        attention="block_causal",
+        block_length=32,
+        block_keys=_BLOCKS,
+        mask_token_id=100,
+        preset="fast-dllm",
+        defaults={"threshold": 0.9},
+        models="Nemotron-Labs-Diffusion 3B, 8B, 14B",
+        verified="twin (Ministral3)",
+    ),
+    Family(
+        name="bert",
+        model_types=("bert",),
+        layout="encoder",
+        mask_token="[MASK]",
+        models="BERT and its kin, and the embedded models",
+        verified="twin (Bert), real weights (our own)",
+    ),
+    Family(
+        name="roberta",
+        model_types=("roberta", "xlm-roberta", "camembert"),
+        layout="encoder",
+        mask_token="<mask>",
+        models="RoBERTa, XLM-R",
+        verified="twin (Roberta)",
+    ),
+    Family(
+        name="modernbert",
+        model_types=("modernbert",),
+        layout="modernbert",
+        mask_token="[MASK]",
+        models="ModernBERT, ModernBERT-chat",
+        verified="twin (ModernBert)",
+    ),
+)
+
+# Causal language models of the same form: they run, but only if somebody trained them to look both ways.
+_PLAIN: Mapping[str, Layout] = {
+    "llama": layouts.LLAMA,
+    "mistral": layouts.LLAMA,
+    "qwen2": layouts.QWEN2,
+    "qwen3": layouts.QWEN3,
+    "qwen3_moe": layouts.QWEN3_MOE,
+}
+
+
+def recognise(config: Mapping[str, Any], attention: str | None) -> Family:
+    """The family of a checkpoint.
+
+    Args:
+        config: its config.json.
+        attention: what the caller says; makes a plain Llama or Qwen acceptable.
+
+    Raises:
+        CheckpointError: a causal model, or a family that is not in the table.
+    """
+    model_type = str(config.get("model_type", ""))
+    architecture = str((config.get("architectures") or [""])[0])
+    for family in FAMILIES:
+        if family.fits(model_type, architecture):
+            return family
+    if model_type in _PLAIN:
+        if attention is None and config.get("is_causal", True) is not False:
+            raise CheckpointError(
+                f"a diffusion model must see both ways, got model_type {model_type!r}, which is causal; if this checkpoint "
+                "was trained bidirectionally pass attention='full' (or 'block_causal' with block_length=)"
+            )
+        return Family(name=model_type, model_types=(model_type,), layout=_PLAIN[model_type], models="", verified="twin")
+    known = ", ".join(sorted({name for family in FAMILIES for name in family.model_types}))
+    raise CheckpointError(
+        f"model_type in config.json must be one of {known}, got {model_type!r} ({architecture or 'no architecture'}); "
+        "open it with transformers and pass the model to sample"
+    )

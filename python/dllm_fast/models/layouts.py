@@ -1,0 +1,284 @@
+"""How the checkpoints of the decoder families are laid out: settings to a `DecoderConfig`, keys to our parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dllm_fast.errors import CheckpointError
+from dllm_fast.models.decoder import DecoderConfig
+from dllm_fast.models.experts import ExpertsConfig
+from dllm_fast.models.rotary import Rotary
+
+# Our parameter: the keys whose rows make it, in order. {i} is a layer, {e} runs over the experts.
+Keys = dict[str, tuple[str, ...]]
+
+_STANDARD: Keys = {
+    "embed.weight": ("model.embed_tokens.weight",),
+    "norm.weight": ("model.norm.weight",),
+    "head.weight": ("lm_head.weight",),
+    "attention_norm.weight": ("model.layers.{i}.input_layernorm.weight",),
+    "mlp_norm.weight": ("model.layers.{i}.post_attention_layernorm.weight",),
+    "qkv.weight": tuple(f"model.layers.{{i}}.self_attn.{x}_proj.weight" for x in "qkv"),
+    "qkv.bias": tuple(f"model.layers.{{i}}.self_attn.{x}_proj.bias" for x in "qkv"),
+    "out.weight": ("model.layers.{i}.self_attn.o_proj.weight",),
+    "out.bias": ("model.layers.{i}.self_attn.o_proj.bias",),
+    "q_norm.weight": ("model.layers.{i}.self_attn.q_norm.weight",),
+    "k_norm.weight": ("model.layers.{i}.self_attn.k_norm.weight",),
+    "mlp.gate_up.weight": ("model.layers.{i}.mlp.gate_proj.weight", "model.layers.{i}.mlp.up_proj.weight"),
+    "mlp.down.weight": ("model.layers.{i}.mlp.down_proj.weight",),
+    "mlp.router.weight": ("model.layers.{i}.mlp.gate.weight",),
+    "mlp.router.bias": ("model.layers.{i}.mlp.gate.e_score_correction_bias",),
+    "mlp.gate_up": ("model.layers.{i}.mlp.experts.{e}.gate_proj.weight", "model.layers.{i}.mlp.experts.{e}.up_proj.weight"),
+    "mlp.down": ("model.layers.{i}.mlp.experts.{e}.down_proj.weight",),
+    "mlp.shared.gate_up.weight": (
+        "model.layers.{i}.mlp.shared_experts.gate_proj.weight",
+        "model.layers.{i}.mlp.shared_experts.up_proj.weight",
+    ),
+    "mlp.shared.down.weight": ("model.layers.{i}.mlp.shared_experts.down_proj.weight",),
+}
+
+_BLOCK = "model.transformer.blocks.{i}."
+_LLADA: Keys = {
+    "embed.weight": ("model.transformer.wte.weight",),
+    "norm.weight": ("model.transformer.ln_f.weight",),
+    "head.weight": ("model.transformer.ff_out.weight",),
+    "attention_norm.weight": (_BLOCK + "attn_norm.weight",),
+    "mlp_norm.weight": (_BLOCK + "ff_norm.weight",),
+    "qkv.weight": tuple(f"{_BLOCK}{x}_proj.weight" for x in "qkv"),
+    "qkv.bias": tuple(f"{_BLOCK}{x}_proj.bias" for x in "qkv"),
+    "out.weight": (_BLOCK + "attn_out.weight",),
+    "mlp.gate_up.weight": (_BLOCK + "ff_proj.weight", _BLOCK + "up_proj.weight"),
+    "mlp.down.weight": (_BLOCK + "ff_out.weight",),
+}
+
+_LLADA_MOE: Keys = _STANDARD | {
+    "mlp.router.bias": ("model.layers.{i}.mlp.expert_bias",),
+    "mlp.shared.gate_up.weight": (
+        "model.layers.{i}.shared_expert.gate_proj.weight",
+        "model.layers.{i}.shared_expert.up_proj.weight",
+    ),
+    "mlp.shared.down.weight": ("model.layers.{i}.shared_expert.down_proj.weight",),
+}
+
+_LLADA2: Keys = _STANDARD | {
+    "embed.weight": ("model.word_embeddings.weight",),
+    # Query, key and value rows lie in this order in one matrix already.
+    "qkv.weight": ("model.layers.{i}.attention.query_key_value.weight",),
+    "qkv.bias": ("model.layers.{i}.attention.query_key_value.bias",),
+    "out.weight": ("model.layers.{i}.attention.dense.weight",),
+    "out.bias": ("model.layers.{i}.attention.dense.bias",),
+    "q_norm.weight": ("model.layers.{i}.attention.query_layernorm.weight",),
+    "k_norm.weight": ("model.layers.{i}.attention.key_layernorm.weight",),
+    "mlp.router.bias": ("model.layers.{i}.mlp.gate.expert_bias",),
+}
+
+_NEMOTRON: Keys = {
+    ours: tuple(key.replace("model.", "encoder.", 1).replace("lm_head.", "diffusion_head.") for key in keys)
+    for ours, keys in _STANDARD.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Reads a config and names the keys."""
+
+    read: Callable[[Mapping[str, Any]], DecoderConfig]
+    keys: Keys
+
+    def pieces(self, config: DecoderConfig, names: list[str]) -> dict[str, tuple[str, ...]]:
+        """For each of our parameters, the keys of the checkpoint whose rows make it."""
+        found = {}
+        for name in names:
+            layer, short = (name.split(".")[1], name.split(".", 2)[2]) if name.startswith("stack.") else ("", name)
+            experts = range(config.experts.count) if config.experts is not None and "{e}" in self.keys[short][0] else range(1)
+            found[name] = tuple(key.replace("{i}", layer).replace("{e}", str(e)) for e in experts for key in self.keys[short])
+        return found
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the Llama form and all that follow it call alike."""
+    _only(config, "hidden_act", "silu", "swish")
+    _only(config, "use_sliding_window", False)
+    if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
+        raise CheckpointError(
+            f"layer_types in config.json must be full_attention, got {config['layer_types']}; "
+            "sliding windows are not computed by this decoder"
+        )
+    width, heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
+    head_dim = int(config.get("head_dim") or width // heads)
+    return {
+        "vocabulary": _whole(config, "vocab_size"),
+        "context": config.get("max_position_embeddings"),
+        "width": width,
+        "layers": _whole(config, "num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": int(config.get("num_key_value_heads") or heads),
+        "head_dim": head_dim,
+        "inner": int(config.get("intermediate_size") or 0),
+        "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
+        "rotary": Rotary.from_config(config, head_dim),
+        "tied": bool(config.get("tie_word_embeddings", False)),
+    }
+
+
+def _llama(config: Mapping[str, Any]) -> DecoderConfig:
+    _only(config, "mlp_bias", False)
+    bias = bool(config.get("attention_bias", False))
+    return DecoderConfig(**_sizes(config), qkv_bias=bias, out_bias=bias)
+
+
+def _qwen2(config: Mapping[str, Any]) -> DecoderConfig:
+    return DecoderConfig(**_sizes(config), qkv_bias=True)
+
+
+def _qwen3(config: Mapping[str, Any]) -> DecoderConfig:
+    bias = bool(config.get("attention_bias", False))
+    return DecoderConfig(**_sizes(config), qkv_bias=bias, out_bias=bias, qk_norm=True)
+
+
+def _wedlm(config: Mapping[str, Any]) -> DecoderConfig:
+    bias, norm = bool(config.get("attention_bias", True)), bool(config.get("qk_norm", False))
+    return DecoderConfig(**_sizes(config), qkv_bias=bias, qk_norm=norm)
+
+
+def _qwen3_moe(config: Mapping[str, Any]) -> DecoderConfig:
+    sizes = _sizes(config)
+    step = int(config.get("decoder_sparse_step") or 1)
+    plain = set(config.get("mlp_only_layers") or ()) | {i for i in range(sizes["layers"]) if (i + 1) % step}
+    bias = bool(config.get("attention_bias", False))
+    experts = ExpertsConfig(
+        count=_whole(config, "num_experts" if "num_experts" in config else "num_local_experts"),
+        chosen=_whole(config, "num_experts_per_tok"),
+        inner=_whole(config, "moe_intermediate_size"),
+        normalize=bool(config.get("norm_topk_prob", False)),
+    )
+    return DecoderConfig(**sizes, qkv_bias=bias, out_bias=bias, qk_norm=True, experts=experts, dense=frozenset(plain))
+
+
+def _llada(config: Mapping[str, Any]) -> DecoderConfig:
+    _only(config, "block_type", "llama")
+    _only(config, "layer_norm_type", "rms")
+    _only(config, "activation_type", "silu", "swiglu")
+    for name in ("alibi", "attention_layer_norm", "input_emb_norm", "include_bias", "multi_query_attention"):
+        _only(config, name, False, None)
+    _only(config, "rope", True)
+    width, heads = _whole(config, "d_model"), _whole(config, "n_heads")
+    theta = {"rope_theta": config.get("rope_theta", 10000.0)}
+    return DecoderConfig(
+        vocabulary=int(config.get("embedding_size") or _whole(config, "vocab_size")),
+        context=config.get("max_sequence_length"),
+        width=width,
+        layers=_whole(config, "n_layers"),
+        heads=heads,
+        kv_heads=int(config.get("n_kv_heads") or heads),
+        head_dim=width // heads,
+        inner=int(config.get("mlp_hidden_size") or config.get("mlp_ratio", 4) * width),
+        norm_eps=float(config.get("rms_norm_eps", 1e-5)),
+        rotary=Rotary.from_config(theta, width // heads),
+        rotary_float32=bool(config.get("rope_full_precision", True)),
+        qkv_bias=bool(config.get("include_qkv_bias", False)),
+        tied=bool(config.get("weight_tying", True)),
+        logit_scale=width**-0.5 if config.get("scale_logits") else 1.0,
+    )
+
+
+def _llada_moe(config: Mapping[str, Any]) -> DecoderConfig:
+    sizes = _sizes(config)
+    _only(config, "moe_router_score_function", "softmax", None)
+    _only(config, "routed_scaling_factor", 1, None)
+    frequency = config.get("moe_layer_freq") or [1] * sizes["layers"]
+    bias = bool(config.get("attention_bias", False))
+    experts = ExpertsConfig(
+        count=_whole(config, "num_experts"),
+        chosen=_whole(config, "num_experts_per_tok"),
+        inner=_whole(config, "expert_intermediate_size"),
+        shared=int(config.get("shared_expert_intermediate_size") or 0),
+        normalize=bool(config.get("norm_topk_prob")),
+        bias=bool(config.get("moe_router_enable_expert_bias")),
+    )
+    return DecoderConfig(
+        **sizes | {"inner": int(config.get("dense_intermediate_size") or 0)},
+        qkv_bias=bias,
+        out_bias=bias,
+        qk_norm=bool(config.get("qk_layernorm")),
+        experts=experts,
+        dense=frozenset(i for i, kind in enumerate(frequency) if kind == 0),
+        clip=config.get("clip_qkv"),
+    )
+
+
+def _llada2(config: Mapping[str, Any]) -> DecoderConfig:
+    sizes = _sizes({"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5, **config})
+    _only(config, "norm_head", False)
+    inner = _whole(config, "moe_intermediate_size")
+    experts = ExpertsConfig(
+        count=_whole(config, "num_experts"),
+        chosen=_whole(config, "num_experts_per_tok"),
+        inner=inner,
+        shared=inner * int(config.get("num_shared_experts") or 0),
+        sigmoid=True,
+        groups=int(config.get("n_group") or 1),
+        chosen_groups=int(config.get("topk_group") or 1),
+        normalize=bool(config.get("norm_topk_prob", True)),
+        scale=float(config.get("routed_scaling_factor", 2.5)),
+        bias=True,
+    )
+    return DecoderConfig(
+        **sizes,
+        qkv_bias=bool(config.get("use_qkv_bias", False)),
+        out_bias=bool(config.get("use_bias", False)),
+        qk_norm=bool(config.get("use_qk_norm", True)),
+        experts=experts,
+        dense=frozenset(range(int(config.get("first_k_dense_replace") or 0))),
+    )
+
+
+def _nemotron(config: Mapping[str, Any]) -> DecoderConfig:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    bias = bool(config.get("attention_bias", False))
+    return DecoderConfig(
+        **_sizes(config),
+        qkv_bias=bias,
+        out_bias=bias,
+        query_growth=float(rope.get("llama_4_scaling_beta") or 0.0),
+        query_span=int(rope.get("original_max_position_embeddings") or config.get("max_position_embeddings") or 1),
+    )
+
+
+LLAMA = Layout(_llama, _STANDARD)
+QWEN2 = Layout(_qwen2, _STANDARD)
+QWEN3 = Layout(_qwen3, _STANDARD)
+QWEN3_MOE = Layout(_qwen3_moe, _STANDARD)
+WEDLM = Layout(_wedlm, _STANDARD)
+LLADA = Layout(_llada, _LLADA)
+LLADA_MOE = Layout(_llada_moe, _LLADA_MOE)
+LLADA2 = Layout(_llada2, _LLADA2)
+NEMOTRON = Layout(_nemotron, _NEMOTRON)
+
+
+def _whole(config: Mapping[str, Any], name: str) -> int:
+    """A size from the config.
+
+    Raises:
+        CheckpointError: missing, or no number above 0.
+    """
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise CheckpointError(f"{name} in config.json must be a whole number above 0, got {value!r}; this folder is incomplete")
+    return value
+
+
+def _only(config: Mapping[str, Any], name: str, *allowed: object) -> None:
+    """Refuses a setting that asks for another computation; a missing one is at its usual value.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    value = config.get(name, allowed[0])
+    if value not in allowed:
+        raise CheckpointError(
+            f"{name} in config.json must be {' or '.join(map(repr, allowed))} for this decoder, got {value!r}; "
+            "open the model with transformers and pass it to sample instead"
+        )

@@ -1,0 +1,306 @@
+"""A checkpoint that has been opened: `load` and what it returns."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.models import families, weights
+from dllm_fast.models.batch import Batch, Network
+from dllm_fast.models.checkpoint import Checkpoint, locate
+from dllm_fast.models.decoder import Decoder
+from dllm_fast.models.layouts import Layout
+from dllm_fast.models.tokenizer import open_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from dllm_fast.models.families import Attention, Family
+    from dllm_fast.models.tokenizer import CheckpointTokenizer
+
+_OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Written by training and by older versions of transformers; no forward needs them.
+_HARMLESS_DECODER = (r".*rotary_emb\.inv_freq", r".*\.masked_bias", r".*position_ids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """Every choice that was made for a checkpoint.
+
+    Attributes:
+        family: row of the table of families.
+        mask_token_id: the mask, or None where nothing says it.
+        eos_token_ids: tokens that end an answer.
+        shift: 1 where the logits of position i - 1 predict position i.
+        attention: `full`, `block_causal` or `causal_reordered`.
+        block_length: of block-causal attention.
+        dtype, device: of the weights.
+        vocabulary: number of logits.
+        context: longest canvas, or None.
+        preset, defaults: the family's recommended rule, and its settings over that.
+        sources: for each choice, who made it.
+        verified: how it is known that this family's numbers are right.
+    """
+
+    family: str
+    mask_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    shift: int
+    attention: Attention
+    block_length: int | None
+    dtype: torch.dtype
+    device: torch.device
+    vocabulary: int
+    context: int | None
+    preset: str | None
+    defaults: Mapping[str, Any]
+    sources: Mapping[str, str] = field(repr=False)
+    verified: str
+
+
+class LoadedModel:
+    """A model opened by `dllm_fast.load`; `model(ids)` gives logits.
+
+    Attributes:
+        network: the transformer, a torch module.
+        tokenizer: of the checkpoint, or None.
+        info: every choice with its source.
+        config: `config.json` as it is.
+    """
+
+    def __init__(
+        self, network: Network, tokenizer: CheckpointTokenizer | None, info: ModelInfo, config: Mapping[str, Any]
+    ) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.info = info
+        self.config = config
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The mask, or None where nothing says it."""
+        return self.info.mask_token_id
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        return self.info.eos_token_ids
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Logits `[B, L, V]` of ids `[B, L]` under the model's own attention rule, in its dtype, no shift applied.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: no int64 ids of two dimensions, or a canvas longer than the context.
+        """
+        self._check(ids)
+        length = ids.shape[1]
+        positions = torch.arange(length, device=ids.device).expand_as(ids)
+        with torch.inference_mode():
+            batch = Batch(ids=ids, positions=positions, end=self.visible_end(positions, length))
+            return self.network.logits(self.network.hidden(batch))
+
+    def visible_end(self, positions: Tensor, length: int | Tensor) -> Tensor | None:
+        """For positions `[B, Q]` of rows of `length`, the first position that each does not see; None where all see all."""
+        match self.info.attention:
+            case "block_causal":
+                assert self.info.block_length is not None
+                ends = (positions // self.info.block_length + 1) * self.info.block_length
+                return ends.clamp(max=length)
+            case "causal_reordered":
+                return positions + 1
+            case _:
+                return None if isinstance(length, int) else length.expand_as(positions)
+
+    def _check(self, ids: object) -> None:
+        if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64 or ids.dim() != 2:
+            what = f"{ids.dtype} of shape {list(ids.shape)}" if isinstance(ids, torch.Tensor) else type(ids).__name__
+            raise InvalidTypeError(f"ids must be an int64 tensor of shape [B, L], got {what}; use torch.tensor([...])")
+        if ids.device.type != self.info.device.type:
+            raise InvalidValueError(f"ids must be on {self.info.device} as the model is, got {ids.device}; move them")
+        context = self.info.context
+        if context is not None and ids.shape[1] > context:
+            raise InvalidValueError(f"ids must fit the model's context of {context} tokens, got {ids.shape[1]}; shorten them")
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.info.vocabulary:
+            raise InvalidValueError(
+                f"ids must lie in [0, {self.info.vocabulary}), got {int(ids.min())} to {int(ids.max())}; "
+                "use the tokenizer of this model"
+            )
+
+    def __repr__(self) -> str:
+        info = self.info
+        return f"LoadedModel({info.family}, {info.vocabulary} tokens, attention {info.attention}, {info.dtype}, {info.device})"
+
+
+def load(
+    folder_or_id: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    **overrides: Any,
+) -> LoadedModel:
+    """Opens a checkpoint in Hugging Face format without running any code that comes with it.
+
+    Args:
+        folder_or_id: a folder with `config.json`, `model*.safetensors` and, for text, `tokenizer.json`; or the id of a model
+            on the hub, where `huggingface_hub` is installed.
+        dtype: of the weights: a torch dtype or its name; default: as in the files.
+        device: where the weights go.
+        revision: branch, tag or commit of a hub id.
+        overrides: `mask_token_id`, `shift`, `block_length`, `attention` (`full`, `block_causal`, `causal_reordered`) and
+            `eos_token_ids`, over what the checkpoint and the table of families say.
+
+    Raises:
+        CheckpointError: the folder cannot be used; names the file, the key and a remedy.
+        InvalidValueError, InvalidTypeError: an argument.
+    """
+    _check_overrides(overrides)
+    where = _device(device)
+    checkpoint = Checkpoint.open(locate(folder_or_id, revision))
+    family = families.recognise(checkpoint.config, overrides.get("attention"))
+    wanted = _dtype(dtype, checkpoint)
+    with torch.device("meta"):
+        network, pieces, harmless = _build(family, checkpoint)
+    tokenizer = open_tokenizer(checkpoint)
+    info = _info(family, checkpoint, network, tokenizer, overrides, place=(wanted, where))  # type: ignore[arg-type]
+    weights.fill(network, checkpoint, pieces, harmless, dtype=wanted, device=where)
+    return LoadedModel(network, tokenizer, info, checkpoint.config)  # type: ignore[arg-type]
+
+
+def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]]:
+    """The network without values, where its values are, and which keys are none of them."""
+    if not isinstance(family.layout, Layout):
+        module = importlib.import_module(f"dllm_fast.models.{family.layout}")
+        network = module.build(checkpoint.config)
+        return network, module.pieces(network, checkpoint.tensors.keys()), module.HARMLESS
+    config = family.layout.read(checkpoint.config)
+    decoder = Decoder(config)
+    pieces = family.layout.pieces(config, [name for name, _ in decoder.named_parameters()])
+    heads = family.layout.keys["head.weight"] if config.tied else ()
+    return decoder, pieces, (*_HARMLESS_DECODER, *heads)
+
+
+def _info(
+    family: Family,
+    checkpoint: Checkpoint,
+    network: Network,
+    tokenizer: CheckpointTokenizer | None,
+    overrides: Mapping[str, Any],
+    *,
+    place: tuple[torch.dtype, torch.device],
+) -> ModelInfo:
+    table = f"family {family.name}"
+    sources = {"family": f"config.json: model_type {checkpoint.config.get('model_type')!r}"}
+
+    def choose(name: str, *candidates: tuple[Any, str]) -> Any:
+        """The first candidate that says something; the caller comes first."""
+        for value, source in ((overrides.get(name), "caller"), *candidates):
+            if value is not None and value != ():
+                sources[name] = source
+                return value
+        sources[name] = "unknown"
+        return None
+
+    attention = choose("attention", (family.attention, table))
+    keys = [(checkpoint.config.get(key), f"config.json: {key}") for key in family.block_keys]
+    block = choose("block_length", *keys, (family.block_length, table))
+    if attention != "block_causal":
+        sources.pop("block_length", None)
+        block = None
+    elif isinstance(block, bool) or not isinstance(block, int) or block < 1:
+        raise CheckpointError(f"a block-causal model needs its block length, got {block!r}; pass block_length=")
+    mask = choose("mask_token_id", *_masks(family, checkpoint, tokenizer, network.vocabulary))
+    ends = choose("eos_token_ids", *_ends(checkpoint, tokenizer)) or ()
+    ends = tuple(ends) if isinstance(ends, Sequence) else (int(ends),)
+    if tokenizer is not None and "eos_token_ids" not in overrides:
+        more = [tokenizer.token_to_id(token) for token in family.end_tokens]
+        ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
+    for name, ids in (("mask_token_id", () if mask is None else (mask,)), ("eos_token_ids", ends)):
+        if outside := [i for i in ids if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < network.vocabulary]:
+            raise CheckpointError(
+                f"{name} must lie in [0, {network.vocabulary}), got {outside[0]!r} from {sources[name]}; pass {name}="
+            )
+    return ModelInfo(
+        family=family.name,
+        mask_token_id=mask,
+        eos_token_ids=ends,
+        shift=int(choose("shift", (family.shift, table))),
+        attention=attention,
+        block_length=block,
+        dtype=place[0],
+        device=place[1],
+        vocabulary=network.vocabulary,
+        context=network.context,
+        preset=family.preset,
+        defaults=family.defaults,
+        sources=sources,
+        verified=family.verified,
+    )
+
+
+def _masks(
+    family: Family, checkpoint: Checkpoint, tokenizer: CheckpointTokenizer | None, vocabulary: int
+) -> list[tuple[Any, str]]:
+    """Candidates for the mask, the best first."""
+    written = (checkpoint.config.get("mask_token_id"), "config.json: mask_token_id")
+    spoken = (None if tokenizer is None else tokenizer.mask_token_id, "tokenizer: mask token")
+    if spoken[0] is None and tokenizer is not None and family.mask_token is not None:
+        spoken = (tokenizer.token_to_id(family.mask_token), f"tokenizer: {family.mask_token}")
+    # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
+    first = [spoken, written] if family.name == "llada" and written[0] == 50256 else [written, spoken]
+    known = family.mask_token_id
+    return [*first, (known if known is not None and known < vocabulary else None, f"family {family.name}")]
+
+
+def _ends(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer | None) -> list[tuple[Any, str]]:
+    found = [
+        (checkpoint.generation_config.get("eos_token_id"), "generation_config.json: eos_token_id"),
+        (checkpoint.config.get("eos_token_id"), "config.json: eos_token_id"),
+        (None if tokenizer is None else tokenizer.eos_token_id, "tokenizer: end token"),
+    ]
+    return [(tuple(value) if isinstance(value, list) else value, source) for value, source in found]
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> None:
+    if unknown := sorted(overrides.keys() - set(_OVERRIDES)):
+        raise InvalidValueError(f"{unknown[0]} is no setting of load; the overrides are {', '.join(_OVERRIDES)}")
+    attention = overrides.get("attention")
+    if attention is not None and attention not in families.ATTENTION:
+        raise InvalidValueError(f"attention must be one of {', '.join(families.ATTENTION)}, got {attention!r}")
+    if overrides.get("shift") not in (None, 0, 1):
+        raise InvalidValueError(f"shift must be 0 or 1, got {overrides['shift']!r}; Dream's is 1")
+    block = overrides.get("block_length")
+    if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
+        raise InvalidValueError(f"block_length must be a whole number above 0, got {block!r}")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidValueError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}") from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidValueError(f"device {device!r} needs CUDA, which torch does not find here; use device='cpu'")
+    return where
+
+
+def _dtype(dtype: torch.dtype | str | None, checkpoint: Checkpoint) -> torch.dtype:
+    if dtype is None:
+        found = {info.dtype for info in checkpoint.tensors.values() if info.dtype in _DTYPES.values()}
+        named = _DTYPES.get(str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")))
+        if len(found) == 1:
+            return found.pop()
+        return named or torch.float32
+    known = _DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if known is None or known not in _DTYPES.values():
+        raise InvalidValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}; leave it out for that of the files")
+    return known

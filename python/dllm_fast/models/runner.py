@@ -1,0 +1,331 @@
+"""Runs a network for the sampler: which positions go through it, what the cache keeps, and the head on scored rows only."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from dllm_fast.errors import InvalidValueError
+from dllm_fast.models.batch import Batch
+from dllm_fast.models.cache import SlotCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from dllm_fast._core import Request
+    from dllm_fast.models.batch import Network
+    from dllm_fast.models.loaded import ModelInfo
+
+    Ints = NDArray[np.int64]
+    # Logits [N, V], and for each requested position its line of them (None: they follow each other).
+    Scored = tuple[Tensor | NDArray[Any], Ints | None]
+    # Some rows of a request, and the forward that scores their positions.
+    Part = tuple[Ints, Callable[[], Scored]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a run will ask for, known before its first forward.
+
+    Attributes:
+        lengths: of the canvas of each row.
+        starts: first position of each row that `sample` appended; 0 for `infill`.
+        prompts: number of the prompt of each row: rows of one prompt begin alike.
+        mask_token_id: the mask.
+        cache: policy; `auto` is the fastest that gives the same tokens as none.
+        refresh_every: forwards between full ones under an approximate policy; None for one a block.
+        max_rows: rows in a forward at most, or None.
+    """
+
+    lengths: Sequence[int]
+    starts: Sequence[int]
+    prompts: Sequence[int]
+    mask_token_id: int
+    cache: str = "auto"
+    refresh_every: int | None = None
+    max_rows: int | None = None
+
+
+class Runner(Protocol):
+    """A model of any kind as the loop of `sample` sees it.
+
+    Attributes:
+        vocabulary: number of token ids, or None.
+        context: longest canvas, or None.
+        forwards: calls of the model so far.
+        seconds: time spent in them.
+    """
+
+    vocabulary: int | None
+    context: int | None
+    forwards: int
+    seconds: float
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What is known of the model's family."""
+        ...
+
+    def token_id(self, name: str) -> int | tuple[int, ...] | None:
+        """`mask_token_id` or `eos_token_id`, where the model says it."""
+        ...
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Around all forwards of a run."""
+        ...
+
+    def begin(self, task: Task) -> str:
+        """Prepares for a run. Returns the cache policy that it will have.
+
+        Raises:
+            InvalidValueError: the model cannot do what the task says.
+        """
+        ...
+
+    def parts(self, request: Request, *, shift: bool) -> list[Part]:
+        """The forwards that answer a request, each for some of its rows; to be called in this order."""
+        ...
+
+
+class NetworkRunner:
+    """Runs a `Network` on ragged batches.
+
+    Rows of different length share a forward: every query has its own position and sees its own keys, so the filling
+    behind a shorter row changes nothing. Policies of the cache, by what a forward computes:
+
+    - `none`: everything that the scored positions can see.
+    - `exact_block`, for block-causal models: the block that is being filled, and once more the one before it, whose last
+      tokens were committed by the forward before. Keys left of that never change, so this is exact.
+    - `prefix`: a full forward at the start of a block and every `refresh_every` forwards, between them the block and what
+      is right of it. Approximate: the keys on the left are as they were (Fast-dLLM, 2505.22618).
+    - `dual`: as `prefix`, but only the block between full forwards; the keys on both sides are as they were.
+    """
+
+    def __init__(self, network: Network, info: ModelInfo) -> None:
+        self._network = network
+        self.info: ModelInfo = info
+        self.vocabulary: int | None = network.vocabulary
+        self.context = network.context
+        self.forwards = 0
+        self.seconds = 0.0
+
+    def token_id(self, name: str) -> int | tuple[int, ...] | None:
+        if name == "mask_token_id":
+            return self.info.mask_token_id
+        return self.info.eos_token_ids or None
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[None]:
+        with torch.inference_mode():
+            yield
+
+    def begin(self, task: Task) -> str:
+        self._policy = self._resolve(task.cache, task.refresh_every)
+        self._refresh_every = task.refresh_every
+        self._starts = np.asarray(task.starts, dtype=np.int64)
+        self._prompts = np.asarray(task.prompts, dtype=np.int64)
+        self._mask = task.mask_token_id
+        self._active = np.zeros(0, dtype=np.int64)
+        rows = len(task.lengths)
+        # Exact: positions below are final and in the cache. Approximate: forwards since the last full one, and its block.
+        self._fresh = np.zeros(rows, dtype=np.int64)
+        self._age = np.zeros(rows, dtype=np.int64)
+        self._block = np.full(rows, -1, dtype=np.int64)
+        self._tails: Tensor | None = None
+        self._cache = None
+        if self._policy != "none":
+            lines = min(rows, task.max_rows or rows)
+            self._cache = SlotCache(self._network, lines, max(task.lengths), dtype=self.info.dtype, device=self.info.device)
+        return self._policy
+
+    def _resolve(self, policy: str, refresh_every: int | None) -> str:
+        blocks = self.info.attention == "block_causal"
+        if policy == "exact_block" and not blocks:
+            raise InvalidValueError(
+                f"cache='exact_block' needs a block-causal model, got attention {self.info.attention!r}; "
+                "use cache='none', or the approximate 'prefix' or 'dual'"
+            )
+        if self.info.attention == "causal_reordered" and policy not in ("auto", "none"):
+            raise InvalidValueError(f"a model that reorders its tokens runs without a cache, got cache={policy!r}; use 'none'")
+        if policy == "auto":
+            policy = "exact_block" if blocks else "none"
+        if refresh_every is not None and policy not in ("prefix", "dual"):
+            raise InvalidValueError(
+                f"refresh_every is for the caches 'prefix' and 'dual', got {refresh_every} with cache={policy!r}; leave it out"
+            )
+        return policy
+
+    def parts(self, request: Request, *, shift: bool) -> list[Part]:
+        reorders = self.info.attention == "causal_reordered"
+        return [(request.rows, functools.partial(self._reordered if reorders else self._scored, request, shift=shift))]
+
+    def _scored(self, request: Request, *, shift: bool) -> Scored:
+        rows, lengths = request.rows, request.lengths
+        if self._cache is not None:
+            self._admit(request, shift=shift)
+        begin, end, block = self._span(request, shift=shift)
+        ids, lines = request.batch(begin, end, shift=shift)
+        hidden = self._forward(ids, begin, end, lengths)
+        features = hidden.flatten(0, 1)
+        if self._policy == "exact_block":
+            if shift:
+                features = torch.cat((features, self._tail(rows, hidden)))
+                self._keep_tails(rows, hidden, block - 1 - begin)
+            self._fresh[rows] = block
+        return self._head(features, lines), None
+
+    def _span(self, request: Request, *, shift: bool) -> tuple[Ints, Ints, Ints]:
+        """For each row the positions `[begin, end)` that go through the network, and where its block begins."""
+        rows, lengths = request.rows, request.lengths
+        block, stop = request.windows[:, 0], request.windows[:, 1]
+        end = lengths
+        if self.info.attention == "block_causal":
+            size = self.info.block_length or 1
+            # Nothing right of the model's block can be seen, so nothing there needs to be computed.
+            end = np.minimum((stop - 1) // size * size + size, lengths)
+        if self._policy == "none":
+            return np.zeros_like(end), end, block
+        if self._policy == "exact_block":
+            block = block // size * size
+            return self._fresh[rows], end, block
+        block = np.maximum(block, self._starts[rows])
+        full = self._block[rows] != block
+        if self._refresh_every is not None:
+            full |= self._age[rows] >= self._refresh_every
+        self._age[rows] = np.where(full, 1, self._age[rows] + 1)
+        self._block[rows] = block
+        begin = np.where(full, 0, np.maximum(block - int(shift), 0))
+        if self._policy == "dual":
+            end = np.where(full, end, np.minimum(stop, end))
+        return begin, end, block
+
+    def _forward(self, ids: Ints, begin: Ints, end: Ints, lengths: Ints, cache: SlotCache | None = None) -> Tensor:
+        """Features `[n, Q, H]` of the tokens from `begin` on."""
+        cache = self._cache if cache is None else cache
+        width = ids.shape[1]
+        positions = begin[:, None] + np.arange(width)
+        real = positions < end[:, None]
+        seen = np.broadcast_to(lengths[:, None] if cache is not None else end[:, None], positions.shape)
+        if self.info.attention == "block_causal":
+            size = self.info.block_length or 1
+            seen = np.minimum((positions // size + 1) * size, seen)
+        keys = int(seen[real].max())
+        if cache is None:
+            keys = width
+        # Filling sees everything, so that no softmax runs over nothing, and stays inside the context.
+        seen = np.where(real, seen, keys)
+        places = np.where(real, positions, np.minimum(positions, keys - 1))
+        batch = Batch(
+            ids=self._to_device(ids),
+            positions=self._to_device(places),
+            end=None if (seen == keys).all() else self._to_device(seen),
+            cache=cache,
+            slots=None if cache is None else self._to_device(np.where(real, positions, cache.spare)),
+            keys=keys,
+        )
+        return self._timed(lambda: self._network.hidden(batch), *ids.shape)
+
+    def _timed(self, forward: Any, rows: int, width: int) -> Tensor:
+        began = time.perf_counter()
+        try:
+            hidden: Tensor = forward()
+        except Exception as error:
+            error.add_note(f"dllm_fast: raised by forward {self.forwards} (from 0), {rows} rows of {width} tokens")
+            raise
+        finally:
+            self.seconds += time.perf_counter() - began
+        self.forwards += 1
+        return hidden
+
+    def _head(self, features: Tensor, lines: Ints) -> Tensor:
+        began = time.perf_counter()
+        logits = self._network.logits(features[self._to_device(lines)])
+        self.seconds += time.perf_counter() - began
+        return logits
+
+    def _tail(self, rows: Ints, hidden: Tensor) -> Tensor:
+        """Features of the last position before the cached part of each row, for models whose predictions are shifted."""
+        if self._tails is None:
+            self._tails = hidden.new_zeros(len(self._fresh), hidden.shape[-1])
+        return self._tails[self._to_device(rows)]
+
+    def _keep_tails(self, rows: Ints, hidden: Tensor, place: Ints) -> None:
+        new = np.flatnonzero(place >= 0)
+        if new.size and self._tails is not None:
+            row, line, column = (self._to_device(a) for a in (rows[new], new, place[new]))
+            self._tails[row] = hidden[line, column]
+
+    def _admit(self, request: Request, *, shift: bool) -> None:
+        """Keeps line i of the cache with row i of the request: finished rows leave, new rows follow behind."""
+        rows = request.rows
+        if np.array_equal(rows, self._active):
+            return
+        assert self._cache is not None
+        stay = np.flatnonzero(np.isin(self._active, rows))
+        if not np.array_equal(stay, np.arange(len(stay))):
+            self._cache.keep(self._to_device(stay))
+        self._active = rows
+        if self._policy == "exact_block":
+            self._share(request, first=len(stay), shift=shift)
+
+    def _share(self, request: Request, *, first: int, shift: bool) -> None:
+        """Rows of one prompt compute it once: the rows from `first` on are new and copy what another row has.
+
+        Only the blocks before the first that holds masks are shared, for they are the same and stay the same. Where the
+        predictions are shifted, the last of them is left out: the row itself needs its features once.
+        """
+        assert self._cache is not None
+        rows, size = request.rows, self.info.block_length or 1
+        shared = np.maximum((request.windows[:, 0] // size - int(shift)) * size, 0)
+        _, firsts, groups = np.unique(self._prompts[rows], return_index=True, return_inverse=True)
+        donors = firsts[groups]
+        followers = np.flatnonzero((donors != np.arange(len(rows))) & (np.arange(len(rows)) >= first) & (shared > 0))
+        if not followers.size:
+            return
+        leaders = np.unique(donors[followers])
+        leaders = leaders[leaders >= first]
+        if leaders.size:
+            width = int(shared[leaders].max())
+            ids = np.zeros((len(leaders), width), dtype=np.int64)
+            canvases = request.canvases
+            for line, leader in enumerate(leaders):
+                ids[line, : shared[leader]] = canvases[leader][: shared[leader]]
+            store = SlotCache(self._network, len(leaders), width, dtype=self.info.dtype, device=self.info.device)
+            ends = shared[leaders]
+            self._forward(ids, np.zeros_like(ends), ends, ends, store)
+            self._cache.take(store, self._to_device(np.arange(len(leaders))), self._to_device(leaders), width)
+            self._fresh[rows[leaders]] = ends
+        length = int(shared[followers].max())
+        self._cache.take(self._cache, self._to_device(donors[followers]), self._to_device(followers), length)
+        self._fresh[rows[followers]] = shared[followers]
+
+    def _to_device(self, array: Ints) -> Tensor:
+        return torch.from_numpy(array).to(self.info.device)
+
+    def _reordered(self, request: Request, *, shift: bool) -> Scored:
+        """Known tokens first, masks last, every token at its own position, each seeing those before it (WeDLM)."""
+        lengths = request.lengths
+        ids, lines = request.batch(np.zeros_like(lengths), lengths, shift=shift)
+        rows, width = ids.shape
+        behind = np.arange(width) >= lengths[:, None]
+        order = np.argsort(np.where(behind, 2, ids == self._mask), axis=1, kind="stable")
+        place = np.argsort(order, axis=1, kind="stable")
+        batch = Batch(
+            ids=self._to_device(np.take_along_axis(ids, order, axis=1)),
+            positions=self._to_device(order),
+            end=torch.arange(1, width + 1, device=self.info.device).expand(rows, width),
+        )
+        hidden = self._timed(lambda: self._network.hidden(batch), rows, width)
+        where = lines // width * width + place.ravel()[lines]
+        return self._head(hidden.flatten(0, 1), where), None

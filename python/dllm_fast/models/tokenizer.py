@@ -1,0 +1,256 @@
+"""The tokenizer of a model folder: `tokenizer.json`, with the special tokens and the chat template that stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+
+import tokenizers
+
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.models.chat import ChatTemplate
+from dllm_fast.models.jsonfile import LARGEST, read_json, shown
+
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+
+
+class Tokenizer:
+    """Text to ids and back, as the checkpoint defines it.
+
+    Attributes:
+        special_tokens: the named ones, such as `eos_token`, that the vocabulary holds.
+        vocabulary: number of ids, with the added tokens.
+        chat_template: source of the template that `apply_chat_template` uses by default, or None.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, special_tokens: Mapping[str, str], templates: Mapping[str, ChatTemplate]
+    ) -> None:
+        self._backend = backend
+        self.special_tokens = {name: token for name, token in special_tokens.items() if self.token_to_id(token) is not None}
+        self._templates = dict(templates)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Self | None:
+        """The tokenizer of a folder, or None where it has no `tokenizer.json`.
+
+        Raises:
+            CheckpointError: one of the files is broken, or they contradict each other.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.exists() and not path.is_symlink():
+            return None
+        backend = _backend(path)
+        settings = _optional(folder / "special_tokens_map.json") | _optional(folder / "tokenizer_config.json")
+        _add_tokens(backend, settings, folder / "tokenizer_config.json")
+        special = {name: token for name in _NAMES if (token := _content(settings.get(name))) is not None}
+        _mark_special(backend, [*special.values(), *_listed(settings)])
+        return cls(backend, special_tokens=special, templates=_templates(folder, settings))
+
+    @property
+    def vocabulary(self) -> int:
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The id of `mask_token`, where the settings name one."""
+        return self._special("mask_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of `eos_token`, where the settings name one."""
+        return self._special("eos_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id of `bos_token`, where the settings name one."""
+        return self._special("bos_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id of `pad_token`, where the settings name one."""
+        return self._special("pad_token")
+
+    @property
+    def chat_template(self) -> str | None:
+        template = self._templates.get("default")
+        return None if template is None else template.source
+
+    def _special(self, name: str) -> int | None:
+        token = self.special_tokens.get(name)
+        return None if token is None else self.token_to_id(token)
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token, or None."""
+        return self._backend.token_to_id(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The token of an id, or None."""
+        return self._backend.id_to_token(token_id)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text, with the tokens that the tokenizer puts around every text (BOS, `[CLS]`) unless told not to."""
+        try:
+            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except UnicodeEncodeError as error:
+            raise InvalidValueError(
+                f"a text must be valid Unicode, got {shown(text)}: {error}; replace the lone surrogate"
+            ) from error
+        except TypeError as error:
+            raise InvalidTypeError(f"a text must be a string, got {type(text).__name__}; convert it") from error
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ids."""
+        return self._backend.decode([int(token) for token in ids], skip_special_tokens=skip_special_tokens)
+
+    @overload
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = ...,
+        tokenize: Literal[True] = ...,
+        template: str = ...,
+        **variables: Any,
+    ) -> list[int]: ...
+    @overload
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = ...,
+        tokenize: Literal[False],
+        template: str = ...,
+        **variables: Any,
+    ) -> str: ...
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tokenize: bool = True,
+        template: str = "default",
+        **variables: Any,
+    ) -> list[int] | str:
+        """A conversation as the checkpoint writes it, in ids or as text.
+
+        The template writes the special tokens itself, so that none is added around it.
+
+        Args:
+            messages: each a mapping with `role` and `content`.
+            add_generation_prompt: end with what opens an answer.
+            tokenize: ids rather than text.
+            template: name of the template, where the checkpoint has several.
+            variables: further names that the template sees, such as `tools` or `enable_thinking`.
+
+        Raises:
+            InvalidValueError, InvalidTypeError: no such template, or messages that do not fit it.
+            CheckpointError: the template is broken or unsafe.
+        """
+        chosen = self._templates.get(template)
+        if chosen is None:
+            have = ", ".join(self._templates) or "none"
+            raise InvalidValueError(f"this tokenizer must have the chat template {template!r}, got {have}; pass text instead")
+        text = chosen.render(messages, self.special_tokens | {"add_generation_prompt": add_generation_prompt} | variables)
+        return self.encode(text, add_special_tokens=False) if tokenize else text
+
+
+def _backend(path: Path) -> tokenizers.Tokenizer:
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise CheckpointError(f"{path} must be a file of at most {LARGEST:,} bytes; fetch it again")
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except CheckpointError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise CheckpointError(f"cannot read {path}: {error}; fetch it again") from error
+    # Files are often saved with the truncation of their training, which would silently cut a prompt.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() or path.is_symlink() else {}
+
+
+def _content(token: Any) -> str | None:
+    """A token is written as a string or as an object with its flags."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) and text else None
+
+
+def _listed(settings: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for name in _LISTS:
+        value = settings.get(name) or []
+        items = list(value.values()) if isinstance(value, Mapping) else value
+        found += [token for item in items if (token := _content(item)) is not None] if isinstance(items, list) else []
+    return found
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], path: Path) -> None:
+    """Adds what `tokenizer_config.json` lists and `tokenizer.json` lacks; the ids must come out as listed."""
+    listed = settings.get("added_tokens_decoder") or {}
+    if not isinstance(listed, Mapping) or not all(number.isdecimal() and len(number) < 12 for number in listed):
+        raise CheckpointError(f"{path}: added_tokens_decoder must map ids to tokens, got {shown(listed)}; fetch it again")
+    for number, token in sorted(listed.items(), key=lambda item: int(item[0])):
+        text = _content(token)
+        if text is None or backend.token_to_id(text) is not None:
+            continue
+        flags = {
+            flag: token[flag]
+            for flag in ("lstrip", "rstrip", "single_word", "normalized")
+            if isinstance(token, Mapping) and isinstance(token.get(flag), bool)
+        }
+        special = isinstance(token, Mapping) and token.get("special") is True
+        backend.add_tokens([tokenizers.AddedToken(text, special=special, **flags)])
+        if backend.token_to_id(text) != int(number):
+            raise CheckpointError(
+                f"{path}: the token {shown(text)} must get the id {number}, got {backend.token_to_id(text)} "
+                "behind the ids of tokenizer.json; fetch both again"
+            )
+
+
+def _mark_special(backend: tokenizers.Tokenizer, tokens: Sequence[str]) -> None:
+    """A special token is found in a text as a whole, and left out when ids are decoded."""
+    added = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    backend.add_special_tokens([text for text in tokens if text not in added and backend.token_to_id(text) is not None])
+
+
+def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, ChatTemplate]:
+    """The named templates; `chat_template.jinja` is the default one, whatever the settings say."""
+    origin = folder / "tokenizer_config.json"
+    value = settings.get("chat_template")
+    sources: dict[str, str] = {}
+    if isinstance(value, str):
+        sources["default"] = value
+    elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+        sources = {item.get("name"): item.get("template") for item in value}
+    elif value is not None:
+        raise CheckpointError(
+            f"{origin}: chat_template must be a string or a list of named ones, got {shown(value)}; fetch it again"
+        )
+    if not all(isinstance(text, str) for pair in sources.items() for text in pair):
+        raise CheckpointError(
+            f"{origin}: each chat_template must have a name and a template, got {shown(value)}; fetch it again"
+        )
+    templates = {name: ChatTemplate(source, f"chat_template {name!r} of {origin}") for name, source in sources.items()}
+    file = folder / "chat_template.jinja"
+    if file.exists() or file.is_symlink():
+        templates["default"] = ChatTemplate(_text(file), str(file))
+    return templates
+
+
+def _text(path: Path) -> str:
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise CheckpointError(f"{path} must be a file of at most {LARGEST:,} bytes; fetch it again")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}; check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} must be UTF-8: {error}; fetch it again") from error

@@ -1,0 +1,97 @@
+"""From the tensors of a checkpoint to the parameters of a network, each copied once to where it stays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from dllm_fast.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dllm_fast.models.checkpoint import Checkpoint
+
+# Kept in float32 whatever the dtype of the model, as the published classes do: they decide which experts are chosen.
+_FLOAT32 = re.compile(r".*\.router\.bias")
+_SHOWN = 5
+
+
+def fill(
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    pieces: Mapping[str, Sequence[str]],
+    harmless: Iterable[str],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Gives every parameter of a network that was built on the meta device its values.
+
+    Everything is compared with the headers before the first byte is copied. At any time at most one parameter is in
+    memory besides those that are finished, so the peak is the network itself plus mapped pages of the files.
+
+    Args:
+        pieces: for every parameter, the keys whose rows make it, in order.
+        harmless: patterns of keys that may be in the files without being used.
+
+    Raises:
+        CheckpointError: keys are missing or not expected, or a shape is not that of the config.
+    """
+    wanted = dict(network.named_parameters())
+    _check_keys(checkpoint, pieces, wanted, harmless)
+    for name, parameter in wanted.items():
+        _check_shapes(checkpoint, pieces[name], parameter)
+    state = {}
+    for name, parameter in wanted.items():
+        kept = torch.float32 if _FLOAT32.fullmatch(name) else dtype
+        target = torch.empty(parameter.shape, dtype=kept, device=device)
+        rows = target.view(-1, *parameter.shape[-1:]) if parameter.dim() > 2 else target
+        place = 0
+        for key in pieces[name]:
+            source = checkpoint.read(key)
+            rows[place : place + len(source)].copy_(source)
+            place += len(source)
+        state[name] = target
+    network.load_state_dict(state, strict=False, assign=True)
+    network.eval().requires_grad_(False)
+
+
+def _check_keys(
+    checkpoint: Checkpoint, pieces: Mapping[str, Sequence[str]], wanted: Iterable[str], harmless: Iterable[str]
+) -> None:
+    used = {key for name in wanted for key in pieces[name]}
+    if missing := sorted(used - checkpoint.tensors.keys()):
+        raise CheckpointError(
+            f"{checkpoint.folder} must hold a tensor for every part of the model, got none for {_some(missing)}; "
+            "is config.json the one of these weights?"
+        )
+    spare = [re.compile(pattern) for pattern in harmless]
+    unknown = sorted(key for key in checkpoint.tensors.keys() - used if not any(p.fullmatch(key) for p in spare))
+    if unknown:
+        file = checkpoint.tensors[unknown[0]].file.name
+        raise CheckpointError(
+            f"{file} in {checkpoint.folder} holds {_some(unknown)}, which the model of this config.json does not have; "
+            "is config.json the one of these weights?"
+        )
+
+
+def _check_shapes(checkpoint: Checkpoint, keys: Sequence[str], parameter: torch.Tensor) -> None:
+    stacked = parameter.dim() > 2
+    shape = (parameter.shape[0] * parameter.shape[1], *parameter.shape[2:]) if stacked else tuple(parameter.shape)
+    found = [checkpoint.tensors[key].shape for key in keys]
+    fits = all(len(f) == len(shape) and f[1:] == shape[1:] for f in found) and sum(f[0] for f in found) == shape[0]
+    if not fits:
+        info = checkpoint.tensors[keys[0]]
+        raise CheckpointError(
+            f"{info.file.name} in {checkpoint.folder}: {_some(list(keys))} must make up {list(shape)} by config.json, "
+            f"got {', '.join(str(list(f)) for f in found[:_SHOWN])}; is config.json the one of these weights?"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
