@@ -16,7 +16,7 @@ from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.layouts import Layout
-from dllm_fast.models.tokenizer import open_tokenizer
+from dllm_fast.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dllm_fast.models.families import Attention, Family
-    from dllm_fast.models.tokenizer import CheckpointTokenizer
 
 _OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -78,7 +77,7 @@ class LoadedModel:
     """
 
     def __init__(
-        self, network: Network, tokenizer: CheckpointTokenizer | None, info: ModelInfo, config: Mapping[str, Any]
+        self, network: Network, tokenizer: Tokenizer | None, info: ModelInfo, config: Mapping[str, Any]
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
@@ -170,7 +169,7 @@ def load(
     wanted = _dtype(dtype, checkpoint)
     with torch.device("meta"):
         network, pieces, harmless = _build(family, checkpoint)
-    tokenizer = open_tokenizer(checkpoint)
+    tokenizer = Tokenizer.from_folder(checkpoint.folder)
     info = _info(family, checkpoint, network, tokenizer, overrides, place=(wanted, where))  # type: ignore[arg-type]
     weights.fill(network, checkpoint, pieces, harmless, dtype=wanted, device=where)
     return LoadedModel(network, tokenizer, info, checkpoint.config)  # type: ignore[arg-type]
@@ -193,7 +192,7 @@ def _info(
     family: Family,
     checkpoint: Checkpoint,
     network: Network,
-    tokenizer: CheckpointTokenizer | None,
+    tokenizer: Tokenizer | None,
     overrides: Mapping[str, Any],
     *,
     place: tuple[torch.dtype, torch.device],
@@ -248,7 +247,7 @@ def _info(
 
 
 def _masks(
-    family: Family, checkpoint: Checkpoint, tokenizer: CheckpointTokenizer | None, vocabulary: int
+    family: Family, checkpoint: Checkpoint, tokenizer: Tokenizer | None, vocabulary: int
 ) -> list[tuple[Any, str]]:
     """Candidates for the mask, the best first."""
     written = (checkpoint.config.get("mask_token_id"), "config.json: mask_token_id")
@@ -261,7 +260,7 @@ def _masks(
     return [*first, (known if known is not None and known < vocabulary else None, f"family {family.name}")]
 
 
-def _ends(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer | None) -> list[tuple[Any, str]]:
+def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[tuple[Any, str]]:
     found = [
         (checkpoint.generation_config.get("eos_token_id"), "generation_config.json: eos_token_id"),
         (checkpoint.config.get("eos_token_id"), "config.json: eos_token_id"),
