@@ -248,7 +248,14 @@ def write(name: str, folder: Path, content: Json, *, quick: bool, others: Others
         "machine": machine(),
         "versions": versions(),
     }
-    entries = _rounded(head | content)
+    path = folder / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, _rounded(head | content))
+    return path
+
+
+def write_json(path: Path, entries: Json) -> None:
+    """JSON with one case a line."""
     lines = []
     for key, value in entries.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -256,10 +263,7 @@ def write(name: str, folder: Path, content: Json, *, quick: bool, others: Others
             lines.append(f'"{key}": [\n{rows}\n]')
         else:
             lines.append(f'"{key}": {json.dumps(value)}')
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    return path
 
 
 def progress(text: str) -> None:

@@ -4,9 +4,11 @@
 All settings see the same canvases with the same seeds, so two of them are compared row by row. Intervals are 95 %:
 Wilson's for a share, Bonett and Price's for a difference of two shares on the same rows.
 
-    python -m bench.quality             measure everything (20 to 40 minutes on one core), write JSON and picture
+    python -m bench.quality             measure everything (half an hour on one core), write JSON and picture
     python -m bench.quality --quick     a few canvases and settings, print the points
-    python -m bench.quality --table     print README's section from the JSON
+    python -m bench.quality --confirm   choose again from the JSON's points and measure that on further puzzles (two minutes)
+    python -m bench.quality --table     print README's section and that of bench/README.md from the JSON
+    python -m bench.quality --write     put them between the markers of both files, where they have them
     python -m bench.quality --picture   draw the picture from the JSON again
 """
 
@@ -68,13 +70,13 @@ class Point:
     Attributes:
         setting: what was measured.
         solved: did the checker accept the row? bool `[n]`.
-        forwards: model calls that the row took part in, int64 `[n]`.
+        forwards: model calls that the row took part in, `[n]`.
         cpu_s: processor seconds of all rows.
     """
 
     setting: Setting
     solved: NDArray[np.bool_]
-    forwards: NDArray[np.int64]
+    forwards: NDArray[np.int64] | NDArray[np.float64]
     cpu_s: float
 
     @property
@@ -206,10 +208,16 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def recommend(points: Sequence[Point], within: float = 0.01) -> Point:
-    """The fewest forwards on the Pareto front whose share is at most `within` below the best share of all."""
-    best = max(point.share for point in points)
-    return next(point for point in pareto(points) if point.share >= best - within)
+def recommend(points: Sequence[Point], loss: float = 0.01) -> Point:
+    """The fewest forwards on the Pareto front for which the interval excludes losing more than `loss` to the best share."""
+    best = best_of(points)
+    fit = (p for p in pareto(points) if p is best or paired_difference(p.solved, best.solved)[1] >= -loss)
+    return next(fit)
+
+
+def best_of(points: Sequence[Point]) -> Point:
+    """The largest share, and of these the fewest forwards; always on the front."""
+    return max(points, key=lambda p: (p.share, -p.mean_forwards))
 
 
 def compare(better: Point, other: Point, solved: NDArray[np.bool_] | None = None) -> dict[str, object]:
@@ -234,7 +242,7 @@ def compare(better: Point, other: Point, solved: NDArray[np.bool_] | None = None
 def summary(point: Point, classes: Sequence[str]) -> dict[str, object]:
     """A point as JSON; `classes[i]` names the class of row i."""
 
-    def part(rows: NDArray[np.bool_]) -> dict[str, object]:
+    def part(rows: NDArray[np.bool_]) -> dict[str, Any]:
         solved, forwards = point.solved[rows], point.forwards[rows]
         low, high = wilson(int(solved.sum()), len(solved))
         return {
@@ -242,21 +250,19 @@ def summary(point: Point, classes: Sequence[str]) -> dict[str, object]:
             "solved": int(solved.sum()),
             "share": round(float(solved.mean()), 4),
             "share_95": [round(low, 4), round(high, 4)],
-            "forwards": {
-                "mean": round(float(forwards.mean()), 3),
-                "sd": round(float(forwards.std(ddof=1)), 3),
-                "min": int(forwards.min()),
-                "max": int(forwards.max()),
-            },
+            "forwards": {"mean": round(float(forwards.mean()), 3)},
         }
 
-    names = np.array(classes)
+    names, forwards = np.array(classes), point.forwards
+    everything = part(np.ones(len(names), dtype=bool))
+    spread = {"sd": round(float(forwards.std(ddof=1)), 3), "min": int(forwards.min()), "max": int(forwards.max())}
+    everything["forwards"] |= spread
     return {
         "label": point.setting.label,
         "family": point.setting.family,
         "preset": point.setting.preset,
         "over": dict(point.setting.over),
-        **part(np.ones(len(names), dtype=bool)),
+        **everything,
         "classes": {name: part(names == name) for name in dict.fromkeys(classes)},
         "cpu_s": round(point.cpu_s, 2),
         # Bit i, from the left: was row i solved? So that anybody can compare any two settings.
@@ -319,7 +325,7 @@ QUICK_SETTINGS: tuple[Setting, ...] = (
 
 # Difficulty by the number of givens, both ends included.
 GIVENS = {"easy": (42, 50), "medium": (34, 41), "hard": (26, 33)}
-PER_CLASS, PUZZLE_SEED, CONFIRM_SEED = 200, 20_261, 20_262
+PER_CLASS, PUZZLE_SEED, CONFIRM_SEED = 200, 20_261, 20_263
 PROMPTS, PROMPT_SEED, NEW_TOKENS = 200, 20_261, 28
 
 
@@ -373,7 +379,7 @@ def run(*, quick: bool) -> dict[str, Any]:
             "threads": 1,
             "weights_sha256": {name: _sha256(demo.FOLDER / name / "model.safetensors") for name in ("sudoku", "text")},
             "givens": {name: list(ends) for name, ends in GIVENS.items()},
-            "seeds": {"puzzles": PUZZLE_SEED, "confirmation": CONFIRM_SEED, "prompts": PROMPT_SEED, "row i": "i"},
+            "seeds": {"puzzles": PUZZLE_SEED, "prompts": PROMPT_SEED, "row i": "i"},
             **_run_sudoku(4 if quick else PER_CLASS, QUICK_SETTINGS if quick else SETTINGS),
             **_run_text(12 if quick else PROMPTS, QUICK_SETTINGS if quick else TEXT_SETTINGS),
         }
@@ -402,25 +408,44 @@ def _run_sudoku(per_class: int, settings: Sequence[Setting]) -> dict[str, Any]:
         solved = measure_at(model, task.canvases, task.check, point.forwards, preset="llada", common=task.common)
         by_row.append(compare(point, counts[0], solved))
 
-    best, chosen = max(points, key=lambda p: (p.share, -p.mean_forwards)), recommend(points)
-    # Once more on puzzles that had no part in the choice.
-    again = dict.fromkeys([chosen.setting.label, best.setting.label, "llada", "fast-dllm(block_length=None, threshold=0.99)"])
-    fresh = sudoku(per_class, CONFIRM_SEED)
-    repeated = [by_label[label].setting for label in again if label in by_label]
-    confirmed = measure(model, fresh.canvases, fresh.check, repeated, common=fresh.common, progress=_tell)
     return {
         "n": len(task.canvases),
         "points": [summary(point, task.classes) for point in points],
         "pareto": [point.setting.label for point in pareto(points)],
-        "best": best.setting.label,
-        "recommended": chosen.setting.label,
         "confident_against_blind_order": orders,
         "threshold_against_fixed_count_with_no_fewer_forwards": on_average,
         "threshold_against_fixed_count_with_its_forwards_on_every_row": by_row,
+        **_choose(points, per_class),
+    }
+
+
+def _choose(points: Sequence[Point], per_class: int) -> dict[str, Any]:
+    """The setting to take, measured once more beside others on puzzles that had no part in the choice."""
+    by_label = {point.setting.label: point for point in points}
+    best, chosen = best_of(points), recommend(points)
+    again = dict.fromkeys([chosen.setting.label, best.setting.label, "llada", "fast-dllm(block_length=None, threshold=0.99)"])
+    repeated = [by_label[label] for label in again if label in by_label]
+    fresh = sudoku(per_class, CONFIRM_SEED)
+    model, _ = demo.load()
+    settings = [point.setting for point in repeated]
+    confirmed = measure(model, fresh.canvases, fresh.check, settings, common=fresh.common, progress=_tell)
+    return {
+        "best": best.setting.label,
+        "recommended": chosen.setting.label,
+        "recommended_against": [compare(chosen, point) for point in repeated[1:]],
+        "confirmation": {**harness.commit(), "seed": CONFIRM_SEED},
         "confirmation_n": len(fresh.canvases),
         "confirmation_points": [summary(point, fresh.classes) for point in confirmed],
         "confirmation_recommended_against": [compare(confirmed[0], point) for point in confirmed[1:]],
     }
+
+
+def _recorded(point: Mapping[str, Any]) -> Point:
+    """A point of the JSON, with the mean forwards in every row: all that the front and the comparisons look at."""
+    n = point["n"]
+    solved = np.unpackbits(np.frombuffer(bytes.fromhex(point["rows_hex"]), dtype=np.uint8))[:n].astype(bool)
+    setting = Setting(family=point["family"], preset=point["preset"], over=point["over"])
+    return Point(setting=setting, solved=solved, forwards=np.full(n, point["forwards"]["mean"]), cpu_s=point["cpu_s"])
 
 
 def _run_text(n: int, settings: Sequence[Setting]) -> dict[str, Any]:
@@ -449,7 +474,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--quick", action="store_true", help="a few canvases and settings: does it run? Writes nothing")
-    what.add_argument("--table", action="store_true", help="print README's section from the JSON")
+    what.add_argument("--confirm", action="store_true", help="choose again from the JSON's points, measure on further puzzles")
+    what.add_argument("--table", action="store_true", help="print the texts of README.md and bench/README.md from the JSON")
+    what.add_argument("--write", action="store_true", help="put them between the markers of both files")
     what.add_argument("--picture", action="store_true", help="draw the picture from the JSON")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the JSON and the picture")
     options = parser.parse_args(arguments)
@@ -458,12 +485,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(quality_report.listing(run(quick=True)))
         return
     path: Path = options.out / "quality.json"
-    if not (options.table or options.picture):
+    if options.confirm:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        with harness.threads(1):
+            record |= _choose([_recorded(point) for point in record["points"]], PER_CLASS)
+        harness.write_json(path, record)
+    elif not (options.table or options.write or options.picture):
         others = harness.Others()
         harness.write("quality", options.out, run(quick=False), quick=False, others=others)
     record = json.loads(path.read_text(encoding="utf-8"))
+    texts = {"README.md": quality_report.section(record), "bench/README.md": quality_report.details(record)}
     if options.table:
-        print(quality_report.section(record))
+        print("\n".join(texts.values()))
+    elif options.write:
+        for name, block in texts.items():
+            document = harness.ROOT / name
+            document.write_text(quality_report.placed(document.read_text(encoding="utf-8"), block), encoding="utf-8")
     else:
         quality_report.draw(record, options.out / "quality.svg")
 

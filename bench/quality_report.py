@@ -29,6 +29,16 @@ ON_AVERAGE = "threshold_against_fixed_count_with_no_fewer_forwards"
 BY_ROW = "threshold_against_fixed_count_with_its_forwards_on_every_row"
 
 
+BEGIN, END = "<!-- quality -->", "<!-- /quality -->"
+
+
+def placed(document: str, block: str) -> str:
+    """`document` with what stands between the markers replaced by `block`; unchanged where it has no markers."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{block}{END}{after}" if begin and end else document
+
+
 def listing(record: Record) -> str:
     """Every point on a line."""
     said = []
@@ -52,22 +62,22 @@ def section(record: Record) -> str:
     givens = ", ".join(f"{name} {low}-{high}" for name, (low, high) in record["givens"].items())
     return _paragraphs(
         "![Solved puzzles against forwards, a line for each rule](bench/results/quality.svg)",
-        f"""The embedded Sudoku model on {record["n"]} fresh puzzles ({givens} givens; none of the solutions occurs in
+        f"""The embedded Sudoku model on {record["n"]} fresh puzzles ({givens} givens; by hash, none of the solutions is in
         training) under {len(record["points"])} settings, every preset among them, with the same puzzles and seeds for each
         (`python -m bench.quality`; all points in [`quality.json`](bench/results/quality.json), comparisons in
         [`bench/README.md`](bench/README.md)). The Pareto front, where no other setting solves as many with fewer forwards,
         and two settings beside it:""",
         _front(record),
-        f"""Differences in points on the same puzzles, with 95 % intervals. The most confident cell first beats random order at
-        equal forwards: {_difference(in_order)} at one cell a forward. A threshold beats a fixed count at equal forwards from
-        {above:g} upwards, and loses below {_first_loss(record)}: 0.99 takes {fixed["a_forwards"]:.1f} forwards on average and
-        solves {_difference(fixed)} more than {fixed["b_forwards"]:.0f} forwards with a fixed count, and {_difference(by_row)}
-        more than a fixed count that gets its forwards on every single puzzle.""",
-        f"""**The setting to take** is {_code(chosen)}: the fewest forwards on the front within one point of the best. On
-        {record["confirmation_n"]} further puzzles, which had no part in the choice, it solves
-        {_solved(again[chosen["label"]])} in {again[chosen["label"]]["forwards"]["mean"]:.1f} forwards, and one cell a forward
-        {_solved(again[one["label"]])} in {again[one["label"]]["forwards"]["mean"]:.1f}: a difference of
-        {_difference(versus_one)} points.""",
+        f"""Differences in points on the same puzzles, with 95 % intervals: the most confident cell first beats random order at
+        one cell a forward by {_difference(in_order)}. A threshold beats a fixed count at equal forwards from {above:g} upwards,
+        and loses below {_first_loss(record)}, where it commits guesses. At 0.99 it takes {fixed["a_forwards"]:.1f} forwards on average; the difference is
+        {_difference(fixed)} to a fixed count of {fixed["b_forwards"]:.0f} forwards, and {_difference(by_row)} to a fixed count
+        that gets, on every single puzzle, the forwards that the threshold took there.""",
+        f"""**The setting to take** is {_code(chosen)}: the fewest forwards on the front for which the interval excludes a loss
+        of more than one point against the best. On {record["confirmation_n"]} further puzzles, which had no part in the choice,
+        it solves {_solved(again[chosen["label"]])} in {again[chosen["label"]]["forwards"]["mean"]:.1f} forwards, and one cell a
+        forward {_solved(again[one["label"]])} in {again[one["label"]]["forwards"]["mean"]:.1f}: a difference of
+        {_difference(versus_one)} points. `dllm-fast demo` therefore takes it.""",
     )
 
 
@@ -228,8 +238,8 @@ def draw(record: Record, path: Path) -> None:
         "svg.hashsalt": "quality",
     }
     with plt.rc_context(style):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.7), sharey=True, width_ratios=(3, 2))
-        figure.subplots_adjust(left=0.065, right=0.985, top=0.94, bottom=0.33, wspace=0.07)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.5), sharey=True, width_ratios=(3, 2))
+        figure.subplots_adjust(left=0.065, right=0.985, top=0.94, bottom=0.315, wspace=0.07)
         _draw_rules(left, record)
         _draw_classes(right, record)
         for axes in (left, right):

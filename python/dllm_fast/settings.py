@@ -84,6 +84,10 @@ def resolve(
         InvalidTypeError: a value, or `config`, of the wrong type.
     """
     values, aliases = _canonical(settings)
+    if preset is None and config is not None:
+        # `config=presets()["llada"]` is `preset="llada"`: its settings are not the caller's own.
+        preset = next((name for name, published in presets().items() if published is config), None)
+        config = None if preset is not None else config
     base = _base(preset, config)
     sources = dict.fromkeys(NAMES, "default")
     if preset is None and config is None and model is not None and model.preset is not None:

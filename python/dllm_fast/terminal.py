@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from dllm_fast.result import StepEvent
 
 _GIVEN, _FRESH, _COMMITTED, _GUESS, _RESET = "\x1b[1m", "\x1b[1;32m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
-_FRAME_S = 0.05
+# Long enough to see what a step wrote, short enough to watch one cell a step.
+_CELL_S, _FRAME_S = 0.05, 0.4
 _LINES = 14
 
 
@@ -43,7 +44,7 @@ class GridView:
             guess = dict(zip(event.guess_positions[0].tolist(), event.guess_tokens[0].tolist(), strict=True))
             self._out.write(f"\x1b[{_LINES}A")
             self._draw(event.canvases[0], written, guess, f"step {event.step + 1}   filled {done}/{total}")
-            time.sleep(_FRAME_S)
+            time.sleep(min(_CELL_S * len(written), _FRAME_S))
         else:
             cells = "  ".join(f"r{p // 9 + 1}c{p % 9 + 1}={t}" for p, t in written.items())
             self._out.write(f"step {event.step + 1:>3}  filled {done:>2}/{total}  {cells}\n")

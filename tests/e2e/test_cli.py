@@ -5,8 +5,11 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from dllm_fast import cli
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 ANSWER = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -20,7 +23,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_demo_fills_a_puzzle_line_by_line_where_nobody_watches() -> None:
     done = run("demo")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "step   1  filled  1/" in done.stdout
+    steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    blanks = done.stdout.splitlines()[0].count(".")
+    assert 1 < len(steps) < blanks / 2
+    assert f"filled {blanks}/{blanks}" in steps[-1]
     assert "\x1b" not in done.stdout
     assert "solved: every row" in done.stdout
     for said in ("forwards", "tokens per forward", "ms in the model", "ms in the sampler", "seed 0"):
@@ -34,11 +40,30 @@ def test_demo_solves_a_puzzle_given_by_hand() -> None:
     assert said["answer"] == ANSWER
     assert said["puzzle"] == PUZZLE
     assert said["solved"] is True
-    assert said["nfe"] == PUZZLE.count(".")
-    assert said["tokens_per_forward"] == 1.0
+    assert said["tokens_per_forward"] == pytest.approx(PUZZLE.count(".") / said["nfe"], abs=1e-3)
     assert said["model_ms"] > 0
     assert said["sampler_ms"] > 0
-    assert (said["preset"], said["seed"]) == ("llada", 0)
+    assert (said["preset"], said["settings"], said["seed"]) == (cli.DEFAULT_PRESET, cli.DEFAULT_SETTINGS, 0)
+
+
+def test_the_default_is_the_setting_that_the_quality_bench_recommends() -> None:
+    record = json.loads((Path(__file__).parents[2] / "bench" / "results" / "quality.json").read_text(encoding="utf-8"))
+    chosen = next(point for point in record["points"] if point["label"] == record["recommended"])
+    assert (chosen["preset"], chosen["over"]) == (cli.DEFAULT_PRESET, cli.DEFAULT_SETTINGS)
+
+
+def test_a_preset_is_taken_as_it_is() -> None:
+    said = json.loads(run("demo", "--puzzle", PUZZLE, "--preset", "llada", "--json").stdout)
+    assert said["answer"] == ANSWER
+    assert said["nfe"] == PUZZLE.count(".")
+    assert (said["preset"], said["settings"]) == ("llada", {})
+
+
+def test_a_puzzle_without_blanks_is_checked() -> None:
+    done = run("demo", "--puzzle", ANSWER)
+    assert done.returncode == 0
+    assert "nothing to fill: the puzzle has no blanks\n\nanswer" in done.stdout
+    assert "solved: every row" in done.stdout
 
 
 def test_status_is_1_when_the_answer_is_wrong() -> None:

@@ -120,6 +120,16 @@ def test_presets_are_all_there_and_frozen():
     assert not any(preset.shift for preset in PRESETS.values())
 
 
+def test_a_preset_as_config_is_the_preset():
+    """Its blocks are then not the caller's: they are clipped to what is generated, not refused."""
+    table = torch.randn(12, 12, generator=torch.Generator().manual_seed(3))
+    common = {"mask_token_id": 11, "max_new_tokens": 8}
+    ours = dllm_fast.sample(lambda ids: table[ids], [1, 2], config=dllm_fast.presets()["llada-semi-ar"], **common)
+    named = dllm_fast.sample(lambda ids: table[ids], [1, 2], preset="llada-semi-ar", **common)
+    assert ours.config == named.config
+    assert ours.sequences[0].tolist() == named.sequences[0].tolist()
+
+
 def test_without_a_preset():
     """Whole canvas, even schedule, confidence order, one token a forward, temperature 0."""
     result = dllm_fast.sample(TABLE, [1, 2], max_new_tokens=6, mask_token_id=MASK)
