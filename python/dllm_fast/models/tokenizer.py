@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import tokenizers
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.chat import ChatTemplate
-from dllm_fast.models.jsonfile import LARGEST, read_json, shown
+from dllm_fast.models.jsonfile import LARGEST, optional_json, present, shown
+
+if TYPE_CHECKING:
+    from dllm_fast.models.checkpoint import Checkpoint
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
-class Tokenizer:
+class CheckpointTokenizer:
     """Text to ids and back, as the checkpoint defines it.
 
     Attributes:
@@ -31,24 +34,6 @@ class Tokenizer:
         self._backend = backend
         self.special_tokens = {name: token for name, token in special_tokens.items() if self.token_to_id(token) is not None}
         self._templates = dict(templates)
-
-    @classmethod
-    def from_folder(cls, folder: str | Path) -> Self | None:
-        """The tokenizer of a folder, or None where it has no `tokenizer.json`.
-
-        Raises:
-            CheckpointError: one of the files is broken, or they contradict each other.
-        """
-        folder = Path(folder)
-        path = folder / "tokenizer.json"
-        if not path.exists() and not path.is_symlink():
-            return None
-        backend = _backend(path)
-        settings = _optional(folder / "special_tokens_map.json") | _optional(folder / "tokenizer_config.json")
-        _add_tokens(backend, settings, folder / "tokenizer_config.json")
-        special = {name: token for name in _NAMES if (token := _content(settings.get(name))) is not None}
-        _mark_special(backend, [*special.values(), *_listed(settings)])
-        return cls(backend, special_tokens=special, templates=_templates(folder, settings))
 
     @property
     def vocabulary(self) -> int:
@@ -158,6 +143,24 @@ class Tokenizer:
         return self.encode(text, add_special_tokens=False) if tokenize else text
 
 
+def open_tokenizer(checkpoint: Checkpoint) -> CheckpointTokenizer | None:
+    """The tokenizer of a checkpoint, or None where it has no `tokenizer.json`.
+
+    Raises:
+        CheckpointError: one of the files is broken, or they contradict each other.
+    """
+    folder = checkpoint.folder
+    path = folder / "tokenizer.json"
+    if not present(path):
+        return None
+    backend = _backend(path)
+    settings = optional_json(folder / "special_tokens_map.json") | checkpoint.tokenizer_config
+    _add_tokens(backend, settings, folder / "tokenizer_config.json")
+    special = {name: token for name in _NAMES if (token := _content(settings.get(name))) is not None}
+    _mark_special(backend, [*special.values(), *_listed(settings)])
+    return CheckpointTokenizer(backend, special_tokens=special, templates=_templates(folder, settings))
+
+
 def _backend(path: Path) -> tokenizers.Tokenizer:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
@@ -171,10 +174,6 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() or path.is_symlink() else {}
 
 
 def _content(token: Any) -> str | None:
@@ -240,7 +239,7 @@ def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, ChatTempl
         )
     templates = {name: ChatTemplate(source, f"chat_template {name!r} of {origin}") for name, source in sources.items()}
     file = folder / "chat_template.jinja"
-    if file.exists() or file.is_symlink():
+    if present(file):
         templates["default"] = ChatTemplate(_text(file), str(file))
     return templates
 
