@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, Self, overload
 
 import tokenizers
 
@@ -12,14 +12,11 @@ from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueErro
 from dllm_fast.models.chat import ChatTemplate
 from dllm_fast.models.jsonfile import LARGEST, optional_json, present, shown
 
-if TYPE_CHECKING:
-    from dllm_fast.models.checkpoint import Checkpoint
-
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
-class CheckpointTokenizer:
+class Tokenizer:
     """Text to ids and back, as the checkpoint defines it.
 
     Attributes:
@@ -34,6 +31,24 @@ class CheckpointTokenizer:
         self._backend = backend
         self.special_tokens = {name: token for name, token in special_tokens.items() if self.token_to_id(token) is not None}
         self._templates = dict(templates)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Self | None:
+        """The tokenizer of a folder, or None where it has no `tokenizer.json`.
+
+        Raises:
+            CheckpointError: one of the files is broken, or they contradict each other.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not present(path):
+            return None
+        backend = _backend(path)
+        settings = optional_json(folder / "special_tokens_map.json") | optional_json(folder / "tokenizer_config.json")
+        _add_tokens(backend, settings, folder / "tokenizer_config.json")
+        special = {name: token for name in _NAMES if (token := _content(settings.get(name))) is not None}
+        _mark_special(backend, [*special.values(), *_listed(settings)])
+        return cls(backend, special_tokens=special, templates=_templates(folder, settings))
 
     @property
     def vocabulary(self) -> int:
@@ -141,24 +156,6 @@ class CheckpointTokenizer:
             raise InvalidValueError(f"this tokenizer must have the chat template {template!r}, got {have}; pass text instead")
         text = chosen.render(messages, self.special_tokens | {"add_generation_prompt": add_generation_prompt} | variables)
         return self.encode(text, add_special_tokens=False) if tokenize else text
-
-
-def open_tokenizer(checkpoint: Checkpoint) -> CheckpointTokenizer | None:
-    """The tokenizer of a checkpoint, or None where it has no `tokenizer.json`.
-
-    Raises:
-        CheckpointError: one of the files is broken, or they contradict each other.
-    """
-    folder = checkpoint.folder
-    path = folder / "tokenizer.json"
-    if not present(path):
-        return None
-    backend = _backend(path)
-    settings = optional_json(folder / "special_tokens_map.json") | checkpoint.tokenizer_config
-    _add_tokens(backend, settings, folder / "tokenizer_config.json")
-    special = {name: token for name in _NAMES if (token := _content(settings.get(name))) is not None}
-    _mark_special(backend, [*special.values(), *_listed(settings)])
-    return CheckpointTokenizer(backend, special_tokens=special, templates=_templates(folder, settings))
 
 
 def _backend(path: Path) -> tokenizers.Tokenizer:
