@@ -44,7 +44,7 @@ class Twin:
     shift: int = 0
 
     def model(self, seed: int = 0) -> Any:
-        """The stock class in float32 with weights far from flat, so that no two logits are nearly equal."""
+        """The stock class in float32, its weights redrawn so that what a mask predicts depends on where it is and on the rest."""
         torch.manual_seed(seed)
         model = hf.AutoModelForCausalLM.from_config(self.stock(), dtype=torch.float32, attn_implementation="sdpa").eval()
         generator = torch.Generator().manual_seed(seed)
@@ -52,7 +52,7 @@ class Twin:
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
                 if "inv_freq" in name:
                     continue
-                scale = 0.3 if "embed" in name and not model.config.tie_word_embeddings else 0.05
+                scale = 0.05 if "embed" in name or "lm_head" in name else 0.12
                 noise = torch.randn(tensor.shape, generator=generator) * scale
                 tensor.copy_(1 + noise if "norm" in name else noise)
         return model

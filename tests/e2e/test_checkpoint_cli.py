@@ -1,0 +1,144 @@
+"""`dllm-fast generate`, `infill` and `explain` on tiny checkpoints, as a person or a script meets them."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+
+import dllm_fast
+from checkpoints import write_tokenizer
+from dllm_fast import cli
+from families import TWINS
+
+BY_NAME = {twin.name: twin for twin in TWINS}
+MASK = 259  # of the fixture's tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """SDAR with a byte tokenizer that has a chat template."""
+    return save(tmp_path_factory.mktemp("sdar"), "sdar")
+
+
+def save(path, name, **tokenizer):
+    write_tokenizer(BY_NAME[name].save(path), **tokenizer)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"mask_token_id": MASK}))
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        status = cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+def test_generate_prints_the_answer(run, folder):
+    status, out, err = run("generate", folder, "-p", "Hello", "--max-new-tokens", 8)
+    assert status == 0
+    model = dllm_fast.load(folder)
+    ids = model.tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}])
+    assert out == dllm_fast.sample(model, ids, max_new_tokens=8).texts[0] + "\n"
+    assert "8 forwards" in err or "forwards" in err
+
+
+def test_generate_json_is_one_object(run, folder):
+    status, out, _ = run("generate", folder, "-p", "Hello", "--max-new-tokens", 8, "--seed", 3, "--temperature", 1, "--json")
+    said = json.loads(out)
+    assert status == 0
+    assert said.keys() >= {"prompt", "text", "new_tokens", "nfe", "seed"}
+    assert (said["prompt"], said["seed"]) == ("Hello", 3)
+    assert 1 <= len(said["new_tokens"]) <= 8
+
+
+def test_generate_reads_standard_input(run, folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    _, piped, _ = run("generate", folder, "-p", "-", "--max-new-tokens", 4, "--json")
+    _, typed, _ = run("generate", folder, "-p", "Hello", "--max-new-tokens", 4, "--json")
+    assert json.loads(piped) == json.loads(typed)
+
+
+def test_the_system_message_and_the_template_matter(run, folder, tmp_path):
+    def tokens(*more, where=folder):
+        return json.loads(run("generate", where, "-p", "Hello", "--max-new-tokens", 8, "--json", *more)[1])["new_tokens"]
+
+    plain = save(tmp_path, "sdar", template=None)
+    assert len({tuple(tokens()), tuple(tokens("--system", "Be brief")), tuple(tokens(where=plain))}) == 3
+    model = dllm_fast.load(plain)
+    assert tokens(where=plain) == dllm_fast.sample(model, "Hello", max_new_tokens=8).new_tokens[0].tolist()
+    status, out, err = run("generate", plain, "-p", "Hello", "--system", "Be brief")
+    assert (status, out) == (2, "")
+    assert err.startswith("dllm-fast: --system needs a checkpoint with a chat template")
+
+
+def test_several_prompts_make_json_lines(run, folder, tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "one"}\n\n{"prompt": "two", "id": 7}\n')
+    status, out, _ = run(
+        "generate", folder, "--prompts", file, "--max-new-tokens", 4, "--num-samples", 2, "--max-batch-rows", 3
+    )
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [(line["prompt"], line["sample"]) for line in lines] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    alone = json.loads(run("generate", folder, "-p", "two", "--max-new-tokens", 4, "--json")[1])
+    assert lines[2]["new_tokens"] == alone["new_tokens"]
+
+
+def test_infill_fills_exactly_the_masks(run, folder):
+    status, out, _ = run("infill", folder, "--text", "a [MASK][MASK] c", "--json")
+    said = json.loads(out)
+    assert status == 0
+    assert len(said["new_tokens"]) == 2
+    assert said["text"].startswith("a ")
+    model = dllm_fast.load(folder)
+    assert said["new_tokens"] == dllm_fast.infill(model, "a <|mask|><|mask|> c").new_tokens[0].tolist()
+
+
+def test_infill_with_a_mask_that_has_no_text(run, tmp_path):
+    """Its id lies outside of the tokenizer, as in checkpoints with a padded vocabulary."""
+    folder = save(tmp_path, "llada")
+    out = run("infill", folder, "--text", "a [MASK] c", "--mask-token-id", 300, "--json")[1]
+    encode = dllm_fast.load(folder).tokenizer.encode
+    canvas = torch.tensor([[*encode("a "), 300, *encode(" c")]])
+    ours = dllm_fast.infill(folder, canvas, mask_token_id=300)
+    assert json.loads(out)["new_tokens"] == ours.new_tokens[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "nowhere/at/all", "-p", "x"), "nowhere/at/all"),
+        (("generate", "FOLDER", "-p", "x", "--preset", "lada"), "preset must be one of"),
+        (("generate", "FOLDER", "-p", "x", "--cache", "slow"), "cache must be one of"),
+        (("generate", "FOLDER", "-p", "x", "--max-new-tokens", "0"), "max_new_tokens must be at least 1"),
+        (("generate", "FOLDER", "-p", ""), "prompt"),
+        (("generate", "FOLDER", "--prompts", "missing.jsonl"), "--prompts must name a file of JSON lines"),
+        (("generate", "FOLDER", "-p", "x", "--dtype", "int4"), "dtype must be one of"),
+        (("infill", "FOLDER", "--text", "no masks"), "--text must hold [MASK]"),
+        (("explain", "nowhere/at/all"), "nowhere/at/all"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(run, folder, tmp_path, arguments, message):
+    if arguments[2:] == ("-p", ""):
+        folder = save(tmp_path, "sdar", template=None)
+    status, out, err = run(*(folder if argument == "FOLDER" else argument for argument in arguments))
+    assert (status, out) == (2, "")
+    assert err.startswith("dllm-fast: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("line", ["not json", "[1]", '{"text": "x"}', '{"prompt": 3}'])
+def test_bad_lines_are_named(run, folder, tmp_path, line):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "fine"}\n' + line)
+    status, _, err = run("generate", folder, "--prompts", file)
+    assert status == 2
+    assert "line 2" in err
