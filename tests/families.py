@@ -52,7 +52,7 @@ class Twin:
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
                 if "inv_freq" in name:
                     continue
-                scale = 0.3 if "embed" in name else 0.05
+                scale = 0.3 if "embed" in name and not model.config.tie_word_embeddings else 0.05
                 noise = torch.randn(tensor.shape, generator=generator) * scale
                 tensor.copy_(1 + noise if "norm" in name else noise)
         return model

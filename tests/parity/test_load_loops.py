@@ -1,0 +1,142 @@
+"""Published loops on the stock transformers classes, against `sample` on the same weights opened by `load`."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dllm_fast
+from families import MASK, TWINS, visible
+from parity.loops import block_diffusion, dream, fast_dllm, llada
+
+BY_NAME = {twin.name: twin for twin in TWINS}
+lengths = st.integers(1, 20)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """A family's checkpoint as we open it, and its stock class as a function from a canvas `[L]` to logits `[L, V]`."""
+    made = {}
+
+    def get(name: str):
+        if name not in made:
+            twin = BY_NAME[name]
+            stock = twin.model()
+
+            def alone(canvas):
+                with torch.inference_mode():
+                    ids = torch.as_tensor(canvas)[None]
+                    return stock(ids, attention_mask=visible(twin, ids.shape[1]), use_cache=False).logits[0]
+
+            made[name] = (dllm_fast.load(twin.save(tmp_path_factory.mktemp(name))), alone)
+        return made[name]
+
+    return get
+
+
+def draw_prompt(seed: int, length: int) -> list[int]:
+    return torch.randint(0, MASK, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def assert_same(result, canvas):
+    assert [(edit.step, edit.position, edit.token) for edit in result.trajectory[0]] == canvas.edits
+    assert result.sequences[0].tolist() == canvas.tokens.tolist()
+    assert result.stats.nfe == canvas.forwards
+
+
+@given(seeds, lengths, st.sampled_from([(16, 16, 16), (16, 8, 4), (24, 8, 12)]), st.sampled_from(["llada", "llada-moe"]))
+def test_llada(opened, seed, length, sizes, name):
+    model, alone = opened(name)
+    new, block, steps = sizes
+    prompt = draw_prompt(seed, length)
+    canvas = llada.generate(alone, prompt, mask=MASK, gen_length=new, steps=steps, block_length=block)
+    result = dllm_fast.sample(model, prompt, preset="llada", gen_length=new, steps=steps, block_length=block, stop_at_eos=False)
+    assert_same(result, canvas)
+
+
+@given(seeds, lengths, st.sampled_from([8, 16]), st.sampled_from(["entropy", "topk_margin", "maskgit_plus"]))
+def test_dream(opened, seed, length, steps, alg):
+    model, alone = opened("dream")
+    prompt = draw_prompt(seed, length)
+    canvas = dream.sample(alone, [*prompt, *[MASK] * 16], mask=MASK, steps=steps, alg=alg)
+    result = dllm_fast.sample(
+        model, prompt, alg=alg, schedule="dream", steps=steps, max_new_tokens=16, temperature=0.0, stop_at_eos=False
+    )
+    assert_same(result, canvas)
+
+
+@given(
+    seed=seeds,
+    length=lengths,
+    tau=st.sampled_from([0.02, 0.05, 0.9]),
+    cache=st.sampled_from(["exact_block", "none"]),
+    name=st.sampled_from(["sdar", "sdar-moe"]),
+)
+def test_sdar(*, opened, seed, length, tau, cache, name):
+    model, alone = opened(name)
+    prompt = draw_prompt(seed, length)
+    canvas = block_diffusion.generate(alone, prompt, mask=MASK, gen_length=17, block_length=4, choose=fast_dllm.threshold(tau))
+    result = dllm_fast.sample(model, prompt, threshold=tau, max_new_tokens=17, cache=cache, stop_at_eos=False)
+    assert_same(result, canvas)
+
+
+@given(
+    seed=seeds,
+    length=lengths,
+    tau=st.sampled_from([0.02, 0.05, 0.9]),
+    cache=st.sampled_from(["exact_block", "none"]),
+    part=st.sampled_from([4, 8]),
+)
+def test_fast_dllm_v2(*, opened, seed, length, tau, cache, part):
+    model, alone = opened("fast-dllm-v2")
+    prompt = draw_prompt(seed, length)
+    canvas = block_diffusion.generate(
+        alone, prompt, mask=MASK, gen_length=19, block_length=8, part=part, choose=fast_dllm.threshold(tau), shift=True
+    )
+    result = dllm_fast.sample(
+        model, prompt, threshold=tau, max_new_tokens=19, block_length=part, cache=cache, stop_at_eos=False
+    )
+    assert_same(result, canvas)
+
+
+@given(seeds, st.integers(1, 20), st.sampled_from([0.02, 0.05, 0.9]), st.integers(1, 3))
+def test_llada2_through_the_pipeline_of_diffusers(opened, seed, length, tau, rows):
+    """The pipeline itself, on the stock class. It rounds the canvas up to whole blocks and, where a block ends before its
+    steps do, asks once more for nothing."""
+    model, alone = opened("llada2")
+    forwards = 0
+
+    def asked(ids, **_):
+        nonlocal forwards
+        forwards += 1
+        logits = torch.stack([alone(row) for row in ids])
+        logits[..., MASK] = -torch.inf  # it would write masks
+        return SimpleNamespace(logits=logits)
+
+    prompts = [draw_prompt(seed + row, length) for row in range(rows)]
+    published = LLaDA2Pipeline(model=asked, scheduler=BlockRefinementScheduler())
+    published.set_progress_bar_config(disable=True)
+    theirs = published(
+        input_ids=torch.tensor(prompts),
+        use_chat_template=False,
+        output_type="seq",
+        temperature=0.0,
+        editing_threshold=None,
+        mask_token_id=MASK,
+        eos_token_id=None,
+        eos_early_stop=False,
+        gen_length=-length % 8 + 16,
+        block_length=8,
+        num_inference_steps=8,
+        threshold=tau,
+    ).sequences.tolist()
+    ours = dllm_fast.sample(model, prompts, threshold=tau, max_new_tokens=-length % 8 + 16, stop_at_eos=False)
+    assert [tokens.tolist() for tokens in ours.new_tokens] == theirs
+    assert ours.config.cache == "exact_block"
+    assert ours.stats.nfe <= forwards

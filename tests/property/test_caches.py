@@ -1,0 +1,190 @@
+"""Caches and batches change nothing: the exact policies give the tokens of no cache, a row those of the row alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dllm_fast
+from dllm_fast.models.batch import Batch
+from families import MASK, TWINS, Twin
+
+BLOCKS = [twin for twin in TWINS if twin.attention == "block_causal"]
+FULL = [twin for twin in TWINS if twin.attention == "full"]
+PRESETS = ("llada", "fast-dllm", "fast-dllm-factor", "entropy-bound", "left-to-right", "llada-random", "mdlm")
+prompts = st.lists(st.lists(st.integers(0, MASK - 1), min_size=1, max_size=20), min_size=1, max_size=4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The models are too small for several threads, which would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    made: dict[str, dllm_fast.load] = {}
+
+    def get(twin: Twin):
+        if twin.name not in made:
+            made[twin.name] = dllm_fast.load(twin.save(tmp_path_factory.mktemp(twin.name)))
+        return made[twin.name]
+
+    return get
+
+
+@st.composite
+def rules(draw) -> dict:
+    """A preset with settings that commit several tokens a forward in a model that is never sure."""
+    preset = draw(st.sampled_from(PRESETS))
+    more = {"threshold": 0.02} if preset == "fast-dllm" else {"entropy_bound": 20.0} if preset == "entropy-bound" else {}
+    return {
+        "preset": preset,
+        **more,
+        "temperature": draw(st.sampled_from([0.0, 0.8])) if preset != "mdlm" else 1.0,
+        "max_new_tokens": draw(st.integers(1, 20)),
+        "seed": draw(st.integers(0, 1000)),
+        "num_samples": draw(st.sampled_from([1, 1, 3])),
+        "stop_at_eos": False,
+    }
+
+
+def tokens(result) -> list[list[int]]:
+    return [row.tolist() for row in result.sequences]
+
+
+@given(st.sampled_from(BLOCKS), prompts, rules(), st.sampled_from([None, 1, 2]))
+def test_exact_block_gives_the_tokens_of_no_cache(opened, twin, prompts, rule, rows):
+    model = opened(twin)
+    plain = dllm_fast.sample(model, prompts, cache="none", **rule)
+    exact = dllm_fast.sample(model, prompts, max_batch_rows=rows, **rule)
+    assert (plain.config.cache, exact.config.cache) == ("none", "exact_block")
+    assert tokens(plain) == tokens(exact)
+    assert plain.stats.nfe_per_row == exact.stats.nfe_per_row
+
+
+@given(
+    twin=st.sampled_from(FULL + BLOCKS),
+    prompts=prompts,
+    rule=rules(),
+    policy=st.sampled_from(["prefix", "dual"]),
+    rows=st.sampled_from([None, 2]),
+)
+def test_a_refresh_every_step_gives_the_tokens_of_no_cache(*, opened, twin, prompts, rule, policy, rows):
+    model = opened(twin)
+    plain = dllm_fast.sample(model, prompts, cache="none", **rule)
+    cached = dllm_fast.sample(model, prompts, cache=policy, refresh_every=1, max_batch_rows=rows, **rule)
+    assert tokens(plain) == tokens(cached)
+
+
+@given(st.sampled_from(TWINS), prompts, rules())
+def test_a_row_is_the_row_alone(opened, twin, prompts, rule):
+    model = opened(twin)
+    together = tokens(dllm_fast.sample(model, prompts, **rule))
+    alone = [row for prompt in prompts for row in tokens(dllm_fast.sample(model, prompt, **rule))]
+    assert together == alone
+
+
+@given(st.sampled_from(BLOCKS + FULL[:2]), st.data())
+def test_infill_with_masks_anywhere(opened, twin, data):
+    """Blocks of which some hold no mask, rows that end inside a block, rows without any mask."""
+    model = opened(twin)
+    ids = st.one_of(st.just(MASK), st.integers(0, MASK - 1))
+    canvases = data.draw(st.lists(st.lists(ids, min_size=1, max_size=30), min_size=1, max_size=3))
+    plain = dllm_fast.infill(model, canvases, cache="none", threshold=0.02)
+    cached = dllm_fast.infill(model, canvases, threshold=0.02)
+    assert tokens(plain) == tokens(cached)
+    for canvas, filled in zip(canvases, tokens(plain), strict=True):
+        assert [f for c, f in zip(canvas, filled, strict=True) if c != MASK] == [c for c in canvas if c != MASK]
+        assert MASK not in filled
+
+
+def counted(network):
+    """The network, and a list that notes for each forward how many tokens of how many rows went through it."""
+    seen = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(network, name)
+
+        def hidden(self, batch: Batch):
+            seen.append(tuple(batch.ids.shape))
+            return network.hidden(batch)
+
+        def logits(self, hidden):
+            seen.append(len(hidden))
+            return network.logits(hidden)
+
+    return Counting(), seen
+
+
+def run(model, *args, **settings):
+    network, seen = counted(model.network)
+    copy = dllm_fast.models.loaded.LoadedModel(network, model.tokenizer, model.info, model.config)
+    dllm_fast.sample(copy, *args, stop_at_eos=False, **settings)
+    return seen
+
+
+def test_an_exact_policy_computes_the_prefix_once(opened):
+    """Prompt of 20, blocks of 4: the first forward sees 24 tokens, the first of each later block 8, all others 4; and the head
+    is run on the masks that are left."""
+    model = opened(next(t for t in TWINS if t.name == "sdar"))
+    seen = run(model, list(range(20)), max_new_tokens=12, threshold=2.0)
+    widths = [shape[1] for shape in seen[::2]]
+    assert widths == [24, 4, 4, 4, 8, 4, 4, 4, 8, 4, 4, 4]
+    assert seen[1::2] == [4, 3, 2, 1] * 3
+
+
+def test_samples_of_one_prompt_share_its_prefill(opened):
+    """Three samples of a prompt of 20: one row of 20 tokens first, then three rows of one block."""
+    model = opened(next(t for t in TWINS if t.name == "sdar"))
+    shapes = [
+        shape
+        for shape in run(model, list(range(20)), num_samples=3, max_new_tokens=4, threshold=2.0)
+        if isinstance(shape, tuple)
+    ]
+    assert shapes == [(1, 20), (3, 4), (3, 4), (3, 4), (3, 4)]
+
+
+@pytest.mark.parametrize(("policy", "between"), [("prefix", 16), ("dual", 8)])
+def test_approximate_policies_compute_less_and_may_differ(opened, policy, between):
+    model = opened(next(t for t in TWINS if t.name == "llada"))
+    rule = {"max_new_tokens": 16, "block_length": 8, "threshold": 2.0, "preset": "llada"}
+    widths = [shape[1] for shape in run(model, list(range(20)), cache=policy, **rule)[::2]]
+    second = 8
+    assert widths == [36, *[between] * 7, 36, *[second] * 7]
+    refreshed = [shape[1] for shape in run(model, list(range(20)), cache=policy, refresh_every=4, **rule)[::2]]
+    assert [i for i, width in enumerate(refreshed) if width == 36] == [0, 4, 8, 12]
+    results = [
+        tokens(dllm_fast.sample(model, np.arange(seed, seed + 20), cache=cache, stop_at_eos=False, **rule))
+        for cache in ("none", policy)
+        for seed in range(10)
+    ]
+    assert results[:10] != results[10:]
+
+
+def test_finished_rows_make_room(opened):
+    """With two rows at a time, a third enters when one has ended, and the batch is never larger."""
+    model = opened(next(t for t in TWINS if t.name == "sdar"))
+    canvases = [[1, 2, MASK], [1, MASK, MASK, MASK], [MASK, 5]]
+    network, seen = counted(model.network)
+    copy = dllm_fast.models.loaded.LoadedModel(network, None, model.info, model.config)
+    result = dllm_fast.infill(copy, canvases, max_batch_rows=2, threshold=2.0)
+    assert [shape[0] for shape in seen[::2]] == [2, 2, 1]
+    assert result.stats.nfe_per_row == [1, 3, 1]
+
+
+def test_logits_of_a_call_are_those_of_the_sampler(opened):
+    """`model(ids)` and the first forward of a run see the same logits."""
+    model = opened(TWINS[0])
+    canvas = torch.tensor([[3, 4, MASK, MASK]])
+    best = model(canvas)[0, 2:].clone()
+    best[:, MASK] = -torch.inf
+    result = dllm_fast.infill(model, canvas, threshold=0.0)
+    assert result.sequences[0][2:].tolist() == best.argmax(-1).tolist()
