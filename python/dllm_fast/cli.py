@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return _demo(options)
+        return int(options.run(options))
     except DllmFastError as error:
         print(f"dllm-fast: {error}", file=sys.stderr)
         return 2
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from dllm_fast import __version__
+    from dllm_fast.commands import explain, generate
 
     parser = argparse.ArgumentParser(
         prog="dllm-fast",
@@ -63,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--preset", help=f"a name of dllm_fast.presets() (default: {_rule(DEFAULT_PRESET, DEFAULT_SETTINGS)})")
     demo.add_argument("--seed", type=int, default=0, help="of the puzzle and of the sampler (default: 0)")
     demo.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    demo.set_defaults(run=_demo)
+    generate.add_parsers(commands)
+    explain.add_parser(commands)
     return parser
 
 

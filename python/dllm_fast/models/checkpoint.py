@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.header import TensorInfo, read_header
-from dllm_fast.models.jsonfile import read_json, shown
+from dllm_fast.models.jsonfile import optional_json, read_json, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,8 +78,8 @@ class Checkpoint:
         return cls(
             folder=folder,
             config=config,
-            generation_config=_optional_json(folder / "generation_config.json"),
-            tokenizer_config=_optional_json(folder / "tokenizer_config.json"),
+            generation_config=optional_json(folder / "generation_config.json"),
+            tokenizer_config=optional_json(folder / "tokenizer_config.json"),
             tensors=tensors,
             bytes=sum(info.bytes for info in tensors.values()),
         )
@@ -108,10 +108,6 @@ class Checkpoint:
         if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
             raise CheckpointError(f"{info.file} has changed since it was opened, see {shown(key)}; open the folder again")
         return tensor
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() or path.is_symlink() else {}
 
 
 def _refuse_quantised(config: Mapping[str, Any], path: Path) -> None:

@@ -41,6 +41,16 @@ def read_json(path: Path, *, unique: bool = False) -> dict[str, Any]:
     return parse(data, str(path), unique=unique)
 
 
+def optional_json(path: Path) -> dict[str, Any]:
+    """As `read_json`, but {} where there is no file."""
+    return read_json(path) if present(path) else {}
+
+
+def present(path: Path) -> bool:
+    """Is there anything of this name? A link that leads nowhere counts: it is a broken checkpoint, not one without the file."""
+    return path.exists() or path.is_symlink()
+
+
 def parse(data: bytes, name: str, *, unique: bool = False) -> dict[str, Any]:
     """The object in some bytes; `name` says in errors where they come from."""
     try:

@@ -76,9 +76,7 @@ class LoadedModel:
         config: `config.json` as it is.
     """
 
-    def __init__(
-        self, network: Network, tokenizer: Tokenizer | None, info: ModelInfo, config: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, network: Network, tokenizer: Tokenizer | None, info: ModelInfo, config: Mapping[str, Any]) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.info = info
@@ -246,9 +244,7 @@ def _info(
     )
 
 
-def _masks(
-    family: Family, checkpoint: Checkpoint, tokenizer: Tokenizer | None, vocabulary: int
-) -> list[tuple[Any, str]]:
+def _masks(family: Family, checkpoint: Checkpoint, tokenizer: Tokenizer | None, vocabulary: int) -> list[tuple[Any, str]]:
     """Candidates for the mask, the best first."""
     written = (checkpoint.config.get("mask_token_id"), "config.json: mask_token_id")
     spoken = (None if tokenizer is None else tokenizer.mask_token_id, "tokenizer: mask token")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dllm_fast.models.adapter import ModelAdapter
+from dllm_fast.models.headed import HeadedRunner
 from dllm_fast.models.loaded import LoadedModel, load
+from dllm_fast.models.native import NativeRunner
+from dllm_fast.models.probe import NATIVE, ROWS, study
 from dllm_fast.models.runner import NetworkRunner, Runner
+
+if TYPE_CHECKING:
+    from dllm_fast.models.probe import Study
 
 
 def open_runner(model: Any, tokenizer: Any = None) -> tuple[Runner, Any]:
-    """A runner for a folder or hub id, an opened checkpoint, a module or a callable, and the tokenizer that goes with it."""
+    """A runner for a folder or hub id, an opened checkpoint, a model in memory or a callable, and the tokenizer for it.
+
+    Raises:
+        CheckpointError: a folder that cannot be used.
+        InvalidValueError: a model of transformers that is causal, or fills no masks.
+    """
     if model is None:
         from dllm_fast import demo
 
@@ -21,4 +33,20 @@ def open_runner(model: Any, tokenizer: Any = None) -> tuple[Runner, Any]:
         model = load(model)
     if isinstance(model, LoadedModel):
         return NetworkRunner(model.network, model.info), model.tokenizer if tokenizer is None else tokenizer
+    if is_pretrained(model):
+        return runner_of(model, study(model, tokenizer)), tokenizer
     return ModelAdapter(model), tokenizer
+
+
+def is_pretrained(model: object) -> bool:
+    """Is it a model of transformers? Whoever has one has imported transformers, so we do not."""
+    base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
+    return base is not None and isinstance(model, base)
+
+
+def runner_of(model: Any, found: Study) -> Runner:
+    """The runner that a study recommends."""
+    if found.tier == NATIVE:
+        assert found.plan is not None
+        return NativeRunner(model, found.plan, found.info)
+    return HeadedRunner(model, found.info, mask=found.mask, rows_only=found.tier == ROWS)

@@ -10,7 +10,7 @@ import tokenizers
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.chat import ChatTemplate
-from dllm_fast.models.jsonfile import LARGEST, read_json, shown
+from dllm_fast.models.jsonfile import LARGEST, optional_json, present, shown
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -41,10 +41,10 @@ class Tokenizer:
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
-        if not path.exists() and not path.is_symlink():
+        if not present(path):
             return None
         backend = _backend(path)
-        settings = _optional(folder / "special_tokens_map.json") | _optional(folder / "tokenizer_config.json")
+        settings = optional_json(folder / "special_tokens_map.json") | optional_json(folder / "tokenizer_config.json")
         _add_tokens(backend, settings, folder / "tokenizer_config.json")
         special = {name: token for name in _NAMES if (token := _content(settings.get(name))) is not None}
         _mark_special(backend, [*special.values(), *_listed(settings)])
@@ -173,10 +173,6 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() or path.is_symlink() else {}
-
-
 def _content(token: Any) -> str | None:
     """A token is written as a string or as an object with its flags."""
     text = token.get("content") if isinstance(token, Mapping) else token
@@ -240,7 +236,7 @@ def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, ChatTempl
         )
     templates = {name: ChatTemplate(source, f"chat_template {name!r} of {origin}") for name, source in sources.items()}
     file = folder / "chat_template.jinja"
-    if file.exists() or file.is_symlink():
+    if present(file):
         templates["default"] = ChatTemplate(_text(file), str(file))
     return templates
 

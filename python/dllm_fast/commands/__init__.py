@@ -1,0 +1,1 @@
+"""Parts of the command `dllm-fast`, one subcommand a module."""

@@ -1,0 +1,190 @@
+"""`dllm-fast generate` and `dllm-fast infill`: text from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dllm_fast.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from dllm_fast.models.loaded import LoadedModel
+    from dllm_fast.result import Result
+
+MASK = "[MASK]"
+# Options that are settings of `sample` under the same name.
+_SETTINGS: dict[str, tuple[type, str]] = {
+    "max_new_tokens": (int, "masks that are appended to the prompt"),
+    "steps": (int, "forwards in total"),
+    "steps_per_block": (int, "forwards in each block"),
+    "block_length": (int, "positions that are finished before the next begin"),
+    "threshold": (float, "commit while the confidence is at least this"),
+    "temperature": (float, "of the draw of tokens; 0 takes the most probable"),
+    "top_k": (int, "draw from so many tokens"),
+    "top_p": (float, "draw from the most probable tokens that have this share"),
+    "min_p": (float, "draw from tokens at least this probable, relative to the best"),
+    "cache": (str, "auto, none, prefix, dual or exact_block"),
+    "refresh_every": (int, "forwards between full ones under an approximate cache"),
+    "max_batch_rows": (int, "rows in a forward at most"),
+    "mask_token_id": (int, "the mask, where the checkpoint does not say it"),
+}
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `generate` and `infill` to the command."""
+    generate = commands.add_parser("generate", help="answer prompts with a checkpoint", description=_generate.__doc__)
+    prompts = generate.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from standard input")
+    prompts.add_argument("--prompts", metavar="FILE.jsonl", help='one {"prompt": "..."} a line; answers are JSON lines')
+    generate.add_argument("--system", metavar="TEXT", help="system message, for checkpoints with a chat template")
+    _add_common(generate, _SETTINGS)
+    generate.set_defaults(run=_generate)
+
+    infill = commands.add_parser("infill", help="fill the masks of a text with a checkpoint", description=_infill.__doc__)
+    infill.add_argument("--text", metavar="TEXT", required=True, help=f"with {MASK} for each token to be filled in")
+    _add_common(infill, [name for name in _SETTINGS if name != "max_new_tokens"])
+    infill.set_defaults(run=_infill)
+
+
+def _add_common(parser: argparse.ArgumentParser, settings: Sequence[str] | dict[str, Any]) -> None:
+    parser.add_argument("model", metavar="FOLDER", help="checkpoint in Hugging Face format, or an id of the hub")
+    parser.add_argument("--preset", help="a name of dllm_fast.presets() (default: what the model's family recommends)")
+    for name in settings:
+        kind, text = _SETTINGS[name]
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=text)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument("--num-samples", type=int, default=1, metavar="INT", help="answers to each prompt (default: 1)")
+    parser.add_argument("--dtype", help="of the weights: float32, bfloat16 or float16 (default: as in the files)")
+    parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def _generate(options: argparse.Namespace) -> int:
+    """Answer a prompt with a checkpoint. A checkpoint with a chat template is given the prompt as a user's message."""
+    prompts = _prompts(options)
+    model = _load(options)
+    templated = model.tokenizer is not None and model.tokenizer.chat_template is not None
+    if options.system is not None and not templated:
+        raise InvalidValueError(
+            f"--system needs a checkpoint with a chat template, got {options.model} without one; put the text into the prompt"
+        )
+    given = [_messages(prompt, options.system) for prompt in prompts] if templated else prompts
+    from dllm_fast import sample
+
+    result = sample(
+        model, given, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
+    )
+    _print(result, prompts, options, lines=options.prompts is not None)
+    return 0
+
+
+def _infill(options: argparse.Namespace) -> int:
+    """Fill the masks of a text; each [MASK] is one token."""
+    if MASK not in options.text:
+        raise InvalidValueError(f"--text must hold {MASK} where a token is to be filled in, got {options.text[:60]!r}")
+    model = _load(options)
+    from dllm_fast import infill
+
+    canvas = _canvas(model, options.text, options.mask_token_id)
+    result = infill(
+        model, canvas, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
+    )
+    _print(result, [options.text], options, lines=False)
+    return 0
+
+
+def _load(options: argparse.Namespace) -> LoadedModel:
+    # Imported late: bad input and --help need not wait for torch.
+    from dllm_fast.models.loaded import load
+    from dllm_fast.settings import resolve
+
+    resolve(options.preset, None, _settings(options))
+    model = load(options.model, dtype=options.dtype, device=options.device)
+    if model.tokenizer is None:
+        raise InvalidValueError(f"text needs a tokenizer, got none in {options.model}; put tokenizer.json into the folder")
+    return model
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    found = {name: getattr(options, name, None) for name in _SETTINGS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": prompt}]
+
+
+def _canvas(model: LoadedModel, text: str, mask: int | None) -> Any:
+    """The text with every [MASK] as the model's mask."""
+    mask = model.mask_token_id if mask is None else mask
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    token = None if mask is None else tokenizer.id_to_token(mask)
+    if mask is None or token == MASK:
+        return text
+    if token is not None and mask in tokenizer.encode(token, add_special_tokens=False):
+        return text.replace(MASK, token)
+    # The mask has an id and no text: the pieces between the masks are encoded one by one.
+    pieces = [tokenizer.encode(piece, add_special_tokens=False) if piece else [] for piece in text.split(MASK)]
+    return [token for i, piece in enumerate(pieces) for token in ([mask] if i else []) + piece]
+
+
+def _prompts(options: argparse.Namespace) -> list[str]:
+    """What is to be answered.
+
+    Raises:
+        InvalidValueError: an unreadable file, or a line without a prompt.
+    """
+    if options.prompts is None:
+        return [sys.stdin.read().rstrip("\n") if options.prompt == "-" else options.prompt]
+    try:
+        lines = Path(options.prompts).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValueError(f"--prompts must name a file of JSON lines, got {options.prompts}: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise InvalidValueError(f"{options.prompts}, line {number}, must be JSON: {error}") from error
+        prompt = entry.get("prompt") if isinstance(entry, dict) else None
+        if not isinstance(prompt, str):
+            raise InvalidValueError(f'{options.prompts}, line {number}, must be like {{"prompt": "..."}}, got {line[:60]}')
+        found.append(prompt)
+    if not found:
+        raise InvalidValueError(f"--prompts must hold a prompt, got none in {options.prompts}")
+    return found
+
+
+def _print(result: Result, prompts: Sequence[str], options: argparse.Namespace, *, lines: bool) -> None:
+    texts = result.texts or []
+    rows = [
+        {
+            "prompt": prompts[row // options.num_samples],
+            "text": text,
+            "new_tokens": result.new_tokens[row].tolist(),
+            "nfe": result.stats.nfe_per_row[row],
+            "seed": options.seed,
+            "sample": row % options.num_samples,
+        }
+        for row, text in enumerate(texts)
+    ]
+    if lines or options.json:
+        for entry in rows:
+            print(json.dumps(entry))
+        return
+    print("\n".join(texts))
+    stats = result.stats
+    print(
+        f"{stats.nfe} forwards, {stats.tokens_per_forward:.2f} tokens per forward, {stats.model_ms:.0f} ms in the model, "
+        f"{stats.sampler_ms:.1f} ms in the sampler, seed {options.seed}",
+        file=sys.stderr,
+    )

@@ -1,0 +1,182 @@
+"""What is known of a transformers model in memory before it is run: family, mask, ends, shift, block rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dllm_fast import text
+from dllm_fast.errors import InvalidValueError
+from dllm_fast.models import families
+from dllm_fast.models.loaded import ModelInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dllm_fast.models.families import Attention, Family
+
+_BLOCK_KEYS = ("block_length", "bd_size", "block_size")
+_CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "n_positions")
+
+# They sample from a canvas of random tokens, or insert and delete: no mask to fill.
+_NOT_MASKED = ("diffusion_gemma", "udlm")
+
+
+def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
+    """The choices for a model with a `config`, each with its source: config, tokenizer, the table of families.
+
+    A family that the table does not know counts as bidirectional, without shift; whether it is, the probe finds out.
+
+    Raises:
+        InvalidValueError: a kind of diffusion model that has no mask token.
+    """
+    config = getattr(model, "config", None)
+    model_type = str(_entry(config, "model_type") or "")
+    if model_type in _NOT_MASKED:
+        raise InvalidValueError(
+            f"a model must fill mask tokens, got {type(model).__name__} ({model_type}), which has none; use its own generate"
+        )
+    family = _family(model, model_type)
+    sources = {"family": f"config: model_type {model_type!r}" if family else f"class {type(model).__name__}"}
+    table = f"family {family.name}" if family else "default"
+
+    def choose(name: str, *candidates: tuple[Any, str]) -> Any:
+        for value, source in candidates:
+            if value is not None and value != ():
+                sources[name] = source
+                return value
+        sources[name] = "unknown"
+        return None
+
+    vocabulary = _vocabulary(model, config)
+    block = _block(config, family, sources, table)
+    attention: Attention = family.attention if family else "full"
+    if block is not None and family is None:
+        attention = "block_causal"
+    sources["attention"] = table if family or block is None else sources["block_length"]
+    mask = choose("mask_token_id", *_masks(model, config, tokenizer, family, vocabulary))
+    ends = choose("eos_token_ids", *_ends(model, config, tokenizer)) or ()
+    if family is not None and tokenizer is not None:
+        more = [_token(tokenizer, token) for token in family.end_tokens]
+        ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
+    parameter = next(model.parameters(), None)
+    context = choose("context", *((_whole(config, key), f"config: {key}") for key in _CONTEXT_KEYS))
+    sources["shift"] = table
+    return ModelInfo(
+        family=family.name if family else model_type or type(model).__name__,
+        mask_token_id=mask,
+        eos_token_ids=ends,
+        shift=int(family.shift) if family else 0,
+        attention=attention,
+        block_length=block,
+        dtype=torch.float32 if parameter is None else parameter.dtype,
+        device=torch.device("cpu") if parameter is None else parameter.device,
+        vocabulary=vocabulary,
+        context=context,
+        preset=family.preset if family else None,
+        defaults=family.defaults if family else {},
+        sources=sources,
+        verified="probe of this model",
+    )
+
+
+def says_bidirectional(model: nn.Module) -> bool:
+    """True where config or table say that the model was trained to see both ways, whatever its class does by itself."""
+    config = getattr(model, "config", None)
+    if _entry(config, "is_causal") is False or _entry(config, "use_bidirectional_attention") is True:
+        return True
+    family = _family(model, str(_entry(config, "model_type") or ""))
+    return family is not None and family.attention != "causal_reordered"
+
+
+def _family(model: nn.Module, model_type: str) -> Family | None:
+    """The row of the table that fits the type of the config and the class, or what its config says of the class."""
+    written = _entry(getattr(model, "config", None), "architectures")
+    names = [type(model).__name__, *(written if isinstance(written, Sequence) else ())]
+    rows = (row for row in families.FAMILIES if any(row.fits(model_type, str(name)) for name in names))
+    return next(rows, None)
+
+
+def _block(config: object, family: Family | None, sources: dict[str, str], table: str) -> int | None:
+    if family is not None and family.attention != "block_causal":
+        return None
+    for key in family.block_keys if family else _BLOCK_KEYS:
+        value = _whole(config, key)
+        if value is not None:
+            sources["block_length"] = f"config: {key}"
+            return value
+    if family is not None:
+        sources["block_length"] = table
+        return family.block_length
+    return None
+
+
+def _masks(model: nn.Module, config: object, tokenizer: Any, family: Family | None, vocabulary: int) -> list[tuple[Any, str]]:
+    """Candidates for the mask, the best first."""
+    written = (_id(getattr(model, "mask_token_id", None), _entry(config, "mask_token_id")), "config: mask_token_id")
+    spoken = (None if tokenizer is None else text.mask_token_id(tokenizer), "tokenizer: mask token")
+    if family is None:
+        return [written, spoken]
+    if spoken[0] is None and tokenizer is not None and family.mask_token is not None:
+        spoken = (_token(tokenizer, family.mask_token), f"tokenizer: {family.mask_token}")
+    known = family.mask_token_id
+    table = (known if known is not None and known < vocabulary else None, f"family {family.name}")
+    # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
+    return [spoken, table] if family.name == "llada" and written[0] == 50256 else [written, spoken, table]
+
+
+def _ends(model: nn.Module, config: object, tokenizer: Any) -> list[tuple[Any, str]]:
+    found = [
+        (_entry(getattr(model, "generation_config", None), "eos_token_id"), "generation config: eos_token_id"),
+        (_id(getattr(model, "eos_token_id", None), _entry(config, "eos_token_id")), "config: eos_token_id"),
+        (None if tokenizer is None else text.eos_token_id(tokenizer), "tokenizer: end token"),
+    ]
+    return [(_ids(value), source) for value, source in found]
+
+
+def _ids(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    return tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)
+
+
+def _id(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _token(tokenizer: Any, token: str) -> int | None:
+    """The id of a token as it is written; tokenizers of transformers answer an unknown one with their unknown token."""
+    look_up = getattr(tokenizer, "token_to_id", None)
+    found = look_up(token) if look_up is not None else tokenizer.get_vocab().get(token)
+    return None if found is None else int(found)
+
+
+def _vocabulary(model: nn.Module, config: object) -> int:
+    head = output_embeddings(model)
+    weight = getattr(head, "weight", None)
+    if isinstance(weight, torch.Tensor) and weight.dim() == 2:
+        return int(weight.shape[0])
+    return _whole(config, "vocab_size") or 2**31 - 1
+
+
+def output_embeddings(model: nn.Module) -> nn.Module | None:
+    """The Linear that makes logits, where the class names one."""
+    named = getattr(model, "get_output_embeddings", None)
+    if named is None:
+        return None
+    try:
+        head = named()
+    except (NotImplementedError, AttributeError):
+        return None
+    return head if isinstance(head, torch.nn.Module) else None
+
+
+def _entry(config: object, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def _whole(config: object, name: str) -> int | None:
+    value = _entry(config, name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

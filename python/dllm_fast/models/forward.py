@@ -1,0 +1,99 @@
+"""A model that is called as it is: ids in, logits out, with the arguments that its class needs."""
+
+from __future__ import annotations
+
+import inspect
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dllm_fast.errors import InvalidTypeError
+from dllm_fast.models.described import output_embeddings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Arguments that a forward is given where it names them: no cache that grows, no tuple instead of an output.
+_PLAIN_ARGUMENTS = {"use_cache": False, "return_dict": True}
+
+
+class Forward:
+    """Whole canvases of one length through a model.
+
+    Args:
+        model: a class of transformers, or remote code.
+        mask: what it gets as `attention_mask`: `none`; or 4 dimensions, `additive` (0 or the lowest number) or `bool`.
+        block_length: of the mask's blocks; None for a mask that hides nothing.
+    """
+
+    def __init__(self, model: nn.Module, mask: str, *, block_length: int | None) -> None:
+        self._model = model
+        self._mask = mask
+        self._block_length = block_length
+        self._head = output_embeddings(model)
+        parameters = inspect.signature(model.forward).parameters
+        self._arguments = {name: value for name, value in _PLAIN_ARGUMENTS.items() if name in parameters}
+        self._timed = "timesteps" in parameters
+
+    def __call__(self, ids: Tensor, **more: Any) -> Tensor:
+        """Logits `[B, L, V]`, as they come."""
+        arguments: dict[str, Any] = dict(self._arguments)
+        if self._mask != "none":
+            arguments["attention_mask"] = self._visible(ids)
+        if self._timed:
+            # Models that were trained with the time and run without it (MDLM, BD3-LM).
+            arguments["timesteps"] = torch.zeros(ids.shape[0], device=ids.device)
+        output = self._model(ids, **(arguments | more))
+        logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, torch.Tensor):
+            raise InvalidTypeError(
+                f"a model must return logits or an object with .logits, got {type(output).__name__} from "
+                f"{type(self._model).__name__}; wrap it in a function that does"
+            )
+        return logits
+
+    def rows(self, ids: Tensor, lines: Tensor) -> Tensor:
+        """Logits `[n, V]` of some positions of canvases `[B, L]`, counted through all rows. The head runs on those alone.
+
+        Raises:
+            ValueError: the head was not called exactly once.
+        """
+        assert self._head is not None
+        calls = 0
+
+        def pick(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+            nonlocal calls
+            if _RUNNING.get() is not pick:
+                return None
+            calls += 1
+            return (args[0].flatten(0, -2)[lines][None],)
+
+        # The hook may be met by a forward of another thread, which must get all its rows.
+        token = _RUNNING.set(pick)
+        handle = self._head.register_forward_pre_hook(pick)
+        try:
+            logits = self(ids)
+        finally:
+            handle.remove()
+            _RUNNING.reset(token)
+        if calls != 1:
+            raise ValueError(f"the output embeddings were called {calls} times")
+        return logits[0]
+
+    def _visible(self, ids: Tensor) -> Tensor:
+        length = ids.shape[1]
+        places = torch.arange(length, device=ids.device)
+        seen = torch.ones((length, length), dtype=torch.bool, device=ids.device)
+        if self._block_length is not None:
+            blocks = places // self._block_length
+            seen = blocks[:, None] >= blocks
+        seen = seen.expand(ids.shape[0], 1, length, length)
+        if self._mask == "bool":
+            return seen
+        parameter = next(self._model.parameters())
+        dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+        return torch.zeros((), dtype=dtype, device=ids.device).where(seen, torch.finfo(dtype).min)
+
+
+_RUNNING: ContextVar[object] = ContextVar("dllm_fast_rows", default=None)

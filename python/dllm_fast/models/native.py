@@ -1,0 +1,321 @@
+"""A class of transformers as a `Network`: its own layers, our attention, its head on scored rows only.
+
+Classes that look their attention up in transformers' `AttentionInterface` hand over queries, keys and values of every layer
+and take back what was mixed. So a `Batch` decides what is seen, keys and values live in our slots, and the model's masks and
+caches are not made at all. The running forward is found through a context variable, which other threads do not see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dllm_fast.models.adapter import ModelAdapter
+from dllm_fast.models.described import output_embeddings
+from dllm_fast.models.runner import NetworkRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from dllm_fast.models.batch import Batch
+    from dllm_fast.models.loaded import ModelInfo
+
+NAME = "dllm_fast"
+# Settings of a config that are changed while we run.
+_CHANGED = ("_attn_implementation", "_attn_implementation_internal", "use_cache")
+# What some classes hand to their attention and `Batch.attend` does not compute.
+_UNKNOWN = ("softcap", "s_aux", "sinks", "position_bias", "head_mask", "cache")
+
+
+class UnsupportedError(Exception):
+    """This class cannot run on our attention; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class After:
+    """What a class does to the logits after its output embeddings."""
+
+    kind: str = "none"
+    value: float = 1.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        match self.kind:
+            case "softcap":
+                return torch.tanh(logits / self.value) * self.value
+            case "scale":
+                return logits * self.value
+            case _:
+                return logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a probe found out about a class.
+
+    Attributes:
+        layers: calls of the attention in a forward, in order.
+        kv_heads, head_dim: the shape of a key.
+        reaches: for each layer how far it sees to both sides, or None.
+        first_position: position id of the first token (RoBERTa counts from behind its padding id).
+        after: what follows the output embeddings.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    reaches: tuple[int | None, ...]
+    first_position: int = 0
+    after: After = field(default_factory=After)
+
+
+class NativeNetwork:
+    """A `Network` around a model of transformers; runs inside `installed()`."""
+
+    def __init__(self, model: nn.Module, plan: Plan, *, vocabulary: int, context: int | None) -> None:
+        head = output_embeddings(model)
+        assert head is not None
+        self.layers, self.kv_heads, self.head_dim = plan.layers, plan.kv_heads, plan.head_dim
+        self.vocabulary, self.context = vocabulary, context
+        self._model = model
+        self._head = head
+        self._plan = plan
+
+    def installed(self) -> contextlib.AbstractContextManager[None]:
+        """Around all forwards: our attention is chosen, the head passed over; afterwards all is as it was."""
+        return installed(self._model)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        call = Call(batch, self._plan.reaches)
+        # A mask of four dimensions is taken as it is, so none is made. Nobody reads this one.
+        mask = torch.zeros((1, 1, 1, 1), dtype=self._head.weight.dtype, device=batch.ids.device)  # type: ignore[arg-type]
+        features = call.run(self._model, batch.positions + self._plan.first_position, mask)
+        assert call.layer == self.layers
+        return features
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._head(hidden)
+        return self._plan.after(logits)
+
+
+class NativeRunner(NetworkRunner):
+    """`NetworkRunner` of a `NativeNetwork`."""
+
+    def __init__(self, model: nn.Module, plan: Plan, info: ModelInfo) -> None:
+        network = NativeNetwork(model, plan, vocabulary=info.vocabulary, context=info.context)
+        super().__init__(network, info)
+        self._evaluation = ModelAdapter(model)
+        self._native = network
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, our attention; all is as it was afterwards, whatever happened."""
+        with self._evaluation.inference(), self._native.installed():
+            yield
+
+
+class Call:
+    """One forward: which layer comes next, and what the head would have taken.
+
+    Args:
+        batch: what to compute.
+        reaches: of the layers; None to find them out.
+    """
+
+    def __init__(self, batch: Batch, reaches: Sequence[int | None] | None) -> None:
+        self.batch = batch
+        self.layer = 0
+        self.found: list[tuple[int, int, torch.dtype]] = []
+        self.found_reaches: list[int | None] = []
+        self.features: list[Tensor] = []
+        self._reaches = reaches
+
+    def run(self, model: nn.Module, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Features `[B, Q, H]`."""
+        token = _CALL.set(self)
+        try:
+            model(input_ids=self.batch.ids, position_ids=positions, attention_mask=mask)
+        finally:
+            _CALL.reset(token)
+        if len(self.features) != 1:
+            raise UnsupportedError(f"its output embeddings are called {len(self.features)} times in a forward, not once")
+        return self.features[0]
+
+    def mask(self, rule: Callable[..., Tensor], context: int) -> Tensor:
+        """In place of a mask, the reach of the layers that get it: a number in a tensor; -1 for everything."""
+        query, keys = torch.tensor(context), torch.arange(2 * context + 1)
+        zero = torch.tensor(0)
+        seen = torch.as_tensor(rule(zero, zero, query, keys)).expand_as(keys)
+        left, right = int(seen[:context].sum()), int(seen[context + 1 :].sum())
+        if left == context:
+            reach = -1
+        elif left == right and bool(seen[context - left : context + right + 1].all()):
+            reach = left
+        else:
+            raise UnsupportedError(f"its local attention sees {left} tokens to the left and {right} to the right")
+        return torch.full((1, 1, 1, 1), reach, dtype=torch.int64)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+        queries = self.batch.ids.shape[1]
+        if query.shape[2] != queries or key.shape[2] != queries:
+            raise UnsupportedError("its attention has keys that are not those of the queries")
+        if self._reaches is None:
+            reach = int(mask) if mask is not None and mask.dtype == torch.int64 and mask.numel() == 1 else -1
+            self.found_reaches.append(None if reach < 0 else reach)
+            self.found.append((key.shape[1], key.shape[3], key.dtype))
+        layer, self.layer = self.layer, self.layer + 1
+        reaches = self.found_reaches if self._reaches is None else self._reaches
+        if layer >= len(reaches):
+            raise UnsupportedError("its layers differ from one forward to the next")
+        mixed = self.batch.attend(layer, query, key, value, reach=reaches[layer], scale=scale)
+        return mixed.transpose(1, 2).contiguous()
+
+
+_CALL: ContextVar[Call | None] = ContextVar("dllm_fast_call", default=None)
+
+
+def _attention(  # noqa: PLR0917, the positions are transformers' own
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """What the layers call. Forwards that are not ours (another thread's) get what they would have had."""
+    call = _CALL.get()
+    if call is None:
+        plain = _transformers().AttentionInterface()["sdpa"]
+        return plain(module, query, key, value, attention_mask, scaling=scaling, **rest)  # type: ignore[no-any-return]
+    if unknown := [name for name in _UNKNOWN if rest.get(name) is not None]:
+        raise UnsupportedError(f"its attention takes {unknown[0]}, which ours does not compute")
+    return call.attend(query, key, value, attention_mask, scaling), None
+
+
+def _mask(*args: Any, mask_function: Callable[..., Tensor], config: Any = None, **rest: Any) -> Tensor | None:
+    """What the layers are given as a mask."""
+    call = _CALL.get()
+    if call is not None:
+        context = getattr(config, "max_position_embeddings", None)
+        return call.mask(mask_function, context if isinstance(context, int) else 1 << 16)
+    plain = _transformers().AttentionMaskInterface()["sdpa"]
+    return plain(*args, mask_function=mask_function, config=config, **rest)  # type: ignore[no-any-return]
+
+
+def _skip_head(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+    """Keeps what the head is given and gives it nothing to do."""
+    call = _CALL.get()
+    if call is None:
+        return None
+    call.features.append(args[0])
+    return (args[0][..., :0, :],)
+
+
+def _transformers() -> Any:
+    return sys.modules["transformers"]
+
+
+def installed(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Our attention in a model, for as long as somebody is inside.
+
+    Raises:
+        UnsupportedError: the version of transformers, or the class, has no place for it.
+    """
+    with _LOCK:
+        return _INSTALLED.setdefault(model, _Installation()).around(model)
+
+
+class _Installation:
+    """What was changed in one model, and how many runs are using it. Holds no reference to the model."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._undo = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def around(self, model: nn.Module) -> Iterator[None]:
+        with _LOCK:
+            if self._users == 0:
+                with contextlib.ExitStack() as undo:
+                    _install(model, undo)
+                    self._undo = undo.pop_all()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with _LOCK:
+                self._users -= 1
+                if self._users == 0:
+                    self._undo.close()
+
+
+_LOCK = threading.RLock()
+_INSTALLED: weakref.WeakKeyDictionary[nn.Module, _Installation] = weakref.WeakKeyDictionary()
+
+
+def _install(model: nn.Module, undo: contextlib.ExitStack) -> None:
+    transformers = _transformers()
+    for interface, function in (("AttentionInterface", _attention), ("AttentionMaskInterface", _mask)):
+        registry = getattr(transformers, interface, None)
+        if registry is None:
+            raise UnsupportedError(f"transformers {transformers.__version__} has no {interface}")
+        registry.register(NAME, function)
+    head = output_embeddings(model)
+    if head is None:
+        raise UnsupportedError("it names no output embeddings")
+    handle = head.register_forward_pre_hook(_skip_head)
+    undo.callback(handle.remove)
+    for config in _configs(model):
+        settings = vars(config)
+        before = {name: settings[name] for name in _CHANGED if name in settings}
+        undo.callback(_restore, settings, before)
+    for config in _configs(model):
+        config._attn_implementation = NAME
+        if "use_cache" in vars(config):
+            config.use_cache = False
+
+
+def _restore(settings: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in _CHANGED:
+        settings.pop(name, None)
+    settings.update(before)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The configs that the modules of a model read, each once, and their parts."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        config = vars(module).get("config")
+        if config is None or not hasattr(config, "_attn_implementation"):
+            continue
+        parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", ())]
+        for part in (config, *(part for part in parts if hasattr(part, "_attn_implementation"))):
+            found.setdefault(id(part), part)
+    return list(found.values())
+
+
+def after_candidates(config: object) -> list[After]:
+    """What the class may do after its head, by its config; the probe compares."""
+    candidates = [After()]
+    for name in ("final_logit_softcapping", "logit_softcapping", "logits_soft_cap"):
+        value = getattr(config, name, None)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            candidates.append(After(kind="softcap", value=float(value)))
+    scales = [getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)]
+    for value in (v for v in scales if isinstance(v, int | float) and not isinstance(v, bool) and v > 0):
+        candidates += [After(kind="scale", value=float(value)), After(kind="scale", value=1.0 / float(value))]
+    width = getattr(config, "d_model", None) or getattr(config, "hidden_size", None)
+    if getattr(config, "scale_logits", None) is True and isinstance(width, int):
+        candidates.append(After(kind="scale", value=1.0 / math.sqrt(width)))
+    return candidates

@@ -1,0 +1,398 @@
+"""What a transformers model in memory really does, found by a handful of forwards of at most 16 tokens.
+
+Signatures are not trusted: classes swallow arguments silently. What is found is kept as long as the model lives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dllm_fast.errors import InvalidValueError
+from dllm_fast.models import native
+from dllm_fast.models.adapter import ModelAdapter
+from dllm_fast.models.batch import Batch
+from dllm_fast.models.buffers import check_buffers
+from dllm_fast.models.cache import SlotCache
+from dllm_fast.models.described import describe, output_embeddings, says_bidirectional
+from dllm_fast.models.forward import Forward
+from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dllm_fast.models.loaded import ModelInfo
+
+NATIVE, ROWS, PLAIN = "T3 native attention", "T1 head rows", "T0 plain forward"
+
+_TOKENS = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """How a model will be run, and why.
+
+    Attributes:
+        tier: the fastest way that gives the class's own logits.
+        reason: what that rests on.
+        info: what is known of it.
+        plan: of our attention in it, for `NATIVE`.
+        mask: the form of the mask that its forward is given in the other tiers; see `Forward`.
+        probed: each probe and its result.
+        refused: ways that were ruled out, each with the reason.
+    """
+
+    tier: str
+    reason: str
+    info: ModelInfo
+    plan: Plan | None
+    mask: str
+    probed: Mapping[str, Any]
+    refused: tuple[tuple[str, str], ...]
+
+
+_STUDIES: weakref.WeakKeyDictionary[nn.Module, tuple[object, Study]] = weakref.WeakKeyDictionary()
+
+
+def study(model: nn.Module, tokenizer: Any = None) -> Study:
+    """Probes a model of transformers, or remembers.
+
+    Raises:
+        InvalidValueError: a causal model, or one that fills no masks; names the class and the fix.
+        Exception: what the model raises in a plain forward.
+    """
+    info = describe(model, tokenizer)
+    config = getattr(model, "config", None)
+    told = tuple(getattr(config, name, None) for name in ("is_causal", "_attn_implementation"))
+    state = (info.attention, info.block_length, info.dtype, info.device, info.vocabulary, told)
+    kept = _STUDIES.get(model)
+    if kept is None or kept[0] != state:
+        with ModelAdapter(model).inference():
+            kept = state, _Probe(model, info).study()
+        _STUDIES[model] = kept
+    # Mask and ends depend on the tokenizer, so they are as of now; what was found about the forward is as of then.
+    found = kept[1].info
+    fresh = dataclasses.replace(info, dtype=found.dtype, context=found.context)
+    return dataclasses.replace(kept[1], info=fresh, probed={**kept[1].probed, **_tokenizer(tokenizer, info)})
+
+
+def _tokenizer(tokenizer: Any, info: ModelInfo) -> dict[str, str]:
+    if tokenizer is None or not hasattr(tokenizer, "__len__"):
+        return {}
+    return {"vocabulary": f"{info.vocabulary} logits, {len(tokenizer)} tokens in the tokenizer"}
+
+
+class _Probe:
+    """The forwards of one study. Runs in evaluation mode without gradients."""
+
+    def __init__(self, model: nn.Module, info: ModelInfo) -> None:
+        self.model = model
+        self.info = info
+        self.probed: dict[str, Any] = {"training": any(m.training for m in model.modules())}
+        self.refused: list[tuple[str, str]] = []
+        self.ids = _tokens(model, info)
+        self.head = output_embeddings(model)
+        self.after: native.After | None = None
+
+    def study(self) -> Study:
+        self.probed["buffers"] = check_buffers(self.model)
+        mask, logits, causal = self.reference()
+        if self.info.attention == "causal_reordered" and not causal:
+            raise InvalidValueError(
+                f"{self.name} should be causal and reorder its tokens, got a forward that sees both ways; open the folder "
+                "with dllm_fast.load"
+            )
+        self.probed["head"] = self.check_head(mask, logits)
+        plan = self.native(logits, causal=causal)
+        self.refused.append(("T2 slot cache", "not written yet"))
+        if plan is not None:
+            reason = f"{plan.layers} attention calls go through AttentionInterface, its logits are reproduced"
+            info = dataclasses.replace(self.info, context=self.context(plan.first_position))
+            info = dataclasses.replace(info, dtype=self.dtype)
+            return self.result(NATIVE, reason, info, plan=plan)
+        if self.info.attention == "causal_reordered":
+            raise InvalidValueError(
+                f"a model that reorders its tokens must run on our attention, got {self.name}: {self.refused[0][1]}; "
+                "open the folder with dllm_fast.load"
+            )
+        mask = self.blocks(mask)
+        self.inform(logits, mask)
+        rows = self.rows(logits, mask)
+        if rows is None:
+            return self.result(ROWS, "its head runs on the scored rows only", self.info, mask=mask)
+        self.refused.append((ROWS, rows))
+        return self.result(PLAIN, rows, self.info, mask=mask)
+
+    def result(self, tier: str, reason: str, info: ModelInfo, *, plan: Plan | None = None, mask: str = "none") -> Study:
+        return Study(
+            tier=tier,
+            reason=reason,
+            info=info,
+            plan=plan,
+            mask=mask,
+            probed=self.probed,
+            refused=tuple(self.refused),
+        )
+
+    @property
+    def name(self) -> str:
+        return type(self.model).__name__
+
+    def context(self, first: int) -> int | None:
+        return None if self.info.context is None else self.info.context - first
+
+    # What the class does by itself.
+
+    def reference(self) -> tuple[str, Tensor, bool]:
+        """The form of mask under which the forward is what it should be, its logits, and whether it is causal."""
+        wanted = self.info.attention == "causal_reordered"
+        told = says_bidirectional(self.model)
+        failure: Exception | None = None
+        causal_logits = None
+        for mask in ("none", "additive", "bool"):
+            try:
+                logits = self.forward(self.ids, mask)
+                causal = self.is_causal(logits, mask)
+            except Exception as error:  # of any class, from a mask that it does not take
+                failure = failure or error
+                continue
+            if mask == "none":
+                self.probed["causal"] = causal
+                causal_logits = logits if causal else None
+            if causal == wanted:
+                return mask, logits, causal
+            if not told:
+                break
+        if causal_logits is None and failure is not None:
+            raise failure
+        raise InvalidValueError(
+            f"a diffusion model must see both ways, got {self.name}, which is causal: its last token changes no row before "
+            f"it; if it was trained bidirectionally, {self.remedy()}"
+        )
+
+    def remedy(self) -> str:
+        if says_bidirectional(self.model):
+            return "its class ignores what the config says; open the folder with dllm_fast.load(folder, attention='full')"
+        return "set model.config.is_causal = False, or open the folder with dllm_fast.load(folder, attention='full')"
+
+    def forward(self, ids: Tensor, mask: str, **more: Any) -> Tensor:
+        logits = Forward(self.model, mask, block_length=None)(ids, **more)
+        if logits.dim() != 3 or logits.shape[:2] != ids.shape:
+            raise InvalidValueError(
+                f"logits must have the shape [B, L, V] of the ids {list(ids.shape)}, got {list(logits.shape)} from {self.name}"
+            )
+        if bool(logits.isnan().any()):
+            raise InvalidValueError(
+                f"logits must be numbers, got nan from {self.name} for {ids.shape[1]} plain tokens; "
+                "its weights or buffers were not loaded as they should be (dllm_fast.load opens known families)"
+            )
+        return logits
+
+    def is_causal(self, logits: Tensor, mask: str) -> bool:
+        changed = self.forward(_changed(self.ids, -1, self.info), mask)
+        return _difference(changed[:, :-1], logits[:, :-1]) <= 1e-5
+
+    def check_head(self, mask: str, logits: Tensor) -> str:
+        """Is the output embedding called once, and what follows it?"""
+        if self.head is None:
+            return "names no output embeddings"
+        taken: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+        try:
+            self.forward(self.ids, mask)
+        finally:
+            handle.remove()
+        if len(taken) != 1:
+            return f"output embeddings called {len(taken)} times"
+        if taken[0].shape[:-1] != self.ids.shape:
+            return f"output embeddings take {list(taken[0].shape)}, not one vector a token"
+        product = self.head(taken[0])
+        for after in native.after_candidates(getattr(self.model, "config", None)):
+            if product.shape == logits.shape and self.equal(after(product), logits):
+                self.after = after
+                return "one Linear" if after.kind == "none" else f"one Linear, then {after.kind} {after.value:g}"
+        return "logits are not the output embeddings' product, nor that capped or scaled"
+
+    # Our attention in it.
+
+    def native(self, logits: Tensor, *, causal: bool) -> Plan | None:
+        try:
+            plan = self.plan(logits, causal=causal)
+            with native.installed(self.model):
+                self.check_slots(plan, logits, causal=causal)
+        except UnsupportedError as error:
+            self.refused.append((NATIVE, str(error)))
+            return None
+        except Exception as error:  # the class's own, because it was called in a way that it does not know
+            self.refused.append((NATIVE, f"its forward raised {type(error).__name__}: {_line(error)}"))
+            return None
+        return plan
+
+    def plan(self, logits: Tensor, *, causal: bool) -> Plan:
+        if self.after is None:
+            raise UnsupportedError(str(self.probed["head"]))
+        devices = {parameter.device for parameter in self.model.parameters()}
+        if len(devices) > 1:
+            raise UnsupportedError(f"its weights are on {len(devices)} devices")
+        firsts = [0]
+        padding = getattr(getattr(self.model, "config", None), "pad_token_id", None)
+        if isinstance(padding, int):
+            firsts.append(padding + 1)
+        assert self.head is not None
+        positions = torch.arange(self.ids.shape[1], device=self.ids.device)[None]
+        with native.installed(self.model):
+            for first in firsts:
+                call = Call(Batch(ids=self.ids, positions=positions, end=_ends(positions, causal)), None)
+                features = call.run(self.model, positions + first, None)
+                if not call.found:
+                    raise UnsupportedError("its attention does not go through AttentionInterface")
+                if len(set(call.found)) > 1:
+                    raise UnsupportedError("its layers have keys of different shapes")
+                if self.equal(self.after(self.head(features)), logits):
+                    break
+            else:
+                raise UnsupportedError("on our attention its logits are not its own")
+        kv_heads, head_dim, self.dtype = call.found[0]
+        reaches = tuple(call.found_reaches)
+        self.probed["attention calls"] = len(call.found)
+        if local := sorted({reach for reach in reaches if reach is not None}):
+            self.probed["local attention"] = f"{sum(r is not None for r in reaches)} layers see {local} tokens to each side"
+        return Plan(
+            layers=len(call.found),
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            reaches=reaches,
+            first_position=first,
+            after=self.after,
+        )
+
+    def check_slots(self, plan: Plan, logits: Tensor, *, causal: bool) -> None:
+        """Tokens in another order at their own positions, and then some of them alone: only if every layer takes its positions
+        from us and its keys and values from our slots do the logits stay."""
+        count = self.ids.shape[1]
+        network = NativeNetwork(self.model, plan, vocabulary=self.info.vocabulary, context=self.info.context)
+        cache = SlotCache(network, 1, count, dtype=self.dtype, device=self.ids.device)
+        order = torch.arange(count - 1, -1, -1, device=self.ids.device)
+        for places in (order, order[count // 2 : count // 2 + 3]):
+            positions = places[None]
+            batch = Batch(
+                ids=self.ids[:, places],
+                positions=positions,
+                end=_ends(positions, causal),
+                cache=cache,
+                slots=positions,
+                keys=count,
+            )
+            if not self.equal(network.logits(network.hidden(batch)), logits[:, places]):
+                raise UnsupportedError("its layers do not keep to the positions and slots that they are given")
+        self.probed["positions and slots"] = "exact"
+
+    # Without it.
+
+    def blocks(self, mask: str) -> str:
+        """The form of mask that makes a block-causal model block-causal. Takes a block and two tokens more."""
+        block = self.info.block_length
+        if self.info.attention != "block_causal" or block is None:
+            return mask
+        length = block + 2
+        ids = _tokens(self.model, self.info, length)
+        for form in dict.fromkeys((mask, "additive", "bool")):
+            forward = Forward(self.model, form, block_length=block)
+            try:
+                plain = forward(ids)
+                beyond = _difference(forward(_changed(ids, -1, self.info))[:, :block], plain[:, :block])
+                within = _difference(forward(_changed(ids, block - 1, self.info))[:, : block - 1], plain[:, : block - 1])
+            except Exception as error:  # of any class, from a mask that it does not take
+                self.refused.append((f"mask {form}", f"its forward raised {type(error).__name__}: {_line(error)}"))
+                continue
+            if beyond <= 1e-5 < within:
+                self.probed["block rule"] = "its own" if form == "none" else f"by a mask ({form}, 4 dimensions)"
+                return form
+        raise InvalidValueError(
+            f"a block-causal model must keep to blocks of {block}, got {self.name}, which neither does so itself nor takes a "
+            "mask of four dimensions; open the folder with dllm_fast.load"
+        )
+
+    def inform(self, logits: Tensor, mask: str) -> None:
+        """Things to know of a class that we call as it is: whole rows of equal length need neither."""
+        if mask != "none":
+            return
+        hidden = torch.ones_like(self.ids)
+        hidden[:, -1] = 0
+        self.probed["padding mask"] = self.reaches(logits, attention_mask=hidden)
+        positions = 2 * torch.arange(self.ids.shape[1], device=self.ids.device)[None]
+        self.probed["position ids"] = self.reaches(logits, position_ids=positions)
+
+    def reaches(self, logits: Tensor, **more: Any) -> str:
+        try:
+            with_it = self.forward(self.ids, "none", **more)
+        except Exception:  # of any class, from an argument that it does not take
+            return "not taken"
+        return "respected" if _difference(with_it[:, :-1], logits[:, :-1]) > 1e-5 else "ignored"
+
+    def rows(self, logits: Tensor, mask: str) -> str | None:
+        """Why the head cannot be run on some rows only; None where it can."""
+        if self.head is None or str(self.probed["head"]).startswith("output embeddings"):
+            return str(self.probed["head"])
+        forward = Forward(self.model, mask, block_length=self.info.block_length)
+        lines = torch.tensor([0, self.ids.shape[1] - 2], device=self.ids.device)
+        try:
+            some = forward.rows(self.ids, lines)
+        except Exception as error:  # of the class, which expects a row of logits for every token
+            return f"with fewer rows its forward raised {type(error).__name__}: {_line(error)}"
+        whole = forward(self.ids)[0]
+        if some.shape != (len(lines), whole.shape[-1]) or not self.equal(some, whole[lines]):
+            return "the rows of its head are not the rows of its logits"
+        return None
+
+    def equal(self, found: Tensor, expected: Tensor) -> bool:
+        exact = expected.device.type == "cpu" and self.info.dtype == torch.float32
+        half = self.info.dtype in (torch.bfloat16, torch.float16)
+        return _difference(found, expected) <= (1e-4 if exact else 5e-2 if half else 5e-3)
+
+
+def _ends(positions: Tensor, causal: bool) -> Tensor | None:
+    return positions + 1 if causal else None
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, in terms of the largest logit. Columns at -inf in both (padding of a vocabulary) agree."""
+    found, expected = found.float(), expected.float()
+    if found.shape != expected.shape:
+        return float("inf")
+    finite = expected.isfinite() & found.isfinite()
+    if not bool((finite | (found == expected)).all()) or not bool(finite.any()):
+        return float("inf")
+    return float((found - expected)[finite].abs().max() / expected[finite].abs().max().clamp(min=1e-30))
+
+
+def _tokens(model: nn.Module, info: ModelInfo, length: int = _TOKENS) -> Tensor:
+    """Ids `[1, length]` that mean nothing special, as far as one can tell."""
+    config = getattr(model, "config", None)
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+    special = {value for name in names if isinstance(value := getattr(config, name, None), int)}
+    special |= {*info.eos_token_ids, -1 if info.mask_token_id is None else info.mask_token_id}
+    top = min(info.vocabulary, getattr(config, "vocab_size", None) or info.vocabulary)
+    plain = [token for token in range(min(top, 4096)) if token not in special] or [0]
+    if info.context is not None:
+        length = min(length, info.context)
+    # Steps of a fixed size through them: no two neighbours alike.
+    ids = [plain[(7 + 31 * i) % len(plain)] for i in range(length)]
+    return torch.tensor([ids], device=info.device)
+
+
+def _changed(ids: Tensor, place: int, info: ModelInfo) -> Tensor:
+    """The same with another token at one place."""
+    changed = ids.clone()
+    others = ids[ids != ids[0, place]]
+    changed[0, place] = others[0] if others.numel() else (ids[0, place] + 1) % info.vocabulary
+    return changed
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:120]

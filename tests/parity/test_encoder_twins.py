@@ -1,0 +1,199 @@
+"""BERT, RoBERTa and ModernBERT give the logits of the stock transformers classes, from folders that those classes wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import checkpoints
+from dllm_fast.models import encoder, modernbert
+from dllm_fast.models.batch import Batch
+from dllm_fast.models.cache import SlotCache
+from dllm_fast.models.checkpoint import Checkpoint
+from dllm_fast.models.weights import fill
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 64,
+}
+LENGTHS = (23, 40, 31, 1)
+
+
+def bert(**changes):
+    return transformers.BertForMaskedLM, transformers.BertConfig(**SIZES | {"type_vocab_size": 2} | changes), encoder
+
+
+def roberta(**changes):
+    return transformers.RobertaForMaskedLM, transformers.RobertaConfig(**SIZES | {"type_vocab_size": 1} | changes), encoder
+
+
+def xlm_roberta(**changes):
+    return transformers.XLMRobertaForMaskedLM, transformers.XLMRobertaConfig(**SIZES | changes), encoder
+
+
+def modern_bert(**changes):
+    sizes = SIZES | {"num_hidden_layers": 4, "local_attention": 16, "pad_token_id": 0}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    return transformers.ModernBertForMaskedLM, transformers.ModernBertConfig(**sizes | ids | changes), modernbert
+
+
+FORMS = {
+    "bert": bert,
+    "bert-relu": lambda: bert(hidden_act="relu"),
+    "bert-gelu-new": lambda: bert(hidden_act="gelu_new", layer_norm_eps=1e-5),
+    "bert-untied": lambda: bert(tie_word_embeddings=False),
+    "roberta": roberta,
+    "roberta-relu": lambda: roberta(hidden_act="relu", pad_token_id=5),
+    "roberta-untied": lambda: roberta(tie_word_embeddings=False),
+    "xlm-roberta": xlm_roberta,
+    "modernbert": modern_bert,
+    "modernbert-biases": lambda: modern_bert(
+        norm_bias=True, attention_bias=True, mlp_bias=True, classifier_bias=True, local_attention=7
+    ),
+    "modernbert-other": lambda: modern_bert(
+        decoder_bias=False,
+        tie_word_embeddings=False,
+        hidden_activation="relu",
+        classifier_activation="silu",
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+        },
+    ),
+}
+
+
+def opened(folder: Path, module, dtype=torch.float32):
+    """The network of a folder, as `load` opens it."""
+    checkpoint = Checkpoint.open(folder)
+    with torch.device("meta"):
+        network = module.build(checkpoint.config)
+    pieces = module.pieces(network, checkpoint.tensors.keys())
+    fill(network, checkpoint, pieces, module.HARMLESS, dtype=dtype, device=torch.device("cpu"))
+    return network
+
+
+def saved(form: str, folder: Path):
+    kind, config, module = FORMS[form]()
+    stock = checkpoints.redraw(kind(config))
+    stock.save_pretrained(folder)
+    return stock, module
+
+
+def batch_of(ids, ends=None, **cache):
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    end = None if ends is None else torch.tensor(ends)[:, None].expand_as(ids)
+    return Batch(ids=ids, positions=positions, end=end, **cache)
+
+
+def some_ids(shape, seed=0, low=6):
+    return torch.randint(low, 320, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_logits_of_ragged_rows_are_those_of_the_stock_class(tmp_path, form, attention):
+    stock, module = saved(form, tmp_path)
+    stock.set_attn_implementation(attention)
+    network = opened(tmp_path, module)
+    ids = some_ids((len(LENGTHS), max(LENGTHS)))
+    for row, length in enumerate(LENGTHS):
+        ids[row, length:] = stock.config.pad_token_id
+    mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
+    expected = stock(input_ids=ids, attention_mask=mask).logits
+    logits = network.logits(network.hidden(batch_of(ids, LENGTHS)))
+    assert expected.std() > 0.05
+    for row, length in enumerate(LENGTHS):
+        torch.testing.assert_close(logits[row, :length], expected[row, :length], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_logits_of_full_rows_with_any_ids(tmp_path, form):
+    stock, module = saved(form, tmp_path)
+    network = opened(tmp_path, module)
+    ids = some_ids((3, 50), low=0)
+    ids[1, 7] = ids[1, 8] = stock.config.pad_token_id  # inside a text: RoBERTa does not count it
+    expected = stock(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    logits = network.logits(network.hidden(batch_of(ids)))
+    torch.testing.assert_close(logits, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+@torch.no_grad()
+def test_keys_from_a_cache_change_nothing(tmp_path, form):
+    _, module = saved(form, tmp_path)
+    network = opened(tmp_path, module)
+    ids = some_ids((2, 40))
+    whole = network.hidden(batch_of(ids))
+    cache = SlotCache(network, 2, 40, dtype=torch.float32, device=torch.device("cpu"))
+    everywhere = torch.arange(40).expand(2, 40)
+    first = network.hidden(batch_of(ids, cache=cache, slots=everywhere, keys=40))
+    torch.testing.assert_close(first, whole, rtol=0, atol=2e-6)
+    block = everywhere[:, 12:20]
+    part = Batch(ids=ids[:, 12:20], positions=block, cache=cache, slots=block, keys=40)
+    torch.testing.assert_close(network.hidden(part), whole[:, 12:20], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", ["bert", "roberta"])
+@torch.no_grad()
+def test_old_names_and_spare_keys(tmp_path, form):
+    _, module = saved(form, tmp_path)
+    expected = opened(tmp_path, module)
+    prefix, head = ("bert", "cls.predictions") if form == "bert" else ("roberta", "lm_head")
+
+    def change(tensors):
+        old = {
+            k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+            for k, v in tensors.items()
+        }
+        old[f"{prefix}.embeddings.position_ids"] = torch.arange(64)[None]
+        old[f"{prefix}.pooler.dense.weight"] = torch.zeros(64, 64)
+        old[f"{prefix}.pooler.dense.bias"] = torch.zeros(64)
+        old["cls.seq_relationship.weight"] = torch.zeros(2, 64)
+        old["cls.seq_relationship.bias"] = torch.zeros(2)
+        old[f"{head}.decoder.weight"] = old[f"{prefix}.embeddings.word_embeddings.weight"]
+        old[f"{head}.decoder.bias"] = old.pop(f"{head}.bias")
+        return old
+
+    checkpoints.change_weights(tmp_path, change)
+    network = opened(tmp_path, module)
+    for name, parameter in expected.named_parameters():
+        assert torch.equal(network.get_parameter(name), parameter), name
+
+
+@torch.no_grad()
+def test_modernbert_as_transformers_4_wrote_it(tmp_path):
+    stock, module = saved("modernbert", tmp_path)
+    checkpoints.change_config(
+        tmp_path,
+        rope_parameters=...,
+        layer_types=...,
+        global_attn_every_n_layers=3,
+        global_rope_theta=160000.0,
+        local_rope_theta=10000.0,
+    )
+    ids = some_ids((2, 50))
+    network = opened(tmp_path, module)
+    torch.testing.assert_close(network.logits(network.hidden(batch_of(ids))), stock(input_ids=ids).logits, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+@torch.no_grad()
+def test_bfloat16_is_as_close_as_the_stock_class(tmp_path, form):
+    stock, module = saved(form, tmp_path)
+    ids = some_ids((2, 40))
+    exact = stock(input_ids=ids).logits
+    network = opened(tmp_path, module, torch.bfloat16)
+    ours = (network.logits(network.hidden(batch_of(ids))).float() - exact).abs().mean()
+    theirs = (stock.bfloat16()(input_ids=ids).logits.float() - exact).abs().mean()
+    assert ours < 1.1 * theirs

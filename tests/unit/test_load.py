@@ -1,0 +1,221 @@
+"""`dllm_fast.load`: every choice with its source, overrides, family defaults, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import dllm_fast
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from families import MASK, TWINS, VOCABULARY
+
+BY_NAME = {twin.name: twin for twin in TWINS}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+
+    def get(name: str):
+        if name not in made:
+            made[name] = BY_NAME[name].save(tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
+
+
+def changed(folder, tmp_path, **settings):
+    """A copy of a checkpoint with other settings in its config.json; None removes one."""
+    config = json.loads((folder / "config.json").read_text()) | settings
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    if not (tmp_path / "model.safetensors").exists():
+        (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
+def test_what_is_known_of_each_family(folders, twin):
+    model = dllm_fast.load(folders(twin.name))
+    info = model.info
+    assert (info.family, info.attention, info.block_length) == (twin.name, twin.attention, twin.block)
+    assert (model.mask_token_id, info.shift, info.vocabulary, info.context) == (MASK, twin.shift, VOCABULARY, 512)
+    assert info.sources["mask_token_id"] == "config.json: mask_token_id"
+    assert set(info.sources) >= {"family", "mask_token_id", "eos_token_ids", "shift", "attention"}
+    assert model.tokenizer is None
+    assert twin.name in repr(model)
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
+def test_sample_takes_the_folder(folders, twin):
+    result = dllm_fast.sample(str(folders(twin.name)), [1, 2, 3], max_new_tokens=6)
+    assert len(result.sequences[0]) == 9
+    assert MASK not in result.sequences[0]
+    assert result.config.mask_token_id == MASK
+    assert result.config.shift == bool(twin.shift)
+    assert result.config.sources["max_new_tokens"] == "caller"
+    assert result.config.sources["mask_token_id"] == "config.json: mask_token_id"
+
+
+def test_overrides_come_first(folders):
+    overrides = {"mask_token_id": 7, "shift": 1, "block_length": 16, "attention": "block_causal", "eos_token_ids": [3, 4]}
+    info = dllm_fast.load(folders("llada"), **overrides).info
+    assert (info.mask_token_id, info.shift, info.block_length, info.attention, info.eos_token_ids) == (
+        7,
+        1,
+        16,
+        "block_causal",
+        (3, 4),
+    )
+    assert {info.sources[name] for name in overrides} == {"caller"}
+
+
+def test_family_then_preset_then_caller(folders):
+    folder = folders("dream")
+    config = dllm_fast.sample(folder, [1, 2], max_new_tokens=4).config
+    assert (config.order, config.schedule, config.temperature, config.top_p) == ("entropy", "dream", 0.2, 0.95)
+    assert {config.sources[name] for name in ("order", "schedule", "temperature", "top_p")} == {"family dream"}
+    config = dllm_fast.sample(folder, [1, 2], max_new_tokens=4, temperature=0.0).config
+    assert (config.temperature, config.sources["temperature"], config.top_p) == (0.0, "caller", 0.95)
+    # A preset is a whole rule: what it leaves alone is at its default, and only the shift is still the family's.
+    config = dllm_fast.sample(folder, [1, 2], max_new_tokens=4, preset="llada").config
+    assert (config.order, config.temperature, config.top_p, config.shift) == ("sampled-confidence", 0.0, None, True)
+    assert (config.sources["order"], config.sources["temperature"]) == ("preset llada", "default")
+
+
+def test_blocks_of_a_block_causal_model(folders):
+    folder = folders("fast-dllm-v2")
+    settings = {"max_new_tokens": 21, "threshold": 0.9}
+    assert dllm_fast.sample(folder, [1, 2, 3], **settings).config.block_length == 8
+    assert dllm_fast.sample(folder, [1, 2, 3], block_length=4, **settings).config.block_length == 4
+    assert dllm_fast.sample(folder, [1, 2, 3], preset="fast-dllm", max_new_tokens=21).config.block_length == 8
+    assert dllm_fast.sample(folder, [1, 2, 3], preset="llada", max_new_tokens=21).config.block_length == 8
+    with pytest.raises(InvalidValueError, match="block_length must divide the block of this block-causal model, got 16 and 8"):
+        dllm_fast.sample(folder, [1, 2, 3], block_length=16, **settings)
+
+
+def test_the_mask_that_llada_fills_in(folders, tmp_path):
+    """50256 is GPT-2's end of text, which LLaDA's class puts where config.json names no mask: outside of this vocabulary."""
+    folder = changed(folders("llada"), tmp_path, mask_token_id=50256)
+    with pytest.raises(CheckpointError, match="mask_token_id must lie in"):
+        dllm_fast.load(folder)
+    assert dllm_fast.load(folder, mask_token_id=3).mask_token_id == 3
+
+
+def test_no_mask_is_an_error_before_any_forward(folders, tmp_path):
+    model = dllm_fast.load(changed(folders("llada"), tmp_path, mask_token_id=None))
+    assert (model.mask_token_id, model.info.sources["mask_token_id"]) == (None, "unknown")
+    with pytest.raises(InvalidValueError, match="a mask token is needed"):
+        dllm_fast.sample(model, [1, 2])
+    assert dllm_fast.sample(model, [1, 2], max_new_tokens=2, mask_token_id=MASK).config.sources["mask_token_id"] == "caller"
+
+
+def test_end_tokens_of_several_files(folders, tmp_path):
+    folder = changed(folders("llada"), tmp_path, eos_token_id=5)
+    assert dllm_fast.load(folder).eos_token_ids == (5,)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [6, 7]}')
+    model = dllm_fast.load(folder)
+    assert (model.eos_token_ids, model.info.sources["eos_token_ids"]) == ((6, 7), "generation_config.json: eos_token_id")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "mistral"])
+def test_causal_models_are_refused_with_the_fix(folders, tmp_path, model_type):
+    folder = changed(folders("a2d-llama"), tmp_path, model_type=model_type, architectures=["SomeForCausalLM"])
+    with pytest.raises(CheckpointError, match=r"causal.*attention='full'"):
+        dllm_fast.load(folder)
+
+
+def test_a_plain_model_that_the_caller_vouches_for(folders, tmp_path):
+    folder = changed(folders("a2d-llama"), tmp_path, model_type="llama", architectures=["LlamaForCausalLM"])
+    ids = torch.arange(20)[None]
+    model = dllm_fast.load(folder, attention="full")
+    assert torch.equal(model(ids), dllm_fast.load(folders("a2d-llama"))(ids))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "gpt_oss"}, "model_type in config.json must be one of .*got 'gpt_oss'"),
+        ({"model_type": None}, "model_type in config.json must be one of"),
+        ({"n_layers": 0}, "n_layers in config.json must be a whole number above 0, got 0"),
+        ({"d_model": "64"}, "d_model in config.json must be a whole number"),
+        ({"block_type": "sequential"}, "block_type in config.json must be 'llama'"),
+        ({"alibi": True}, "alibi in config.json must be False"),
+        ({"n_layers": 3}, "must hold a tensor for every part of the model, got none for model.transformer.blocks.2"),
+        ({"n_layers": 1}, "which the model of this config.json does not have"),
+        ({"mlp_hidden_size": 96}, r"must make up \[192, 64\] by config.json, got \[128, 64\]"),
+        ({"embedding_size": 600}, r"model.transformer.wte.weight must make up \[600, 64\]"),
+    ],
+)
+def test_configs_that_do_not_fit(folders, tmp_path, settings, message):
+    folder = changed(folders("llada"), tmp_path, **settings)
+    with pytest.raises(CheckpointError, match=message):
+        dllm_fast.load(folder)
+
+
+def test_harmless_and_unknown_keys(folders, tmp_path):
+    state = load_file(folders("sdar") / "model.safetensors")
+    save_file(state | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}, tmp_path / "model.safetensors")
+    dllm_fast.load(changed(folders("sdar"), tmp_path))
+    save_file(state | {"model.layers.0.extra": torch.ones(8)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model.safetensors .* holds model.layers.0.extra"):
+        dllm_fast.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "cuda"}, "device 'cuda' needs CUDA"),
+        ({"device": "toaster"}, "device must be a torch device"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"attention": "causal"}, "attention must be one of full, block_causal, causal_reordered, got 'causal'"),
+        ({"shift": 2}, "shift must be 0 or 1, got 2"),
+        ({"block_length": 0}, "block_length must be a whole number above 0, got 0"),
+        ({"mask_id": 3}, "mask_id is no setting of load"),
+        ({"revision": "main"}, "revision"),
+    ],
+)
+def test_bad_arguments(folders, arguments, message):
+    if arguments.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(InvalidValueError, match=message):
+        dllm_fast.load(folders("llada"), **arguments)
+
+
+def test_bad_ids(folders):
+    model = dllm_fast.load(folders("llada"))
+    for ids, message in [
+        ([[1, 2]], "ids must be an int64 tensor"),
+        (torch.zeros(3, dtype=torch.int64), r"ids must be an int64 tensor of shape \[B, L\]"),
+        (torch.zeros(1, 3), "got torch.float32"),
+    ]:
+        with pytest.raises(InvalidTypeError, match=message):
+            model(ids)
+    with pytest.raises(InvalidValueError, match=re.escape("ids must lie in [0, 512), got 1 to 512")):
+        model(torch.tensor([[1, 512]]))
+    with pytest.raises(InvalidValueError, match="context of 512 tokens, got 513"):
+        model(torch.zeros(1, 513, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("llada", {"cache": "exact_block"}, "cache='exact_block' needs a block-causal model, got attention 'full'"),
+        ("llada", {"refresh_every": 2}, "refresh_every is for the caches 'prefix' and 'dual'"),
+        ("sdar", {"refresh_every": 2}, "refresh_every is for the caches 'prefix' and 'dual'"),
+        ("wedlm", {"cache": "dual"}, "a model that reorders its tokens runs without a cache"),
+        ("llada", {"cache": "fast"}, "cache must be one of auto, none, prefix, dual, exact_block, got 'fast'"),
+        ("llada", {"max_batch_rows": 0}, "max_batch_rows must be at least 1, got 0"),
+    ],
+)
+def test_caches_that_cannot_be(folders, name, settings, message):
+    with pytest.raises(InvalidValueError, match=message):
+        dllm_fast.sample(folders(name), [1, 2, 3], max_new_tokens=4, **settings)
+
+
+def test_a_cache_needs_a_model_of_ours():
+    with pytest.raises(InvalidValueError, match="a cache needs a model that dllm_fast has opened"):
+        dllm_fast.sample(lambda ids: torch.zeros(*ids.shape, 8), [1], mask_token_id=7, max_new_tokens=2, cache="prefix")
