@@ -147,7 +147,12 @@ mod tests {
                 min_p: Some(0.01),
             },
         ];
-        for vocabulary in [1, 2, 50, 255, 256, 257, 4095, 4096, 4097, 9001] {
+        // Miri, which checks that each path is called where its instructions exist, takes minutes for one large row.
+        let small = if cfg!(miri) { 3 } else { 10 };
+        for vocabulary in [1, 2, 257, 50, 255, 256, 4095, 4096, 4097, 9001]
+            .into_iter()
+            .take(small)
+        {
             let values = noise(3 * vocabulary, 12.0);
             let bf16: Vec<u16> = values.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
             let sites: Vec<Site> = (0..3)

@@ -21,11 +21,46 @@ pub(super) fn schedule(name: &str, eps: f64) -> PyResult<Schedule> {
         "maskgit" => Schedule::MaskGit,
         "first-hitting" => Schedule::FirstHitting,
         _ => {
-            return Err(bad_value(format!(
-                "schedule must be one of even, linear, cosine, dream, maskgit, first-hitting, got '{name}'; even is LLaDA's"
-            )));
+            const KNOWN: [&str; 6] = [
+                "even",
+                "linear",
+                "cosine",
+                "dream",
+                "maskgit",
+                "first-hitting",
+            ];
+            return Err(unknown("schedule", &KNOWN, name, "even is LLaDA's"));
         }
     })
+}
+
+/// A name that is none of the known ones; says which one it looks like, else the remedy.
+fn unknown(setting: &str, known: &[&str], name: &str, remedy: &str) -> PyErr {
+    let nearest = known.iter().min_by_key(|word| edits(word, name));
+    let remedy = match nearest {
+        // Half of the letters may be wrong, as in the hints on the names of presets and settings.
+        Some(word) if 2 * edits(word, name) <= word.len() => format!("did you mean '{word}'?"),
+        _ => remedy.into(),
+    };
+    let known = known.join(", ");
+    bad_value(format!(
+        "{setting} must be one of {known}, got '{name}'; {remedy}"
+    ))
+}
+
+/// Letters to insert, drop or replace to get from one word to the other (Levenshtein).
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, other) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(letter != other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    *row.last().expect("one more than letters")
 }
 
 fn order(name: &str) -> PyResult<Order> {
@@ -38,10 +73,21 @@ fn order(name: &str) -> PyResult<Order> {
         "sampled-confidence" => Order::SampledConfidence,
         "ancestral" => Order::Ancestral,
         _ => {
-            return Err(bad_value(format!(
-                "order must be one of confidence, margin, entropy, random, left-to-right, sampled-confidence, ancestral, got '{name}'; \
-                 confidence is the usual one"
-            )));
+            const KNOWN: [&str; 7] = [
+                "confidence",
+                "margin",
+                "entropy",
+                "random",
+                "left-to-right",
+                "sampled-confidence",
+                "ancestral",
+            ];
+            return Err(unknown(
+                "order",
+                &KNOWN,
+                name,
+                "confidence is the usual one",
+            ));
         }
     })
 }

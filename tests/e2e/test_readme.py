@@ -24,6 +24,12 @@ def test_examples_run(example: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip()
 
 
+def test_the_example_of_ties_prints_what_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    example, printed = re.search(r"```python\n([^`]*as_published[^`]*)```\n\n```text\n(.*?)```", README, re.DOTALL).groups()
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
 def test_every_preset_and_name_is_mentioned() -> None:
     import dllm_fast
 

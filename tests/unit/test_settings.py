@@ -44,6 +44,8 @@ def test_names_of_peers_are_understood_and_recorded(typed: dict[str, Any], ours:
         ({"remasking": "confidence"}, "remasking must be one of low_confidence, .* got 'confidence'"),
         ({"order": "best"}, "order must be one of confidence, .* got 'best'"),
         ({"schedule": "warp"}, "schedule must be one of even, .* got 'warp'"),
+        ({"order": "confidnce"}, "got 'confidnce'; did you mean 'confidence'"),
+        ({"schedule": "cosin"}, "got 'cosin'; did you mean 'cosine'"),
         ({"threshold": 0.9, "factor": 1.0}, "at most one of threshold, factor and entropy_bound"),
         ({"threshold": float("nan")}, "threshold must be a number, got NaN"),
         ({"factor": -1}, "factor must be at least 0, got -1"),
