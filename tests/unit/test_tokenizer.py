@@ -78,6 +78,21 @@ def test_lone_surrogates_and_other_types(folder: Path) -> None:
         opened(folder).encode(5)  # type: ignore[arg-type]
 
 
+def test_prompts_with_lone_surrogates(folder: Path) -> None:
+    for tokenizer in (opened(folder), checkpoints.byte_tokenizer(), stock(folder)):
+        with pytest.raises(InvalidValueError, match="a prompt of text must be valid Unicode"):
+            text.rows("a\ud800b", tokenizer, "prompt")
+
+
+def test_a_folder_that_transformers_wrote(folder: Path, tmp_path: Path) -> None:
+    theirs = stock(folder)
+    theirs.save_pretrained(tmp_path / "saved")
+    ours = opened(tmp_path / "saved")
+    assert (ours.mask_token_id, ours.eos_token_id, ours.pad_token_id) == (MASK, EOS, PAD)
+    assert ours.chat_template == checkpoints.TEMPLATE
+    assert ours.encode("ab<|mask|>") == theirs.encode("ab<|mask|>")
+
+
 def test_truncation_and_padding_of_the_training_are_switched_off(folder: Path) -> None:
     backend = checkpoints.byte_tokenizer()
     backend.enable_truncation(4)
