@@ -67,6 +67,12 @@ def encode(text: str, tokenizer: Any, name: str) -> NDArray[np.int64]:
             f"a {name} of text needs a tokenizer, got {text[:40]!r} and none; "
             "pass tokenizer=, put tokenizer.json into the model's folder, or pass token ids"
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(
+            f"a {name} of text must be valid Unicode, got {text[:40]!r}; replace the lone surrogate"
+        ) from error
     encoding = tokenizer.encode(text)
     return np.asarray(getattr(encoding, "ids", encoding), dtype=np.int64)
 

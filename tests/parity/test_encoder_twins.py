@@ -9,6 +9,7 @@ import torch
 import transformers
 
 import checkpoints
+import dllm_fast
 from dllm_fast.models import encoder, modernbert
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
@@ -197,3 +198,64 @@ def test_bfloat16_is_as_close_as_the_stock_class(tmp_path, form):
     ours = (network.logits(network.hidden(batch_of(ids))).float() - exact).abs().mean()
     theirs = (stock.bfloat16()(input_ids=ids).logits.float() - exact).abs().mean()
     assert ours < 1.1 * theirs
+
+
+@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+def test_from_folder_to_text(tmp_path, form):
+    stock, _ = saved(form, tmp_path)
+    checkpoints.write_tokenizer(tmp_path)
+    model = dllm_fast.load(tmp_path)
+    ids = some_ids((2, 40))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), stock(input_ids=ids).logits, rtol=0, atol=2e-6)
+    result = dllm_fast.sample(model, [{"role": "user", "content": "hello"}], max_new_tokens=8, stop_at_eos=False)
+    assert model.mask_token_id == 259
+    assert len(result.new_tokens[0]) == 8
+    assert isinstance(result.text, str)
+
+
+def test_a_hostile_folder_opens_and_nothing_of_it_runs(tmp_path):
+    folder, marker = tmp_path / "model", tmp_path / "marker"
+    saved("bert", folder)
+    checkpoints.write_tokenizer(folder)
+    checkpoints.make_hostile(folder, marker)
+    model = dllm_fast.load(folder)
+    assert model(some_ids((1, 8))).shape == (1, 8, 320)
+    with pytest.raises(dllm_fast.DllmFastError, match="unsafe"):
+        dllm_fast.sample(model, [{"role": "user", "content": "hello"}], max_new_tokens=4)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "message"),
+    [
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type must be 'absolute'"),
+        ("bert", {"is_decoder": True}, "is_decoder must be False"),
+        ("bert", {"hidden_act": "mish"}, "hidden_act must be one of"),
+        ("bert", {"hidden_size": ...}, "hidden_size"),
+        ("bert", {"num_attention_heads": 5}, "must divide"),
+        ("roberta", {"pad_token_id": 400}, "pad_token_id must lie in"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types in config.json"),
+        ("modernbert", {"hidden_activation": "mish"}, "hidden_activation in config.json"),
+        ("modernbert", {"local_attention": 0}, "local_attention in config.json"),
+        ("modernbert", {"num_attention_heads": 5}, "num_attention_heads in config.json"),
+    ],
+)
+def test_settings_that_are_not_computed_are_refused(tmp_path, form, change, message):
+    saved(form, tmp_path)
+    checkpoints.change_config(tmp_path, **change)
+    with pytest.raises(dllm_fast.DllmFastError, match=message):
+        dllm_fast.load(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+def test_missing_and_unknown_keys_are_named(tmp_path, form):
+    saved(form, tmp_path)
+    key = "model.final_norm.weight" if form == "modernbert" else f"{form}.encoder.layer.1.output.dense.bias"
+
+    def rename(tensors):
+        tensors["mystery"] = tensors.pop(key)
+
+    checkpoints.change_weights(tmp_path, rename)
+    with pytest.raises(dllm_fast.DllmFastError, match=key):
+        dllm_fast.load(tmp_path)

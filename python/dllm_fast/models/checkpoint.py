@@ -220,7 +220,7 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
         raise InvalidTypeError(f"a model is opened from a folder or a hub id, got {type(folder_or_id).__name__}; pass a string")
     try:
         folder = Path(folder_or_id).expanduser()
-        is_folder = folder.is_dir()
+        is_folder = str(folder_or_id) != "" and folder.is_dir()  # an empty path would be the working directory
     except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user, a NUL
         is_folder = False
     if is_folder:
@@ -228,7 +228,7 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
             raise InvalidValueError(f"revision is for hub ids, got {revision!r} for the folder {folder}; leave it out")
         return folder
     name = str(folder_or_id)
-    if isinstance(folder_or_id, Path) or not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
+    if isinstance(folder_or_id, Path) or len(name) > 96 or not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
         raise InvalidValueError(f"a model is opened from a folder or a hub id like org/name, got {shown(name)}; check the path")
     return _fetch(name, revision)
 

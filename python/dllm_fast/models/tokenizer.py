@@ -95,11 +95,11 @@ class Tokenizer:
         """Ids of a text, with the tokens that the tokenizer puts around every text (BOS, `[CLS]`) unless told not to."""
         try:
             return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
-        except UnicodeEncodeError as error:
-            raise InvalidValueError(
-                f"a text must be valid Unicode, got {shown(text)}: {error}; replace the lone surrogate"
-            ) from error
-        except TypeError as error:
+        except TypeError as error:  # tokenizers says it of a lone surrogate, too
+            if isinstance(text, str):
+                raise InvalidValueError(
+                    f"a text must be valid Unicode, got {shown(text)}; replace the lone surrogate"
+                ) from error
             raise InvalidTypeError(f"a text must be a string, got {type(text).__name__}; convert it") from error
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
