@@ -10,14 +10,13 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
 import dllm_fast
+import remote_like
 from dllm_fast import DllmFastError
 from dllm_fast.models import native
 from dllm_fast.models.probe import study
-from tests import remote_like
-
-hf = pytest.importorskip("transformers", reason="models in memory are those of transformers, which is not installed")
 
 MASK = 501
 COMMON = {

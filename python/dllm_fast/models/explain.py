@@ -13,7 +13,7 @@ from dllm_fast.models.open_runner import is_pretrained, open_runner
 from dllm_fast.models.probe import NATIVE, PLAIN, study
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -87,7 +87,7 @@ class Explanation:
         return "\n".join(f"{a:{first}}  {b:{min(second, 40)}}  {c}".rstrip() for a, b, c in lines)
 
 
-def explain(model: LoadedModel | str | Path | Any, tokenizer: Any = None) -> Explanation:
+def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokenizer: Any = None) -> Explanation:
     """How `sample` would run a model: what is taken for its mask, its attention and its ends, by whom, and which way is used.
 
     Args:
@@ -97,17 +97,22 @@ def explain(model: LoadedModel | str | Path | Any, tokenizer: Any = None) -> Exp
     Raises:
         CheckpointError, InvalidValueError: where `sample` would refuse the model.
     """
+    if model is None:
+        from dllm_fast import demo
+
+        model, own = demo.load()
+        tokenizer = own if tokenizer is None else tokenizer
     if is_pretrained(model):
         found = study(cast("nn.Module", model), tokenizer)
-        refused = [*found.refused, *_policies(found.info, cached=found.tier == NATIVE)]
-        return _explained(found.info, found.tier, found.reason, refused, found.probed, cached=found.tier == NATIVE)
-    if model is not None and not callable(model):
-        model = load(model)
-    if isinstance(model, LoadedModel):
-        own = "own decoder" if isinstance(model.network, Decoder) else "own encoder"
-        reason = f"opened by dllm_fast.load: {type(model.network).__name__}"
-        return _explained(model.info, own, reason, _policies(model.info, cached=True), {}, cached=True)
-    return _unknown(model, tokenizer)
+        cached = found.tier == NATIVE
+        refused = [*found.refused, *_policies(found.info, cached=cached)]
+        return _explained(found.info, found.tier, found.reason, refused, found.probed, cached=cached)
+    opened: Any = model if callable(model) else load(model)
+    if isinstance(opened, LoadedModel):
+        tier = "own decoder" if isinstance(opened.network, Decoder) else "own encoder"
+        reason = f"opened by dllm_fast.load: {type(opened.network).__name__}"
+        return _explained(opened.info, tier, reason, _policies(opened.info, cached=True), {}, cached=True)
+    return _unknown(opened, tokenizer)
 
 
 def _explained(
@@ -173,7 +178,7 @@ def _unknown(model: Any, tokenizer: Any) -> Explanation:
         ends = text.eos_token_id(tokenizer)
         sources["eos_token_ids"] = "unknown" if ends is None else "tokenizer"
     return Explanation(
-        family="embedded" if model is None else type(model).__name__,
+        family=type(model).__name__,
         mask_token_id=mask if isinstance(mask, int) else None,
         shift=0,
         attention="unknown",
