@@ -209,11 +209,15 @@ class _Probe:
         if taken[0].shape[:-1] != self.ids.shape:
             return f"output embeddings take {list(taken[0].shape)}, not one vector a token"
         product = self.head(taken[0])
-        for after in native.after_candidates(getattr(self.model, "config", None)):
-            if product.shape == logits.shape and self.equal(after(product), logits):
-                self.after = after
-                return "one Linear" if after.kind == "none" else f"one Linear, then {after.kind} {after.value:g}"
-        return "logits are not the output embeddings' product, nor that capped or scaled"
+        if product.shape != logits.shape:
+            return f"output embeddings make {list(product.shape)}, logits are {list(logits.shape)}"
+        # The nearest, not the first that is near: a soft cap hardly changes small logits.
+        candidates = native.after_candidates(getattr(self.model, "config", None))
+        after = min(candidates, key=lambda after: _difference(after(product), logits))
+        if not self.equal(after(product), logits):
+            return "logits are not the output embeddings' product, nor that capped or scaled"
+        self.after = after
+        return "one Linear" if after.kind == "none" else f"one Linear, then {after.kind} {after.value:g}"
 
     # Our attention in it.
 
