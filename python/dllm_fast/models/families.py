@@ -55,8 +55,9 @@ class Family:
     verified: str
 
     def fits(self, model_type: str, architecture: str) -> bool:
-        """Does it describe this checkpoint?"""
-        return model_type in self.model_types and (not self.architectures or architecture in self.architectures)
+        """Does it describe this checkpoint? Architectures are compared without regard to case, as their authors write them."""
+        named = architecture.lower() in {name.lower() for name in self.architectures}
+        return model_type in self.model_types and (not self.architectures or named)
 
 
 _BLOCKS = ("block_size", "block_length", "bd_size", "canvas_length")
@@ -211,7 +212,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="stable-diffcoder",
         model_types=("stable_diffcoder", "llama"),
-        architectures=("StableDiffCoderForCausalLM", "StableDiffcoderForCausalLM", "StableDiffCoderModel"),
+        architectures=("StableDiffCoderForCausalLM", "StableDiffCoderModelLM", "StableDiffCoderModel"),
         layout=layouts.LLAMA,
         attention="block_causal",
         block_length=4,
