@@ -105,7 +105,7 @@ def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokeniz
         tokenizer = own if tokenizer is None else tokenizer
     if is_pretrained(model):
         found = study(cast("nn.Module", model), tokenizer)
-        cached = found.tier == NATIVE
+        cached = found.plan is not None
         refused = [*found.refused, *_policies(found.info, cached=cached)]
         return _explained(found.info, found.tier, found.reason, refused, found.probed, cached=cached)
     opened: Any = model if callable(model) else load(model)
