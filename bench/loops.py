@@ -179,7 +179,7 @@ def full_forward(
     shift: int = 0,
 ) -> Tensor:
     """Nobody's: the whole canvas through the model and its head in every step, and nothing wasted behind that. Argmax and
-    float32 softmax of the block alone, one `topk` a step. `model(ids)` returns logits `[1, L, V]`; the mask is never proposed."""
+    float32 softmax of the block alone, one `topk` a step. `model(ids)` gives logits `[1, L, V]`; the mask is never proposed."""
     canvas = canvas.clone()
     for begin in range(start, canvas.shape[1], block_length):
         end = begin + block_length
