@@ -22,8 +22,8 @@
 // The host checks: dtype, D, H = G * key heads, addresses and strides that are multiples of 16 bytes, 0 <= end <= Lk where
 // begin < end and 0 <= begin, keys_per_split a multiple of 64, the shared memory that the device has.
 
+#include "dllm/bf16.cuh"
 #include "dllm/block.cuh"
-#include "dllm/ptx.cuh"
 
 namespace dllm {
 
@@ -33,8 +33,6 @@ constexpr int KEYS_OF_STEP = D > 128 ? 32 : 64;
 constexpr int ROWS_PER_WARP = 16;
 constexpr int STAGES = 2;
 constexpr int NEVER = 0x7fffffff;
-
-using Bits = uint16_t;  // of a bfloat16
 
 template <int D, int ROWS>
 struct alignas(128) AttentionShared {
