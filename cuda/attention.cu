@@ -80,16 +80,16 @@ struct Range {
 };
 
 // Copies rows of D elements from global memory into shared memory, all threads of the block together; rows for which
-// `source` gives null become zeros.
+// `source` gives null become zeros (`base` then stands for an address, and is not read).
 template <int D, int ROWS, int THREADS, typename Source>
-__device__ __forceinline__ void copy_rows(Bits* target, Source source) {
+__device__ __forceinline__ void copy_rows(Bits* target, const Bits* base, Source source) {
     constexpr int CHUNKS = D / 8;
 #pragma unroll 4
     for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS;
         const Bits* from = source(row);
         const bool is_wanted = from != nullptr;
-        async_copy_16(target + place<D>(row, chunk), is_wanted ? from + chunk * 8 : nullptr, is_wanted);
+        async_copy_16(target + place<D>(row, chunk), is_wanted ? from + chunk * 8 : base, is_wanted);
     }
 }
 
@@ -146,9 +146,9 @@ __device__ __forceinline__ void attention(const Inputs& in, const Shape& shape, 
         return base + batch * strides.batch + key_head * strides.head + key * strides.row;
     };
     const auto load_step = [&](int stage, int step) {
-        copy_rows<D, KEYS, THREADS>(shared.keys[stage],
+        copy_rows<D, KEYS, THREADS>(shared.keys[stage], in.k,
                                     [&](int row) { return key_row(in.k, in.k_strides, step + row); });
-        copy_rows<D, KEYS, THREADS>(shared.values[stage],
+        copy_rows<D, KEYS, THREADS>(shared.values[stage], in.v,
                                     [&](int row) { return key_row(in.v, in.v_strides, step + row); });
     };
 
@@ -160,7 +160,7 @@ __device__ __forceinline__ void attention(const Inputs& in, const Shape& shape, 
     }
 
     if (begin < end) {
-        copy_rows<D, ROWS, THREADS>(shared.queries, [&](int r) -> const Bits* {
+        copy_rows<D, ROWS, THREADS>(shared.queries, in.q, [&](int r) -> const Bits* {
             const int row = first_row + r;
             if (row >= rows) {
                 return nullptr;
