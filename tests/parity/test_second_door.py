@@ -18,6 +18,7 @@ import remote_like
 from dllm_fast import DllmFastError
 from dllm_fast.models import native
 from dllm_fast.models.probe import study
+from families import TWINS
 from native_models import BLOCKS, GQA, MASK, MODERN, NATIVE, NEW, PROMPTS, WITHOUT, drawn, model_of
 
 
@@ -167,6 +168,25 @@ def test_the_shift_of_a_family_is_applied():
     expected = [loop(shifted, prompt, block=8, origin=len(prompt)) for prompt in PROMPTS]
     found = dllm_fast.sample(model, PROMPTS, preset="llada", max_new_tokens=NEW, block_length=8)
     agree(found.sequences, expected)
+
+
+@pytest.mark.parametrize("twin", TWINS if MODERN else TWINS[:-1], ids=lambda twin: twin.name)
+def test_both_doors_lead_to_the_same_tokens(twin, tmp_path):
+    """The stock class under the name of each family, and the family's folder."""
+    model = twin.model()
+    for name in ("model_type", "architectures", "mask_token_id", "block_length", "block_size", "bd_size"):
+        if name in twin.written:
+            setattr(model.config, name, twin.written[name])
+    loaded = dllm_fast.load(twin.save(tmp_path / "folder"))
+    found = study(model).info
+    for name in ("family", "attention", "block_length", "shift"):
+        assert getattr(found, name) == getattr(loaded.info, name)
+    for cache in ("auto", "none"):
+        settings = {"max_new_tokens": NEW, "mask_token_id": MASK, "cache": cache, "stop_at_eos": False}
+        expected = dllm_fast.sample(loaded, PROMPTS, **settings)
+        result = dllm_fast.sample(model, PROMPTS, **settings)
+        assert result.config.cache == expected.config.cache
+        assert all(np.array_equal(a, b) for a, b in zip(result.sequences, expected.sequences, strict=True))
 
 
 def state(model):

@@ -116,9 +116,9 @@ class _Probe:
             if plan is not None:
                 reason = f"{plan.layers} attention calls go through {through}, its logits are reproduced"
                 return self.result(tier, reason, dataclasses.replace(self.info, dtype=self.dtype), plan=plan)
-        if self.info.attention == "causal_reordered":
+        if self.info.attention in ("causal_reordered", "causal_context"):
             raise InvalidValueError(
-                f"a model that reorders its tokens must run on our attention, got {self.name}: {self.refused[0][1]}; "
+                f"a model whose attention changes with the block must run on ours, got {self.name}: {self.refused[0][1]}; "
                 "open the folder with dllm_fast.load"
             )
         mask = self.blocks(mask)
@@ -164,7 +164,7 @@ class _Probe:
             if mask == "none":
                 self.probed["causal by itself"] = causal
                 causal_logits = logits if causal else None
-            if causal == wanted:
+            if causal == wanted or self.info.attention == "causal_context":
                 return mask, logits, causal
             if not told:
                 break
