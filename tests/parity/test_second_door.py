@@ -170,7 +170,8 @@ def test_the_shift_of_a_family_is_applied():
     agree(found.sequences, expected)
 
 
-@pytest.mark.parametrize("twin", TWINS if MODERN else TWINS[:-1], ids=lambda twin: twin.name)
+@pytest.mark.skipif(not MODERN, reason="the fixtures write rotary settings as transformers 5 reads them")
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
 def test_both_doors_lead_to_the_same_tokens(twin, tmp_path):
     """The stock class under the name of each family, and the family's folder."""
     model = twin.model()
