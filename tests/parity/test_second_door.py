@@ -299,6 +299,13 @@ def test_causal_models_are_refused_with_the_fix():
         dllm_fast.sample(remote(sees_ahead=False), [3, 4, 5], max_new_tokens=4)
 
 
+def test_a_class_that_should_reorder_and_does_not_is_refused():
+    model = remote()
+    model.config.model_type = "wedlm"
+    with pytest.raises(DllmFastError, match="RemoteLike should be causal and reorder its tokens"):
+        study(model)
+
+
 def test_models_without_masks_are_refused():
     model = remote()
     model.config.model_type = "udlm"
