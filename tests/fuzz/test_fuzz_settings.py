@@ -174,8 +174,8 @@ def test_for_a_while(test):
 
     until = time.monotonic() + float(os.environ["FUZZ_SECONDS"]) / 3
     rounds = 0
+    again = profile(max_examples=2000, deadline=None, database=None)(test)  # settings can be applied once
     while time.monotonic() < until:
-        again = profile(max_examples=2000, deadline=None, database=None)(test)
         seed(rounds)(again)()
         rounds += 1
     print(f"{rounds * 2000} cases")
