@@ -1,4 +1,4 @@
-"""The tables of README from the committed results: `python -m bench`.
+"""The tables of README from the committed results and the table of families: `python -m bench`.
 
 `--all` prints every case, `--run` measures everything first, `--write` puts the tables into README.md, `--check` fails
 unless they are there.
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import tables
+from dllm_fast.models import families
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,23 +37,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(tables.everything(results) if options.all else tables.readme(results))
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
-    wanted = with_tables(text, tables.readme(results))
+    wanted = with_block(text, "bench", tables.readme(results))
+    wanted = with_block(wanted, "works-with", families.works_with())
     if options.write:
         path.write_text(wanted, encoding="utf-8")
     elif options.check and wanted != text:
-        print("README.md does not carry the committed results; run `python -m bench --write`:", file=sys.stderr)
+        print("README.md does not carry the generated tables; run `python -m bench --write`:", file=sys.stderr)
         print("\n".join(difflib.unified_diff(text.splitlines(), wanted.splitlines(), lineterm="", n=0)), file=sys.stderr)
         return 1
     return 0
 
 
-def with_tables(text: str, block: str) -> str:
-    """`text` with what stands between the markers replaced."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def with_block(text: str, name: str, block: str) -> str:
+    """`text` with what stands between the markers of this name replaced."""
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, begin, rest = text.partition(opening)
+    _, end, after = rest.partition(closing)
     if not begin or not end:
-        raise SystemExit(f"README.md must hold the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+        raise SystemExit(f"README.md must hold the lines {opening} and {closing}")
+    return f"{before}{opening}\n{block}\n{closing}{after}"
 
 
 if __name__ == "__main__":

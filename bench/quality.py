@@ -344,7 +344,7 @@ def sudoku(per_class: int, seed: int = PUZZLE_SEED) -> Task:
     canvases = [canvas for givens in GIVENS.values() for canvas in demo.problems(per_class, seed, givens)]
     assert len({canvas.tobytes() for canvas in canvases}) == len(canvases)
     classes = [name for name in GIVENS for _ in range(per_class)]
-    not_digits = [token for token in range(demo.load()[0].config.vocab_size) if not 1 <= token <= 9]
+    not_digits = [token for token in range(demo.load()[0].info.vocabulary) if not 1 <= token <= 9]
     # As in `dllm-fast demo`.
     return Task(canvases=canvases, classes=classes, check=demo.check, common={"suppress_tokens": not_digits})
 

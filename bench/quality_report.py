@@ -70,9 +70,10 @@ def section(record: Record) -> str:
         _front(record),
         f"""Differences in points on the same puzzles, with 95 % intervals: the most confident cell first beats random order at
         one cell a forward by {_difference(in_order)}. A threshold beats a fixed count at equal forwards from {above:g} upwards,
-        and loses below {_first_loss(record)}, where it commits guesses. At 0.99 it takes {fixed["a_forwards"]:.1f} forwards on average; the difference is
-        {_difference(fixed)} to a fixed count of {fixed["b_forwards"]:.0f} forwards, and {_difference(by_row)} to a fixed count
-        that gets, on every single puzzle, the forwards that the threshold took there.""",
+        and loses below {_first_loss(record)}, where it commits guesses. At 0.99 it takes {fixed["a_forwards"]:.1f} forwards on
+        average; the difference is {_difference(fixed)} to a fixed count of {fixed["b_forwards"]:.0f} forwards, and
+        {_difference(by_row)} to a fixed count that gets, on every single puzzle, the forwards that the threshold took
+        there.""",
         f"""**The setting to take** is {_code(chosen)}: the fewest forwards on the front for which the interval excludes a loss
         of more than one point against the best. On {record["confirmation_n"]} further puzzles, which had no part in the choice,
         it solves {_solved(again[chosen["label"]])} in {again[chosen["label"]]["forwards"]["mean"]:.1f} forwards, and one cell a

@@ -156,7 +156,7 @@ def _control(result: Json) -> list[str]:
 def _end_to_end(result: Json) -> list[str]:
     table = []
     for case in result["cases"]:
-        for name, form in case["forms"].items():
+        for name, form in sorted(case["forms"].items(), key=lambda form: form[0] != OURS):
             row = [case["model"], case["forwards"], name] if name == OURS else ["", "", name]
             if "skipped" in form:
                 table.append([*row, form["skipped"], "", ""])

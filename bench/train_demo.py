@@ -29,6 +29,7 @@ from torch.nn import functional as F  # noqa: N812
 from dllm_fast import _core, demo
 from dllm_fast.demo import word_tasks
 from dllm_fast.models.encoder import Encoder, EncoderConfig
+from dllm_fast.models.loaded import load
 
 ROOT = Path(__file__).parent.parent
 MUON_LR, ADAMW_LR = 4e-3, 2e-3
@@ -370,7 +371,7 @@ def main() -> None:
             "tokenizers": tokenizers.__version__,
         },
         # Measured on the weights as they are shipped, after rounding to bfloat16.
-        "measured": task.evaluate(Encoder.from_folder(out)),
+        "measured": task.evaluate(load(out, dtype="float32").network),
     }
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=2))

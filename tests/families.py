@@ -44,7 +44,7 @@ class Twin:
     shift: int = 0
 
     def model(self, seed: int = 0) -> Any:
-        """The stock class in float32, its weights redrawn so that what a mask predicts depends on where it is and on the rest."""
+        """The stock class in float32, its weights redrawn so that what a mask predicts depends on its place and the rest."""
         torch.manual_seed(seed)
         model = hf.AutoModelForCausalLM.from_config(self.stock(), dtype=torch.float32, attn_implementation="sdpa").eval()
         generator = torch.Generator().manual_seed(seed)

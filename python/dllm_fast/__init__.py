@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from dllm_fast import demo
     from dllm_fast._core import Prediction, Sampler, __version__
     from dllm_fast.config import SamplerConfig
+    from dllm_fast.custom_generate import generate
     from dllm_fast.errors import DllmFastError
+    from dllm_fast.models.explain import Explanation, explain
     from dllm_fast.models.loaded import load
     from dllm_fast.predict import mask_predict, schedule
     from dllm_fast.published import presets
@@ -26,12 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DllmFastError",
+    "Explanation",
     "Prediction",
     "Result",
     "Sampler",
     "SamplerConfig",
     "__version__",
     "demo",
+    "explain",
+    "generate",
     "infill",
     "load",
     "mask_predict",
@@ -42,11 +47,14 @@ __all__ = [
 
 _HOME = {
     "DllmFastError": "errors",
+    "Explanation": "models.explain",
     "Prediction": "_core",
     "Result": "result",
     "Sampler": "_core",
     "SamplerConfig": "config",
     "__version__": "_core",
+    "explain": "models.explain",
+    "generate": "custom_generate",
     "infill": "sampling",
     "load": "models.loaded",
     "mask_predict": "predict",

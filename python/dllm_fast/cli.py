@@ -109,7 +109,7 @@ def _demo(options: argparse.Namespace) -> int:
         preset=preset,
         seed=options.seed,
         on_step=view,
-        suppress_tokens=[token for token in range(model.config.vocab_size) if not 1 <= token <= 9],
+        suppress_tokens=[token for token in range(model.info.vocabulary) if not 1 <= token <= 9],
         **settings,
     )
     solved = demo.check(result.sequences[0])

@@ -94,6 +94,8 @@ class SamplerConfig:
 
     def _check_run(self) -> None:
         """The settings that concern the model's forwards; the core does not know them."""
+        if not isinstance(self.cache, str):
+            raise InvalidTypeError(f"cache must be a name, got {type(self.cache).__name__}; the names are {', '.join(CACHES)}")
         if self.cache not in CACHES:
             raise InvalidValueError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}; use 'auto'")
         for name in ("refresh_every", "max_batch_rows"):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench import kernels, loops, tables
-from bench.__main__ import BEGIN, END, RESULTS, with_tables
+from bench.__main__ import RESULTS, with_block
+from dllm_fast.models import families
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,12 +55,13 @@ def test_tables_are_made_of_them(quick: dict[str, dict]) -> None:
     block = tables.everything(quick)
     for words in ("softmax in own dtype", "top-p 0.95", "| 8 | 32 | threshold 0.9 |", "outside the model", "Fast-dLLM"):
         assert words in block
-    assert with_tables(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
+    assert with_block("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
 
 
 def test_readme_carries_the_committed_results() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_tables(text, tables.readme(tables.load(RESULTS))) == text, "run python -m bench --write"
+    assert with_block(text, "bench", tables.readme(tables.load(RESULTS))) == text, "run python -m bench --write"
+    assert with_block(text, "works-with", families.works_with()) == text, "run python -m bench --write"
 
 
 def test_what_divan_prints_is_read() -> None:

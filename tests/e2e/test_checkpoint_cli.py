@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,6 +135,26 @@ def test_errors_are_one_line_and_status_2(run, folder, tmp_path, arguments, mess
     assert err.startswith("dllm-fast: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+SHOWN = [
+    line for line in README.splitlines() if line.startswith(("dllm-fast generate ", "dllm-fast infill ", "dllm-fast explain "))
+]
+
+
+def test_readme_shows_every_command():
+    assert {shlex.split(line)[1] for line in SHOWN} == {"generate", "infill", "explain"}
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_the_commands_of_readme_run(run, folder, tmp_path, monkeypatch, line):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello"))
+    status, out, _ = run(*(str(folder) if word == "FOLDER" else word for word in shlex.split(line)[1:]))
+    assert status == 0
+    assert out.strip()
 
 
 @pytest.mark.parametrize("line", ["not json", "[1]", '{"text": "x"}', '{"prompt": 3}'])

@@ -58,7 +58,10 @@ anything = st.one_of(
 # What people pass, which is mostly accepted, so that the search reaches the rules behind the types.
 plausible = {
     **dict.fromkeys(
-        ("max_new_tokens", "steps", "steps_per_block", "block_length", "min_commit", "top_k"),
+        (
+            *("max_new_tokens", "steps", "steps_per_block", "block_length", "min_commit", "top_k"),
+            *("refresh_every", "max_batch_rows"),
+        ),
         st.one_of(st.none(), st.integers(0, 9), st.sampled_from(BIG)),
     ),
     **dict.fromkeys(
@@ -70,6 +73,7 @@ plausible = {
     "mask_token_id": st.sampled_from([None, 7, 0, 2**32 - 1, 2**32]),
     "eos_token_id": st.sampled_from([None, 3, 7, (3, 5), [3], (), (3, 7)]),
     "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1)]),
+    "cache": st.sampled_from(["auto", "none", "prefix", "dual", "exact_block"]),
     **dict.fromkeys(("stop_at_eos", "shift", "as_published"), st.sampled_from([True, False, None])),
 }
 assert set(plausible) == set(NAMES)

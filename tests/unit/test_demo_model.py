@@ -118,12 +118,12 @@ def test_transformers_opens_the_folder(name: str) -> None:
     )
     assert isinstance(stock, transformers.BertForMaskedLM)
     assert not any(report.values()), report
-    ids = torch.randint(0, model.config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, model.info.vocabulary, (2, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(model(ids), stock.eval()(input_ids=ids).logits, rtol=0, atol=1e-5)
     stock_tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDERS[name])
     assert stock_tokenizer.mask_token_id == model.mask_token_id == tokenizer.token_to_id("[MASK]")
-    assert stock_tokenizer.eos_token_id == model.eos_token_id == tokenizer.token_to_id("[EOS]")
+    assert stock_tokenizer.eos_token_id == model.eos_token_ids[0] == tokenizer.token_to_id("[EOS]")
 
 
 def test_one_token_a_cell() -> None:
@@ -193,7 +193,7 @@ def test_text_answers_end_in_eos() -> None:
         canvas = torch.tensor([ids + [model.mask_token_id] * 26])
         filled = model(canvas).argmax(-1)[0, len(ids) :].tolist()
         expected = tokenizer.encode(answer).ids
-        solved += filled == expected + [model.eos_token_id] * (26 - len(expected))
+        solved += filled == expected + [model.eos_token_ids[0]] * (26 - len(expected))
     assert solved >= 34
 
 

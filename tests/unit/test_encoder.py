@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.encoder import Encoder, EncoderConfig
+from dllm_fast.models.loaded import LoadedModel, load
 
 CONFIG = EncoderConfig(
     vocab_size=23,
@@ -36,6 +37,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def opened(folder: Path) -> LoadedModel:
+    return load(folder, dtype="float32")
+
+
 def rewrite_config(folder: Path, **changes: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -49,22 +54,24 @@ def test_same_logits_as_transformers(folder: Path, batch: int, length: int) -> N
     ids = torch.randint(0, 23, (batch, length), generator=torch.Generator().manual_seed(length))
     with torch.no_grad():
         expected = stock.eval()(input_ids=ids).logits
-    logits = Encoder.from_folder(folder)(ids)
+    logits = opened(folder)(ids)
     assert logits.dtype == torch.float32
     assert logits.shape == (batch, length, 23)
     torch.testing.assert_close(logits, expected, rtol=0, atol=2e-6)
 
 
 def test_attributes(folder: Path) -> None:
-    model = Encoder.from_folder(folder)
-    assert model.config == CONFIG
-    assert (model.mask_token_id, model.eos_token_id) == (5, 6)
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+    model = opened(folder)
+    assert (model.mask_token_id, model.eos_token_ids) == (5, (6,))
+    network = model.network
+    assert isinstance(network, Encoder)
+    assert network.config == CONFIG
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(folder: Path) -> None:
-    model = Encoder.from_folder(folder)
+    model = opened(folder)
     ids = torch.randint(0, 23, (4, 17), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model(ids)[2:3], model(ids[2:3]), rtol=0, atol=2e-6)
 
@@ -73,14 +80,14 @@ def test_missing_and_unexpected_tensors_are_named(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["extra"] = tensors.pop("cls.predictions.bias")
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"missing tensors \['cls.predictions.bias'\], unexpected .*\['extra'\]"):
-        Encoder.from_folder(folder)
+    with pytest.raises(CheckpointError, match=r"got none for cls.predictions.bias"):
+        opened(folder)
 
 
 def test_a_wrong_shape_is_named(folder: Path) -> None:
     rewrite_config(folder, max_position_embeddings=18)
-    with pytest.raises(CheckpointError, match=r"position_embeddings.weight must have shape \[18, 24\], got \[17, 24\]"):
-        Encoder.from_folder(folder)
+    with pytest.raises(CheckpointError, match=r"position_embeddings.weight must make up \[18, 24\] .*got \[17, 24\]"):
+        opened(folder)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +96,8 @@ def test_a_wrong_shape_is_named(folder: Path) -> None:
 )
 def test_other_architectures_are_refused(folder: Path, name: str, value: object) -> None:
     rewrite_config(folder, **{name: value})
-    with pytest.raises(CheckpointError, match=f"{name} must be"):
-        Encoder.from_folder(folder)
+    with pytest.raises(CheckpointError, match=rf"{name} .*must be"):
+        opened(folder)
 
 
 def test_a_config_without_a_size_is_refused(folder: Path) -> None:
@@ -99,26 +106,26 @@ def test_a_config_without_a_size_is_refused(folder: Path) -> None:
     del settings["vocab_size"]
     path.write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match="vocab_size"):
-        Encoder.from_folder(folder)
+        opened(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_unreadable_files_are_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"{ not a file of that kind")
     with pytest.raises(CheckpointError, match=name):
-        Encoder.from_folder(folder)
+        opened(folder)
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=name):
-        Encoder.from_folder(folder)
+        opened(folder)
 
 
 def test_bad_ids_are_refused(folder: Path) -> None:
-    model = Encoder.from_folder(folder)
-    with pytest.raises(InvalidTypeError, match="int64 of shape"):
+    model = opened(folder)
+    with pytest.raises(InvalidTypeError, match="int64 tensor of shape"):
         model(torch.zeros(5, dtype=torch.int64))
-    with pytest.raises(InvalidTypeError, match="int64 of shape"):
+    with pytest.raises(InvalidTypeError, match="int64 tensor of shape"):
         model(torch.zeros(1, 5))
-    with pytest.raises(InvalidValueError, match="17 positions, got a canvas of 18"):
+    with pytest.raises(InvalidValueError, match="context of 17 tokens, got 18"):
         model(torch.zeros(1, 18, dtype=torch.int64))
 
 
@@ -132,4 +139,4 @@ def test_bad_ids_are_refused(folder: Path) -> None:
 def test_bad_configs_are_refused(folder: Path, change: dict[str, int], message: str) -> None:
     rewrite_config(folder, **change)
     with pytest.raises(CheckpointError, match=message):
-        Encoder.from_folder(folder)
+        opened(folder)

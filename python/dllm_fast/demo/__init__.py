@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from dllm_fast.models.encoder import Encoder
+    from dllm_fast.models.loaded import LoadedModel
 
 __all__ = ["MASK_ID", "check", "load", "load_text", "problems", "text_problems"]
 
@@ -38,12 +38,12 @@ CELLS = 81
 FOLDER = Path(__file__).parent
 
 
-def load() -> tuple[Encoder, Tokenizer]:
+def load() -> tuple[LoadedModel, Tokenizer]:
     """The Sudoku model, float32 on the CPU, and its tokenizer (one token a cell: `1` to `9`, `[MASK]`)."""
     return load_folder(FOLDER / "sudoku")
 
 
-def load_text() -> tuple[Encoder, Tokenizer]:
+def load_text() -> tuple[LoadedModel, Tokenizer]:
     """The text model and its tokenizer (one token a character); a canvas has at most 64 positions.
 
     It reads a prompt of `text_problems`; behind the answer it fills the canvas with `[EOS]`.
@@ -51,13 +51,13 @@ def load_text() -> tuple[Encoder, Tokenizer]:
     return load_folder(FOLDER / "text")
 
 
-def load_folder(folder: Path) -> tuple[Encoder, Tokenizer]:
-    """The encoder and the tokenizer of a model folder."""
+def load_folder(folder: Path) -> tuple[LoadedModel, Tokenizer]:
+    """The model and the tokenizer of a folder, the latter as the `tokenizers` library has it."""
     from tokenizers import Tokenizer
 
-    from dllm_fast.models.encoder import Encoder
+    from dllm_fast.models.loaded import load
 
-    return Encoder.from_folder(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return load(folder, dtype="float32"), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def problems(n: int, seed: int = 0, givens: tuple[int, int] = (26, 50)) -> list[npt.NDArray[np.int64]]:

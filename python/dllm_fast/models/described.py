@@ -63,6 +63,9 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
         ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
     parameter = next(model.parameters(), None)
     context = choose("context", *((_whole(config, key), f"config: {key}") for key in _CONTEXT_KEYS))
+    # RoBERTa and MPNet count positions from behind their padding id.
+    skipped = None if context is None else _skipped(model, context)
+    context = context if skipped is None else context - skipped
     sources["shift"] = table
     return ModelInfo(
         family=family.name if family else model_type or type(model).__name__,
@@ -159,6 +162,16 @@ def _vocabulary(model: nn.Module, config: object) -> int:
     if isinstance(weight, torch.Tensor) and weight.dim() == 2:
         return int(weight.shape[0])
     return _whole(config, "vocab_size") or 2**31 - 1
+
+
+def _skipped(model: nn.Module, context: int) -> int | None:
+    """Entries of a table of positions, as long as the context, that no token uses."""
+    named = getattr(model, "get_input_embeddings", None)
+    tokens = None if named is None else named()
+    tables = (module for module in model.modules() if isinstance(module, torch.nn.Embedding) and module is not tokens)
+    paddings = {table.padding_idx for table in tables if table.num_embeddings == context}
+    padding = paddings.pop() if len(paddings) == 1 else None
+    return None if padding is None else padding + 1
 
 
 def output_embeddings(model: nn.Module) -> nn.Module | None:

@@ -11,18 +11,14 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.batch import Batch
-from dllm_fast.models.jsonfile import read_json
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -268,31 +264,6 @@ class Encoder(nn.Module):
             )
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         return self.logits(self.hidden(Batch(ids=ids, positions=positions)))
-
-    @classmethod
-    def from_folder(cls, folder: str | Path) -> Self:
-        """Read a Hugging Face folder (`config.json`, `model.safetensors`); weights of any float type become float32.
-
-        The model comes back in evaluation mode, on the CPU and without gradients. Raises `CheckpointError` when the
-        folder is unreadable, asks for another architecture, or its tensors are not exactly those of the config.
-        """
-        folder = Path(folder)
-        model = cls(EncoderConfig.from_settings(read_json(folder / "config.json"), str(folder / "config.json")))
-        try:
-            tensors = load_file(folder / "model.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"cannot read {folder / 'model.safetensors'}: {error}") from error
-        expected = model.state_dict()
-        missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-        if missing or unexpected:
-            raise CheckpointError(f"{folder}: missing tensors {missing}, unexpected tensors {unexpected}")
-        for name, tensor in tensors.items():
-            if tensor.shape != expected[name].shape:
-                raise CheckpointError(
-                    f"{folder}: {name} must have shape {list(expected[name].shape)}, got {list(tensor.shape)}"
-                )
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        return model.eval().requires_grad_(False)
 
 
 def build(config: Mapping[str, Any]) -> Encoder:

@@ -97,7 +97,7 @@ FAMILIES: tuple[Family, ...] = (
         preset="fast-dllm",
         defaults={"threshold": 0.95},
         models="LLaDA2.0 and 2.1, mini and flash (without editing)",
-        verified="twin (Glm4Moe), loop, diffusers",
+        verified="twin (Glm4Moe), loop (diffusers' pipeline)",
     ),
     Family(
         name="dream",
@@ -156,7 +156,7 @@ FAMILIES: tuple[Family, ...] = (
         preset="fast-dllm",
         defaults={"threshold": 0.9},
         models="SDAR-30B-A3B",
-        verified="twin (Qwen3Moe)",
+        verified="twin (Qwen3Moe), loop",
     ),
     Family(
         name="wedlm",
@@ -167,7 +167,7 @@ FAMILIES: tuple[Family, ...] = (
         end_tokens=("<|im_end|>",),
         preset="llada",
         models="WeDLM (one token a forward; its own rule is not among the presets)",
-        verified="twin (Qwen3, Qwen2)",
+        verified="twin (Qwen3)",
     ),
     Family(
         name="rnd1",
@@ -268,6 +268,19 @@ _PLAIN: Mapping[str, Layout] = {
     "qwen3": layouts.QWEN3,
     "qwen3_moe": layouts.QWEN3_MOE,
 }
+
+
+def works_with() -> str:
+    """The table of README: families, how they attend, their recommended rule, and how we know that it is right."""
+    head = "| family | checkpoints | attention | shift | default rule | verified by |\n| --- | --- | --- | --- | --- | --- |"
+    rows = []
+    for family in FAMILIES:
+        attention = family.attention.replace("_", "-")
+        attention += f", blocks of {family.block_length}" if family.block_length else ""
+        more = ", ".join(f"{name}={value}" for name, value in family.defaults.items())
+        rule = " ".join([f"`{family.preset}`" if family.preset else "one token a forward", f"({more})" if more else ""]).strip()
+        rows.append(f"| {family.name} | {family.models} | {attention} | {family.shift} | {rule} | {family.verified} |")
+    return "\n".join([head, *rows])
 
 
 def recognise(config: Mapping[str, Any], attention: str | None) -> Family:

@@ -76,8 +76,7 @@ def study(model: nn.Module, tokenizer: Any = None) -> Study:
             kept = state, _Probe(model, info).study()
         _STUDIES[model] = kept
     # Mask and ends depend on the tokenizer, so they are as of now; what was found about the forward is as of then.
-    found = kept[1].info
-    fresh = dataclasses.replace(info, dtype=found.dtype, context=found.context)
+    fresh = dataclasses.replace(info, dtype=kept[1].info.dtype)
     return dataclasses.replace(kept[1], info=fresh, probed={**kept[1].probed, **_tokenizer(tokenizer, info)})
 
 
@@ -112,9 +111,7 @@ class _Probe:
         self.refused.append(("T2 slot cache", "not written yet"))
         if plan is not None:
             reason = f"{plan.layers} attention calls go through AttentionInterface, its logits are reproduced"
-            info = dataclasses.replace(self.info, context=self.context(plan.first_position))
-            info = dataclasses.replace(info, dtype=self.dtype)
-            return self.result(NATIVE, reason, info, plan=plan)
+            return self.result(NATIVE, reason, dataclasses.replace(self.info, dtype=self.dtype), plan=plan)
         if self.info.attention == "causal_reordered":
             raise InvalidValueError(
                 f"a model that reorders its tokens must run on our attention, got {self.name}: {self.refused[0][1]}; "
@@ -142,9 +139,6 @@ class _Probe:
     @property
     def name(self) -> str:
         return type(self.model).__name__
-
-    def context(self, first: int) -> int | None:
-        return None if self.info.context is None else self.info.context - first
 
     # What the class does by itself.
 

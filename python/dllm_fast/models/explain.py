@@ -1,0 +1,206 @@
+"""`explain`: how a model would be run, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from dllm_fast import text
+from dllm_fast.models.decoder import Decoder
+from dllm_fast.models.loaded import LoadedModel, load
+from dllm_fast.models.open_runner import is_pretrained, open_runner
+from dllm_fast.models.probe import NATIVE, PLAIN, study
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from dllm_fast.models.loaded import ModelInfo
+
+_APPROXIMATE = "approximate where a model sees both ways: keys change as tokens are committed; ask for it by name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """How `sample` would run a model. `str()` is a table; `to_dict()` can be written as JSON.
+
+    Attributes:
+        family: row of the table of families, or what stands in for it.
+        mask_token_id: the mask, or None where nothing says it: then `sample` needs `mask_token_id=`.
+        shift: 1 where the logits of position i - 1 predict position i.
+        attention: `full`, `block_causal`, `causal_reordered`, or `unknown`.
+        block_length: of block-causal attention.
+        eos_token_ids: tokens that end an answer.
+        tier: the way in which it is run, with the reason in `reason`.
+        cache: the policy that `cache="auto"` picks, with the reason in `cache_reason`.
+        settings: what the family recommends, used where the caller says nothing.
+        probed: each probe and its result.
+        refused: ways and policies that were ruled out, and why.
+        sources: of each choice, who made it.
+        verified: how it is known that the numbers are right.
+    """
+
+    family: str
+    mask_token_id: int | None
+    shift: int
+    attention: str
+    block_length: int | None
+    eos_token_ids: tuple[int, ...]
+    tier: str
+    reason: str
+    cache: str
+    cache_reason: str
+    vocabulary: int | None
+    context: int | None
+    dtype: str | None
+    device: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    probed: Mapping[str, Any] = field(default_factory=dict)
+    refused: tuple[tuple[str, str], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    verified: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dictionaries only."""
+        plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return plain | {
+            "eos_token_ids": list(self.eos_token_ids),
+            "settings": dict(self.settings),
+            "probed": dict(self.probed),
+            "refused": [{"what": what, "why": why} for what, why in self.refused],
+            "sources": dict(self.sources),
+        }
+
+    def __str__(self) -> str:
+        choices = ("family", "mask_token_id", "eos_token_ids", "shift", "attention", "block_length", "vocabulary", "context")
+        lines = [(name, _shown(getattr(self, name)), self.sources.get(name, "")) for name in choices]
+        lines += [("weights", f"{self.dtype} on {self.device}", "")] if self.dtype else []
+        lines += [("run", self.tier, self.reason), ("cache", self.cache, self.cache_reason)]
+        lines += [("default", f"{name}={value!r}", "") for name, value in self.settings.items()]
+        lines += [("probed", name, _shown(value)) for name, value in self.probed.items()]
+        lines += [("refused", what, why) for what, why in self.refused]
+        lines += [("verified", self.verified, "")]
+        first, second = (max(len(line[i]) for line in lines) for i in (0, 1))
+        return "\n".join(f"{a:{first}}  {b:{min(second, 40)}}  {c}".rstrip() for a, b, c in lines)
+
+
+def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokenizer: Any = None) -> Explanation:
+    """How `sample` would run a model: what is taken for its mask, its attention and its ends, by whom, and which way is used.
+
+    Args:
+        model: as `sample` takes it; a folder or hub id is opened, a model of transformers is run on a few tokens.
+        tokenizer: where the mask or the ends come from it.
+
+    Raises:
+        CheckpointError, InvalidValueError: where `sample` would refuse the model.
+    """
+    if model is None:
+        from dllm_fast import demo
+
+        model, own = demo.load()
+        tokenizer = own if tokenizer is None else tokenizer
+    if is_pretrained(model):
+        found = study(cast("nn.Module", model), tokenizer)
+        cached = found.tier == NATIVE
+        refused = [*found.refused, *_policies(found.info, cached=cached)]
+        return _explained(found.info, found.tier, found.reason, refused, found.probed, cached=cached)
+    opened: Any = model if callable(model) else load(model)
+    if isinstance(opened, LoadedModel):
+        tier = "own decoder" if isinstance(opened.network, Decoder) else "own encoder"
+        reason = f"opened by dllm_fast.load: {type(opened.network).__name__}"
+        return _explained(opened.info, tier, reason, _policies(opened.info, cached=True), {}, cached=True)
+    return _unknown(opened, tokenizer)
+
+
+def _explained(
+    info: ModelInfo, tier: str, reason: str, refused: list[tuple[str, str]], probed: Mapping[str, Any], *, cached: bool
+) -> Explanation:
+    exact = cached and info.attention == "block_causal"
+    if exact:
+        why = "exact: keys left of a block never change"
+    else:
+        why = "there is no exact cache for full attention" if cached else "this way of running keeps nothing between forwards"
+    if info.attention == "causal_reordered":
+        why = "its tokens are reordered in every forward"
+    preset = {} if info.preset is None else {"preset": info.preset}
+    return Explanation(
+        family=info.family,
+        mask_token_id=info.mask_token_id,
+        shift=info.shift,
+        attention=info.attention,
+        block_length=info.block_length,
+        eos_token_ids=info.eos_token_ids,
+        tier=tier,
+        reason=reason,
+        cache="exact_block" if exact else "none",
+        cache_reason=why,
+        vocabulary=info.vocabulary,
+        context=info.context,
+        dtype=str(info.dtype).removeprefix("torch."),
+        device=str(info.device),
+        settings=preset | dict(info.defaults),
+        probed=dict(probed),
+        refused=tuple(refused),
+        sources=dict(info.sources),
+        verified=info.verified,
+    )
+
+
+def _policies(info: ModelInfo, *, cached: bool) -> list[tuple[str, str]]:
+    """Why `auto` does not pick the others."""
+    names = ("prefix", "dual", "exact_block")
+    if not cached:
+        return [(f"cache {name}", "needs our own attention") for name in names]
+    if info.attention == "causal_reordered":
+        return [(f"cache {name}", "its tokens are reordered in every forward") for name in names]
+    if info.attention == "block_causal":
+        return [(f"cache {name}", "exact_block computes less and is exact") for name in names[:2]]
+    return [
+        ("cache prefix", _APPROXIMATE),
+        ("cache dual", _APPROXIMATE),
+        ("cache exact_block", "needs a block-causal model: here every key may change with every token"),
+    ]
+
+
+def _unknown(model: Any, tokenizer: Any) -> Explanation:
+    """A module or function of which only its answers are known."""
+    runner, tokenizer = open_runner(model, tokenizer)
+    sources = {"family": "class"}
+    mask, ends = runner.token_id("mask_token_id"), runner.token_id("eos_token_id")
+    sources["mask_token_id"] = sources["eos_token_ids"] = "model"
+    if mask is None:
+        mask = text.mask_token_id(tokenizer)
+        sources["mask_token_id"] = "unknown" if mask is None else "tokenizer"
+    if ends is None:
+        ends = text.eos_token_id(tokenizer)
+        sources["eos_token_ids"] = "unknown" if ends is None else "tokenizer"
+    return Explanation(
+        family=type(model).__name__,
+        mask_token_id=mask if isinstance(mask, int) else None,
+        shift=0,
+        attention="unknown",
+        block_length=None,
+        eos_token_ids=() if ends is None else (ends,) if isinstance(ends, int) else ends,
+        tier=PLAIN,
+        reason="any callable from ids to logits",
+        cache="none",
+        cache_reason="this way of running keeps nothing between forwards",
+        vocabulary=runner.vocabulary,
+        context=runner.context,
+        dtype=None,
+        device=None,
+        refused=tuple(
+            (way, "needs a model of transformers, or a folder for dllm_fast.load") for way in ("own decoder", NATIVE)
+        ),
+        sources=sources | {"shift": "default", "attention": "not probed"},
+        verified="no; its logits are taken as they are",
+    )
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,389 @@
+"""Models already in memory, on the fastest way that is correct, against a plain loop of full forwards at temperature 0."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+import dllm_fast
+import remote_like
+from dllm_fast import DllmFastError
+from dllm_fast.models import native
+from dllm_fast.models.probe import study
+
+MASK = 501
+COMMON = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 128,
+}
+GQA = COMMON | {"num_key_value_heads": 2, "head_dim": 16, "is_causal": False, "mask_token_id": MASK}
+MLM = COMMON | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "mask_token_id": MASK}
+MOE = {"moe_intermediate_size": 32, "num_experts_per_tok": 2}
+# Positions from 8 on make queries longer, so that a wrong position shows twice.
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 16.0,
+    "original_max_position_embeddings": 8,
+    "llama_4_scaling_beta": 0.1,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
+DECODERS = {
+    "Llama": {"num_key_value_heads": 4},
+    "Qwen2": {},
+    "Qwen3": {},
+    "Qwen3Moe": MOE | {"num_experts": 4},
+    "Glm4Moe": MOE | {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "Ministral3": {},
+}
+ENCODERS = {
+    "Bert": {},
+    "Roberta": {"pad_token_id": 1},
+    "ModernBert": {"local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2},
+    "Electra": {"embedding_size": 32},
+    "EuroBert": {},
+    "DistilBert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
+}
+FALLBACKS = {"MPNet": {"pad_token_id": 1}, "DebertaV2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}}
+PROMPTS = [[7, 8, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21], [30, 31, 32, 33, 34, 35, 36, 37]]
+NEW = 16
+
+
+def model_of(name: str, **more):
+    """A tiny model with weights that make every token count."""
+    if name in DECODERS:
+        rope = {"rope_parameters": YARN, "sliding_window": None} if name == "Ministral3" else {}
+        config = getattr(hf, f"{name}Config")(**GQA | DECODERS[name] | rope | more)
+        return drawn(getattr(hf, f"{name}ForCausalLM")(config))
+    config = getattr(hf, f"{name}Config")(**MLM | (ENCODERS | FALLBACKS)[name] | more)
+    return drawn(getattr(hf, f"{name}ForMaskedLM")(config))
+
+
+def drawn(model):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            one = "norm" in name.lower() and name.endswith("weight")
+            scale = 0.05 if one or name.endswith("bias") else 1.0 if "embed" in name or "tokens" in name else 0.4
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale + float(one))
+    return model.eval()
+
+
+def loop(forward, prompt, *, block, origin, new=NEW):
+    """One token a forward, the most probable first, block after block. `forward` gives logits `[L, V]` of a canvas."""
+    canvas = torch.tensor([*prompt, *[MASK] * new])
+    starts = range(origin, len(canvas), block)
+    for start in starts:
+        inside = torch.zeros(len(canvas), dtype=torch.bool)
+        inside[start : start + block] = True
+        while bool((left := inside & (canvas == MASK)).any()):
+            with torch.no_grad():
+                logits = forward(canvas[None])[0].double()
+            logits[:, MASK] = -torch.inf
+            sure, token = logits.softmax(-1).max(-1)
+            place = int(sure.masked_fill(~left, -1).argmax())
+            canvas[place] = token[place]
+    return canvas.numpy()
+
+
+def full(model):
+    return lambda ids: model(input_ids=ids).logits
+
+
+def by_blocks(model, block):
+    """The class itself with a mask for its blocks."""
+
+    def forward(ids):
+        blocks = torch.arange(ids.shape[1]) // block
+        seen = (blocks[:, None] >= blocks)[None, None]
+        return model(input_ids=ids, attention_mask=torch.zeros(()).where(seen, torch.finfo(torch.float32).min)).logits
+
+    return forward
+
+
+def agree(found, expected):
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True)), (found, expected)
+    # Answers that are all one token would agree whatever the attention did.
+    assert len({tuple(row[-NEW:]) for row in expected}) == len(expected)
+    assert len(np.unique(np.concatenate([row[-NEW:] for row in expected]))) > 5
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_native_classes_run_on_our_attention_and_say_what_their_own_loop_says(name):
+    model = model_of(name)
+    assert study(model).tier == "T3 native attention"
+    expected = [loop(full(model), prompt, block=8, origin=len(prompt)) for prompt in PROMPTS]
+    settings = {"max_new_tokens": NEW, "block_length": 8, "stop_at_eos": False}
+
+    agree(dllm_fast.sample(model, PROMPTS, **settings).sequences, expected)
+    agree(dllm_fast.sample(model, PROMPTS, cache="prefix", refresh_every=1, **settings).sequences, expected)
+    agree(dllm_fast.sample(model, PROMPTS, cache="dual", refresh_every=1, **settings).sequences, expected)
+    agree(dllm_fast.sample(model, PROMPTS, max_batch_rows=2, **settings).sequences, expected)
+    alone = [dllm_fast.sample(model, prompt, **settings).sequences[0] for prompt in PROMPTS]
+    agree(alone, expected)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_block_causal_models_run_with_the_exact_cache(name):
+    model = model_of(name, block_length=4)
+    expected = [loop(by_blocks(model, 4), prompt, block=4, origin=0) for prompt in PROMPTS]
+    for cache in ("auto", "none"):
+        result = dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, stop_at_eos=False, cache=cache)
+        agree(result.sequences, expected)
+    assert dllm_fast.explain(model).cache == "exact_block"
+    assert result.config.block_length == 4
+
+
+@pytest.mark.parametrize("name", FALLBACKS)
+def test_classes_without_the_registry_compute_the_head_on_scored_rows(name):
+    model = model_of(name)
+    assert study(model).tier == "T1 head rows"
+    expected = [loop(full(model), prompt, block=8, origin=len(prompt)) for prompt in PROMPTS]
+    rows = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda _, __, out: rows.append(out.numel() // out.shape[-1]))
+    agree(dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, block_length=8, stop_at_eos=False).sequences, expected)
+    hook.remove()
+    assert max(rows) <= 8
+
+
+def remote(cls=remote_like.RemoteLike, **more):
+    return drawn(cls(remote_like.RemoteConfig(mask_token_id=MASK, **more)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "tier"), [(remote_like.RemoteLike, "T1 head rows"), (remote_like.NoHeadLike, "T0 plain forward")]
+)
+def test_remote_code_is_called_as_it_is(cls, tier):
+    model = remote(cls)
+    found = study(model)
+    assert (found.tier, found.info.context) == (tier, 256)
+    assert found.probed["position ids"] == "not taken"
+    expected = [loop(full(model), prompt, block=8, origin=len(prompt)) for prompt in PROMPTS]
+    agree(dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, block_length=8).sequences, expected)
+
+
+def test_a_block_causal_class_that_needs_its_mask_gets_it():
+    model = remote(remote_like.LLaDA2MoeModelLM, needs_mask=True, block_length=4)
+    model.config.model_type = "llada2_moe"
+    found = study(model)
+    assert (found.mask, found.info.block_length, found.info.family) == ("additive", 4, "llada2")
+    expected = [loop(by_blocks(model, 4), prompt, block=4, origin=0) for prompt in PROMPTS]
+    agree(dllm_fast.sample(model, PROMPTS, preset="llada", max_new_tokens=NEW, block_length=4).sequences, expected)
+
+
+def test_a_block_causal_class_that_heeds_no_mask_is_refused():
+    model = remote(remote_like.LLaDA2MoeModelLM, block_length=4)
+    model.config.model_type = "llada2_moe"
+    plain = type(model).forward
+    model.forward = lambda input_ids, attention_mask=None: plain(model, input_ids)
+    with pytest.raises(DllmFastError, match="must keep to blocks of 4, got LLaDA2MoeModelLM"):
+        study(model)
+
+
+def test_the_shift_of_a_family_is_applied():
+    """Qwen2 under Dream's name: row i - 1 predicts position i."""
+    model = model_of("Qwen2")
+    model.config.model_type, model.config.architectures = "Dream", ["DreamModel"]
+    assert study(model).info.shift == 1
+
+    def shifted(ids):
+        logits = full(model)(ids)
+        return torch.cat((logits[:, :1], logits[:, :-1]), dim=1)
+
+    expected = [loop(shifted, prompt, block=8, origin=len(prompt)) for prompt in PROMPTS]
+    found = dllm_fast.sample(model, PROMPTS, preset="llada", max_new_tokens=NEW, block_length=8)
+    agree(found.sequences, expected)
+
+
+def state(model):
+    """All that we might change."""
+    return (
+        copy.deepcopy(vars(model.config)),
+        [module.training for module in model.modules()],
+        [(dict(m._forward_pre_hooks), dict(m._forward_hooks), "forward" in vars(m)) for m in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        {name: buffer.clone() for name, buffer in model.named_buffers()},
+    )
+
+
+def assert_same(before, after):
+    assert before[:4] == after[:4]
+    assert all(torch.equal(before[4][name], after[4][name]) for name in before[4] | after[4])
+
+
+@pytest.mark.parametrize("name", ["Qwen3", "ModernBert", "MPNet", "remote"])
+def test_everything_is_restored(name):
+    model = remote() if name == "remote" else model_of(name)
+    model.train()
+    list(model.children())[-1].eval()
+    before = state(model)
+    dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4)
+    assert_same(before, state(model))
+
+    def stop(event):
+        if name in ("Qwen3", "ModernBert"):
+            assert model.config._attn_implementation == native.NAME
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4, on_step=stop)
+    assert_same(before, state(model))
+    with pytest.raises(RuntimeError, match="broken"):
+        broken(model)
+    assert_same(before, state(model))
+
+
+def broken(model):
+    """An exception inside a forward."""
+    layer = next(m for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear))
+    study(model)
+
+    def fail(module, args):
+        raise RuntimeError("broken")
+
+    handle = layer.register_forward_pre_hook(fail)
+    try:
+        dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4)
+    finally:
+        handle.remove()
+
+
+def test_other_forwards_of_the_model_are_undisturbed_meanwhile():
+    model = model_of("Qwen3")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = model(ids).logits
+    seen = []
+
+    def look(event):
+        with torch.no_grad():
+            seen.append(model(ids).logits)
+
+    dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4, on_step=look)
+    assert len(seen) == 4
+    for logits in seen:
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_causal_models_are_refused_with_the_fix():
+    model = model_of("Qwen3", is_causal=True)
+    with pytest.raises(DllmFastError, match=r"got Qwen3ForCausalLM, which is causal.*is_causal = False"):
+        dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4)
+    model.config.is_causal = False
+    dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4)
+    with pytest.raises(DllmFastError, match="got RemoteLike, which is causal"):
+        dllm_fast.sample(remote(sees_ahead=False), [3, 4, 5], max_new_tokens=4)
+
+
+def test_models_without_masks_are_refused():
+    model = remote()
+    model.config.model_type = "udlm"
+    with pytest.raises(DllmFastError, match="must fill mask tokens, got RemoteLike"):
+        dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4)
+
+
+def test_buffers_that_were_never_written_are_repaired_with_a_warning():
+    model = remote()
+    expected = dllm_fast.sample(model, PROMPTS[0], max_new_tokens=NEW).sequences
+    model.blocks[1].turn.inv_freq.fill_(torch.nan)
+    gone = copy.deepcopy(model)
+    with pytest.warns(RuntimeWarning, match=r"blocks\.1\.turn\.inv_freq of RemoteLike"):
+        found = dllm_fast.sample(gone, PROMPTS[0], max_new_tokens=NEW).sequences
+    np.testing.assert_array_equal(found[0], expected[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dllm_fast.sample(gone, PROMPTS[0], max_new_tokens=NEW)
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    model = remote()
+    with torch.no_grad():
+        model.norm.weight[3] = torch.nan
+    with pytest.raises(DllmFastError, match="logits must be numbers, got nan from RemoteLike"):
+        dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4)
+
+
+def test_a_study_is_made_once_and_does_not_keep_the_model():
+    model = remote()
+    calls = []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    study(model)
+    first = len(calls)
+    assert 3 <= first <= 8
+    study(model)
+    assert len(calls) == first
+    handle.remove()
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_plain_module_is_called_as_it_is():
+    model = torch.nn.Sequential(torch.nn.Embedding(512, 16), torch.nn.Linear(16, 512))
+    result = dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4, mask_token_id=MASK)
+    assert result.stats.nfe == 4
+    assert dllm_fast.explain(model).tier == "T0 plain forward"
+
+
+def test_generate_of_transformers():
+    model = model_of("Qwen2", pad_token_id=0, eos_token_id=None)
+    settings = {"block_length": 8, "custom_generate": dllm_fast.generate, "max_new_tokens": NEW}
+    expected = dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, block_length=8).sequences
+    for prompt, sequence in zip(PROMPTS, expected, strict=True):
+        found = model.generate(torch.tensor([prompt]), **settings)
+        np.testing.assert_array_equal(found[0].numpy(), sequence)
+    width = max(map(len, PROMPTS))
+    padded = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in PROMPTS])
+    mask = (padded != 0).long()
+    found = model.generate(padded, attention_mask=mask, return_dict_in_generate=True, **settings)
+    assert found.num_forwards == NEW
+    assert found.sequences.shape == (3, width + NEW)
+    torch.testing.assert_close(found.sequences[:, :width], padded)
+    for row, sequence in zip(found.sequences.numpy(), expected, strict=True):
+        np.testing.assert_array_equal(row[width:], sequence[-NEW:])
+
+
+def test_generate_pads_behind_the_end():
+    model = model_of("Qwen2", pad_token_id=0)
+    plain = dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, block_length=4).sequences
+    end = int(plain[1][len(PROMPTS[1]) + 5])
+    found = model.generate(
+        torch.tensor([PROMPTS[1]]), custom_generate=dllm_fast.generate, max_new_tokens=NEW, block_length=4, eos_token_id=end
+    )
+    new = found[0, len(PROMPTS[1]) :]
+    assert int(new[-1]) == end
+    assert len(new) <= 6
+
+
+def test_generate_draws_as_the_generation_config_says():
+    model = model_of("Qwen2", pad_token_id=0)
+    ids = torch.tensor(PROMPTS[:1])
+    draw = {"custom_generate": dllm_fast.generate, "max_new_tokens": NEW, "do_sample": True, "seed": 3}
+    found = model.generate(ids, num_return_sequences=2, temperature=2.0, top_k=0, **draw)
+    expected = dllm_fast.sample(model, PROMPTS[0], max_new_tokens=NEW, temperature=2.0, num_samples=2, seed=3).sequences
+    np.testing.assert_array_equal(found.numpy(), np.stack(expected))
+
+
+def test_generate_refuses_what_it_cannot_honour():
+    model = model_of("Qwen2", pad_token_id=0)
+    ids = torch.tensor(PROMPTS[:1])
+    plain = {"custom_generate": dllm_fast.generate, "max_new_tokens": 4}
+    with pytest.raises(DllmFastError, match="logits processors, got RepetitionPenalty"):
+        model.generate(ids, repetition_penalty=1.5, **plain)
+    with pytest.raises(DllmFastError, match="beams, got num_beams=2"):
+        model.generate(ids, num_beams=2, **plain)
+    with pytest.raises(DllmFastError, match="no fixed order, got a list"):
+        dllm_fast.generate(model, ids, streamer=[], max_new_tokens=4)
