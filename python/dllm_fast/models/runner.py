@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     # Some rows of a request, and the forward that scores their positions.
     Part = tuple[Ints, Callable[[], Scored]]
 
+# Attention rules under which keys left of a block never change.
+EXACT = ("block_causal", "causal_context")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -105,8 +108,9 @@ class NetworkRunner:
     behind a shorter row changes nothing. Policies of the cache, by what a forward computes:
 
     - `none`: everything that the scored positions can see.
-    - `exact_block`, for block-causal models: the block that is being filled, and once more the one before it, whose last
-      tokens were committed by the forward before. Keys left of that never change, so this is exact.
+    - `exact_block`, for block-causal models and those with a causal context: the block that is being filled, and once more
+      the one before it, whose last tokens were committed by the forward before. Keys left of that never change, so this is
+      exact.
     - `prefix`: a full forward at the start of a block and every `refresh_every` forwards, between them the block and what
       is right of it. Approximate: the keys on the left are as they were (Fast-dLLM, 2505.22618).
     - `dual`: as `prefix`, but only the block between full forwards; the keys on both sides are as they were.
@@ -150,7 +154,7 @@ class NetworkRunner:
         return self._policy
 
     def _resolve(self, policy: str, refresh_every: int | None) -> str:
-        blocks = self.info.attention == "block_causal"
+        blocks = self.info.attention in EXACT
         if policy == "exact_block" and not blocks:
             raise InvalidValueError(
                 f"cache='exact_block' needs a block-causal model, got attention {self.info.attention!r}; "
@@ -176,7 +180,8 @@ class NetworkRunner:
             self._admit(request, shift=shift)
         begin, end, block = self._span(request, shift=shift)
         ids, lines = request.batch(begin, end, shift=shift)
-        hidden = self._forward(ids, begin, end, lengths)
+        seen = self._seen(begin, end, block, lengths)
+        hidden = self._forward(ids, begin, end, seen)
         features = hidden.flatten(0, 1)
         if self._policy == "exact_block":
             if shift:
@@ -190,14 +195,16 @@ class NetworkRunner:
         rows, lengths = request.rows, request.lengths
         block, stop = request.windows[:, 0], request.windows[:, 1]
         end = lengths
-        if self.info.attention == "block_causal":
+        if self.info.attention == "causal_context":
+            block, end = np.maximum(block, self._starts[rows]), stop
+        elif self.info.attention == "block_causal":
             size = self.info.block_length or 1
             # Nothing right of the model's block can be seen, so nothing there needs to be computed.
             end = np.minimum((stop - 1) // size * size + size, lengths)
         if self._policy == "none":
             return np.zeros_like(end), end, block
         if self._policy == "exact_block":
-            block = block // size * size
+            block = block if self.info.attention == "causal_context" else block // size * size
             return self._fresh[rows], end, block
         block = np.maximum(block, self._starts[rows])
         full = self._block[rows] != block
@@ -210,16 +217,23 @@ class NetworkRunner:
             end = np.where(full, end, np.minimum(stop, end))
         return begin, end, block
 
-    def _forward(self, ids: Ints, begin: Ints, end: Ints, lengths: Ints, cache: SlotCache | None = None) -> Tensor:
-        """Features `[n, Q, H]` of the tokens from `begin` on."""
+    def _seen(self, begin: Ints, end: Ints, block: Ints, lengths: Ints) -> Ints:
+        """For the positions from `begin` on, `[n, Q]`, the first position that each does not see."""
+        positions = begin[:, None] + np.arange((end - begin).max())
+        last = (end if self._cache is None else lengths)[:, None]
+        if self.info.attention == "causal_context":
+            return np.where(positions < block[:, None], positions + 1, end[:, None])
+        if self.info.attention == "block_causal":
+            size = self.info.block_length or 1
+            return np.minimum((positions // size + 1) * size, last)
+        return np.broadcast_to(last, positions.shape)
+
+    def _forward(self, ids: Ints, begin: Ints, end: Ints, seen: Ints, cache: SlotCache | None = None) -> Tensor:
+        """Features `[n, Q, H]` of the tokens from `begin` on, which see up to `seen`."""
         cache = self._cache if cache is None else cache
         width = ids.shape[1]
         positions = begin[:, None] + np.arange(width)
         real = positions < end[:, None]
-        seen = np.broadcast_to(lengths[:, None] if cache is not None else end[:, None], positions.shape)
-        if self.info.attention == "block_causal":
-            size = self.info.block_length or 1
-            seen = np.minimum((positions // size + 1) * size, seen)
         keys = int(seen[real].max())
         if cache is None:
             keys = width
@@ -287,7 +301,8 @@ class NetworkRunner:
         """
         assert self._cache is not None
         rows, size = request.rows, self.info.block_length or 1
-        shared = np.maximum((request.windows[:, 0] // size - int(shift)) * size, 0)
+        first_block = self._span(request, shift=shift)[2]
+        shared = np.maximum(first_block - int(shift) * size, 0)
         _, firsts, groups = np.unique(self._prompts[rows], return_index=True, return_inverse=True)
         donors = firsts[groups]
         followers = np.flatnonzero((donors != np.arange(len(rows))) & (np.arange(len(rows)) >= first) & (shared > 0))
@@ -303,7 +318,8 @@ class NetworkRunner:
                 ids[line, : shared[leader]] = canvases[leader][: shared[leader]]
             store = SlotCache(self._network, len(leaders), width, dtype=self.info.dtype, device=self.info.device)
             ends = shared[leaders]
-            self._forward(ids, np.zeros_like(ends), ends, ends, store)
+            zeros = np.zeros_like(ends)
+            self._forward(ids, zeros, ends, self._seen(zeros, ends, ends, ends), store)
             self._cache.take(store, self._to_device(np.arange(len(leaders))), self._to_device(leaders), width)
             self._fresh[rows[leaders]] = ends
         length = int(shared[followers].max())

@@ -1,0 +1,354 @@
+"""What to launch for an operation: kernels, grids and arguments, the same for the GPU and for the host emulator.
+
+Addresses are plain integers (`tensor.data_ptr()`), so nothing here knows torch, CuPy or whose memory it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from typing import Any
+
+TILE = 4096
+MAX_TILES = 256
+_WARP = 32
+_FLOAT32_TINY = 1.1754943508222875e-38
+_FLOAT32_MAX = 3.4028234663852886e38
+_CHOOSE_ARGMAX, _CHOOSE_BY_DRAW, _CHOOSE_BY_FILTERED_DRAW = range(3)
+
+#: Bytes of the intermediate buffers: of a tile record, and of the cut of a row.
+RECORD_BYTES = 16
+CUT_BYTES = 16
+#: Suffix of the kernels for a dtype of the logits.
+SUFFIXES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel launch. `arguments` are ctypes scalars in the order of the kernel's parameters; `shared_bytes` are dynamic."""
+
+    source: str
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    arguments: tuple[Any, ...]
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskPredictBuffers:
+    """Addresses of the arrays of a mask prediction with N sites; 0 where an array is absent.
+
+    `logits` [*, V]; `index` [N] int32 rows of the sites (absent: row i for site i); `suppressed` ceil(V / 8) bytes, a bit
+    for each id, lowest first; `records` N * tiles(V) * RECORD_BYTES and `cuts` N * CUT_BYTES of work space (`cuts` only with
+    filters); `seed` uint64, `request`, `position`, `step` uint32 and `current` int32, all [N]; results [N]: `token` int64,
+    `status` int32 (0 fine, 1 NaN at `token`, 2 nothing but -inf), the others float64.
+    """
+
+    logits: int
+    index: int = 0
+    suppressed: int = 0
+    records: int
+    cuts: int = 0
+    seed: int
+    request: int
+    position: int
+    step: int
+    current: int = 0
+    token: int
+    probability: int
+    top1: int
+    top2: int
+    entropy: int
+    logsumexp: int
+    probability_of_current: int = 0
+    status: int
+
+
+def tiles(vocabulary: int) -> int:
+    """Number of tiles of a row."""
+    return -(-vocabulary // TILE)
+
+
+def inverse_temperature(temperature: float) -> float:
+    """1 / temperature as the kernels take it: within the normal float32 numbers. 1 for temperature 0, where it is not used."""
+    return 1.0 if temperature == 0 else min(max(1.0 / temperature, _FLOAT32_TINY), _FLOAT32_MAX)
+
+
+def mask_predict(
+    buffers: MaskPredictBuffers,
+    *,
+    dtype: str,
+    sites: int,
+    vocabulary: int,
+    stride: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> list[Launch]:
+    """The launches of a mask prediction, in order. The settings are checked by the caller; `stride` counts logits."""
+    suffix = SUFFIXES[dtype]
+    draws = temperature > 0
+    keep_k = top_k if draws and top_k is not None and top_k < vocabulary else 0
+    keep_p = top_p if draws and top_p is not None else 1.0
+    floor_p = min_p if draws and min_p is not None else 0.0
+    filters = keep_k > 0 or keep_p < 1.0 or floor_p > 0.0
+    scale = ctypes.c_float(inverse_temperature(temperature))
+    is_tempered = draws and not filters and scale.value != 1.0
+
+    logits, index, suppressed = (ctypes.c_void_p(a) for a in (buffers.logits, buffers.index, buffers.suppressed))
+    records, cuts = ctypes.c_void_p(buffers.records), ctypes.c_void_p(buffers.cuts)
+    row = ctypes.c_int64(stride), ctypes.c_int32(vocabulary)
+    n = ctypes.c_int32(sites)
+    warp_per_tile = (-(-sites * tiles(vocabulary) * _WARP // 256), 1, 1)
+    block_per_row = (sites, 1, 1)
+
+    kind = "tempered_tiles" if is_tempered else "tiles"
+    launches = [
+        Launch(
+            "mask_predict",
+            f"dllm_mask_predict_{kind}_{suffix}",
+            warp_per_tile,
+            (256, 1, 1),
+            (logits, index, suppressed, records, *row, n, *((scale,) if is_tempered else ())),
+        )
+    ]
+    if filters:
+        cut = logits, index, suppressed, records, cuts, *row, scale
+        launches.append(
+            Launch(
+                "mask_filter",
+                f"dllm_mask_filter_cut_{suffix}",
+                block_per_row,
+                (1024, 1, 1),
+                (*cut, ctypes.c_int32(keep_k), ctypes.c_double(keep_p), ctypes.c_double(floor_p)),
+            )
+        )
+        launches.append(
+            Launch(
+                "mask_filter",
+                f"dllm_mask_filter_kept_{suffix}",
+                warp_per_tile,
+                (256, 1, 1),
+                (logits, index, suppressed, cuts, records, *row, n, scale),
+            )
+        )
+    b = buffers
+    sites_arrays = (b.seed, b.request, b.position, b.step, b.current)
+    results = (b.token, b.probability, b.top1, b.top2, b.entropy, b.logsumexp, b.probability_of_current, b.status)
+    pointers = tuple(ctypes.c_void_p(a) for a in (*sites_arrays, *results))
+    choice = _CHOOSE_BY_FILTERED_DRAW if filters else _CHOOSE_BY_DRAW if draws else _CHOOSE_ARGMAX
+    launches.append(
+        Launch(
+            "mask_predict",
+            f"dllm_mask_predict_rows_{suffix}",
+            block_per_row,
+            (256, 1, 1),
+            (logits, index, suppressed, records, cuts, *pointers, *row, scale, ctypes.c_int32(choice)),
+        )
+    )
+    return launches
+
+
+#: What positions are ranked by, and the test that ends the prefix, by the names of `SamplerConfig`.
+_ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence")
+ORDERS = {name: i for i, name in enumerate(_ORDERS)}
+CUTS = {name: i for i, name in enumerate(("count", "threshold", "factor", "factor as published", "entropy_bound"))}
+#: Sites of a row at most.
+MAX_CANDIDATES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitBuffers:
+    """Addresses of the arrays of a commit: R rows, N sites (scored positions), those of a row together, positions rising.
+
+    `site_start` [R + 1] int32; `position`, `request`, `step` uint32, `seed` uint64, `token` int64, `status` int32, and
+    `probability`, `top1`, `top2`, `entropy` float64, all [N], as the mask prediction reads and writes them; `floors` [R]
+    int32, `progress` [R] float64; changed: `canvases` [R, length] int64; results: `chosen` [N] int32, sites by rank,
+    `committed` and `masks_left` [R] int32.
+    """
+
+    site_start: int
+    position: int
+    seed: int
+    request: int
+    step: int
+    token: int
+    probability: int
+    top1: int
+    top2: int
+    entropy: int
+    status: int
+    floors: int
+    progress: int
+    canvases: int
+    chosen: int
+    committed: int
+    masks_left: int
+
+
+def commit(
+    buffers: CommitBuffers,
+    *,
+    rows: int,
+    length: int,
+    mask_id: int,
+    order: str,
+    cut: str,
+    bound: float = 0.0,
+    order_temperature: float = 0.0,
+    is_annealed: bool = False,
+) -> Launch:
+    """The launch of a commit."""
+    b = buffers
+    statistics = (b.token, b.probability, b.top1, b.top2, b.entropy, b.status)
+    addresses = (b.site_start, b.position, b.seed, b.request, b.step, *statistics, b.floors, b.progress)
+    results = (b.canvases, b.chosen, b.committed, b.masks_left)
+    rule = (
+        ctypes.c_int32(ORDERS[order]),
+        ctypes.c_int32(CUTS[cut]),
+        ctypes.c_double(bound),
+        ctypes.c_double(order_temperature),
+        ctypes.c_int32(is_annealed),
+    )
+    pointers = tuple(ctypes.c_void_p(a) for a in (*addresses, *results))
+    arguments = (*pointers, ctypes.c_int64(length), ctypes.c_int64(mask_id), *rule)
+    return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
+
+
+_HEAD_DIMENSIONS = (64, 128, 256)
+#: Batch, head and row, in elements; what is along the head dimension lies side by side.
+Strides = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionBuffers:
+    """Addresses of the arrays of an attention, all bfloat16 but `begin` and `end` [B, Lq] int32.
+
+    `q` and `out` [B, H, Lq, D], `k` and `v` [B, key heads, Lk, D]; with several splits `parts` [splits, B, H, Lq, D] and
+    `log_sums` [splits, B, H, Lq] float32 as work space.
+    """
+
+    q: int
+    k: int
+    v: int
+    begin: int
+    end: int
+    out: int
+    parts: int = 0
+    log_sums: int = 0
+
+
+def attention_splits(*, queries: int, keys: int, group: int) -> tuple[int, int]:
+    """Number of splits of the keys, and keys of a split: the same for any batch and number of heads, so results are, too.
+
+    Few rows leave a GPU idle unless several blocks share their keys; many rows fill it, and each split costs a float32 copy of
+    the output.
+    """
+    row_tiles = -(-queries * group // 64)
+    least = max(128 * row_tiles, -(-keys // 64))
+    keys_per_split = -(-least // 64) * 64
+    return max(1, -(-keys // keys_per_split)), keys_per_split
+
+
+def attention(
+    buffers: AttentionBuffers,
+    *,
+    batch: int,
+    heads: int,
+    key_heads: int,
+    queries: int,
+    keys: int,
+    head_dimension: int,
+    scale: float,
+    q_strides: Strides,
+    k_strides: Strides,
+    v_strides: Strides,
+    out_strides: Strides,
+) -> list[Launch]:
+    """The launches of an attention, in order. Shapes and alignment are checked by the caller."""
+    group = heads // key_heads
+    rows = 32 if queries * group <= 32 else 64
+    splits, keys_per_split = attention_splits(queries=queries, keys=keys, group=group)
+    step = 32 if head_dimension > 128 else 64
+    # Queries, two stages of keys and of values in bfloat16, and the scratch of the reductions.
+    shared_bytes = 2 * head_dimension * (rows + 4 * step) + 128
+    b = buffers
+    pointers = tuple(ctypes.c_void_p(a) for a in (b.q, b.k, b.v, b.begin, b.end, b.out, b.parts, b.log_sums))
+    strides = tuple((ctypes.c_int64 * 3)(*s) for s in (q_strides, k_strides, v_strides, out_strides))
+    shape = tuple(map(ctypes.c_int32, (queries, keys, heads, key_heads, splits, keys_per_split)))
+    scale_log2 = ctypes.c_float(scale * math.log2(math.e))
+    launches = [
+        Launch(
+            "attention",
+            f"dllm_attention_d{head_dimension}_rows{rows}",
+            (-(-group * queries // rows), batch * key_heads, splits),
+            (rows * 2, 1, 1),
+            (*pointers, *strides, scale_log2, *shape),
+            shared_bytes,
+        )
+    ]
+    if splits > 1:
+        sizes = tuple(map(ctypes.c_int32, (batch, queries, heads, splits, head_dimension)))
+        outputs = tuple(ctypes.c_void_p(a) for a in (b.parts, b.log_sums, b.out))
+        grid = (-(-batch * heads * queries * _WARP // 128), 1, 1)
+        launches.append(Launch("attention", "dllm_attention_combine", grid, (128, 1, 1), (*outputs, strides[3], *sizes)))
+    return launches
+
+
+def fused_add_norm(
+    *, stream: int, delta: int, weight: int, stream_out: int, out: int, rows: int, width: int, eps: float
+) -> Launch:
+    """`stream_out = stream + delta` and its RMSNorm into `out`, all [rows, width] bfloat16. `delta` 0: the norm alone."""
+    pointers = tuple(ctypes.c_void_p(a) for a in (stream, delta, weight, stream_out, out))
+    arguments = (*pointers, ctypes.c_int32(width), ctypes.c_float(eps))
+    return Launch("fused", "dllm_fused_add_norm", (rows, 1, 1), (256, 1, 1), arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QkvBuffers:
+    """Addresses: `projected` [B * Lq, (H + 2 key heads) * D], norm weights [D] or 0, `cosines` and `sines` [B * Lq, rotated]
+    float32, `slots` [B * Lq] int32, `q` [B * Lq, H, D], and the caches of slots with their strides (batch, head, slot)."""
+
+    projected: int
+    q_weight: int = 0
+    k_weight: int = 0
+    cosines: int
+    sines: int
+    slots: int
+    q: int
+    keys: int
+    keys_strides: Strides
+    values: int
+    values_strides: Strides
+
+
+def fused_qkv(
+    buffers: QkvBuffers,
+    *,
+    batch: int,
+    queries: int,
+    heads: int,
+    key_heads: int,
+    head_dimension: int,
+    rotated: int,
+    eps: float,
+    rotates_in_float32: bool,
+) -> Launch:
+    """Norm and rotation of query and key heads, and keys and values into their slots."""
+    b = buffers
+    pointers = (b.projected, b.q_weight, b.k_weight, b.cosines, b.sines, b.slots, b.q)
+    # An address and three strides go by value.
+    caches = ((ctypes.c_int64 * 4)(b.keys, *b.keys_strides), (ctypes.c_int64 * 4)(b.values, *b.values_strides))
+    shape = tuple(map(ctypes.c_int32, (queries, heads, key_heads, head_dimension, rotated)))
+    arguments = (*map(ctypes.c_void_p, pointers), *caches, *shape, ctypes.c_float(eps), ctypes.c_int32(rotates_in_float32))
+    grid = (batch * queries, -(-(heads + 2 * key_heads) // 4), 1)
+    return Launch("fused", "dllm_fused_qkv", grid, (128, 1, 1), arguments)
+
+
+def fused_swiglu(*, gate_up: int, out: int, rows: int, inner: int) -> Launch:
+    """`out` [rows, inner] = silu(gate) * up of the halves of `gate_up` [rows, 2 * inner], bfloat16."""
+    arguments = (ctypes.c_void_p(gate_up), ctypes.c_void_p(out), ctypes.c_int64(rows), ctypes.c_int32(inner))
+    return Launch("fused", "dllm_fused_swiglu", (-(-rows * inner // (8 * 256)), 1, 1), (256, 1, 1), arguments)
