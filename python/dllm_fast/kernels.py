@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import tempfile
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -261,6 +262,37 @@ def architecture(capability: tuple[int, int]) -> str:
     return f"sm_{major}{minor}{suffix}"
 
 
+def problem(device: int | None = None) -> tuple[str, str] | None:
+    """Why kernels cannot be used on a device (by default the current one), and the remedy; None if they can."""
+    import torch
+
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA", "install the CUDA build: pip install torch, on Linux"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device", "run where nvidia-smi shows a GPU; sampling works on the CPU meanwhile"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < OLDEST_CAPABILITY:
+        return f"the kernels need compute capability 8.0, this device has {major}.{minor}", "use an A100 or newer"
+    if cupy_version() is None:
+        extra = "cuda12" if torch.version.cuda.startswith("12") else "cuda13"
+        return "CuPy is not installed", f"pip install 'dllm-fast[{extra}]'"
+    try:
+        nvrtc()
+    except KernelError as error:
+        why, _, fix = str(error).partition("; ")
+        return why, fix
+    return None
+
+
+@cache
+def is_usable(device: int) -> bool:
+    """Can the kernels be used on a device? Where not, says why, once, and plain torch does their work."""
+    found = problem(device)
+    if found is not None:
+        warnings.warn(f"the CUDA kernels are not used: {found[0]}; {found[1]}", RuntimeWarning, stacklevel=2)
+    return found is None
+
+
 def cupy_version() -> str | None:
     """Version of CuPy, without importing it; None if there is none."""
     for distribution in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
@@ -272,14 +304,16 @@ def cupy_version() -> str | None:
 
 
 @cache
-def _function(source: str, kernel: str, device: int) -> Any:
-    """A kernel loaded on a device. Modules belong to the device that was current when they were loaded."""
+def _function(source: str, kernel: str, shared_bytes: int, device: int) -> Any:
+    """A kernel loaded on a device, with leave to use so much shared memory."""
     import cupy
     import torch
 
     compiled = compile_kernels(source, architecture(torch.cuda.get_device_capability(device)))
-    with cupy.cuda.Device(device):
-        return cupy.RawModule(path=str(compiled.path)).get_function(kernel)
+    function = cupy.RawModule(path=str(compiled.path)).get_function(kernel)
+    if shared_bytes > _STATIC_SHARED_BYTES:
+        function.max_dynamic_shared_size_bytes = shared_bytes
+    return function
 
 
 class _Stream:
@@ -293,13 +327,14 @@ class _Stream:
 
 def run(launches: Iterable[Launch], device: int) -> None:
     """Queues launches on torch's current stream of a device. Does not wait for them."""
+    import torch
+
     stream = _Stream(device)
-    for launch in launches:
-        function = _function(launch.source, launch.kernel, device)
-        if launch.shared_bytes > _STATIC_SHARED_BYTES:
-            function.max_dynamic_shared_size_bytes = launch.shared_bytes
-        arguments = tuple(map(_cupy_argument, launch.arguments))
-        function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes, stream=stream)
+    with torch.cuda.device(device):  # CuPy loads and launches on the device that is current
+        for launch in launches:
+            function = _function(launch.source, launch.kernel, launch.shared_bytes, device)
+            arguments = tuple(map(_cupy_argument, launch.arguments))
+            function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes, stream=stream)
 
 
 def _cupy_argument(argument: Any) -> Any:
