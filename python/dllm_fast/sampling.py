@@ -181,6 +181,8 @@ def _drive(sampler: _core.Sampler, model: Runner, config: SamplerConfig, on_step
             prediction = sampler.predict(logits, rows=rows, index=lines)
             sampler.feed(prediction=prediction, rows=rows)
             predictions.append((rows, prediction))
+            # They would live on while the next forward makes new ones.
+            del logits
         if on_step is not None:
             began = time.perf_counter()
             on_step(_event(request, sampler.canvases, predictions, config))

@@ -52,7 +52,7 @@ class Batch:
         positions: places in the text, from 0, int64 `[B, Q]`: what rotary and learned positions are made of.
         end: a query sees the slots `[0, end)`, int64 `[B, Q]`, at least 1; None where all see all.
         cache: keys and values that outlive the forward, or None.
-        slots: where the queries write, int64 `[B, Q]`; needed with a cache.
+        slots: where the queries write, int64 `[B, Q]`, or a slice of length Q for all rows; needed with a cache.
         keys: number of slots that anybody sees; needed with a cache.
     """
 
@@ -60,7 +60,7 @@ class Batch:
     positions: Tensor
     end: Tensor | None = None
     cache: SlotCache | None = None
-    slots: Tensor | None = None
+    slots: Tensor | slice | None = None
     keys: int | None = None
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
 
