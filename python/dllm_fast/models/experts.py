@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
+from dllm_fast.models.blank import Linear
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -45,8 +47,8 @@ class Feedforward(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * inner, bias=False)
-        self.down = nn.Linear(inner, width, bias=False)
+        self.gate_up = Linear(width, 2 * inner, bias=False)
+        self.down = Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
