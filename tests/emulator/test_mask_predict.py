@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.wh
 INF = np.inf
 EVERY_SIZE = range(1, 9001)
 ORDERS = st.integers(0, 9)
+TIES = {"temperature": 9.0, "top_k": 1}
+MANY = {"temperature": 9.0, "top_k": 400, "top_p": 0.9}
 
 
 def assert_equal(kernel, core):
@@ -122,6 +124,18 @@ def test_rows_are_scored_by_index_and_may_lie_apart(matrix, data):
     settings = {"temperature": 0.9, "seed": 2, "top_k": data.draw(st.sampled_from([None, 3]))}
     kernel = mask_predict(wide[:, gap:], index=index, **settings)
     assert_equal(kernel, dllm_fast.mask_predict(matrix[index].contiguous(), **settings))
+
+
+@pytest.mark.parametrize("order", range(8))
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7}, TIES, MANY], ids=str)
+def test_the_order_of_the_threads_changes_nothing(settings, order):
+    """The maximum in each of three tiles, ties across tiles, and ids at +inf: every barrier is needed by some of these rows."""
+    x = np.random.default_rng(2).normal(0, 2, (5, 9000))
+    for row, place in enumerate((17, 4100, 8999)):
+        x[row, place] = 12.0
+    x[3, [5000, 8500]] = 12.0
+    x[4, [4097, 8300, 8301]] = INF
+    assert_equals_core(strategies.as_dtype(x, "float32"), order=order, seed=3, **settings)
 
 
 def test_unusable_rows_have_a_status():
