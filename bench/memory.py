@@ -22,6 +22,7 @@ import dllm_fast
 from bench import harness
 from bench.harness import Json
 from dllm_fast.models.batch import Network
+from dllm_fast.models.experts import Router
 from dllm_fast.models.loaded import LoadedModel
 
 STATM = Path("/proc/self/statm")
@@ -77,10 +78,12 @@ def formula(network: Network, *, rows: int, length: int, queries: int, keys: int
     widths = [m.out_features for m in modules if isinstance(m, nn.Linear)] + [p.shape[1] for p in parameters if p.dim() == 3]
     widest = max(w for w in widths if w != network.vocabulary)
     cache = 2 * network.layers * rows * network.kv_heads * (length + 1) * network.head_dim * size if cached else 0
+    # A mixture sorts its tokens by expert: each stands there `chosen` times, before, behind and between the products.
+    chosen = max((m.config.chosen for m in modules if isinstance(m, Router)), default=0)
     return {
         "weights": sum(p.nbytes for p in parameters),
         "cache": cache,
-        "features": rows * queries * (8 * width + 3 * widest) * size,
+        "features": rows * queries * (8 * width + 3 * widest + 5 * chosen * width) * size,
         "visible": rows * queries * keys * (1 + size),
         "logits": scored * (network.vocabulary + width) * size,
     }
