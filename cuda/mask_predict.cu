@@ -1,0 +1,458 @@
+// Mask prediction: statistics of rows of logits and one token for each, in one pass over memory.
+//
+// Computes, for each site (a row of logits [*, vocabulary] in bf16, f16 or f32): argmax, the two largest probabilities,
+// entropy, log-sum-exp, the probability of a given token, and a token drawn at a temperature, optionally cut by top-k,
+// top-p and min-p. Every number and every token equals the Rust core's to the bit; ARCHITECTURE.md, "The arithmetic that
+// decides", is the definition of both.
+//
+// Launched one after the other on one stream (python/dllm_fast/launches.py):
+//   tiles    one warp a tile of 4,096 ids: maximum and sums into a TileRecord. The vocabulary of one row is spread over
+//            ceil(vocabulary / 32768) blocks, which changes no bit because tiles are combined in order afterwards.
+//            A lane holds 128 logits in registers, sixteen or thirty-two 16-byte loads in flight.
+//   cut      only with top-k or top-p: one block a row finds where they cut (mask_filter.cu).
+//   kept     only with a filter: one warp a tile sums what is kept (mask_filter.cu).
+//   rows     one block a row: combines the records in float64, in order; looks a second time at the tile with the
+//            maximum (the sums there are taken again without it) and, for a draw, at the tile the draw falls into.
+//
+// Moves, per row: vocabulary logits once from memory (and 8 KB twice more from the second-level cache), 16 bytes a tile
+// of records, 60 bytes of results.
+//
+// The host checks: 1 <= vocabulary <= MAX_TILES * TILE; logits aligned to their own size (rows that are not aligned to 16
+// bytes, and the last tile, are read one by one); indices and current tokens in range; `suppressed` covers the vocabulary
+// in whole bytes; some id of every row is not suppressed, else the status says so.
+
+#include "dllm/block.cuh"
+#include "dllm/philox.cuh"
+#include "dllm/prediction.cuh"
+
+namespace dllm {
+
+// ---------------------------------------------------------------- tiles
+
+constexpr int TILES_THREADS = 256;
+
+// Sums over this lane's share of a tile, then over the warp.
+template <typename T, bool TEMPERED>
+__device__ __forceinline__ TileRecord sums(const TileShare<T>& share, float max, float inverse_temperature) {
+    using Share = TileShare<T>;
+    float mass[Share::SLOTS], moment[Share::SLOTS], draw_mass[Share::SLOTS];
+#pragma unroll
+    for (int s = 0; s < Share::SLOTS; ++s) {
+        mass[s] = moment[s] = draw_mass[s] = 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < Share::VECTORS; ++i) {
+#pragma unroll
+        for (int k = 0; k < Share::PER_VECTOR; ++k) {
+            const float x = share.element(i, k);
+            const int s = Share::slot(i, k);
+            const float d = distance(x, max);
+            const float e = exp32(d);
+            mass[s] = __fadd_rn(mass[s], e);
+            moment[s] = __fmaf_rn(e, d, moment[s]);
+            if (TEMPERED) {
+                draw_mass[s] = __fadd_rn(draw_mass[s], exp32(distance(x, max, inverse_temperature)));
+            }
+        }
+    }
+    TileRecord record;
+    record.max = max;
+    record.mass = warp_tree<T>(mass);
+    record.moment = warp_tree<T>(moment);
+    record.draw_mass = TEMPERED ? warp_tree<T>(draw_mass) : record.mass;
+    return record;
+}
+
+// The record of a tile whose maximum is infinite: nothing but -inf and perhaps NaN, or some ids at +inf.
+template <typename T>
+__device__ __forceinline__ TileRecord infinite_record(const TileShare<T>& share, float max) {
+    bool has_nan = false;
+    int count = 0;
+    // Unrolled, because an index known only at run time would move the share from registers to memory.
+#pragma unroll
+    for (int i = 0; i < TileShare<T>::VECTORS; ++i) {
+#pragma unroll
+        for (int k = 0; k < TileShare<T>::PER_VECTOR; ++k) {
+            const float x = share.element(i, k);
+            has_nan |= is_nan(x);
+            count += x == positive_infinity();
+        }
+    }
+#pragma unroll
+    for (int n = WARP / 2; n > 0; n /= 2) {
+        count += __shfl_xor_sync(FULL_WARP, count, n);
+    }
+    const float mass = __ballot_sync(FULL_WARP, has_nan) != 0 ? __uint_as_float(0x7fc00000u) : 0.0f;
+    return {max, mass, float(count), 0.0f};
+}
+
+template <typename T, bool TEMPERED>
+__device__ __forceinline__ void tiles(const Matrix<T>& matrix, TileRecord* records, int sites, float inverse_temperature) {
+    const int lane = threadIdx.x % WARP;
+    const int64_t warp = (int64_t(blockIdx.x) * TILES_THREADS + threadIdx.x) / WARP;
+    const int tiles_per_row = matrix.tiles();
+    if (warp >= int64_t(sites) * tiles_per_row) {
+        return;
+    }
+    const int site = int(warp / tiles_per_row), tile = int(warp % tiles_per_row);
+    TileShare<T> share;
+    share.load(matrix.row(site), tile * TILE, lane);
+    const float max = warp_max(share.max());
+    const bool is_finite = max > negative_infinity() && max < positive_infinity();
+    const TileRecord record =
+        is_finite ? sums<T, TEMPERED>(share, max, inverse_temperature) : infinite_record(share, max);
+    if (lane == 0) {
+        records[warp] = record;
+    }
+}
+
+// ---------------------------------------------------------------- rows
+
+constexpr int ROWS_THREADS = 256;
+static_assert(ROWS_THREADS == LANES, "a thread of `rows` is an accumulator");
+static_assert(ROWS_THREADS >= MAX_TILES, "a thread of `rows` reads the record of one tile");
+constexpr int PER_THREAD = TILE / ROWS_THREADS;
+
+// What is wrong with a row.
+enum Status : int32_t { STATUS_FINE = 0, STATUS_NOT_A_NUMBER = 1, STATUS_NOTHING_ALLOWED = 2 };
+
+// How the token is chosen.
+enum Choice : int32_t { CHOOSE_ARGMAX = 0, CHOOSE_BY_DRAW = 1, CHOOSE_BY_FILTERED_DRAW = 2 };
+
+// The random numbers and the current token of each site. `current` may be null.
+struct Sites {
+    const uint64_t* seed;
+    const uint32_t* request;
+    const uint32_t* position;
+    const uint32_t* step;
+    const int32_t* current;
+
+    __device__ __forceinline__ Place place(int site) const {
+        return {seed[site], request[site], position[site], step[site]};
+    }
+};
+
+// One entry a site. With STATUS_NOT_A_NUMBER the token is the first id that is NaN; else, where the status is not fine,
+// nothing but the status is meant to be read. `current` may be null.
+struct Results {
+    int64_t* token;
+    double* probability;
+    double* top1;
+    double* top2;
+    double* entropy;
+    double* logsumexp;
+    double* current;
+    int32_t* status;
+};
+
+struct RowsShared {
+    float values[TILE];
+    float mass_lanes[LANES];
+    float moment_lanes[LANES];
+    double rest[MAX_TILES];
+    double moment[MAX_TILES];
+    double draw_mass[MAX_TILES];
+    float counts[MAX_TILES];
+    BlockScratch<float> floats;
+    BlockScratch<int> ints;
+    BlockScratch<uint64_t> longs;
+    double total;
+    double share;
+    int chosen;
+};
+
+// Puts a tile as float32 into shared memory; -inf for what is suppressed or beyond the vocabulary. Thread a writes the
+// ids of accumulator a.
+template <typename T>
+__device__ __forceinline__ void stage(const Row<T>& row, int tile, RowsShared& shared) {
+    __syncthreads();  // nobody still reads what was staged before
+    for (int j = threadIdx.x; j < TILE; j += ROWS_THREADS) {
+        shared.values[j] = row.value_or_nothing(tile * TILE + j);
+    }
+    __syncthreads();
+}
+
+// First id of the staged tile whose value passes, or a number beyond the tile.
+template <typename Pass>
+__device__ __forceinline__ int first_in_tile(RowsShared& shared, Pass pass) {
+    int first = 0x7fffffff;
+    for (int j = threadIdx.x; j < TILE; j += ROWS_THREADS) {
+        if (pass(shared.values[j])) {
+            first = j < first ? j : first;
+        }
+    }
+    return block_min<ROWS_THREADS>(first, shared.ints);
+}
+
+// The fixed binary tree over the accumulators in shared memory; the sum is at [0] for all threads.
+__device__ __forceinline__ void tree(float* lanes, float* others) {
+#pragma unroll 1
+    for (int n = LANES / 2; n > 0; n /= 2) {
+        __syncthreads();
+        if (int(threadIdx.x) < n) {
+            lanes[threadIdx.x] = __fadd_rn(lanes[threadIdx.x], lanes[threadIdx.x + n]);
+            others[threadIdx.x] = __fadd_rn(others[threadIdx.x], others[threadIdx.x + n]);
+        }
+    }
+    __syncthreads();
+}
+
+// Sums of the staged tile without element `without`, relative to `max`; thread a is accumulator a.
+__device__ __forceinline__ void sums_of_others(RowsShared& shared, float max, int without) {
+    float mass = 0.0f, moment = 0.0f;
+    for (int j = threadIdx.x; j < TILE; j += ROWS_THREADS) {
+        const float d = distance(j == without ? negative_infinity() : shared.values[j], max);
+        const float e = exp32(d);
+        mass = __fadd_rn(mass, e);
+        moment = __fmaf_rn(e, d, moment);
+    }
+    shared.mass_lanes[threadIdx.x] = mass;
+    shared.moment_lanes[threadIdx.x] = moment;
+    tree(shared.mass_lanes, shared.moment_lanes);
+}
+
+// Of a row with ids at +inf: the n-th of these. u * k < k for a uniform u < 1 of 53 bits and a count k, also rounded.
+template <typename T>
+__device__ int nth_infinite(const Row<T>& row, int n, RowsShared& shared) {
+    if (threadIdx.x == 0) {
+        // The tile that holds it, and how many come before the tile.
+        int before = 0, tile = 0;
+        for (int t = 0; t * TILE < row.vocabulary; ++t) {
+            const int count = int(shared.counts[t]);
+            if (count > 0) {
+                tile = t;
+                if (before + count > n) {
+                    break;
+                }
+                before += count;
+            }
+        }
+        shared.chosen = tile;
+        shared.share = double(n - before);
+    }
+    __syncthreads();
+    const int tile = shared.chosen, rank = int(shared.share);
+    stage(row, tile, shared);
+    if (threadIdx.x == 0) {
+        int seen = 0;
+        for (int j = 0; j < TILE; ++j) {
+            if (shared.values[j] == positive_infinity() && seen++ == rank) {
+                shared.chosen = tile * TILE + j;
+                break;
+            }
+        }
+    }
+    __syncthreads();
+    return shared.chosen;
+}
+
+// The tile that the uniform picks, by the running sum of `draw_mass`, and the share of that tile's mass that lies before
+// the draw. For one thread.
+__device__ inline void choose_tile(RowsShared& shared, int tiles, double uniform) {
+    double total = 0.0;
+    for (int t = 0; t < tiles; ++t) {
+        total = __dadd_rn(total, shared.draw_mass[t]);
+    }
+    const double target = __dmul_rn(uniform, total);
+    double before = 0.0;
+    for (int t = 0; t < tiles; ++t) {
+        const double mass = shared.draw_mass[t];
+        if (mass > 0.0) {
+            const double share = __ddiv_rn(__dadd_rn(target, -before), mass);
+            shared.chosen = t;
+            shared.share = share < 1.0 ? share : 1.0;
+            const double after = __dadd_rn(before, mass);
+            if (target < after) {
+                break;
+            }
+            before = after;
+        }
+    }
+}
+
+// The id inside the chosen tile, by fixed-point integers in the order of the ids.
+template <typename T>
+__device__ int draw_in_tile(const Row<T>& row, const Cut* cut, float tile_max, float inverse_temperature,
+                            RowsShared& shared) {
+    const int tile = shared.chosen;
+    const double share = shared.share;
+    stage(row, tile, shared);
+    // Here a thread has neighbouring ids: its sum is one step of the running sum.
+    const int first = threadIdx.x * PER_THREAD;
+    const auto weight = [&](int j) {
+        const float x = shared.values[j];
+        if (cut != nullptr && !cut->keeps(x, tile * TILE + j, inverse_temperature)) {
+            return uint64_t(0);
+        }
+        return fixed_point(exp32(distance(x, tile_max, inverse_temperature)));
+    };
+    uint64_t own = 0;
+    for (int j = first; j < first + PER_THREAD; ++j) {
+        own += weight(j);
+    }
+    uint64_t total;
+    uint64_t sum = block_exclusive_sum<ROWS_THREADS>(own, total, shared.longs);
+    const uint64_t scaled = __double2ull_rz(__dmul_rn(share, __ull2double_rn(total)));
+    const uint64_t target = scaled < total - 1 ? scaled : total - 1;
+    if (sum <= target && target < sum + own) {
+        int j = first;
+        for (sum += weight(j); sum <= target; sum += weight(j)) {
+            ++j;
+        }
+        shared.chosen = tile * TILE + j;
+    }
+    __syncthreads();
+    return shared.chosen;
+}
+
+template <typename T>
+__device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* records, const Cut* cuts,
+                                     const Sites& sites, float inverse_temperature, int choice, const Results& results) {
+    DLLM_SHARED(RowsShared, shared);
+    const int site = blockIdx.x, tiles = matrix.tiles(), t = threadIdx.x;
+    const Row<T> row = matrix.row(site);
+    TileRecord record = {negative_infinity(), 0.0f, 0.0f, 0.0f};
+    if (t < tiles) {
+        record = records[int64_t(site) * tiles + t];
+        shared.counts[t] = record.moment;
+    }
+
+    const int broken = block_min<ROWS_THREADS>(is_nan(record.mass) ? t : 0x7fffffff, shared.ints);
+    if (broken < tiles) {
+        stage(row, broken, shared);
+        const int j = first_in_tile(shared, [](float x) { return is_nan(x); });
+        if (t == 0) {
+            results.status[site] = STATUS_NOT_A_NUMBER;
+            results.token[site] = broken * TILE + j;
+        }
+        return;
+    }
+    const float max = block_max<ROWS_THREADS>(record.max, shared.floats);
+    if (max == negative_infinity()) {
+        if (t == 0) {
+            results.status[site] = STATUS_NOTHING_ALLOWED;
+            results.token[site] = -1;
+        }
+        return;
+    }
+
+    const int winner = block_min<ROWS_THREADS>(t < tiles && record.max == max ? t : 0x7fffffff, shared.ints);
+    stage(row, winner, shared);
+    const int first = first_in_tile(shared, [max](float x) { return x == max; });
+    const int argmax = winner * TILE + first;
+    const Place place = sites.place(site);
+
+    int token = argmax;
+    double total, top2, entropy, logsumexp;
+    if (max == positive_infinity()) {
+        // Ids at +inf share all the mass evenly. Counts are whole numbers below 2^24: float32 adds them exactly.
+        const uint64_t own = record.max == max ? uint64_t(record.moment) : 0;
+        total = __ull2double_rn(block_sum<ROWS_THREADS>(own, shared.longs));
+        top2 = total > 1.0 ? __ddiv_rn(1.0, total) : 0.0;
+        entropy = ln(total);
+        logsumexp = double(max);
+        if (choice != CHOOSE_ARGMAX) {
+            if (t < tiles && record.max != max) {
+                shared.counts[t] = 0.0f;
+            }
+            __syncthreads();
+            const int n = int(__dmul_rn(uniform(place, Draw::token), total));
+            token = nth_infinite(row, n, shared);
+        }
+    } else {
+        // The second largest value is in the tile of the largest, or the largest of another tile.
+        float second = t < tiles && t != winner ? record.max : negative_infinity();
+        for (int j = t; j < TILE; j += ROWS_THREADS) {
+            second = j == first ? second : fmaxf(second, shared.values[j]);
+        }
+        second = block_max<ROWS_THREADS>(second, shared.floats);
+        sums_of_others(shared, max, first);
+        if (t < tiles) {
+            // A tile of nothing but -inf adds nothing, like one whose weight is 0.
+            shared.rest[t] = shared.moment[t] = shared.draw_mass[t] = 0.0;
+            if (record.max > negative_infinity()) {
+                const double gap = __dadd_rn(double(record.max), -double(max));
+                const double weight = exp64(gap);
+                const double mass = double(t == winner ? shared.mass_lanes[0] : record.mass);
+                const double moment = double(t == winner ? shared.moment_lanes[0] : record.moment);
+                shared.rest[t] = __dmul_rn(weight, mass);
+                shared.moment[t] = __dmul_rn(weight, __dadd_rn(moment, __dmul_rn(gap, mass)));
+                if (choice != CHOOSE_ARGMAX) {
+                    const double draw_weight = exp64(__dmul_rn(gap, double(inverse_temperature)));
+                    shared.draw_mass[t] = __dmul_rn(draw_weight, double(record.draw_mass));
+                }
+            }
+        }
+        __syncthreads();
+        double rest = 0.0, moment = 0.0;
+        for (int i = 0; i < tiles; ++i) {
+            rest = __dadd_rn(rest, shared.rest[i]);
+            moment = __dadd_rn(moment, shared.moment[i]);
+        }
+        total = __dadd_rn(1.0, rest);
+        const double log_total = ln_1p(rest);
+        top2 = __ddiv_rn(exp64(__dadd_rn(double(second), -double(max))), total);
+        entropy = __dadd_rn(log_total, -__ddiv_rn(moment, total));
+        entropy = entropy > 0.0 ? entropy : 0.0;
+        logsumexp = __dadd_rn(double(max), log_total);
+        if (choice != CHOOSE_ARGMAX) {
+            if (t == 0) {
+                choose_tile(shared, tiles, uniform(place, Draw::token));
+            }
+            __syncthreads();
+            const float tile_max = records[int64_t(site) * tiles + shared.chosen].max;
+            const Cut* cut = choice == CHOOSE_BY_FILTERED_DRAW ? &cuts[site] : nullptr;
+            token = draw_in_tile(row, cut, tile_max, inverse_temperature, shared);
+        }
+    }
+
+    if (t == 0) {
+        const auto probability = [&](int id) {
+            const float x = row.value(id);
+            return x == max ? __ddiv_rn(1.0, total) : __ddiv_rn(exp64(__dadd_rn(double(x), -double(max))), total);
+        };
+        results.token[site] = token;
+        results.probability[site] = probability(token);
+        results.top1[site] = __ddiv_rn(1.0, total);
+        results.top2[site] = top2;
+        results.entropy[site] = entropy;
+        results.logsumexp[site] = logsumexp;
+        if (results.current != nullptr) {
+            results.current[site] = probability(sites.current[site]);
+        }
+        results.status[site] = STATUS_FINE;
+    }
+}
+
+}  // namespace dllm
+
+// One kernel of each kind for each dtype. `sites` is the number of rows that are scored.
+#define DLLM_KERNELS(T, suffix)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tiles_##suffix(                   \
+        const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
+        dllm::TileRecord* records, int64_t stride, int vocabulary, int sites) {                                           \
+        dllm::tiles<T, false>({logits, index, stride, suppressed, vocabulary}, records, sites, 1.0f);                     \
+    }                                                                                                                     \
+    DLLM_EXPORT(dllm_mask_predict_tiles_##suffix)                                                                         \
+    extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tempered_tiles_##suffix(          \
+        const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
+        dllm::TileRecord* records, int64_t stride, int vocabulary, int sites, float inverse_temperature) {                \
+        dllm::tiles<T, true>({logits, index, stride, suppressed, vocabulary}, records, sites, inverse_temperature);       \
+    }                                                                                                                     \
+    DLLM_EXPORT(dllm_mask_predict_tempered_tiles_##suffix)                                                                \
+    extern "C" __global__ void __launch_bounds__(dllm::ROWS_THREADS, 2) dllm_mask_predict_rows_##suffix(                     \
+        const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
+        const dllm::TileRecord* __restrict__ records, const dllm::Cut* __restrict__ cuts,                                 \
+        const uint64_t* __restrict__ seed, const uint32_t* __restrict__ request, const uint32_t* __restrict__ position,   \
+        const uint32_t* __restrict__ step, const int32_t* __restrict__ current, int64_t* token, double* probability,      \
+        double* top1, double* top2, double* entropy, double* logsumexp, double* probability_of_current, int32_t* status,  \
+        int64_t stride, int vocabulary, float inverse_temperature, int choice) {                                          \
+        dllm::rows<T>({logits, index, stride, suppressed, vocabulary}, records, cuts,                                     \
+                      {seed, request, position, step, current}, inverse_temperature, choice,                              \
+                      {token, probability, top1, top2, entropy, logsumexp, probability_of_current, status});              \
+    }                                                                                                                     \
+    DLLM_EXPORT(dllm_mask_predict_rows_##suffix)
+
+DLLM_KERNELS(dllm::Bf16, bf16)
+DLLM_KERNELS(dllm::F16, f16)
+DLLM_KERNELS(float, f32)

@@ -1,0 +1,150 @@
+"""What to launch for an operation: kernels, grids and arguments, the same for the GPU and for the host emulator.
+
+Addresses are plain integers (`tensor.data_ptr()`), so nothing here knows torch, CuPy or whose memory it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+TILE = 4096
+MAX_TILES = 256
+_WARP = 32
+_FLOAT32_TINY = 1.1754943508222875e-38
+_FLOAT32_MAX = 3.4028234663852886e38
+_CHOOSE_ARGMAX, _CHOOSE_BY_DRAW, _CHOOSE_BY_FILTERED_DRAW = range(3)
+
+#: Bytes of the intermediate buffers: of a tile record, and of the cut of a row.
+RECORD_BYTES = 16
+CUT_BYTES = 16
+#: Suffix of the kernels for a dtype of the logits.
+SUFFIXES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel launch. `arguments` are ctypes scalars in the order of the kernel's parameters."""
+
+    source: str
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskPredictBuffers:
+    """Addresses of the arrays of a mask prediction with N sites; 0 where an array is absent.
+
+    `logits` [*, V]; `index` [N] int32 rows of the sites (absent: row i for site i); `suppressed` ceil(V / 8) bytes, a bit
+    for each id, lowest first; `records` N * tiles(V) * RECORD_BYTES and `cuts` N * CUT_BYTES of work space (`cuts` only with
+    filters); `seed` uint64, `request`, `position`, `step` uint32 and `current` int32, all [N]; results [N]: `token` int64,
+    `status` int32 (0 fine, 1 NaN at `token`, 2 nothing but -inf), the others float64.
+    """
+
+    logits: int
+    index: int = 0
+    suppressed: int = 0
+    records: int
+    cuts: int = 0
+    seed: int
+    request: int
+    position: int
+    step: int
+    current: int = 0
+    token: int
+    probability: int
+    top1: int
+    top2: int
+    entropy: int
+    logsumexp: int
+    probability_of_current: int = 0
+    status: int
+
+
+def tiles(vocabulary: int) -> int:
+    """Number of tiles of a row."""
+    return -(-vocabulary // TILE)
+
+
+def inverse_temperature(temperature: float) -> float:
+    """1 / temperature as the kernels take it: within the normal float32 numbers. 1 for temperature 0, where it is not used."""
+    return 1.0 if temperature == 0 else min(max(1.0 / temperature, _FLOAT32_TINY), _FLOAT32_MAX)
+
+
+def mask_predict(
+    buffers: MaskPredictBuffers,
+    *,
+    dtype: str,
+    sites: int,
+    vocabulary: int,
+    stride: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> list[Launch]:
+    """The launches of a mask prediction, in order. The settings are checked by the caller; `stride` counts logits."""
+    suffix = SUFFIXES[dtype]
+    draws = temperature > 0
+    keep_k = top_k if draws and top_k is not None and top_k < vocabulary else 0
+    keep_p = top_p if draws and top_p is not None else 1.0
+    floor_p = min_p if draws and min_p is not None else 0.0
+    filters = keep_k > 0 or keep_p < 1.0 or floor_p > 0.0
+    scale = ctypes.c_float(inverse_temperature(temperature))
+    is_tempered = draws and not filters and scale.value != 1.0
+
+    logits, index, suppressed = (ctypes.c_void_p(a) for a in (buffers.logits, buffers.index, buffers.suppressed))
+    records, cuts = ctypes.c_void_p(buffers.records), ctypes.c_void_p(buffers.cuts)
+    row = ctypes.c_int64(stride), ctypes.c_int32(vocabulary)
+    n = ctypes.c_int32(sites)
+    warp_per_tile = (-(-sites * tiles(vocabulary) * _WARP // 256), 1, 1)
+    block_per_row = (sites, 1, 1)
+
+    kind = "tempered_tiles" if is_tempered else "tiles"
+    launches = [
+        Launch(
+            "mask_predict",
+            f"dllm_mask_predict_{kind}_{suffix}",
+            warp_per_tile,
+            (256, 1, 1),
+            (logits, index, suppressed, records, *row, n, *((scale,) if is_tempered else ())),
+        )
+    ]
+    if filters:
+        cut = logits, index, suppressed, records, cuts, *row, scale
+        launches.append(
+            Launch(
+                "mask_filter",
+                f"dllm_mask_filter_cut_{suffix}",
+                block_per_row,
+                (1024, 1, 1),
+                (*cut, ctypes.c_int32(keep_k), ctypes.c_double(keep_p), ctypes.c_double(floor_p)),
+            )
+        )
+        launches.append(
+            Launch(
+                "mask_filter",
+                f"dllm_mask_filter_kept_{suffix}",
+                warp_per_tile,
+                (256, 1, 1),
+                (logits, index, suppressed, cuts, records, *row, n, scale),
+            )
+        )
+    b = buffers
+    sites_arrays = (b.seed, b.request, b.position, b.step, b.current)
+    results = (b.token, b.probability, b.top1, b.top2, b.entropy, b.logsumexp, b.probability_of_current, b.status)
+    pointers = tuple(ctypes.c_void_p(a) for a in (*sites_arrays, *results))
+    choice = _CHOOSE_BY_FILTERED_DRAW if filters else _CHOOSE_BY_DRAW if draws else _CHOOSE_ARGMAX
+    launches.append(
+        Launch(
+            "mask_predict",
+            f"dllm_mask_predict_rows_{suffix}",
+            block_per_row,
+            (256, 1, 1),
+            (logits, index, suppressed, records, cuts, *pointers, *row, scale, ctypes.c_int32(choice)),
+        )
+    )
+    return launches

@@ -1,0 +1,66 @@
+"""Compiles kernels with g++ into libraries of emulated kernels, kept in build/emulator by the digest of what went in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "cuda"
+_HERE = Path(__file__).parent
+_RUNTIME = _HERE / "runtime"
+_CACHE = ROOT / "build" / "emulator"
+# No contraction: a * b + c must round twice where the kernel says so.
+_FLAGS = ("-std=c++17", "-shared", "-fPIC", "-DDLLM_EMU", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
+_OPTIMISED = ("-O1",)
+SANITIZED = ("-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer")
+
+
+def why_not() -> str | None:
+    """Why kernels cannot be emulated on this machine, if they cannot."""
+    if platform.machine() != "x86_64":
+        return f"the emulator switches fibers in x86-64 assembly, and this machine is {platform.machine()}"
+    if shutil.which("g++") is None:
+        return "the emulator compiles kernels with g++, which is not on PATH"
+    return None
+
+
+@cache
+def _machine_flags() -> tuple[str, ...]:
+    # With the instruction a fused multiply-add is inlined; without it the C library's is right and slow.
+    return ("-mfma",) if " fma " in Path("/proc/cpuinfo").read_text(encoding="utf-8") else ()
+
+
+def headers() -> list[Path]:
+    """The headers that kernels share."""
+    return sorted((KERNELS / "include").rglob("*.cuh"))
+
+
+def library(source: Path, *, options: tuple[str, ...] = _OPTIMISED, text: str | None = None) -> Path:
+    """The library of the kernels of a .cu file. `text`, if given, is compiled in place of what the file holds."""
+    code = source.read_text(encoding="utf-8") if text is None else text
+    flags = (*_FLAGS, *options, *_machine_flags())
+    digest = hashlib.sha256(repr(flags).encode())
+    for path in (*headers(), _RUNTIME / "emulator.h", _RUNTIME / "runtime.cpp"):
+        digest.update(path.read_bytes())
+    digest.update(code.encode())
+    built = _CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.so"
+    if built.exists():
+        return built
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
+        copy, target = Path(folder, source.name), Path(folder, "kernels.so")
+        copy.write_text(f'#line 1 "{source}"\n{code}', encoding="utf-8")
+        includes = (f"-I{KERNELS / 'include'}", f"-I{_RUNTIME}")
+        command = ["g++", *flags, *includes, "-x", "c++", str(copy), str(_RUNTIME / "runtime.cpp"), "-o", str(target)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise RuntimeError(f"g++ refuses {source.name}:\n{result.stderr}")
+        os.replace(target, built)  # another process may build the same
+    return built

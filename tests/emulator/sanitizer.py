@@ -1,0 +1,80 @@
+"""Runs emulated kernels under AddressSanitizer, in a process of their own: an error ends it with a report.
+
+As a program: `python -m emulator.sanitizer NAME [ARGUMENT]` runs one of the cases below; `run_sanitized` starts it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from . import build
+
+_SAMPLES = Path(__file__).parent / "planted" / "samples.cu"
+
+_SOURCES = {
+    "out_of_bounds": (_SAMPLES,),
+    "mask_predict": (build.KERNELS / "mask_predict.cu", build.KERNELS / "mask_filter.cu"),
+}
+
+
+def _library(source: Path) -> Path:
+    return build.library(source, options=build.SANITIZED)
+
+
+def run_sanitized(case: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs a case; status 0 and `done` if the sanitizer has nothing to say."""
+    for source in _SOURCES[case]:  # here, so that the compiler itself is not watched
+        _library(source)
+    find = ["g++", "-print-file-name=libasan.so"]
+    runtime = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": runtime,
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "PYTHONPATH": os.pathsep.join(str(build.ROOT / folder) for folder in ("python", "tests")),
+    }
+    command = [sys.executable, "-m", "emulator.sanitizer", case, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+
+
+def _out_of_bounds(where: str) -> None:
+    from dllm_fast.launches import Launch
+
+    from .launch import run
+
+    given, out = np.zeros(1024, dtype=np.int32), np.zeros(1024, dtype=np.int32)
+    arguments = (
+        ctypes.c_void_p(given.ctypes.data),
+        ctypes.c_void_p(out.ctypes.data),
+        ctypes.c_int32(len(given)),
+        ctypes.c_int32(int(where)),
+    )
+    run(Launch("samples", "planted_out_of_bounds", (1, 1, 1), (32, 1, 1), arguments), library=_library(_SAMPLES))
+
+
+def _mask_predict() -> None:
+    """Rows that end just where their memory ends, of awkward lengths and at awkward addresses."""
+    from .mask_predict import mask_predict
+
+    rng = np.random.default_rng(0)
+    for dtype in (np.uint16, np.float16, np.float32):
+        for vocabulary in (1, 7, 1000, 4095, 4097, 8192, 9001):
+            rows = rng.normal(0, 3, (2, vocabulary)).astype(np.float32)
+            logits = (rows.view(np.uint32) >> 16).astype(np.uint16) if dtype is np.uint16 else rows.astype(dtype)
+            for settings in ({}, {"temperature": 0.7}, {"temperature": 1.0, "top_k": 3, "top_p": 0.9, "min_p": 0.01}):
+                suppress = [vocabulary - 1] if vocabulary > 1 else []
+                prediction = mask_predict(logits, current=[0, 0], suppress=suppress, library=_library, **settings)
+                assert (prediction.status == 0).all()
+
+
+CASES = {"out_of_bounds": _out_of_bounds, "mask_predict": _mask_predict}
+
+if __name__ == "__main__":
+    CASES[sys.argv[1]](*sys.argv[2:])
+    print("done")

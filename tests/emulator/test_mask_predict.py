@@ -1,0 +1,202 @@
+"""The mask-prediction kernels equal the Rust core to the bit: every statistic, every token."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import dllm_fast
+import strategies
+
+from . import build
+from .mask_predict import FIELDS, NAN, NOTHING_ALLOWED, mask_predict
+from .sanitizer import run_sanitized
+
+pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
+
+INF = np.inf
+EVERY_SIZE = range(1, 9001)
+ORDERS = st.integers(0, 9)
+
+
+def assert_equal(kernel, core):
+    assert kernel.status.tolist() == [0] * len(core)
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(kernel, field), getattr(core, field), err_msg=field)
+    if core.current is not None:
+        np.testing.assert_array_equal(kernel.current, core.current)
+
+
+def assert_equals_core(matrix, *, order=0, **settings):
+    assert_equal(mask_predict(matrix, order=order, **settings), dllm_fast.mask_predict(matrix, **settings))
+
+
+@st.composite
+def calls(draw, **kinds):
+    """A matrix and what else a call takes."""
+    matrix = draw(strategies.logits(**kinds))
+    n, vocabulary = matrix.shape
+    words = st.integers(0, 2**32 - 1)
+    return matrix, {
+        "temperature": draw(strategies.temperatures),
+        "suppress": draw(strategies.suppressed(matrix)),
+        "seed": draw(st.one_of(strategies.seeds, st.lists(strategies.seeds, min_size=n, max_size=n))),
+        "request": draw(st.lists(words, min_size=n, max_size=n)),
+        "step": draw(words),
+        "positions": draw(st.lists(words, min_size=n, max_size=n)),
+        "current": draw(st.one_of(st.none(), st.lists(st.integers(0, vocabulary - 1), min_size=n, max_size=n))),
+        **draw(strategies.filters(vocabulary)),
+    }
+
+
+@given(calls(), ORDERS)
+def test_every_field_equals_the_core(call, order):
+    matrix, settings = call
+    assert_equals_core(matrix, order=order, **settings)
+
+
+@given(calls(vocabularies=EVERY_SIZE), ORDERS)
+def test_every_field_equals_the_core_at_any_size(call, order):
+    matrix, settings = call
+    assert_equals_core(matrix, order=order, **settings)
+
+
+@given(calls(vocabularies=(4096, 8192, 8200, 9000), kinds=("coarse", "all_equal", "with_holes"), max_rows=2), ORDERS)
+def test_ties_fall_as_in_the_core(call, order):
+    matrix, settings = call
+    assert_equals_core(matrix, order=order, **settings)
+
+
+@pytest.mark.parametrize("dtype", strategies.DTYPES)
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"top_k": 1}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.02}, {"top_k": 100, "top_p": 0.5, "min_p": 0.001}],
+    ids=str,
+)
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_a_large_vocabulary(dtype, filters, temperature):
+    """LLaDA's 126,464 ids: 31 tiles, the last one ragged."""
+    rng = np.random.default_rng(0)
+    matrix = strategies.as_dtype(rng.normal(0, 3, (2, 126_464)), dtype)
+    assert_equals_core(matrix, temperature=temperature, suppress=[126_336], seed=5, current=[0, 126_336], **filters)
+
+
+@pytest.mark.parametrize("dtype", strategies.DTYPES)
+@given(st.integers(1, 9000), strategies.generators, st.data())
+@example(1, np.random.default_rng(0), None)
+@example(4097, np.random.default_rng(0), None)
+def test_a_single_id_above_minus_infinity(dtype, vocabulary, rng, data):
+    x = np.full((1, vocabulary), -INF)
+    x[0, rng.integers(vocabulary)] = rng.normal()
+    for temperature in (0.0, 1.0, 0.3):
+        assert_equals_core(strategies.as_dtype(x, dtype), temperature=temperature, top_p=0.5)
+
+
+@pytest.mark.parametrize("vocabulary", [2, 300, 5000])
+def test_a_first_logit_of_minus_infinity(vocabulary):
+    x = np.random.default_rng(1).normal(0, 2, (3, vocabulary))
+    x[:, 0] = -INF
+    for settings in ({}, {"temperature": 1.0}, {"temperature": 0.5, "top_k": 7}):
+        assert_equals_core(strategies.as_dtype(x, "bfloat16"), **settings)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-3, 1e3, 1e30, 1e39, 1e300])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 2}, {"top_p": 0.6}, {"min_p": 0.3}], ids=str)
+def test_extreme_temperatures(temperature, filters):
+    x = np.array([[-INF, 0.0, 1.0, -INF, 1.0]] * 20, dtype=np.float32)
+    assert_equals_core(torch.from_numpy(x), temperature=temperature, seed=1, **filters)
+
+
+@given(strategies.logits(max_rows=3), st.data())
+def test_rows_are_scored_by_index_and_may_lie_apart(matrix, data):
+    n, vocabulary = matrix.shape
+    index = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=5))
+    gap = data.draw(st.integers(0, 9))
+    wide = torch.full((n, vocabulary + gap), 3.0, dtype=matrix.dtype)
+    wide[:, gap:] = matrix  # starts at any multiple of the size of a logit, so the rows are not aligned
+    settings = {"temperature": 0.9, "seed": 2, "top_k": data.draw(st.sampled_from([None, 3]))}
+    kernel = mask_predict(wide[:, gap:], index=index, **settings)
+    assert_equal(kernel, dllm_fast.mask_predict(matrix[index].contiguous(), **settings))
+
+
+def test_unusable_rows_have_a_status():
+    matrix = torch.zeros(6, 9001)
+    matrix[1, 8999] = matrix[1, 9000] = torch.nan
+    matrix[2] = -INF
+    matrix[3, 0] = INF
+    matrix[3, 5000] = torch.nan
+    matrix[4, :] = -INF
+    matrix[4, 77] = torch.nan
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for settings in ({}, {"temperature": 0.5}, {"temperature": 1.0, "top_p": 0.5, "top_k": 5}):
+            prediction = mask_predict(matrix.to(dtype), **settings)
+            assert prediction.status.tolist() == [0, NAN, NOTHING_ALLOWED, NAN, NAN, 0]
+            assert prediction.token[[1, 3, 4]].tolist() == [8999, 5000, 77]
+    # As in the core, what is suppressed is replaced before anything else is looked at.
+    prediction = mask_predict(matrix, suppress=[77, 5000, 8999, 9000])
+    assert prediction.status.tolist() == [0, 0, NOTHING_ALLOWED, 0, NOTHING_ALLOWED, 0]
+
+
+def test_the_law_of_the_draws():
+    """Chi-square of 2,000 draws against the softmax: the one check that does not go through the core."""
+    x = np.log(np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04], dtype=np.float32))
+    rows = np.broadcast_to(x, (2000, 6)).copy()
+    observed = np.bincount(mask_predict(rows, temperature=1.0, seed=5).token, minlength=6)
+    expected = np.exp(x, dtype=np.float64) * 2000
+    assert ((observed - expected) ** 2 / expected).sum() < 26, "5 degrees of freedom: less than one in ten thousand"
+
+
+BARRIER_OF_THE_TREE = "        __syncthreads();\n        if (int(threadIdx.x) < n) {\n"
+
+
+def test_planted_missing_barrier_in_the_kernel_is_seen():
+    """Without the barrier between two levels of the tree sum, some order of the threads gives another entropy."""
+    source = build.KERNELS / "mask_predict.cu"
+    text = source.read_text(encoding="utf-8")
+    assert text.count(BARRIER_OF_THE_TREE) == 1
+    planted = text.replace(BARRIER_OF_THE_TREE, "        if (int(threadIdx.x) < n) {\n")
+
+    def library(path):
+        return build.library(path, text=planted) if path == source else build.library(path)
+
+    matrix = strategies.as_dtype(np.random.default_rng(0).normal(0, 3, (2, 9000)), "float32")
+    core = dllm_fast.mask_predict(matrix)
+    seen = [mask_predict(matrix, order=order, library=library).entropy.tolist() != core.entropy.tolist() for order in range(4)]
+    assert any(seen)
+    assert_equals_core(matrix, order=3)
+
+
+def test_the_kernels_stay_inside_their_memory():
+    result = run_sanitized("mask_predict")
+    assert result.returncode == 0, result.stderr
+    assert "done" in result.stdout
+
+
+def test_the_command_compares_with_the_core(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 3, (3, 5000)).astype(np.float32)
+    bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
+    np.savez(tmp_path / "in.npz", logits=bits, temperature=0.8, seed=7, request=[0, 1, 2], positions=[4, 5, 6], step=3)
+    command = [sys.executable, "-m", "tests.emulator", "mask_predict", str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    subprocess.run(command, check=True, cwd=build.ROOT)
+    tensor = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+    place = {"seed": 7, "request": [0, 1, 2], "positions": [4, 5, 6], "step": 3}
+    core = dllm_fast.mask_predict(tensor, temperature=0.8, **place)
+    with np.load(tmp_path / "out.npz") as out:
+        assert set(out) == set(FIELDS)
+        for field in FIELDS:
+            np.testing.assert_array_equal(out[field], getattr(core, field), err_msg=field)
+
+
+def test_the_command_refuses_what_it_does_not_know(tmp_path):
+    np.savez(tmp_path / "in.npz", logits=np.zeros((1, 5), dtype=np.float32), temprature=1.0)
+    command = [sys.executable, "-m", "tests.emulator", "mask_predict", str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    result = subprocess.run(command, check=False, cwd=build.ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "temprature is not an argument" in result.stderr
