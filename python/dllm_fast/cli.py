@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from dllm_fast import __version__
-    from dllm_fast.commands import explain, generate
+    from dllm_fast.commands import doctor, explain, generate, kernels
 
     parser = argparse.ArgumentParser(
         prog="dllm-fast",
@@ -60,13 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dllm-fast {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     demo = commands.add_parser("demo", help="solve a Sudoku with the embedded model", description=_demo.__doc__)
+    demo.set_defaults(run=_demo)
     demo.add_argument("--puzzle", metavar="STRING", help="81 characters in row order, . or 0 for blanks")
     demo.add_argument("--preset", help=f"a name of dllm_fast.presets() (default: {_rule(DEFAULT_PRESET, DEFAULT_SETTINGS)})")
     demo.add_argument("--seed", type=int, default=0, help="of the puzzle and of the sampler (default: 0)")
     demo.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    demo.set_defaults(run=_demo)
     generate.add_parsers(commands)
     explain.add_parser(commands)
+    kernels.add_parser(commands)
+    doctor.add_parser(commands)
     return parser
 
 

@@ -15,3 +15,7 @@ class InvalidTypeError(DllmFastError, TypeError):
 
 class CheckpointError(DllmFastError, ValueError):
     """A model folder that cannot be used: the text names the file and the key."""
+
+
+class KernelError(DllmFastError, RuntimeError):
+    """A CUDA kernel that cannot be compiled or used here. The text says why and what to install."""

@@ -37,6 +37,8 @@ def test_nothing_lies_beside_the_package(wheel: zipfile.ZipFile) -> None:
         "_core.abi3.so",
         "_core.pyi",
         "py.typed",
+        "cuda/mask_predict.cu",
+        "cuda/include/dllm/ptx.cuh",
         "demo/sudoku/config.json",
         "demo/sudoku/model.safetensors",
         "demo/sudoku/tokenizer.json",
@@ -47,9 +49,15 @@ def test_it_holds(wheel: zipfile.ZipFile, name: str) -> None:
     assert f"dllm_fast/{name}" in wheel.namelist()
 
 
+def test_it_holds_every_kernel_as_a_file(wheel: zipfile.ZipFile) -> None:
+    cuda = ROOT / "cuda"
+    for path in (path for path in cuda.rglob("*") if path.is_file()):
+        assert wheel.read(f"dllm_fast/cuda/{path.relative_to(cuda).as_posix()}") == path.read_bytes()
+
+
 def test_it_holds_nothing_that_was_left_lying_around(wheel: zipfile.ZipFile) -> None:
     suffixes = {Path(name).suffix for name in wheel.namelist() if name.startswith("dllm_fast/")}
-    assert suffixes == {".py", ".pyi", ".typed", ".so", ".json", ".safetensors"}
+    assert suffixes == {".py", ".pyi", ".typed", ".so", ".json", ".safetensors", ".cu", ".cuh"}
     assert sum(entry.file_size for entry in wheel.infolist() if "demo/" in entry.filename) < 4_000_000
 
 

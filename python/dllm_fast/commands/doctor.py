@@ -1,0 +1,81 @@
+"""`dllm-fast doctor`: what of the CUDA path is there, which kernels can be used, and what to do about the others."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `doctor` to the command."""
+    doctor = commands.add_parser("doctor", help="report whether the CUDA kernels can be used", description=report.__doc__)
+    doctor.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    doctor.set_defaults(run=_doctor)
+
+
+def report() -> dict[str, Any]:
+    """Report torch, CUDA, CuPy, NVRTC, the architecture of the device, and each kernel: usable, or why not and the remedy."""
+    import torch
+
+    from dllm_fast import kernels
+    from dllm_fast.errors import KernelError
+
+    has_device = torch.cuda.is_available()
+    capability = torch.cuda.get_device_capability() if has_device else None
+    arch = kernels.architecture(capability) if capability else None
+    cupy = kernels.cupy_version()
+    try:
+        nvrtc, nvrtc_problem = kernels.nvrtc().version, ""
+    except KernelError as error:
+        nvrtc, nvrtc_problem = None, str(error)
+
+    why, fix = "", ""
+    if torch.version.cuda is None:
+        why, fix = "this torch is built without CUDA", "install the CUDA build: pip install torch, on Linux"
+    elif capability is None:
+        why, fix = "torch sees no CUDA device", "run where nvidia-smi shows a GPU; sampling works on the CPU meanwhile"
+    elif capability < kernels.OLDEST_CAPABILITY:
+        found = f"{capability[0]}.{capability[1]}"
+        why, fix = f"the kernels need compute capability 8.0, this device has {found}", "use an A100 or newer"
+    elif cupy is None:
+        extra = "cuda12" if torch.version.cuda.startswith("12") else "cuda13"
+        why, fix = "CuPy is not installed", f"pip install 'dllm-fast[{extra}]'"
+    elif nvrtc is None:
+        why, _, fix = nvrtc_problem.partition("; ")
+
+    entries = {name: _kernel(name, arch, why, fix) for name in kernels.sources()}
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cupy": cupy,
+        "nvrtc": nvrtc,
+        "arch": arch,
+        "kernels": entries,
+    }
+
+
+def _kernel(name: str, arch: str | None, why: str, fix: str) -> dict[str, Any]:
+    from dllm_fast import kernels
+    from dllm_fast.errors import KernelError
+
+    if not why and arch is not None:
+        try:
+            kernels.compile_kernels(name, arch)
+        except KernelError as error:
+            why, fix = str(error), "report it with this text"
+    return {"usable": not why, "why": why or None, "fix": fix or None}
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    found = report()
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    for name in ("torch", "cuda", "cupy", "nvrtc", "arch"):
+        print(f"{name:6} {found[name] or 'none'}")
+    for name, entry in found["kernels"].items():
+        print(f"{name}: {'usable' if entry['usable'] else 'not usable: ' + entry['why'] + '; ' + entry['fix']}")
+    return 0

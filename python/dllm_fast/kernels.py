@@ -1,0 +1,303 @@
+"""The CUDA kernels: their sources in the package, compiled by NVRTC to cubin, cached, and loaded through CuPy.
+
+Compiling needs neither a GPU nor a driver, so `dllm-fast kernels compile` also warms the cache on a machine without one.
+CuPy's own compiler cannot target sm_90a or sm_100a; it loads what is compiled here. CuPy is imported inside functions only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dllm_fast.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from importlib.resources.abc import Traversable
+
+    from dllm_fast.launches import Launch
+
+#: Compiled for by default: A100 and its generation, H100 and H200, B200.
+ARCHITECTURES = ("sm_80", "sm_90a", "sm_100a")
+#: The oldest compute capability with the instructions that the kernels use.
+OLDEST_CAPABILITY = (8, 0)
+_FLAGS = ("-std=c++17", "--ptxas-options=-v")
+_INSTALL_NVRTC = "pip install nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What ptxas says about one kernel: registers of a thread, spilled and stack bytes of a thread, shared bytes of a block."""
+
+    file: str
+    kernel: str
+    arch: str
+    registers: int
+    spills: int
+    shared_bytes: int
+    stack_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A cubin on disk and what it uses."""
+
+    path: Path
+    usage: tuple[Usage, ...]
+
+
+# --- sources
+
+
+def _folder() -> Traversable:
+    return files("dllm_fast") / "cuda"
+
+
+def sources() -> list[str]:
+    """The kernel files, without their suffix."""
+    return sorted(entry.name.removesuffix(".cu") for entry in _folder().iterdir() if entry.name.endswith(".cu"))
+
+
+@cache
+def _source(name: str) -> bytes:
+    return (_folder() / f"{name}.cu").read_bytes()
+
+
+@cache
+def _headers() -> dict[str, bytes]:
+    """Headers by the name under which kernels include them."""
+    folder = _folder() / "include" / "dllm"
+    return {f"dllm/{entry.name}": entry.read_bytes() for entry in sorted(folder.iterdir(), key=lambda e: e.name)}
+
+
+# --- NVRTC
+
+
+class _Nvrtc:
+    """The library, through ctypes."""
+
+    def __init__(self, path: str) -> None:
+        self._library = ctypes.CDLL(path)
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+        self.version = f"{major.value}.{minor.value}"
+        self.path = path
+
+    def compile(self, name: str, source: bytes, headers: dict[str, bytes], options: Iterable[str]) -> tuple[bytes, str]:
+        """Cubin and log.
+
+        Raises:
+            KernelError: with the compiler's text.
+        """
+        program = ctypes.c_void_p()
+        array = ctypes.c_char_p * len(headers)
+        texts, names = array(*headers.values()), array(*(name.encode() for name in headers))
+        create = self._library.nvrtcCreateProgram
+        self._check(create(ctypes.byref(program), source, f"{name}.cu".encode(), len(headers), texts, names))
+        try:
+            flags = [option.encode() for option in options]
+            status = self._library.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
+            log = self._read(program, "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")
+            if status != 0:
+                raise KernelError(f"NVRTC {self.version} must compile {name}.cu, got {self._text(status)}; see\n{log}")
+            return self._read(program, "nvrtcGetCUBIN"), log
+        finally:
+            self._library.nvrtcDestroyProgram(ctypes.byref(program))
+
+    def _read(self, program: ctypes.c_void_p, what: str) -> bytes:
+        size = ctypes.c_size_t()
+        self._check(getattr(self._library, f"{what}Size")(program, ctypes.byref(size)))
+        buffer = ctypes.create_string_buffer(size.value)
+        self._check(getattr(self._library, what)(program, buffer))
+        return buffer.raw
+
+    def _text(self, status: int) -> str:
+        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+        text: bytes = self._library.nvrtcGetErrorString(status)
+        return text.decode()
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            raise KernelError(f"NVRTC must answer, got {self._text(status)}; reinstall it: {_INSTALL_NVRTC}")
+
+
+def _nvrtc_candidates() -> list[str]:
+    """Where the library may be: NVIDIA's wheels (torch brings one), a CUDA toolkit, the loader's own places."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    found = [path for folder in folders for path in sorted(folder.glob("*/lib/libnvrtc.so.*"), reverse=True)]
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if home := os.environ.get(variable):
+            found += sorted(Path(home, "lib64").glob("libnvrtc.so.*"), reverse=True)
+    found += sorted(Path("/usr/local/cuda/lib64").glob("libnvrtc.so.*"), reverse=True)
+    return [*map(str, found), "libnvrtc.so.13", "libnvrtc.so.12"]
+
+
+@cache
+def nvrtc() -> _Nvrtc:
+    """The compiler.
+
+    Raises:
+        KernelError: there is none.
+    """
+    for candidate in _nvrtc_candidates():
+        try:
+            # The compiler opens its own second half by name, which only works if that is loaded already.
+            for second_half in sorted(Path(candidate).parent.glob("libnvrtc-builtins.so.*")):
+                ctypes.CDLL(str(second_half), ctypes.RTLD_GLOBAL)
+            return _Nvrtc(candidate)
+        except OSError:
+            continue
+    raise KernelError(f"compiling kernels needs NVRTC, got no libnvrtc; {_INSTALL_NVRTC}")
+
+
+# --- cubins
+
+
+def cache_folder() -> Path:
+    """Where cubins are kept: $XDG_CACHE_HOME/dllm_fast/cubin."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "dllm_fast" / "cubin"
+
+
+def compile_kernels(name: str, arch: str) -> Compiled:
+    """The cubin of a kernel file for an architecture, from the cache if it is there.
+
+    Raises:
+        KernelError: no NVRTC, an architecture that it does not know, or a file that does not compile.
+    """
+    options = (f"-arch={arch}", *_FLAGS)
+    digest = hashlib.sha256()
+    # Lengths keep two different lists from giving the same bytes.
+    for part in (name.encode(), _source(name), *(b for item in _headers().items() for b in (item[0].encode(), item[1]))):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    digest.update(repr((options, nvrtc().version)).encode())
+    path = cache_folder() / f"{digest.hexdigest()}.cubin"
+    log_path = path.with_suffix(".log")
+    try:
+        log = log_path.read_text(encoding="utf-8")
+        if path.is_file():
+            return Compiled(path, _usage(name, arch, log))
+    except OSError:
+        pass
+    cubin, log = nvrtc().compile(name, _source(name), _headers(), options)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, cubin)
+        _write(log_path, log.encode())
+    except OSError:
+        # A folder that cannot be written to costs the next process a compilation, nothing more.
+        path = _process_folder() / path.name
+        path.write_bytes(cubin)
+    return Compiled(path, _usage(name, arch, log))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Another process sees the whole file or none."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@cache
+def _process_folder() -> Path:
+    return Path(_process_folder_holder().name)
+
+
+@cache
+def _process_folder_holder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="dllm_fast-", ignore_cleanup_errors=True)
+
+
+_ENTRY = re.compile(r"Compiling entry function '(?P<kernel>\w+)' for '\w+'(?P<rest>.*?)(?=Compiling entry function|\Z)", re.S)
+
+
+def _usage(name: str, arch: str, log: str) -> tuple[Usage, ...]:
+    """What ptxas -v printed for each kernel."""
+
+    def number(pattern: str, text: str) -> int:
+        return sum(int(n) for n in re.findall(pattern, text))
+
+    return tuple(
+        Usage(
+            file=name,
+            kernel=entry["kernel"],
+            arch=arch,
+            registers=number(r"Used (\d+) registers", entry["rest"]),
+            spills=number(r"(\d+) bytes spill (?:stores|loads)", entry["rest"]),
+            shared_bytes=number(r"(\d+) bytes smem", entry["rest"]),
+            stack_bytes=number(r"(\d+) bytes stack frame", entry["rest"]),
+        )
+        for entry in _ENTRY.finditer(log)
+    )
+
+
+# --- devices
+
+
+def architecture(capability: tuple[int, int]) -> str:
+    """What to compile for, for a device of a compute capability. A cubin runs on its own generation only."""
+    major, minor = capability
+    if major == OLDEST_CAPABILITY[0]:
+        return "sm_80"
+    suffix = "a" if major in (9, 10) else ""
+    return f"sm_{major}{minor}{suffix}"
+
+
+def cupy_version() -> str | None:
+    """Version of CuPy, without importing it; None if there is none."""
+    for distribution in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+@cache
+def _function(source: str, kernel: str, device: int) -> Any:
+    """A kernel loaded on a device. Modules belong to the device that was current when they were loaded."""
+    import cupy
+    import torch
+
+    compiled = compile_kernels(source, architecture(torch.cuda.get_device_capability(device)))
+    with cupy.cuda.Device(device):
+        return cupy.RawModule(path=str(compiled.path)).get_function(kernel)
+
+
+class _Stream:
+    """What CuPy needs to know of torch's stream. Asked for at each launch, because a capture changes it."""
+
+    def __init__(self, device: int) -> None:
+        import torch
+
+        self.ptr = torch.cuda.current_stream(device).cuda_stream
+
+
+def run(launches: Iterable[Launch], device: int) -> None:
+    """Queues launches on torch's current stream of a device. Does not wait for them."""
+    import numpy as np
+
+    # CuPy passes NumPy scalars with their own size; a bare float would go as eight bytes.
+    scalar = {ctypes.c_float: np.float32, ctypes.c_double: np.float64, ctypes.c_int32: np.int32, ctypes.c_int64: np.int64}
+    stream = _Stream(device)
+    for launch in launches:
+        arguments = tuple(
+            np.uint64(a.value or 0) if isinstance(a, ctypes.c_void_p) else scalar[type(a)](a.value) for a in launch.arguments
+        )
+        _function(launch.source, launch.kernel, device)(launch.grid, launch.block, arguments, stream=stream)

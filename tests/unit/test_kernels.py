@@ -1,0 +1,170 @@
+"""Every CUDA kernel compiles for every architecture without a GPU, within the bounds of a table; and the cache of cubins."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dllm_fast import cli, kernels
+from dllm_fast.errors import KernelError
+
+ROOT = Path(__file__).parents[2]
+
+# Kernel without the suffix of its dtype: registers of a thread for 16-bit and for 32-bit logits, bytes of shared memory.
+# The bounds are where something would change: 128 registers are two blocks of 256 threads on a multiprocessor, 64 are
+# one block of 1,024.
+BOUNDS = {
+    "dllm_mask_predict_tiles": (128, 224, 0),
+    "dllm_mask_predict_tempered_tiles": (128, 224, 0),
+    "dllm_mask_predict_rows": (80, 80, 27_000),
+    "dllm_mask_filter_cut": (64, 64, 26_000),
+    "dllm_mask_filter_kept": (128, 224, 0),
+}
+SYSTEM_SHARED_BYTES = 1024  # what newer architectures count for themselves
+
+
+def nvrtc_or_skip():
+    try:
+        return kernels.nvrtc()
+    except KernelError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "dllm_fast" / "cubin"
+
+
+def test_every_kernel_compiles_for_every_architecture_within_its_bounds():
+    nvrtc_or_skip()
+    jobs = [(name, arch) for name in kernels.sources() for arch in kernels.ARCHITECTURES]
+    with ThreadPoolExecutor(2) as pool:
+        usages = [usage for compiled in pool.map(lambda job: kernels.compile_kernels(*job), jobs) for usage in compiled.usage]
+    seen = set()
+    for usage in usages:
+        name, _, dtype = usage.kernel.rpartition("_")
+        seen.add(name)
+        of_half, of_single, shared = BOUNDS[name]
+        assert (usage.spills, usage.stack_bytes) == (0, 0), usage
+        assert 0 < usage.registers <= (of_single if dtype == "f32" else of_half), usage
+        assert usage.shared_bytes <= shared + SYSTEM_SHARED_BYTES, usage
+    assert seen == BOUNDS.keys()
+    exported = sum(len(re.findall(r'extern "C"', (ROOT / "cuda" / f"{name}.cu").read_text())) for name in kernels.sources())
+    assert len(usages) == 3 * exported * len(kernels.ARCHITECTURES), "three dtypes each, none missing from the log"
+
+
+def test_a_cubin_is_compiled_once(cache, monkeypatch):
+    nvrtc = nvrtc_or_skip()
+    calls = []
+
+    def compile_(name, *_):
+        calls.append(name)
+        return b"cubin", LOG
+
+    monkeypatch.setattr(nvrtc, "compile", compile_)
+    first = kernels.compile_kernels("mask_predict", "sm_80")
+    assert first == kernels.compile_kernels("mask_predict", "sm_80")
+    assert first.path.parent == cache
+    assert first.path.read_bytes() == b"cubin"
+    assert len(calls) == 1
+    assert kernels.compile_kernels("mask_predict", "sm_90a").path != first.path
+    headers = {**kernels._headers(), "dllm/ptx.cuh": b"// another"}
+    monkeypatch.setattr(kernels, "_headers", lambda: headers)
+    assert kernels.compile_kernels("mask_predict", "sm_80").path != first.path
+    monkeypatch.setattr(nvrtc, "version", "99.0")
+    kernels.compile_kernels("mask_predict", "sm_80")
+    assert len(calls) == 4
+    assert {path.suffix for path in cache.iterdir()} == {".cubin", ".log"}, "nothing half-written is left"
+
+
+def test_a_folder_that_cannot_be_written_costs_a_compilation_and_nothing_more(tmp_path, monkeypatch):
+    nvrtc = nvrtc_or_skip()
+    # Permissions do not stop root; a file where the folder should be stops everybody.
+    (tmp_path / "dllm_fast").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(nvrtc, "compile", lambda *_: (b"cubin", LOG))
+    compiled = kernels.compile_kernels("mask_predict", "sm_80")
+    assert compiled.path.read_bytes() == b"cubin"
+    assert compiled.usage[0].registers == 104
+
+
+LOG = """\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'dllm_one_bf16' for 'sm_90a'
+ptxas info    : Function properties for dllm_one_bf16
+    32 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 104 registers, used 1 barriers, 26136 bytes smem
+ptxas info    : Compile time = 1.000 ms
+ptxas info    : Compiling entry function 'dllm_two_f32' for 'sm_90a'
+ptxas info    : Function properties for dllm_two_f32
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 37 registers, used 0 barriers
+"""
+
+
+def test_the_log_of_the_assembler_is_understood():
+    one, two = kernels._usage("file", "sm_90a", LOG)
+    assert (one.kernel, one.registers, one.spills, one.stack_bytes, one.shared_bytes) == ("dllm_one_bf16", 104, 28, 32, 26136)
+    assert (two.kernel, two.registers, two.spills, two.stack_bytes, two.shared_bytes) == ("dllm_two_f32", 37, 0, 0, 0)
+
+
+def test_no_nvrtc_is_an_error_that_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(kernels, "_nvrtc_candidates", lambda: ["/nowhere/libnvrtc.so.13"])
+    with pytest.raises(KernelError, match="pip install nvidia-cuda-nvrtc"):
+        kernels.nvrtc.__wrapped__()
+
+
+def test_an_architecture_that_nvrtc_does_not_know_is_an_error(cache, capsys):
+    nvrtc_or_skip()
+    assert cli.main(["kernels", "compile", "--arch", "sm_12"]) == 2
+    assert "NVRTC" in capsys.readouterr().err
+    assert not cache.exists()
+
+
+def test_kernels_compile_prints_a_list_of_objects(cache, monkeypatch, capsys):
+    nvrtc = nvrtc_or_skip()
+    monkeypatch.setattr(nvrtc, "compile", lambda *_: (b"cubin", LOG))
+    assert cli.main(["kernels", "compile", "--arch", "sm_90a", "--json"]) == 1, "28 bytes are spilled"
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["file"] for row in rows] == [name for name in kernels.sources() for _ in range(2)]
+    one = {"kernel": "dllm_one_bf16", "arch": "sm_90a", "registers": 104, "spills": 28, "shared_bytes": 26136}
+    assert rows[0].items() >= one.items()
+    assert cli.main(["kernels", "compile", "--arch", "sm_90a"]) == 1
+    assert "dllm_two_f32" in capsys.readouterr().out
+
+
+def test_the_doctor_reports_and_says_what_to_do(capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report) == ["torch", "cuda", "cupy", "nvrtc", "arch", "kernels"]
+    assert sorted(report["kernels"]) == kernels.sources()
+    for entry in report["kernels"].values():
+        assert entry["usable"] == (entry["why"] is None) == (entry["fix"] is None)
+    assert cli.main(["doctor"]) == 0
+    assert "mask_predict" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch"),
+    [((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90a"), ((10, 0), "sm_100a"), ((12, 0), "sm_120")],
+)
+def test_the_architecture_of_a_device(capability, arch):
+    assert kernels.architecture(capability) == arch
+
+
+def test_the_folder_of_kernels_holds_kernels_only():
+    """A Python file there would turn `cuda` into a package and hide NVIDIA's."""
+    found = [path for path in (ROOT / "cuda").rglob("*") if path.is_file()]
+    assert found
+    assert {path.suffix for path in found} == {".cu", ".cuh"}
+
+
+def test_instructions_are_written_in_one_header():
+    for path in (ROOT / "cuda").rglob("*.cu*"):
+        has_asm = re.search(r"\basm\b", re.sub(r"//.*", "", path.read_text(encoding="utf-8"))) is not None
+        assert has_asm == (path.name == "ptx.cuh"), path
