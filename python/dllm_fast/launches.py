@@ -148,3 +148,69 @@ def mask_predict(
         )
     )
     return launches
+
+
+#: What positions are ranked by, and the test that ends the prefix, by the names of `SamplerConfig`.
+_ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence")
+ORDERS = {name: i for i, name in enumerate(_ORDERS)}
+CUTS = {name: i for i, name in enumerate(("count", "threshold", "factor", "factor as published", "entropy_bound"))}
+#: Sites of a row at most.
+MAX_CANDIDATES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitBuffers:
+    """Addresses of the arrays of a commit: R rows, N sites (scored positions), those of a row together, positions rising.
+
+    `site_start` [R + 1] int32; `position`, `request`, `step` uint32, `seed` uint64, `token` int64, `status` int32, and
+    `probability`, `top1`, `top2`, `entropy` float64, all [N], as the mask prediction reads and writes them; `floors` [R]
+    int32, `progress` [R] float64; changed: `canvases` [R, length] int64; results: `chosen` [N] int32, sites by rank,
+    `committed` and `masks_left` [R] int32.
+    """
+
+    site_start: int
+    position: int
+    seed: int
+    request: int
+    step: int
+    token: int
+    probability: int
+    top1: int
+    top2: int
+    entropy: int
+    status: int
+    floors: int
+    progress: int
+    canvases: int
+    chosen: int
+    committed: int
+    masks_left: int
+
+
+def commit(
+    buffers: CommitBuffers,
+    *,
+    rows: int,
+    length: int,
+    mask_id: int,
+    order: str,
+    cut: str,
+    bound: float = 0.0,
+    order_temperature: float = 0.0,
+    is_annealed: bool = False,
+) -> Launch:
+    """The launch of a commit."""
+    b = buffers
+    statistics = (b.token, b.probability, b.top1, b.top2, b.entropy, b.status)
+    addresses = (b.site_start, b.position, b.seed, b.request, b.step, *statistics, b.floors, b.progress)
+    results = (b.canvases, b.chosen, b.committed, b.masks_left)
+    rule = (
+        ctypes.c_int32(ORDERS[order]),
+        ctypes.c_int32(CUTS[cut]),
+        ctypes.c_double(bound),
+        ctypes.c_double(order_temperature),
+        ctypes.c_int32(is_annealed),
+    )
+    pointers = tuple(ctypes.c_void_p(a) for a in (*addresses, *results))
+    arguments = (*pointers, ctypes.c_int64(length), ctypes.c_int64(mask_id), *rule)
+    return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
