@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100a")
 #: The oldest compute capability with the instructions that the kernels use.
 OLDEST_CAPABILITY = (8, 0)
+# More than this must be asked for.
+_STATIC_SHARED_BYTES = 48 * 1024
 _FLAGS = ("-std=c++17", "--ptxas-options=-v")
 _INSTALL_NVRTC = "pip install nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12"
 
@@ -291,13 +293,21 @@ class _Stream:
 
 def run(launches: Iterable[Launch], device: int) -> None:
     """Queues launches on torch's current stream of a device. Does not wait for them."""
-    import numpy as np
-
-    # CuPy passes NumPy scalars with their own size; a bare float would go as eight bytes.
-    scalar = {ctypes.c_float: np.float32, ctypes.c_double: np.float64, ctypes.c_int32: np.int32, ctypes.c_int64: np.int64}
     stream = _Stream(device)
     for launch in launches:
-        arguments = tuple(
-            np.uint64(a.value or 0) if isinstance(a, ctypes.c_void_p) else scalar[type(a)](a.value) for a in launch.arguments
-        )
-        _function(launch.source, launch.kernel, device)(launch.grid, launch.block, arguments, stream=stream)
+        function = _function(launch.source, launch.kernel, device)
+        if launch.shared_bytes > _STATIC_SHARED_BYTES:
+            function.max_dynamic_shared_size_bytes = launch.shared_bytes
+        arguments = tuple(map(_cupy_argument, launch.arguments))
+        function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes, stream=stream)
+
+
+def _cupy_argument(argument: Any) -> Any:
+    """A ctypes argument as CuPy wants it: NumPy scalars keep their size, where a bare float would go as eight bytes."""
+    import numpy as np
+
+    if isinstance(argument, ctypes.c_void_p):
+        return np.uint64(argument.value or 0)
+    if isinstance(argument, ctypes.Array):
+        return np.frombuffer(bytes(argument), dtype=f"V{ctypes.sizeof(argument)}")  # one element goes by value
+    return np.dtype(type(argument)).type(argument.value)

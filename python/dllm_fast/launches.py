@@ -6,6 +6,7 @@ Addresses are plain integers (`tensor.data_ptr()`), so nothing here knows torch,
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,14 @@ SUFFIXES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel launch. `arguments` are ctypes scalars in the order of the kernel's parameters."""
+    """One kernel launch. `arguments` are ctypes scalars in the order of the kernel's parameters; `shared_bytes` are dynamic."""
 
     source: str
     kernel: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     arguments: tuple[Any, ...]
+    shared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,3 +216,83 @@ def commit(
     pointers = tuple(ctypes.c_void_p(a) for a in (*addresses, *results))
     arguments = (*pointers, ctypes.c_int64(length), ctypes.c_int64(mask_id), *rule)
     return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
+
+
+_HEAD_DIMENSIONS = (64, 128, 256)
+#: Batch, head and row, in elements; what is along the head dimension lies side by side.
+Strides = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionBuffers:
+    """Addresses of the arrays of an attention, all bfloat16 but `begin` and `end` [B, Lq] int32.
+
+    `q` and `out` [B, H, Lq, D], `k` and `v` [B, key heads, Lk, D]; with several splits `parts` [splits, B, H, Lq, D] and
+    `log_sums` [splits, B, H, Lq] float32 as work space.
+    """
+
+    q: int
+    k: int
+    v: int
+    begin: int
+    end: int
+    out: int
+    parts: int = 0
+    log_sums: int = 0
+
+
+def attention_splits(*, queries: int, keys: int, group: int) -> tuple[int, int]:
+    """Number of splits of the keys, and keys of a split: the same for any batch and number of heads, so results are, too.
+
+    Few rows leave a GPU idle unless several blocks share their keys; many rows fill it, and each split costs a float32 copy of
+    the output.
+    """
+    row_tiles = -(-queries * group // 64)
+    least = max(128 * row_tiles, -(-keys // 64))
+    keys_per_split = -(-least // 64) * 64
+    return max(1, -(-keys // keys_per_split)), keys_per_split
+
+
+def attention(
+    buffers: AttentionBuffers,
+    *,
+    batch: int,
+    heads: int,
+    key_heads: int,
+    queries: int,
+    keys: int,
+    head_dimension: int,
+    scale: float,
+    q_strides: Strides,
+    k_strides: Strides,
+    v_strides: Strides,
+    out_strides: Strides,
+) -> list[Launch]:
+    """The launches of an attention, in order. Shapes and alignment are checked by the caller."""
+    group = heads // key_heads
+    rows = 32 if queries * group <= 32 else 64
+    splits, keys_per_split = attention_splits(queries=queries, keys=keys, group=group)
+    step = 32 if head_dimension > 128 else 64
+    # Queries, two stages of keys and of values in bfloat16, and the scratch of the reductions.
+    shared_bytes = 2 * head_dimension * (rows + 4 * step) + 128
+    b = buffers
+    pointers = tuple(ctypes.c_void_p(a) for a in (b.q, b.k, b.v, b.begin, b.end, b.out, b.parts, b.log_sums))
+    strides = tuple((ctypes.c_int64 * 3)(*s) for s in (q_strides, k_strides, v_strides, out_strides))
+    shape = tuple(map(ctypes.c_int32, (queries, keys, heads, key_heads, splits, keys_per_split)))
+    scale_log2 = ctypes.c_float(scale * math.log2(math.e))
+    launches = [
+        Launch(
+            "attention",
+            f"dllm_attention_d{head_dimension}_rows{rows}",
+            (-(-group * queries // rows), batch * key_heads, splits),
+            (rows * 2, 1, 1),
+            (*pointers, *strides, scale_log2, *shape),
+            shared_bytes,
+        )
+    ]
+    if splits > 1:
+        sizes = tuple(map(ctypes.c_int32, (batch, queries, heads, splits, head_dimension)))
+        outputs = tuple(ctypes.c_void_p(a) for a in (b.parts, b.log_sums, b.out))
+        grid = (-(-batch * heads * queries * _WARP // 128), 1, 1)
+        launches.append(Launch("attention", "dllm_attention_combine", grid, (128, 1, 1), (*outputs, strides[3], *sizes)))
+    return launches

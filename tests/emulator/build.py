@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "cuda"
 _HERE = Path(__file__).parent
 _RUNTIME = _HERE / "runtime"
+_PARTS = (_RUNTIME / "runtime.cpp", _RUNTIME / "matrices.cpp")
 _CACHE = ROOT / "build" / "emulator"
 # No contraction: a * b + c must round twice where the kernel says so.
 _FLAGS = ("-std=c++17", "-shared", "-fPIC", "-DDLLM_EMU", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
@@ -47,7 +48,7 @@ def library(source: Path, *, options: tuple[str, ...] = _OPTIMISED, text: str | 
     code = source.read_text(encoding="utf-8") if text is None else text
     flags = (*_FLAGS, *options, *_machine_flags())
     digest = hashlib.sha256(repr(flags).encode())
-    for path in (*headers(), _RUNTIME / "emulator.h", _RUNTIME / "runtime.cpp"):
+    for path in (*headers(), _RUNTIME / "emulator.h", *_PARTS):
         digest.update(path.read_bytes())
     digest.update(code.encode())
     built = _CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.so"
@@ -58,7 +59,7 @@ def library(source: Path, *, options: tuple[str, ...] = _OPTIMISED, text: str | 
         copy, target = Path(folder, source.name), Path(folder, "kernels.so")
         copy.write_text(f'#line 1 "{source}"\n{code}', encoding="utf-8")
         includes = (f"-I{KERNELS / 'include'}", f"-I{_RUNTIME}")
-        command = ["g++", *flags, *includes, "-x", "c++", str(copy), str(_RUNTIME / "runtime.cpp"), "-o", str(target)]
+        command = ["g++", *flags, *includes, "-x", "c++", str(copy), *map(str, _PARTS), "-o", str(target)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise RuntimeError(f"g++ refuses {source.name}:\n{result.stderr}")

@@ -28,7 +28,8 @@ def run(launch: Launch, *, order: int = 0, library: Path | None = None) -> None:
     """Runs one launch to its end.
 
     Args:
-        order: of the threads of a block between two points where they wait. 0: rising, 1: falling, above: shuffled.
+        order: of the threads of a block between two points where they wait. 0: rising, 1: falling, above: shuffled; see
+            README.md for what else the number decides.
         library: of the kernel; by default the one of `launch.source` in cuda/.
 
     Raises:
@@ -43,7 +44,13 @@ def run(launch: Launch, *, order: int = 0, library: Path | None = None) -> None:
     error = ctypes.create_string_buffer(1000)
     emulate: Any = getattr(kernels, f"emulate_{launch.kernel}")
     status = emulate(
-        addresses, three(*launch.grid), three(*launch.block), ctypes.c_uint(order), error, ctypes.c_size_t(len(error))
+        addresses,
+        three(*launch.grid),
+        three(*launch.block),
+        ctypes.c_size_t(launch.shared_bytes),
+        ctypes.c_uint(order),
+        error,
+        ctypes.c_size_t(len(error)),
     )
     if status != 0:
         raise EmulatorError(f"{launch.kernel}: {error.value.decode()}")

@@ -85,9 +85,10 @@ def test_planted_read_of_uninitialised_shared_memory_gives_nan():
         assert np.isnan(out).all()
 
 
-def test_asynchronous_copies_arrive_at_the_wait():
+@pytest.mark.parametrize("order", ORDERS)
+def test_asynchronous_copies_have_arrived_after_the_wait(order):
     out = np.full(128, -1, dtype=np.int32)
-    launch("staged_copy", numbers(256), out, block=(32, 1, 1))
+    launch("staged_copy", numbers(256), out, block=(32, 1, 1), order=order)
     np.testing.assert_array_equal(out, np.where(numbers(128) < 124, numbers(128), 0))
 
 

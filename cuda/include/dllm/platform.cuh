@@ -5,6 +5,7 @@
 //
 //   DLLM_SHARED(Type, name)      the block's shared memory: one struct, reached by the reference `name`. The emulator
 //                                puts it into memory of its own that is poisoned for every block.
+//   DLLM_DYNAMIC_SHARED(Type, name)   the same for more than 48 KB: the launch says how many bytes.
 //   DLLM_EXPORT(kernel)          makes an extern "C" kernel callable from the emulator; nothing under NVRTC.
 #pragma once
 
@@ -13,6 +14,7 @@
 #include "emulator.h"
 
 #define DLLM_SHARED(Type, name) Type& name = emu::shared_memory<Type>()
+#define DLLM_DYNAMIC_SHARED(Type, name) Type& name = emu::dynamic_shared_memory<Type>()
 
 #else
 
@@ -25,6 +27,9 @@ typedef long long int64_t;
 typedef unsigned long long uint64_t;
 
 #define DLLM_SHARED(Type, name) __shared__ Type name
+#define DLLM_DYNAMIC_SHARED(Type, name)                         \
+    extern __shared__ __align__(128) uint8_t dynamic_shared[]; \
+    Type& name = *reinterpret_cast<Type*>(dynamic_shared)
 #define DLLM_EXPORT(kernel)
 
 #endif

@@ -98,4 +98,68 @@ __device__ __forceinline__ void async_copy_wait() {
 #endif
 }
 
+// 2^x to about 22 bits; subnormal results are 0.
+__device__ __forceinline__ float exp2_approximately(float x) {
+#ifdef DLLM_EMU
+    return std::exp2(x);
+#else
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#endif
+}
+
+// Two float32 as bfloat16, to nearest, ties to even: `low` in the lower half.
+__device__ __forceinline__ uint32_t pack_bf16x2(float low, float high) {
+#ifdef DLLM_EMU
+    return uint32_t(emu::float_to_bfloat(low)) | uint32_t(emu::float_to_bfloat(high)) << 16;
+#else
+    uint32_t result;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+    return result;
+#endif
+}
+
+// Four 8 x 8 matrices of 16-bit elements from shared memory into the registers of a warp. Lane l gives the address of row
+// l % 8 of matrix l / 8, a multiple of 16, and gets of each matrix the elements (l / 4, 2 * (l % 4)) and the next one.
+__device__ __forceinline__ void load_matrices(uint32_t (&registers)[4], const void* row) {
+#ifdef DLLM_EMU
+    emu::load_matrices(registers, row);
+#else
+    const uint32_t shared = uint32_t(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
+                 : "r"(shared)
+                 : "memory");
+#endif
+}
+
+// The same, each matrix transposed: the elements (2 * (l % 4), l / 4) and the one below.
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&registers)[4], const void* row) {
+#ifdef DLLM_EMU
+    emu::load_matrices_transposed(registers, row);
+#else
+    const uint32_t shared = uint32_t(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
+                 : "r"(shared)
+                 : "memory");
+#endif
+}
+
+// sum += a b for a 16 x 16 and b 16 x 8 in bfloat16, sums in float32, by a whole warp. With g = lane / 4 and t = lane % 4:
+// a[0] = (g, 2t and 2t + 1), a[1] = (g + 8, same), a[2] = (g, 2t + 8 and + 9), a[3] = (g + 8, same);
+// b0 = (2t and 2t + 1, g), b1 = (2t + 8 and + 9, g); sum[0..1] = (g, 2t and 2t + 1), sum[2..3] = (g + 8, same).
+__device__ __forceinline__ void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#ifdef DLLM_EMU
+    emu::multiply_add_bf16(sum, a, b0, b1);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
 }  // namespace dllm

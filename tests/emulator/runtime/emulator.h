@@ -50,7 +50,7 @@ struct Warp {
     alignas(16) unsigned char results[WARP][OPERAND_BYTES];
 };
 
-// A copy from global to shared memory that has been asked for and not yet carried out.
+// A copy from global to shared memory that has been asked for and not yet waited for.
 struct AsyncCopy {
     void* destination;
     const void* source;
@@ -67,8 +67,7 @@ struct Fiber {
     bool is_done = false;
     void* stack_pointer = nullptr;
     char* stack = nullptr;
-    // Asynchronous copies happen as late as they may: at the wait for their group. `groups` holds how many copies had
-    // been asked for when each group was closed.
+    // `groups` holds how many copies had been asked for when each group was closed.
     std::vector<AsyncCopy> copies;
     std::vector<size_t> groups;
 };
@@ -86,7 +85,7 @@ void wait_for_block();
 // Lets every lane of the warp wait for the others. The last to come calls `finish`.
 void wait_for_warp(const char* operation, void (*finish)(Warp&));
 
-// Copies beside the program (cp.async): asked for, grouped, and carried out only by the wait for their group.
+// Copies beside the program (cp.async): asked for, grouped, waited for. They arrive at the wait, or at once (runtime.cpp).
 void async_copy(void* destination, const void* source, size_t bytes, bool is_zero_fill);
 void async_copy_close_group();
 void async_copy_wait(size_t open_groups);
@@ -98,6 +97,18 @@ template <typename T>
 T& shared_memory() {
     static_assert(std::is_trivially_default_constructible_v<T>, "shared memory starts uninitialised");
     return *static_cast<T*>(shared_arena(sizeof(T), alignof(T)));
+}
+
+// The bytes of shared memory that the launch gives.
+extern size_t dynamic_shared_bytes;
+
+template <typename T>
+T& dynamic_shared_memory() {
+    static_assert(std::is_trivially_default_constructible_v<T>, "shared memory starts uninitialised");
+    if (dynamic_shared_bytes < sizeof(T)) {
+        fail("the launch gives less shared memory than the kernel uses");
+    }
+    return *static_cast<T*>(shared_arena(dynamic_shared_bytes, alignof(T)));
 }
 
 // One operation of a whole warp: every lane gives an operand, `combine` makes 32 results of 32 operands.
@@ -172,6 +183,21 @@ inline float half_to_float(uint16_t bits) {
     return sign * (exponent == 0 ? std::ldexp(float(fraction), -24) : std::ldexp(float(1024 + fraction), exponent - 25));
 }
 
+// float32 as bfloat16, to nearest, ties to even.
+inline uint16_t float_to_bfloat(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    if (x != x) {
+        return 0x7fff;
+    }
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// The matrix instructions, written from their definition (matrices.cpp); ptx.cuh says what they compute.
+void load_matrices(uint32_t (&registers)[4], const void* row);
+void load_matrices_transposed(uint32_t (&registers)[4], const void* row);
+void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
 using Arguments = void**;
 
 // Calls a kernel with arguments given by their addresses, as cuLaunchKernel takes them.
@@ -190,8 +216,8 @@ constexpr int count_parameters(void (*)(Parameters...)) {
     return int(sizeof...(Parameters));
 }
 
-int launch(void (*kernel)(Arguments), Arguments arguments, const unsigned* grid, const unsigned* block, unsigned order,
-           char* error, size_t error_bytes);
+int launch(void (*kernel)(Arguments), Arguments arguments, const unsigned* grid, const unsigned* block,
+           size_t shared_bytes, unsigned order, char* error, size_t error_bytes);
 
 }  // namespace emu
 
@@ -199,9 +225,9 @@ int launch(void (*kernel)(Arguments), Arguments arguments, const unsigned* grid,
 #define DLLM_EXPORT(kernel)                                                                                               \
     extern "C" int parameters_of_##kernel() { return emu::count_parameters(kernel); }                                     \
     extern "C" int emulate_##kernel(emu::Arguments arguments, const unsigned* grid, const unsigned* block,                \
-                                    unsigned order, char* error, size_t error_bytes) {                                    \
-        return emu::launch([](emu::Arguments given) { emu::call(kernel, given); }, arguments, grid, block, order, error,  \
-                           error_bytes);                                                                                  \
+                                    size_t shared_bytes, unsigned order, char* error, size_t error_bytes) {               \
+        return emu::launch([](emu::Arguments given) { emu::call(kernel, given); }, arguments, grid, block, shared_bytes,  \
+                           order, error, error_bytes);                                                                    \
     }
 
 #define threadIdx (emu::current->thread)

@@ -19,6 +19,7 @@ namespace emu {
 
 Fiber* current;
 Index block_index, block_size, grid_size;
+size_t dynamic_shared_bytes;
 
 namespace {
 
@@ -38,6 +39,17 @@ void (*kernel)(Arguments);
 Arguments arguments;
 void* scheduler_stack_pointer;
 std::string failure;
+// A copy beside the program may arrive at any time from its request to the wait for its group. Half of the orders let all
+// of them arrive at once, the other half at the wait.
+bool copies_arrive_at_once;
+
+void carry_out(const AsyncCopy& copy) {
+    if (copy.is_zero_fill) {
+        std::memset(copy.destination, 0, copy.bytes);
+    } else {
+        std::memcpy(copy.destination, copy.source, copy.bytes);
+    }
+}
 
 // Saves the registers that a function must keep, then goes on where `to` was saved.
 extern "C" void emu_switch(void** save_to, void* to);
@@ -105,27 +117,34 @@ char* stacks() {
     return memory;
 }
 
-// Order 0: rising threads; 1: falling; above: shuffled anew in each round, by this number.
+// In which order threads go on, by the number that the launch was given: 0 rising, 1 falling, above shuffled anew in each
+// round. The orders 2, 3, 6, 7, ... are unfair as well: a warp runs on alone until it waits for the block.
 class ThreadOrder {
   public:
-    ThreadOrder(size_t threads, unsigned order) : order_(order), state_(order), sequence_(threads) {
-        std::iota(sequence_.begin(), sequence_.end(), 0);
+    ThreadOrder(size_t threads, unsigned order) : order_(order), state_(order), warps_(threads / WARP), lanes_(WARP) {
+        std::iota(warps_.begin(), warps_.end(), 0);
+        std::iota(lanes_.begin(), lanes_.end(), 0);
         if (order == 1) {
-            std::reverse(sequence_.begin(), sequence_.end());
+            std::reverse(warps_.begin(), warps_.end());
+            std::reverse(lanes_.begin(), lanes_.end());
         }
     }
 
-    const std::vector<unsigned>& next_round() {
-        for (size_t i = sequence_.size() - 1; order_ > 1 && i > 0; --i) {
-            state_ = state_ * 1664525u + 1013904223u;
-            std::swap(sequence_[i], sequence_[(state_ >> 8) % (i + 1)]);
-        }
-        return sequence_;
-    }
+    bool is_unfair() const { return order_ % 4 >= 2; }
+    const std::vector<unsigned>& warps() { return shuffled(warps_); }
+    const std::vector<unsigned>& lanes() { return shuffled(lanes_); }
 
   private:
+    const std::vector<unsigned>& shuffled(std::vector<unsigned>& sequence) {
+        for (size_t i = sequence.size() - 1; order_ > 1 && i > 0; --i) {
+            state_ = state_ * 1664525u + 1013904223u;
+            std::swap(sequence[i], sequence[(state_ >> 8) % (i + 1)]);
+        }
+        return sequence;
+    }
+
     unsigned order_, state_;
-    std::vector<unsigned> sequence_;
+    std::vector<unsigned> warps_, lanes_;
 };
 
 std::string where(const Fiber& fiber) {
@@ -144,6 +163,22 @@ std::string describe_deadlock() {
            std::to_string(block->fibers.size()) + " wait, the first at " + first->waits_at + " in " + where(*first);
 }
 
+// Lets each lane of a warp that can run go on until it waits. Was there one? Counts those that are done.
+bool run_warp(unsigned warp, ThreadOrder& order, size_t& done) {
+    bool has_run = false;
+    for (unsigned lane : order.lanes()) {
+        Fiber& fiber = block->fibers[warp * WARP + lane];
+        if (fiber.is_done || fiber.waits_at != nullptr || !failure.empty()) {
+            continue;
+        }
+        has_run = true;
+        current = &fiber;
+        emu_switch(&scheduler_stack_pointer, fiber.stack_pointer);
+        done += fiber.is_done;
+    }
+    return has_run;
+}
+
 void run_block(ThreadOrder& order) {
     for (Fiber& fiber : block->fibers) {
         prepare(fiber);
@@ -155,20 +190,15 @@ void run_block(ThreadOrder& order) {
     size_t done = 0;
     while (done < block->fibers.size() && failure.empty()) {
         bool has_run = false;
-        for (unsigned i : order.next_round()) {
-            Fiber& fiber = block->fibers[i];
-            if (fiber.is_done || fiber.waits_at != nullptr) {
-                continue;
-            }
-            has_run = true;
-            current = &fiber;
-            emu_switch(&scheduler_stack_pointer, fiber.stack_pointer);
-            done += fiber.is_done;
-            if (!failure.empty()) {
-                return;
+        for (unsigned warp : order.warps()) {
+            bool goes_on = true;
+            while (goes_on && failure.empty()) {
+                goes_on = run_warp(warp, order, done);
+                has_run |= goes_on;
+                goes_on &= order.is_unfair();
             }
         }
-        if (!has_run) {
+        if (!has_run && failure.empty()) {
             failure = describe_deadlock();
         }
     }
@@ -228,6 +258,9 @@ void async_copy(void* destination, const void* source, size_t bytes, bool is_zer
         fail("an asynchronous copy from an address that is not a multiple of its size");
     }
     current->copies.push_back({destination, source, bytes, is_zero_fill});
+    if (copies_arrive_at_once) {
+        carry_out(current->copies.back());
+    }
 }
 
 void async_copy_close_group() { current->groups.push_back(current->copies.size()); }
@@ -240,13 +273,8 @@ void async_copy_wait(size_t open_groups) {
     }
     const size_t finished = groups.size() - open_groups;
     const size_t done = groups[finished - 1];
-    for (size_t i = 0; i < done; ++i) {
-        const AsyncCopy& copy = copies[i];
-        if (copy.is_zero_fill) {
-            std::memset(copy.destination, 0, copy.bytes);
-        } else {
-            std::memcpy(copy.destination, copy.source, copy.bytes);
-        }
+    for (size_t i = 0; i < done && !copies_arrive_at_once; ++i) {
+        carry_out(copies[i]);
     }
     copies.erase(copies.begin(), copies.begin() + std::ptrdiff_t(done));
     groups.erase(groups.begin(), groups.begin() + std::ptrdiff_t(finished));
@@ -269,8 +297,8 @@ void* shared_arena(size_t bytes, size_t alignment) {
     return block->shared;
 }
 
-int launch(void (*entry)(Arguments), Arguments given, const unsigned* grid, const unsigned* size, unsigned order,
-           char* error, size_t error_bytes) {
+int launch(void (*entry)(Arguments), Arguments given, const unsigned* grid, const unsigned* size, size_t shared_bytes,
+           unsigned order, char* error, size_t error_bytes) {
     const size_t threads = size_t(size[0]) * size[1] * size[2];
     failure.clear();
     if (threads == 0 || threads > MOST_THREADS || threads % WARP != 0) {
@@ -278,6 +306,8 @@ int launch(void (*entry)(Arguments), Arguments given, const unsigned* grid, cons
     }
     kernel = entry;
     arguments = given;
+    dynamic_shared_bytes = shared_bytes;
+    copies_arrive_at_once = order % 2 == 1;
     grid_size = {grid[0], grid[1], grid[2]};
     block_size = {size[0], size[1], size[2]};
     Block own;
