@@ -18,8 +18,8 @@ _RUNTIME = _HERE / "runtime"
 _PARTS = (_RUNTIME / "runtime.cpp", _RUNTIME / "matrices.cpp")
 _CACHE = ROOT / "build" / "emulator"
 # No contraction: a * b + c must round twice where the kernel says so.
-_FLAGS = ("-std=c++17", "-shared", "-fPIC", "-DDLLM_EMU", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
-_OPTIMISED = ("-O1",)
+_FLAGS = ("-std=c++17", "-fPIC", "-DDLLM_EMU", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
+OPTIMISED = ("-O1",)
 SANITIZED = ("-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer")
 
 
@@ -43,25 +43,29 @@ def headers() -> list[Path]:
     return sorted((KERNELS / "include").rglob("*.cuh"))
 
 
-def library(source: Path, *, options: tuple[str, ...] = _OPTIMISED, text: str | None = None) -> Path:
-    """The library of the kernels of a .cu file. `text`, if given, is compiled in place of what the file holds."""
-    code = source.read_text(encoding="utf-8") if text is None else text
-    flags = (*_FLAGS, *options, *_machine_flags())
-    digest = hashlib.sha256(repr(flags).encode())
-    for path in (*headers(), _RUNTIME / "emulator.h", *_PARTS):
+def _compiled(key: str, source: Path, target: str, command: tuple[str, ...]) -> Path:
+    """What a command of g++ makes of a source, kept under its name and a digest of all that went in."""
+    digest = hashlib.sha256(repr((key, command)).encode())
+    for path in (*headers(), _RUNTIME / "emulator.h"):
         digest.update(path.read_bytes())
-    digest.update(code.encode())
-    built = _CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.so"
-    if built.exists():
-        return built
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
-        copy, target = Path(folder, source.name), Path(folder, "kernels.so")
-        copy.write_text(f'#line 1 "{source}"\n{code}', encoding="utf-8")
-        includes = (f"-I{KERNELS / 'include'}", f"-I{_RUNTIME}")
-        command = ["g++", *flags, *includes, "-x", "c++", str(copy), *map(str, _PARTS), "-o", str(target)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise RuntimeError(f"g++ refuses {source.name}:\n{result.stderr}")
-        os.replace(target, built)  # another process may build the same
+    built = _CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.{target}"
+    if not built.exists():
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
+            copy, made = Path(folder, source.name), Path(folder, "made")
+            copy.write_text(f'#line 1 "{source}"\n{key}', encoding="utf-8")
+            includes = (f"-I{KERNELS / 'include'}", f"-I{_RUNTIME}")
+            arguments = ["g++", *_FLAGS, *includes, "-x", "c++", str(copy), "-x", "none", *command, "-o", str(made)]
+            result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                raise RuntimeError(f"g++ refuses {source.name}:\n{result.stderr}")
+            os.replace(made, built)  # another process may build the same
     return built
+
+
+def library(source: Path, *, options: tuple[str, ...] = OPTIMISED, text: str | None = None) -> Path:
+    """The library of the kernels of a .cu file. `text`, if given, is compiled in place of what the file holds."""
+    flags = (*options, *_machine_flags())
+    parts = (_compiled(part.read_text(encoding="utf-8"), part, "o", (*flags, "-c")) for part in _PARTS)
+    code = source.read_text(encoding="utf-8") if text is None else text
+    return _compiled(code, source, "so", (*flags, "-shared", *map(str, parts)))

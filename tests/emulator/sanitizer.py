@@ -17,7 +17,7 @@ from . import build
 
 _SAMPLES = Path(__file__).parent / "planted" / "samples.cu"
 
-_SOURCES = {
+SOURCES = {
     "out_of_bounds": (_SAMPLES,),
     "mask_predict": (build.KERNELS / "mask_predict.cu", build.KERNELS / "mask_filter.cu"),
 }
@@ -29,7 +29,7 @@ def _library(source: Path) -> Path:
 
 def run_sanitized(case: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a case; status 0 and `done` if the sanitizer has nothing to say."""
-    for source in _SOURCES[case]:  # here, so that the compiler itself is not watched
+    for source in SOURCES[case]:  # here, so that the compiler itself is not watched
         _library(source)
     find = ["g++", "-print-file-name=libasan.so"]
     runtime = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
