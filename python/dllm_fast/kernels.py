@@ -271,15 +271,51 @@ def cupy_version() -> str | None:
     return None
 
 
+def obstacle(device: int | None = None) -> tuple[str, str] | None:
+    """Why kernels cannot run on a device (the current one), and what to do about it; None if nothing is known against it."""
+    import torch
+
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA", "install the CUDA build: pip install torch, on Linux"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device", "run where nvidia-smi shows a GPU; sampling works on the CPU meanwhile"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_CAPABILITY:
+        found = f"{capability[0]}.{capability[1]}"
+        return f"the kernels need compute capability 8.0, this device has {found}", "use an A100 or newer"
+    if cupy_version() is None:
+        extra = "cuda12" if torch.version.cuda.startswith("12") else "cuda13"
+        return "CuPy is not installed", f"pip install 'dllm-fast[{extra}]'"
+    try:
+        nvrtc()
+    except KernelError as error:
+        why, _, remedy = str(error).partition("; ")
+        return why, remedy
+    return None
+
+
 @cache
-def _function(source: str, kernel: str, device: int) -> Any:
-    """A kernel loaded on a device. Modules belong to the device that was current when they were loaded."""
+def load(source: str, device: int) -> Any:
+    """The kernels of a file, loaded on a device. Modules belong to the device that was current when they were loaded."""
     import cupy
     import torch
 
     compiled = compile_kernels(source, architecture(torch.cuda.get_device_capability(device)))
     with cupy.cuda.Device(device):
-        return cupy.RawModule(path=str(compiled.path)).get_function(kernel)
+        module = cupy.RawModule(path=str(compiled.path))
+        module.compile()  # loads the file now rather than at the first launch, which a graph may be capturing
+        return module
+
+
+@cache
+def _function(source: str, kernel: str, device: int, shared_bytes: int) -> Any:
+    import cupy
+
+    with cupy.cuda.Device(device):
+        function = load(source, device).get_function(kernel)
+        if shared_bytes > _STATIC_SHARED_BYTES:
+            function.max_dynamic_shared_size_bytes = shared_bytes
+        return function
 
 
 class _Stream:
@@ -295,9 +331,7 @@ def run(launches: Iterable[Launch], device: int) -> None:
     """Queues launches on torch's current stream of a device. Does not wait for them."""
     stream = _Stream(device)
     for launch in launches:
-        function = _function(launch.source, launch.kernel, device)
-        if launch.shared_bytes > _STATIC_SHARED_BYTES:
-            function.max_dynamic_shared_size_bytes = launch.shared_bytes
+        function = _function(launch.source, launch.kernel, device, launch.shared_bytes)
         arguments = tuple(map(_cupy_argument, launch.arguments))
         function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes, stream=stream)
 

@@ -13,6 +13,7 @@ import numpy as np
 from dllm_fast import _core, prepare, text
 from dllm_fast.errors import InvalidTypeError
 from dllm_fast.models.open_runner import open_runner
+from dllm_fast.models.predictor import Predictor
 from dllm_fast.models.runner import Task
 from dllm_fast.result import Result, Stats, StepEvent
 from dllm_fast.settings import resolve
@@ -143,9 +144,11 @@ def _run(
         score_all=on_step is not None,
         max_rows=config.max_batch_rows,
     )
+    predictor = Predictor(config, seeds, requests)
+    predictor.attach(sampler)
     began = time.perf_counter()
     with runner.inference():
-        watching = _drive(sampler, runner, config, on_step)
+        watching = _drive(sampler, runner, predictor, config, on_step)
     total = time.perf_counter() - began - watching
 
     sequences = sampler.canvases
@@ -171,14 +174,14 @@ def _run(
     )
 
 
-def _drive(sampler: _core.Sampler, model: Runner, config: SamplerConfig, on_step: OnStep | None) -> float:
+def _drive(sampler: _core.Sampler, model: Runner, predict: Predictor, config: SamplerConfig, on_step: OnStep | None) -> float:
     """Runs the model and the sampler in turn until every row is finished. Returns the seconds spent in `on_step`."""
     watching = 0.0
     while (request := sampler.next()) is not None:
         predictions = []
         for rows, forward in model.parts(request, shift=config.shift):
             logits, lines = forward()
-            prediction = sampler.predict(logits, rows=rows, index=lines)
+            prediction = predict(logits, request, rows, lines)
             sampler.feed(prediction=prediction, rows=rows)
             predictions.append((rows, prediction))
         if on_step is not None:

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
+from dllm_fast.ops import attention, launcher
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dllm_fast.models.cache import SlotCache
+
+
+# From so many queries on, where every query sees every key, torch has the faster kernels.
+_MANY_QUERIES = 256
 
 
 @runtime_checkable
@@ -63,6 +69,7 @@ class Batch:
     slots: Tensor | None = None
     keys: int | None = None
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
+    _ranges: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, reach: int | None = None, scale: float | None = None
@@ -81,8 +88,29 @@ class Batch:
             assert self.slots is not None
             assert self.keys is not None
             key, value = self.cache.write(layer, self.slots, key, value, self.keys)
+        if self._goes_to_the_kernel(query, reach):
+            scale = query.shape[3] ** -0.5 if scale is None else scale
+            return attention.by_kernel(query, key, value, *self.ranges(reach), scale)
         grouped = query.shape[1] != key.shape[1]
         return F.scaled_dot_product_attention(query, key, value, self.mask(reach), scale=scale, enable_gqa=grouped)
+
+    def _goes_to_the_kernel(self, query: Tensor, reach: int | None) -> bool:
+        is_dense = self.end is None and reach is None
+        if not attention.takes(query) or (is_dense and query.shape[2] >= _MANY_QUERIES):
+            return False
+        return launcher.usable(query.device, "attention")
+
+    def ranges(self, reach: int | None = None) -> tuple[Tensor, Tensor]:
+        """Which slots each query sees as `[begin, end)`, both int32 `[B, Q]`, made once a forward."""
+        if reach not in self._ranges:
+            keys = self.ids.shape[1] if self.keys is None else self.keys
+            begin = torch.zeros_like(self.positions)
+            end = torch.full_like(self.positions, keys) if self.end is None else self.end.clamp(max=keys)
+            if reach is not None:
+                # Slots stand for positions, as in `_mask`.
+                begin, end = (self.positions - reach).clamp(min=0), end.minimum(self.positions + reach + 1)
+            self._ranges[reach] = begin.int(), end.int()
+        return self._ranges[reach]
 
     def mask(self, reach: int | None = None) -> Tensor | None:
         """Which slot each query sees, bool `[B, 1, Q, K]`, made once a forward; None where all see all."""
