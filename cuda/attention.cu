@@ -19,8 +19,8 @@
 // Moves: per block, keys_per_split * D * 4 bytes of keys and values (less where no row looks), ROWS * D * 2 of queries, and
 // ROWS * D * 2 out, or ROWS * D * 4 with several splits.
 //
-// The host checks: dtype, D, H = G * key heads, addresses and strides that are multiples of 16 bytes, 0 <= end <= Lk where
-// begin < end and 0 <= begin, keys_per_split a multiple of 64, the shared memory that the device has.
+// The host checks: dtype, D, H = G * key heads, addresses and strides that are multiples of 16 bytes, 0 <= begin
+// (an `end` beyond the keys counts as their number), keys_per_split a multiple of 64, the shared memory that the device has.
 
 #include "dllm/bf16.cuh"
 #include "dllm/block.cuh"
@@ -119,7 +119,7 @@ __device__ __forceinline__ void attention(const Inputs& in, const Shape& shape, 
         range[r] = {0, NEVER};  // a row that is not there is never masked, and never written
         if (head[r] >= 0) {
             const int64_t i = int64_t(batch) * shape.queries + query[r];
-            range[r] = {in.begin[i], in.end[i]};
+            range[r] = {in.begin[i], in.end[i] < shape.keys ? in.end[i] : shape.keys};
             if (!range[r].is_empty()) {
                 lowest = range[r].begin < lowest ? range[r].begin : lowest;
                 highest = range[r].end > highest ? range[r].end : highest;

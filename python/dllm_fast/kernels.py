@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import tempfile
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -259,6 +260,37 @@ def architecture(capability: tuple[int, int]) -> str:
         return "sm_80"
     suffix = "a" if major in (9, 10) else ""
     return f"sm_{major}{minor}{suffix}"
+
+
+def problem(device: int | None = None) -> tuple[str, str] | None:
+    """Why kernels cannot be used on a device (by default the current one), and the remedy; None if they can."""
+    import torch
+
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA", "install the CUDA build: pip install torch, on Linux"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device", "run where nvidia-smi shows a GPU; sampling works on the CPU meanwhile"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < OLDEST_CAPABILITY:
+        return f"the kernels need compute capability 8.0, this device has {major}.{minor}", "use an A100 or newer"
+    if cupy_version() is None:
+        extra = "cuda12" if torch.version.cuda.startswith("12") else "cuda13"
+        return "CuPy is not installed", f"pip install 'dllm-fast[{extra}]'"
+    try:
+        nvrtc()
+    except KernelError as error:
+        why, _, fix = str(error).partition("; ")
+        return why, fix
+    return None
+
+
+@cache
+def is_usable(device: int) -> bool:
+    """Can the kernels be used on a device? Where not, says why, once, and plain torch does their work."""
+    found = problem(device)
+    if found is not None:
+        warnings.warn(f"the CUDA kernels are not used: {found[0]}; {found[1]}", RuntimeWarning, stacklevel=2)
+    return found is None
 
 
 def cupy_version() -> str | None:

@@ -89,6 +89,8 @@ def mask_predict(
     min_p: float | None = None,
 ) -> list[Launch]:
     """The launches of a mask prediction, in order. The settings are checked by the caller; `stride` counts logits."""
+    if sites == 0:
+        return []  # a grid of nothing is an error
     suffix = SUFFIXES[dtype]
     draws = temperature > 0
     keep_k = top_k if draws and top_k is not None and top_k < vocabulary else 0
@@ -218,7 +220,8 @@ def commit(
     return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
 
 
-_HEAD_DIMENSIONS = (64, 128, 256)
+#: Head dimensions that the attention has kernels for.
+HEAD_DIMENSIONS = (64, 128, 256)
 #: Batch, head and row, in elements; what is along the head dimension lies side by side.
 Strides = tuple[int, int, int]
 
@@ -269,6 +272,8 @@ def attention(
     out_strides: Strides,
 ) -> list[Launch]:
     """The launches of an attention, in order. Shapes and alignment are checked by the caller."""
+    if batch * heads * queries == 0:
+        return []
     group = heads // key_heads
     rows = 32 if queries * group <= 32 else 64
     splits, keys_per_split = attention_splits(queries=queries, keys=keys, group=group)

@@ -23,34 +23,17 @@ def report() -> dict[str, Any]:
     from dllm_fast import kernels
     from dllm_fast.errors import KernelError
 
-    has_device = torch.cuda.is_available()
-    capability = torch.cuda.get_device_capability() if has_device else None
-    arch = kernels.architecture(capability) if capability else None
-    cupy = kernels.cupy_version()
+    arch = kernels.architecture(torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
     try:
-        nvrtc, nvrtc_problem = kernels.nvrtc().version, ""
-    except KernelError as error:
-        nvrtc, nvrtc_problem = None, str(error)
-
-    why, fix = "", ""
-    if torch.version.cuda is None:
-        why, fix = "this torch is built without CUDA", "install the CUDA build: pip install torch, on Linux"
-    elif capability is None:
-        why, fix = "torch sees no CUDA device", "run where nvidia-smi shows a GPU; sampling works on the CPU meanwhile"
-    elif capability < kernels.OLDEST_CAPABILITY:
-        found = f"{capability[0]}.{capability[1]}"
-        why, fix = f"the kernels need compute capability 8.0, this device has {found}", "use an A100 or newer"
-    elif cupy is None:
-        extra = "cuda12" if torch.version.cuda.startswith("12") else "cuda13"
-        why, fix = "CuPy is not installed", f"pip install 'dllm-fast[{extra}]'"
-    elif nvrtc is None:
-        why, _, fix = nvrtc_problem.partition("; ")
-
+        nvrtc = kernels.nvrtc().version
+    except KernelError:
+        nvrtc = None
+    why, fix = kernels.problem() or ("", "")
     entries = {name: _kernel(name, arch, why, fix) for name in kernels.sources()}
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cupy": cupy,
+        "cupy": kernels.cupy_version(),
         "nvrtc": nvrtc,
         "arch": arch,
         "kernels": entries,
