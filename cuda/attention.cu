@@ -19,11 +19,11 @@
 // Moves: per block, keys_per_split * D * 4 bytes of keys and values (less where no row looks), ROWS * D * 2 of queries, and
 // ROWS * D * 2 out, or ROWS * D * 4 with several splits.
 //
-// The host checks: dtype, D, H = G * key heads, addresses and strides that are multiples of 16 bytes, 0 <= end <= Lk where
-// begin < end and 0 <= begin, keys_per_split a multiple of 64, the shared memory that the device has.
+// The host checks: dtype, D, H = G * key heads, addresses and strides that are multiples of 16 bytes, 0 <= begin
+// (an `end` beyond the keys counts as their number), keys_per_split a multiple of 64, the shared memory that the device has.
 
+#include "dllm/bf16.cuh"
 #include "dllm/block.cuh"
-#include "dllm/ptx.cuh"
 
 namespace dllm {
 
@@ -33,8 +33,6 @@ constexpr int KEYS_OF_STEP = D > 128 ? 32 : 64;
 constexpr int ROWS_PER_WARP = 16;
 constexpr int STAGES = 2;
 constexpr int NEVER = 0x7fffffff;
-
-using Bits = uint16_t;  // of a bfloat16
 
 template <int D, int ROWS>
 struct alignas(128) AttentionShared {
@@ -82,16 +80,16 @@ struct Range {
 };
 
 // Copies rows of D elements from global memory into shared memory, all threads of the block together; rows for which
-// `source` gives null become zeros.
+// `source` gives null become zeros (`base` then stands for an address, and is not read).
 template <int D, int ROWS, int THREADS, typename Source>
-__device__ __forceinline__ void copy_rows(Bits* target, Source source) {
+__device__ __forceinline__ void copy_rows(Bits* target, const Bits* base, Source source) {
     constexpr int CHUNKS = D / 8;
 #pragma unroll 4
     for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS;
         const Bits* from = source(row);
         const bool is_wanted = from != nullptr;
-        async_copy_16(target + place<D>(row, chunk), is_wanted ? from + chunk * 8 : nullptr, is_wanted);
+        async_copy_16(target + place<D>(row, chunk), is_wanted ? from + chunk * 8 : base, is_wanted);
     }
 }
 
@@ -121,7 +119,7 @@ __device__ __forceinline__ void attention(const Inputs& in, const Shape& shape, 
         range[r] = {0, NEVER};  // a row that is not there is never masked, and never written
         if (head[r] >= 0) {
             const int64_t i = int64_t(batch) * shape.queries + query[r];
-            range[r] = {in.begin[i], in.end[i]};
+            range[r] = {in.begin[i], in.end[i] < shape.keys ? in.end[i] : shape.keys};
             if (!range[r].is_empty()) {
                 lowest = range[r].begin < lowest ? range[r].begin : lowest;
                 highest = range[r].end > highest ? range[r].end : highest;
@@ -148,9 +146,9 @@ __device__ __forceinline__ void attention(const Inputs& in, const Shape& shape, 
         return base + batch * strides.batch + key_head * strides.head + key * strides.row;
     };
     const auto load_step = [&](int stage, int step) {
-        copy_rows<D, KEYS, THREADS>(shared.keys[stage],
+        copy_rows<D, KEYS, THREADS>(shared.keys[stage], in.k,
                                     [&](int row) { return key_row(in.k, in.k_strides, step + row); });
-        copy_rows<D, KEYS, THREADS>(shared.values[stage],
+        copy_rows<D, KEYS, THREADS>(shared.values[stage], in.v,
                                     [&](int row) { return key_row(in.v, in.v_strides, step + row); });
     };
 
@@ -162,7 +160,7 @@ __device__ __forceinline__ void attention(const Inputs& in, const Shape& shape, 
     }
 
     if (begin < end) {
-        copy_rows<D, ROWS, THREADS>(shared.queries, [&](int r) -> const Bits* {
+        copy_rows<D, ROWS, THREADS>(shared.queries, in.q, [&](int r) -> const Bits* {
             const int row = first_row + r;
             if (row >= rows) {
                 return nullptr;

@@ -175,7 +175,7 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
     TileRecord record = {negative_infinity(), 0.0f, 0.0f, 0.0f};
     if (t < tiles) {
         record = records[int64_t(site) * tiles + t];
-        shared.counts[t] = record.moment;
+        shared.counts[t] = record.max == positive_infinity() ? record.moment : 0.0f;
     }
 
     const int broken = block_min<ROWS_THREADS>(is_nan(record.mass) ? t : 0x7fffffff, shared.ints);
@@ -213,10 +213,6 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
         entropy = ln(total);
         logsumexp = double(max);
         if (choice != CHOOSE_ARGMAX) {
-            if (t < tiles && record.max != max) {
-                shared.counts[t] = 0.0f;
-            }
-            __syncthreads();
             const int n = int(__dmul_rn(uniform(place, Draw::token), total));
             token = nth_infinite(row, n, shared);
         }

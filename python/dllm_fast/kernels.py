@@ -261,6 +261,28 @@ def architecture(capability: tuple[int, int]) -> str:
     return f"sm_{major}{minor}{suffix}"
 
 
+def problem(device: int | None = None) -> tuple[str, str] | None:
+    """Why kernels cannot be used on a device (by default the current one), and the remedy; None if they can."""
+    import torch
+
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA", "install the CUDA build: pip install torch, on Linux"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device", "run where nvidia-smi shows a GPU; sampling works on the CPU meanwhile"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < OLDEST_CAPABILITY:
+        return f"the kernels need compute capability 8.0, this device has {major}.{minor}", "use an A100 or newer"
+    if cupy_version() is None:
+        extra = "cuda12" if torch.version.cuda.startswith("12") else "cuda13"
+        return "CuPy is not installed", f"pip install 'dllm-fast[{extra}]'"
+    try:
+        nvrtc()
+    except KernelError as error:
+        why, _, fix = str(error).partition("; ")
+        return why, fix
+    return None
+
+
 def cupy_version() -> str | None:
     """Version of CuPy, without importing it; None if there is none."""
     for distribution in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
@@ -268,29 +290,6 @@ def cupy_version() -> str | None:
             return importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return None
-
-
-def obstacle(device: int | None = None) -> tuple[str, str] | None:
-    """Why kernels cannot run on a device (the current one), and what to do about it; None if nothing is known against it."""
-    import torch
-
-    if torch.version.cuda is None:
-        return "this torch is built without CUDA", "install the CUDA build: pip install torch, on Linux"
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA device", "run where nvidia-smi shows a GPU; sampling works on the CPU meanwhile"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < OLDEST_CAPABILITY:
-        found = f"{capability[0]}.{capability[1]}"
-        return f"the kernels need compute capability 8.0, this device has {found}", "use an A100 or newer"
-    if cupy_version() is None:
-        extra = "cuda12" if torch.version.cuda.startswith("12") else "cuda13"
-        return "CuPy is not installed", f"pip install 'dllm-fast[{extra}]'"
-    try:
-        nvrtc()
-    except KernelError as error:
-        why, _, remedy = str(error).partition("; ")
-        return why, remedy
     return None
 
 

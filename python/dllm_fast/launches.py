@@ -89,6 +89,8 @@ def mask_predict(
     min_p: float | None = None,
 ) -> list[Launch]:
     """The launches of a mask prediction, in order. The settings are checked by the caller; `stride` counts logits."""
+    if sites == 0:
+        return []  # a grid of nothing is an error
     suffix = SUFFIXES[dtype]
     draws = temperature > 0
     keep_k = top_k if draws and top_k is not None and top_k < vocabulary else 0
@@ -218,7 +220,8 @@ def commit(
     return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
 
 
-_HEAD_DIMENSIONS = (64, 128, 256)
+#: Head dimensions that the attention has kernels for.
+HEAD_DIMENSIONS = (64, 128, 256)
 #: Batch, head and row, in elements; what is along the head dimension lies side by side.
 Strides = tuple[int, int, int]
 
@@ -269,6 +272,8 @@ def attention(
     out_strides: Strides,
 ) -> list[Launch]:
     """The launches of an attention, in order. Shapes and alignment are checked by the caller."""
+    if batch * heads * queries == 0:
+        return []
     group = heads // key_heads
     rows = 32 if queries * group <= 32 else 64
     splits, keys_per_split = attention_splits(queries=queries, keys=keys, group=group)
@@ -296,3 +301,59 @@ def attention(
         grid = (-(-batch * heads * queries * _WARP // 128), 1, 1)
         launches.append(Launch("attention", "dllm_attention_combine", grid, (128, 1, 1), (*outputs, strides[3], *sizes)))
     return launches
+
+
+def fused_add_norm(
+    *, stream: int, delta: int, weight: int, stream_out: int, out: int, rows: int, width: int, eps: float
+) -> Launch:
+    """`stream_out = stream + delta` and its RMSNorm into `out`, all [rows, width] bfloat16. `delta` 0: the norm alone."""
+    pointers = tuple(ctypes.c_void_p(a) for a in (stream, delta, weight, stream_out, out))
+    arguments = (*pointers, ctypes.c_int32(width), ctypes.c_float(eps))
+    return Launch("fused", "dllm_fused_add_norm", (rows, 1, 1), (256, 1, 1), arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QkvBuffers:
+    """Addresses: `projected` [B * Lq, (H + 2 key heads) * D], norm weights [D] or 0, `cosines` and `sines` [B * Lq, rotated]
+    float32, `slots` [B * Lq] int32, `q` [B * Lq, H, D], and the caches of slots with their strides (batch, head, slot)."""
+
+    projected: int
+    q_weight: int = 0
+    k_weight: int = 0
+    cosines: int
+    sines: int
+    slots: int
+    q: int
+    keys: int
+    keys_strides: Strides
+    values: int
+    values_strides: Strides
+
+
+def fused_qkv(
+    buffers: QkvBuffers,
+    *,
+    batch: int,
+    queries: int,
+    heads: int,
+    key_heads: int,
+    head_dimension: int,
+    rotated: int,
+    eps: float,
+    rotates_in_float32: bool,
+) -> Launch:
+    """Norm and rotation of query and key heads, and keys and values into their slots."""
+    b = buffers
+    pointers = (b.projected, b.q_weight, b.k_weight, b.cosines, b.sines, b.slots, b.q)
+    # An address and three strides go by value.
+    caches = ((ctypes.c_int64 * 4)(b.keys, *b.keys_strides), (ctypes.c_int64 * 4)(b.values, *b.values_strides))
+    shape = tuple(map(ctypes.c_int32, (queries, heads, key_heads, head_dimension, rotated)))
+    arguments = (*map(ctypes.c_void_p, pointers), *caches, *shape, ctypes.c_float(eps), ctypes.c_int32(rotates_in_float32))
+    grid = (batch * queries, -(-(heads + 2 * key_heads) // 4), 1)
+    return Launch("fused", "dllm_fused_qkv", grid, (128, 1, 1), arguments)
+
+
+def fused_swiglu(*, gate_up: int, out: int, rows: int, inner: int) -> Launch:
+    """`out` [rows, inner] = silu(gate) * up of the halves of `gate_up` [rows, 2 * inner], bfloat16."""
+    arguments = (ctypes.c_void_p(gate_up), ctypes.c_void_p(out), ctypes.c_int64(rows), ctypes.c_int32(inner))
+    return Launch("fused", "dllm_fused_swiglu", (-(-rows * inner // (8 * 256)), 1, 1), (256, 1, 1), arguments)

@@ -58,7 +58,7 @@ def plain(q: Any, k: Any, v: Any, begin: Any, end: Any, *, scale: float) -> torc
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     places = torch.arange(k.shape[2])
-    begin, end = (torch.from_numpy(np.array(r))[:, None, :, None] for r in (begin, end))
+    begin, end = (torch.tensor(r.tolist())[:, None, :, None] for r in (begin, end))
     is_seen = (places >= begin) & (places < end)
     # What nobody sees may be anything.
     k, v = (torch.where(is_seen.any(2)[:, :, :, None], x, 0) for x in (k, v))

@@ -20,7 +20,7 @@ _CACHE = ROOT / "build" / "emulator"
 # No contraction: a * b + c must round twice where the kernel says so.
 _FLAGS = ("-std=c++17", "-fPIC", "-DDLLM_EMU", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
 OPTIMISED = ("-O1",)
-SANITIZED = ("-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer")
+SANITIZED = ("-O0", "-g", "-fsanitize=address", "-fno-omit-frame-pointer")
 
 
 def why_not() -> str | None:

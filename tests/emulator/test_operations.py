@@ -118,7 +118,7 @@ def test_attention_by_the_kernel_and_by_torch(depth, heads, key_heads):
     begin = torch.tensor([[0, 0, 50, 3, 9], [0, 0, 0, -7, 0]], dtype=torch.int32)
     end = torch.tensor([[1, 190, 120, 3, 4], [190, 64, 65, 9, 999]], dtype=torch.int32)
     plain = torch.ops.dllm_fast.attention(q, k, v, begin, end, 0.1)
-    exact = attention_op.by_torch(q.double(), k.double(), v.double(), begin, end, 0.1)
+    exact = attention_op._in_torch(q.double(), k.double(), v.double(), begin, end, 0.1)
     with emulated() as launched:
         ours = torch.ops.dllm_fast.attention(q, k, v, begin, end, 0.1)
     assert launched[0] == f"dllm_attention_d{depth}_rows32"
@@ -128,17 +128,13 @@ def test_attention_by_the_kernel_and_by_torch(depth, heads, key_heads):
     assert error <= 2 * torchs + 1e-3
 
 
-def test_attention_refuses_what_the_kernel_cannot_read():
+def test_what_the_kernel_cannot_read_goes_to_torch():
     q = torch.zeros(1, 2, 3, 64, dtype=torch.bfloat16)
     ranges = torch.zeros(1, 3, dtype=torch.int32)
     strided = torch.zeros(1, 2, 64, 3, dtype=torch.bfloat16).transpose(2, 3)
     shifted = torch.zeros(1 + q.numel(), dtype=torch.bfloat16)[1:].view(q.shape)
     with emulated() as launched:
-        with pytest.raises(InvalidValueError, match=r"q must be contiguous along its last dimension.*q\.contiguous"):
-            torch.ops.dllm_fast.attention(strided, q, q, ranges, ranges, 1.0)
-        with pytest.raises(InvalidValueError, match="multiples of 16 bytes"):
-            torch.ops.dllm_fast.attention(q, shifted, q, ranges, ranges, 1.0)
-        assert not launched
-        # Another dtype or width has no kernel, and torch answers.
-        torch.ops.dllm_fast.attention(q.float(), q.float(), q.float(), ranges, ranges, 1.0)
-        assert not launched
+        for q_, k_ in ((strided, q), (q, shifted), (q.float(), q.float())):
+            out = torch.ops.dllm_fast.attention(q_, k_, k_, ranges, ranges, 1.0)
+            assert out.shape == q.shape
+    assert not launched

@@ -25,6 +25,9 @@ BOUNDS = {
     "dllm_attention_d256_rows32": (255, 0),
     "dllm_attention_d256_rows64": (255, 0),
     "dllm_commit": (64, 21_000),
+    "dllm_fused_add_norm": (64, 1_000),
+    "dllm_fused_qkv": (64, 5_000),
+    "dllm_fused_swiglu": (64, 0),
 }
 for _dtype in ("bf16", "f16", "f32"):
     # A lane holds 128 logits: 64 registers of 16-bit ones, 128 of float32.

@@ -62,14 +62,14 @@ def test_no_queries_and_no_keys():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"q": lambda x: x[0]}, InvalidValueError, r"\[B, H, L, D\]"),
-        ({"k": lambda x: x[:, :, :5]}, InvalidValueError, "one shape"),
-        ({"k": lambda x: x[..., :4], "v": lambda x: x[..., :4]}, InvalidValueError, "one shape"),
-        ({"q": lambda x: x[:, :3]}, InvalidValueError, "multiple of those of k, got 3 and 2"),
-        ({"begin": lambda x: x[:, :2]}, InvalidValueError, r"shape \[B, Lq\] = \[2, 3\]"),
+        ({"q": lambda x: x[0]}, InvalidValueError, r"\[B, H, Lq, D\]"),
+        ({"k": lambda x: x[:, :, :5]}, InvalidValueError, "transpose or reshape"),
+        ({"k": lambda x: x[..., :4], "v": lambda x: x[..., :4]}, InvalidValueError, "transpose or reshape"),
+        ({"q": lambda x: x[:, :3]}, InvalidValueError, "multiple of the key heads, got 3 and 2"),
+        ({"begin": lambda x: x[:, :2]}, InvalidValueError, r"\[B, Lq\] = \[2, 3\]"),
         ({"end": lambda x: x.long()}, InvalidTypeError, r"int32.*\.int\(\)"),
-        ({"q": lambda x: x.bfloat16()}, InvalidTypeError, "one floating dtype"),
-        ({"q": lambda x: x.int(), "k": lambda x: x.int(), "v": lambda x: x.int()}, InvalidTypeError, "floating"),
+        ({"q": lambda x: x.bfloat16()}, InvalidTypeError, "share a floating dtype"),
+        ({"q": lambda x: x.int(), "k": lambda x: x.int(), "v": lambda x: x.int()}, InvalidTypeError, "share a floating"),
     ],
 )
 def test_bad_input_is_refused(change, error, text):
@@ -80,7 +80,7 @@ def test_bad_input_is_refused(change, error, text):
 
 def test_tensors_on_two_devices_are_refused():
     given = inputs()
-    with pytest.raises(InvalidValueError, match="one device, got cpu, meta"):
+    with pytest.raises(InvalidValueError, match="one device, got q on cpu and k on meta"):
         attention(**given | {"k": given["k"].to("meta"), "v": given["v"].to("meta")})
 
 
@@ -93,7 +93,7 @@ def test_importing_the_package_imports_neither_torch_nor_the_operations():
 
 def test_a_device_that_the_kernels_cannot_use_is_said_once(monkeypatch):
     device = torch.device("cuda", 3)
-    monkeypatch.setattr(launcher.kernels, "obstacle", lambda _: ("CuPy is not installed", "pip install 'dllm-fast[cuda13]'"))
+    monkeypatch.setattr(launcher.kernels, "problem", lambda _: ("CuPy is not installed", "pip install 'dllm-fast[cuda13]'"))
     launcher._load.cache_clear()
     launcher._warn.cache_clear()
     with pytest.warns(UserWarning, match=r"CuPy is not installed; pip install 'dllm-fast\[cuda13\]'"):
@@ -110,7 +110,7 @@ def test_a_module_that_does_not_load_is_no_catastrophe(monkeypatch):
     def load(source, device):
         raise OSError("no cubin")
 
-    monkeypatch.setattr(launcher.kernels, "obstacle", lambda _: None)
+    monkeypatch.setattr(launcher.kernels, "problem", lambda _: None)
     monkeypatch.setattr(launcher.kernels, "load", load)
     launcher._load.cache_clear()
     launcher._warn.cache_clear()

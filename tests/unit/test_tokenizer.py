@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import checkpoints
@@ -369,3 +369,44 @@ def test_sample_takes_messages(folder: Path) -> None:
         lambda ids: np.broadcast_to(logits, (*ids.shape, 260)), HELLO, tokenizer=tokenizer, max_new_tokens=3
     )
     assert answer.text == "!!!"
+
+
+@given(text=st.text(max_size=60))
+@example(text="I'll say:  it's 1234 \n\n  naïve café\u0301  你好!?\t")
+def test_the_parts_of_a_qwen_tokenizer(qwen, text):
+    """Dream's folders hold `vocab.json` and `merges.txt` instead of `tokenizer.json`."""
+    ours, stock = qwen
+    assert ours.encode(text) == stock.encode(text)
+    assert ours.mask_token_id == stock.convert_tokens_to_ids("<|mask|>")
+    assert ours.decode(ours.encode(text)) == stock.decode(stock.encode(text))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("qwen")
+    trained = tokenizers.ByteLevelBPETokenizer()
+    trained.train_from_iterator(["it's the café, I'll say 12 34", "  two  spaces\n"] * 3, vocab_size=300, show_progress=False)
+    trained.save_model(str(folder))
+    size = trained.get_vocab_size()
+    added = {str(size): {"content": "<|endoftext|>", "special": True}, str(size + 1): {"content": "<|mask|>", "special": True}}
+    settings = {"tokenizer_class": "DreamTokenizer", "added_tokens_decoder": added}
+    checkpoints.write_json(
+        folder / "tokenizer_config.json", settings | {"mask_token": "<|mask|>", "eos_token": "<|endoftext|>"}
+    )
+    stock = transformers.Qwen2Tokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token=None, eos_token="<|endoftext|>", pad_token=None
+    )
+    stock.add_special_tokens({"mask_token": "<|mask|>"})
+    return Tokenizer.from_folder(folder), stock
+
+
+def test_parts_that_are_missing_or_broken(tmp_path):
+    checkpoints.write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"})
+    assert Tokenizer.from_folder(tmp_path) is None
+    checkpoints.write_json(tmp_path / "vocab.json", {"a": 0})
+    with pytest.raises(CheckpointError, match=r"merges.txt must be a file"):
+        Tokenizer.from_folder(tmp_path)
+    (tmp_path / "merges.txt").write_text("a b c d\n")
+    with pytest.raises(CheckpointError, match=r"cannot read .*vocab.json and merges.txt"):
+        Tokenizer.from_folder(tmp_path)

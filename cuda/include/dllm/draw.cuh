@@ -19,7 +19,7 @@ struct RowsShared {
     double rest[MAX_TILES];
     double moment[MAX_TILES];
     double draw_mass[MAX_TILES];
-    float counts[MAX_TILES];
+    float counts[MAX_TILES];  // of ids at +inf
     BlockScratch<float> floats;
     BlockScratch<int> ints;
     BlockScratch<uint64_t> longs;

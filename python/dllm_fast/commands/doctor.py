@@ -23,20 +23,17 @@ def report() -> dict[str, Any]:
     from dllm_fast import kernels
     from dllm_fast.errors import KernelError
 
-    has_device = torch.cuda.is_available()
-    capability = torch.cuda.get_device_capability() if has_device else None
-    arch = kernels.architecture(capability) if capability else None
-    cupy = kernels.cupy_version()
+    arch = kernels.architecture(torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
     try:
         nvrtc = kernels.nvrtc().version
     except KernelError:
         nvrtc = None
-    why, fix = kernels.obstacle() or ("", "")
+    why, fix = kernels.problem() or ("", "")
     entries = {name: _kernel(name, arch, why, fix) for name in kernels.sources()}
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cupy": cupy,
+        "cupy": kernels.cupy_version(),
         "nvrtc": nvrtc,
         "arch": arch,
         "kernels": entries,

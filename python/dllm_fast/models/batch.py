@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
-from dllm_fast.ops import attention, launcher
+from dllm_fast.ops import attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,17 +88,15 @@ class Batch:
             assert self.slots is not None
             assert self.keys is not None
             key, value = self.cache.write(layer, self.slots, key, value, self.keys)
-        if self._goes_to_the_kernel(query, reach):
+        if self._goes_to_the_kernel(query, key, value, reach):
             scale = query.shape[3] ** -0.5 if scale is None else scale
             return attention.by_kernel(query, key, value, *self.ranges(reach), scale)
         grouped = query.shape[1] != key.shape[1]
         return F.scaled_dot_product_attention(query, key, value, self.mask(reach), scale=scale, enable_gqa=grouped)
 
-    def _goes_to_the_kernel(self, query: Tensor, reach: int | None) -> bool:
+    def _goes_to_the_kernel(self, query: Tensor, key: Tensor, value: Tensor, reach: int | None) -> bool:
         is_dense = self.end is None and reach is None
-        if not attention.takes(query) or (is_dense and query.shape[2] >= _MANY_QUERIES):
-            return False
-        return launcher.usable(query.device, "attention")
+        return not (is_dense and query.shape[2] >= _MANY_QUERIES) and attention.is_launched(query, key, value)
 
     def ranges(self, reach: int | None = None) -> tuple[Tensor, Tensor]:
         """Which slots each query sees as `[begin, end)`, both int32 `[B, Q]`, made once a forward."""

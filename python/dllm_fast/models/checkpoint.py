@@ -30,6 +30,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
 )
 
 # What is fetched of a hub id: no code, no pickles, no weights of other frameworks.

@@ -62,6 +62,7 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
         more = [_token(tokenizer, token) for token in family.end_tokens]
         ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
     parameter = next(model.parameters(), None)
+    number = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     context = choose("context", *((_whole(config, key), f"config: {key}") for key in _CONTEXT_KEYS))
     # RoBERTa and MPNet count positions from behind their padding id.
     skipped = None if context is None else _skipped(model, context)
@@ -74,7 +75,7 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
         shift=int(family.shift) if family else 0,
         attention=attention,
         block_length=block,
-        dtype=torch.float32 if parameter is None else parameter.dtype,
+        dtype=number,
         device=torch.device("cpu") if parameter is None else parameter.device,
         vocabulary=vocabulary,
         context=context,

@@ -27,9 +27,8 @@ def open_runner(model: Any, tokenizer: Any = None) -> tuple[Runner, Any]:
     if model is None:
         from dllm_fast import demo
 
-        model, own = demo.load()
-        return ModelAdapter(model), own if tokenizer is None else tokenizer
-    if isinstance(model, str | Path):
+        model, _ = demo.load()
+    elif isinstance(model, str | Path):
         model = load(model)
     if isinstance(model, LoadedModel):
         return NetworkRunner(model.network, model.info), model.tokenizer if tokenizer is None else tokenizer

@@ -20,6 +20,7 @@ from dllm_fast.models.batch import Batch
 from dllm_fast.models.buffers import check_buffers
 from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.described import describe, output_embeddings, says_bidirectional
+from dllm_fast.models.families import FAMILIES
 from dllm_fast.models.forward import Forward
 from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
 
@@ -120,10 +121,12 @@ class _Probe:
         mask = self.blocks(mask)
         self.inform(logits, mask)
         rows = self.rows(logits, mask)
+        known = any(family.name == self.info.family for family in FAMILIES)
+        hint = "; dllm_fast.load opens the folder of this family and runs it faster" if known else ""
         if rows is None:
-            return self.result(ROWS, "its head runs on the scored rows only", self.info, mask=mask)
+            return self.result(ROWS, f"its head runs on the scored rows only{hint}", self.info, mask=mask)
         self.refused.append((ROWS, rows))
-        return self.result(PLAIN, rows, self.info, mask=mask)
+        return self.result(PLAIN, f"{rows}{hint}", self.info, mask=mask)
 
     def result(self, tier: str, reason: str, info: ModelInfo, *, plan: Plan | None = None, mask: str = "none") -> Study:
         return Study(
@@ -156,7 +159,7 @@ class _Probe:
                 failure = failure or error
                 continue
             if mask == "none":
-                self.probed["causal"] = causal
+                self.probed["causal by itself"] = causal
                 causal_logits = logits if causal else None
             if causal == wanted:
                 return mask, logits, causal
@@ -206,11 +209,15 @@ class _Probe:
         if taken[0].shape[:-1] != self.ids.shape:
             return f"output embeddings take {list(taken[0].shape)}, not one vector a token"
         product = self.head(taken[0])
-        for after in native.after_candidates(getattr(self.model, "config", None)):
-            if product.shape == logits.shape and self.equal(after(product), logits):
-                self.after = after
-                return "one Linear" if after.kind == "none" else f"one Linear, then {after.kind} {after.value:g}"
-        return "logits are not the output embeddings' product, nor that capped or scaled"
+        if product.shape != logits.shape:
+            return f"output embeddings make {list(product.shape)}, logits are {list(logits.shape)}"
+        # The nearest, not the first that is near: a soft cap hardly changes small logits.
+        candidates = native.after_candidates(getattr(self.model, "config", None))
+        after = min(candidates, key=lambda after: _difference(after(product), logits))
+        if not self.equal(after(product), logits):
+            return "logits are not the output embeddings' product, nor that capped or scaled"
+        self.after = after
+        return "one Linear" if after.kind == "none" else f"one Linear, then {after.kind} {after.value:g}"
 
     # Our attention in it.
 
@@ -239,10 +246,12 @@ class _Probe:
             firsts.append(padding + 1)
         assert self.head is not None
         positions = torch.arange(self.ids.shape[1], device=self.ids.device)[None]
+        # With a mask of two dimensions nobody looks for several texts in a row; without one, transformers does.
+        padding_mask = torch.ones_like(self.ids)
         with native.installed(self.model):
             for first in firsts:
                 call = Call(Batch(ids=self.ids, positions=positions, end=_ends(positions, causal)), None)
-                features = call.run(self.model, positions + first, None)
+                features = call.run(self.model, positions + first, padding_mask)
                 if not call.found:
                     raise UnsupportedError("its attention does not go through AttentionInterface")
                 if len(set(call.found)) > 1:

@@ -14,6 +14,13 @@ from dllm_fast.models.jsonfile import LARGEST, optional_json, present, shown
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
+# Older folders of Qwen's descendants hold the parts of a tokenizer instead of `tokenizer.json`.
+_QWEN_CLASSES = ("DreamTokenizer", "Qwen2Tokenizer", "Qwen2TokenizerFast")
+# Its words: contractions, letters with what leads them, single digits, signs with line ends, and runs of space.
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 class Tokenizer:
@@ -34,17 +41,20 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self | None:
-        """The tokenizer of a folder, or None where it has no `tokenizer.json`.
+        """The tokenizer of a folder, or None where it has neither `tokenizer.json` nor the files of a Qwen tokenizer.
 
         Raises:
             CheckpointError: one of the files is broken, or they contradict each other.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
-        if not present(path):
-            return None
-        backend = _backend(path)
         settings = optional_json(folder / "special_tokens_map.json") | optional_json(folder / "tokenizer_config.json")
+        if present(path):
+            backend = _backend(path)
+        elif settings.get("tokenizer_class") in _QWEN_CLASSES and present(folder / "vocab.json"):
+            backend = _qwen_backend(folder)
+        else:
+            return None
         _add_tokens(backend, settings, folder / "tokenizer_config.json")
         special = {name: token for name in _NAMES if (token := _content(settings.get(name))) is not None}
         _mark_special(backend, [*special.values(), *_listed(settings)])
@@ -170,6 +180,25 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
     # Files are often saved with the truncation of their training, which would silently cut a prompt.
     backend.no_truncation()
     backend.no_padding()
+    return backend
+
+
+def _qwen_backend(folder: Path) -> tokenizers.Tokenizer:
+    """Byte-level pairs (BPE) from `vocab.json` and `merges.txt`, as Qwen2 splits text: what Dream's folders hold."""
+    files = [folder / "vocab.json", folder / "merges.txt"]
+    for file in files:
+        if not file.is_file() or file.stat().st_size > LARGEST:
+            raise CheckpointError(f"{file} must be a file of at most {LARGEST:,} bytes; fetch it again")
+    try:
+        model = tokenizers.models.BPE.from_file(*map(str, files))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise CheckpointError(f"cannot read {files[0]} and {files[1].name}: {error}; fetch both again") from error
+    backend = tokenizers.Tokenizer(model)
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(_QWEN_WORDS), behavior="isolated")
+    bytewise = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.normalizer = tokenizers.normalizers.NFC()
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, bytewise])
+    backend.decoder = tokenizers.decoders.ByteLevel()
     return backend
 
 

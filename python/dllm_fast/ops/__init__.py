@@ -1,4 +1,4 @@
-"""The kernels as operations on torch tensors. Importing this registers `torch.ops.dllm_fast.*`."""
+"""Operations with a CUDA kernel and a meaning in plain torch, one a module. Importing this defines `torch.ops.dllm_fast`."""
 
 from __future__ import annotations
 

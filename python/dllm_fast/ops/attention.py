@@ -1,73 +1,110 @@
-"""`torch.ops.dllm_fast.attention`: attention in which each query sees a range of keys."""
+"""`torch.ops.dllm_fast.attention`: queries over a cache of keys and values, each query with a range of keys it sees.
+
+Importing this module defines the operation. It has no gradient.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
+from torch.nn import functional as F  # noqa: N812
 
 from dllm_fast import launches
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from torch import Tensor
 
-#: Of the heads that the kernel takes.
-HEAD_DIMENSIONS = (64, 128, 256)
-_ALIGNMENT = 16
-_GRID_LIMIT = 65535
+    Run = Callable[[Iterable[launches.Launch]], None]
+
+_library = torch.library.Library("dllm_fast", "FRAGMENT")
+_library.define("attention(Tensor q, Tensor k, Tensor v, Tensor begin, Tensor end, float scale) -> Tensor")
 
 
-def attention(  # noqa: PLR0917, the positions are those of the operation
-    q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float
-) -> Tensor:
-    """Attention of queries that see the keys `[begin, end)`; one that sees none gets zeros.
+def attention(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:
+    """Softmax attention of every query over its keys `begin <= j < end`; zeros for a query that sees none.
 
     Args:
         q: `[B, H, Lq, D]`.
-        k, v: `[B, key heads, Lk, D]`; query head h reads key head `h // (H / key heads)`.
-        begin, end: `[B, Lq]` int32. Ends beyond Lk count as Lk, beginnings below 0 as 0.
+        k, v: `[B, Hk, Lk, D]`, with H a multiple of Hk: neighbouring query heads share a key head.
+        begin, end: `[B, Lq]` int32. An `end` beyond Lk counts as Lk.
         scale: factor on the scores.
 
     Returns:
-        `[B, H, Lq, D]`, contiguous. The kernel takes bfloat16 with D of 64, 128 or 256; anything else goes through torch.
+        `[B, H, Lq, D]` in the dtype of `q`; in memory `[B, Lq, H, D]`, as the next matrix product reads it.
 
     Raises:
-        InvalidTypeError, InvalidValueError: before anything is launched.
+        InvalidValueError, InvalidTypeError: shapes, dtypes or devices that do not fit together.
     """
-    _check(q, k, v, begin, end)
-    if not q.numel():
-        return torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    if k.shape[2] == 0:
-        return torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    if takes(q) and launcher.usable(q.device, "attention"):
-        # Ranges that lead outside would be read outside.
-        return by_kernel(q, k, v, begin.clamp(min=0), end.clamp(max=k.shape[2]), scale)
-    return by_torch(q, k, v, begin, end, scale)
+    result: Tensor = torch.ops.dllm_fast.attention(q, k, v, begin, end, scale)
+    return result
 
 
-def takes(q: Tensor) -> bool:
-    """Has the kernel a form for such queries?"""
-    return q.dtype == torch.bfloat16 and q.shape[3] in HEAD_DIMENSIONS
+def check(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor) -> None:
+    """Refuses what has no meaning, without looking at a value, so without waiting for a device."""
+    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3]):
+        raise InvalidValueError(
+            "attention takes q [B, H, Lq, D] and k, v [B, Hk, Lk, D], got "
+            f"{list(q.shape)}, {list(k.shape)} and {list(v.shape)}; transpose or reshape them"
+        )
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1] != 0:
+        raise InvalidValueError(
+            f"query heads must be a multiple of the key heads, got {q.shape[1]} and {k.shape[1]}; check the model's config"
+        )
+    for name, bound in (("begin", begin), ("end", end)):
+        if bound.shape != (q.shape[0], q.shape[2]):
+            raise InvalidValueError(
+                f"{name} must be [B, Lq] = {[q.shape[0], q.shape[2]]}, got {list(bound.shape)}; give one for each query"
+            )
+        if bound.dtype != torch.int32:
+            raise InvalidTypeError(f"{name} must be int32, got {bound.dtype}; pass {name}.int()")
+    if not q.is_floating_point() or k.dtype != q.dtype or v.dtype != q.dtype:
+        raise InvalidTypeError(f"q, k and v must share a floating dtype, got {q.dtype}, {k.dtype}, {v.dtype}; convert them")
+    if len({x.device for x in (q, k, v, begin, end)}) != 1:
+        raise InvalidValueError(f"attention needs one device, got q on {q.device} and k on {k.device}; move them together")
 
 
-def by_kernel(  # noqa: PLR0917, the positions are those of the operation
-    q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float
-) -> Tensor:
-    """The kernel, for ranges inside [0, Lk). Keys and values are read where they lie, so a view of a cache costs nothing."""
+def _in_torch(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:
+    """The meaning, in plain torch, on any device."""
+    group = q.shape[1] // k.shape[1]
+    places = torch.arange(k.shape[2], dtype=torch.int32, device=q.device)
+    is_seen = (places >= begin[:, None, :, None]) & (places < end[:, None, :, None])
+    # What no query sees may be anything, also NaN, which a weight of 0 would not take away.
+    unseen = ~is_seen.any(dim=2)[:, :, :, None]
+    k, v = (x.masked_fill(unseen, 0).repeat_interleave(group, dim=1) for x in (k, v))
+    is_blind = ~is_seen.any(dim=3, keepdim=True)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=is_seen | is_blind, scale=scale)
+    return mixed.masked_fill(is_blind, 0).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def fits_kernel(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Can the kernel take these as they lie? Otherwise plain torch does."""
+
+    def is_aligned(x: Tensor) -> bool:
+        return x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in x.stride()[:3])
+
+    return (
+        q.dtype == torch.bfloat16
+        and q.shape[3] in launches.HEAD_DIMENSIONS
+        and k.shape[2] > 0
+        and all(map(is_aligned, (q, k, v)))
+    )
+
+
+def by_kernel(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float, run: Run | None = None) -> Tensor:
+    """The kernels of cuda/attention.cu, for tensors that fit and no `begin` below 0; `run` queues launches elsewhere."""
     batch, heads, queries, depth = q.shape
     key_heads, keys = k.shape[1:3]
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        _check_place(name, x)
     begin, end = begin.contiguous(), end.contiguous()
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    out = q.new_empty(batch, queries, heads, depth).transpose(1, 2)
     splits, _ = launches.attention_splits(queries=queries, keys=keys, group=heads // key_heads)
-    parts = log_sums = None
-    if splits > 1:
-        parts = torch.empty((splits, batch, heads, queries, depth), dtype=torch.float32, device=q.device)
-        log_sums = torch.empty((splits, batch, heads, queries), dtype=torch.float32, device=q.device)
+    several = splits if splits > 1 else 0
+    parts = q.new_empty((several, batch, heads, queries, depth), dtype=torch.float32)
+    log_sums = q.new_empty((several, batch, heads, queries), dtype=torch.float32)
     buffers = launches.AttentionBuffers(
         q=q.data_ptr(),
         k=k.data_ptr(),
@@ -75,8 +112,8 @@ def by_kernel(  # noqa: PLR0917, the positions are those of the operation
         begin=begin.data_ptr(),
         end=end.data_ptr(),
         out=out.data_ptr(),
-        parts=0 if parts is None else parts.data_ptr(),
-        log_sums=0 if log_sums is None else log_sums.data_ptr(),
+        parts=parts.data_ptr(),
+        log_sums=log_sums.data_ptr(),
     )
     queue = launches.attention(
         buffers,
@@ -92,88 +129,36 @@ def by_kernel(  # noqa: PLR0917, the positions are those of the operation
         v_strides=_strides(v),
         out_strides=_strides(out),
     )
-    launcher.launch(queue, q.device)
+    if run is None:
+        launcher.launch(queue, q.device)
+    else:
+        run(queue)
     return out
 
 
-def by_torch(  # noqa: PLR0917, the positions are those of the operation
-    q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float
-) -> Tensor:
-    """The same in plain torch, for any device and floating dtype."""
-    keys = torch.arange(k.shape[2], device=q.device)
-    is_seen = (keys >= begin[..., None]) & (keys < end[..., None])
-    # What nobody sees may be anything, and 0 * nan is nan.
-    is_read = is_seen.any(dim=1)[:, None, :, None]
-    k, v = torch.where(is_read, k, 0), torch.where(is_read, v, 0)
-    grouped = q.shape[1] != k.shape[1]
-    # A row that sees nothing may look at anything, for its answer is thrown away.
-    is_blind = ~is_seen.any(dim=2, keepdim=True)
-    mask = (is_seen | is_blind)[:, None]
-    mixed = F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=grouped)
-    return torch.where(is_blind[:, None], 0, mixed).contiguous()
+def _strides(x: Tensor) -> launches.Strides:
+    return x.stride(0), x.stride(1), x.stride(2)
 
 
-def _meta(  # noqa: PLR0917, the positions are those of the operation
-    q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float
-) -> Tensor:
+def is_launched(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Do the kernels answer for these tensors, or plain torch?"""
+    return fits_kernel(q, k, v) and launcher.usable(q.device, "attention")
+
+
+def _implementation(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:
+    check(q, k, v, begin, end)
+    if not is_launched(q, k, v):
+        return _in_torch(q, k, v, begin, end, scale)
+    # What lies before the first key would be read. (The kernel itself looks after ends.)
+    return by_kernel(q, k, v, begin.clamp(min=0), end, scale)
+
+
+def _shape(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:
     del scale
-    _check(q, k, v, begin, end)
-    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    check(q, k, v, begin, end)
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor) -> None:
-    shapes = [list(x.shape) for x in (q, k, v, begin, end)]
-    if any(x.dim() != 4 for x in (q, k, v)):
-        raise InvalidValueError(
-            f"q, k and v must have the shape [B, H, L, D], got {shapes[0]}, {shapes[1]}, {shapes[2]}; reshape"
-        )
-    batch, heads, queries, depth = q.shape
-    if k.shape != v.shape or k.shape[0] != batch or k.shape[3] != depth:
-        raise InvalidValueError(
-            f"k and v must have one shape [B, key heads, keys, D] with the B and D of q, got {shapes[1]} and {shapes[2]} for q "
-            f"{shapes[0]}; check them"
-        )
-    if k.shape[1] == 0 or heads % k.shape[1]:
-        raise InvalidValueError(
-            f"the heads of q must be a multiple of those of k, got {heads} and {k.shape[1]}; check the layout"
-        )
-    if tuple(begin.shape) != (batch, queries) or begin.shape != end.shape:
-        raise InvalidValueError(
-            f"begin and end must have the shape [B, Lq] = {[batch, queries]}, got {shapes[3]} and {shapes[4]}; use expand"
-        )
-    if begin.dtype != torch.int32 or end.dtype != torch.int32:
-        raise InvalidTypeError(f"begin and end must be int32, got {begin.dtype} and {end.dtype}; convert with .int()")
-    if not q.dtype.is_floating_point or not q.dtype == k.dtype == v.dtype:
-        raise InvalidTypeError(f"q, k and v must have one floating dtype, got {q.dtype}, {k.dtype} and {v.dtype}; convert them")
-    devices = {x.device for x in (q, k, v, begin, end)}
-    if len(devices) != 1:
-        raise InvalidValueError(f"all tensors must be on one device, got {', '.join(sorted(map(str, devices)))}; move them")
-
-
-def _check_place(name: str, x: Tensor) -> None:
-    if x.stride(3) != 1:
-        raise InvalidValueError(
-            f"{name} must be contiguous along its last dimension, got the stride {x.stride(3)}; pass {name}.contiguous()"
-        )
-    step = _ALIGNMENT // x.element_size()
-    if x.data_ptr() % _ALIGNMENT or any(s % step for s, n in zip(x.stride(), x.shape[:3], strict=False) if n > 1):
-        raise InvalidValueError(
-            f"{name} must begin at, and have strides of, multiples of {_ALIGNMENT} bytes, got the strides {x.stride()} at "
-            f"{x.data_ptr():#x}; pass {name}.clone(memory_format=torch.contiguous_format)"
-        )
-    if x.shape[0] * x.shape[1] > _GRID_LIMIT:
-        raise InvalidValueError(
-            f"{name} may have {_GRID_LIMIT} batch rows times heads, got {list(x.shape)}; use a smaller batch"
-        )
-
-
-def _strides(x: Tensor) -> tuple[int, int, int]:
-    batch, head, row, _ = x.stride()
-    return batch, head, row
-
-
-_library = torch.library.Library("dllm_fast", "DEF")  # type: ignore[no-untyped-call]
-_SCHEMA = "attention(Tensor q, Tensor k, Tensor v, Tensor begin, Tensor end, float scale) -> Tensor"
-_library.define(_SCHEMA)  # type: ignore[no-untyped-call]
-for _key, _implementation in (("CPU", attention), ("CUDA", attention), ("Meta", _meta)):
-    _library.impl("attention", _implementation, _key)  # type: ignore[no-untyped-call]
+_library.impl("attention", _implementation, "CPU")
+_library.impl("attention", _implementation, "CUDA")
+_library.impl("attention", _shape, "Meta")

@@ -29,17 +29,17 @@ def usable(device: torch.device, source: str) -> bool:
 
 @cache
 def _load(source: str, device: int) -> bool:
-    obstacle = kernels.obstacle(device)
-    if obstacle is None:
+    found = kernels.problem(device)
+    if found is None:
         try:
             kernels.load(source, device)
         # CuPy and the driver have errors of their own. Whatever it is, torch can do the work.
         except Exception as error:
             remedy = "report it with this text" if isinstance(error, KernelError) else "see `dllm-fast doctor`"
-            obstacle = f"{type(error).__name__}: {error}", remedy
-    if obstacle is not None:
-        _warn(*obstacle)
-    return obstacle is None
+            found = f"{type(error).__name__}: {error}", remedy
+    if found is not None:
+        _warn(*found)
+    return found is None
 
 
 @cache

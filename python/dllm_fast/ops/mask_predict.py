@@ -127,8 +127,9 @@ class TensorPrediction:
         """As `cpu()`, but rows without statistics are the caller's to find, in `status`."""
         if self._packed is not None:
             return results(self._packed.cpu(), len(self), has_current=self.current is not None, room=self._room)
-        values: dict[str, Any] = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
-        return TensorPrediction(**{name: None if value is None else value.cpu() for name, value in values.items()})
+        values = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
+        host: dict[str, Any] = {name: None if value is None else value.cpu() for name, value in values.items()}
+        return TensorPrediction(**host)
 
 
 def unusable(status: int, token: int, place: str) -> InvalidValueError:

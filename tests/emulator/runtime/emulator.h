@@ -291,6 +291,7 @@ inline uint64_t emulated_conversion(double x) {
     return x > 0 ? uint64_t(x) : 0;
 }
 inline uint64_t __double2ull_rn(double x) { return emulated_conversion(std::nearbyint(x)); }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline uint64_t __double2ull_rz(double x) { return emulated_conversion(x); }
 
 template <typename To, typename From>
