@@ -120,6 +120,7 @@ def _run(
     num_samples = len(seeds) // len(prompts)
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
     starts = [0 if infilling else len(prompt) for prompt in prompts for _ in range(num_samples)]
+    predictor = Predictor(config, seeds, requests)
     policy = runner.begin(
         Task(
             lengths=[len(canvas) for canvas in canvases],
@@ -129,6 +130,7 @@ def _run(
             cache=config.cache,
             refresh_every=config.refresh_every,
             max_rows=config.max_batch_rows,
+            predictor=predictor,
         )
     )
     config = dataclasses.replace(config, cache=policy)
@@ -144,7 +146,6 @@ def _run(
         score_all=on_step is not None,
         max_rows=config.max_batch_rows,
     )
-    predictor = Predictor(config, seeds, requests)
     predictor.attach(sampler)
     began = time.perf_counter()
     with runner.inference():

@@ -12,7 +12,9 @@ from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.decoder import Decoder, DecoderConfig
+from dllm_fast.models.graphs import Engine
 from dllm_fast.models.rotary import Rotary
+from families import TWINS
 from toys import HashTable
 
 from . import build
@@ -131,3 +133,24 @@ def test_the_attention_of_a_network(is_cached, reach):
             ours = hidden()
     assert launched == ["dllm_attention_d64_rows32"] * 2
     torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("draw", [{}, {"temperature": 0.9, "top_p": 0.9}])
+@pytest.mark.parametrize("name", ["dream", "sdar", "fast-dllm-v2"])
+def test_steps_that_predict_within_the_forward(name, draw, tmp_path):
+    """What a CUDA graph would hold, mask prediction and all, through the same buffers."""
+    model = dllm_fast.load(next(twin for twin in TWINS if twin.name == name).save(tmp_path))
+    given = {"max_new_tokens": 8, "steps": 8, "seed": 3, "stop_at_eos": False, **draw}
+    plain = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
+
+    def capture(body):
+        body()
+        return body
+
+    model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=capture)
+    with emulated(PREDICTION) as launched:
+        ours = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
+    assert launched
+    assert any(graph.results is not None for graph in model.engine._graphs.values())
+    # A matrix product of another size may round differently, so the tokens are compared and not the statistics.
+    assert [row.tolist() for row in ours.sequences] == [row.tolist() for row in plain.sequences]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dllm_fast._core import Request, Sampler
     from dllm_fast.config import SamplerConfig
+    from dllm_fast.models.loaded import ModelInfo
 
     Ints = NDArray[np.int64]
 
@@ -52,6 +53,11 @@ class Predictor:
             return False
         # The core has the words for ids that are not in the vocabulary.
         return not self.draw.suppressed or self.draw.suppressed[-1] < logits.shape[1]
+
+    def embedded(self, vocabulary: int, info: ModelInfo) -> device.Draw | None:
+        """How to draw within the forward of a network with logits of its own dtype; None where the logits are wanted."""
+        is_fine = not self._rounds and self.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
+        return self.draw if is_fine else None
 
     def sites(self, request: Request, rows: Ints, lines: Ints, *, room: int | None = None) -> NDArray[np.uint8]:
         """What a prediction of the requested positions of `rows` needs to know, as `device.pack_sites` lays it out."""
