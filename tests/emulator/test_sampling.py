@@ -140,7 +140,7 @@ def test_the_attention_of_a_network(is_cached, reach):
 def test_steps_that_predict_within_the_forward(name, draw, tmp_path):
     """What a CUDA graph would hold, mask prediction and all, through the same buffers."""
     model = dllm_fast.load(next(twin for twin in TWINS if twin.name == name).save(tmp_path))
-    given = {"max_new_tokens": 8, "steps": 8, "seed": 3, "stop_at_eos": False, **draw}
+    given = {"preset": "llada", "max_new_tokens": 8, "seed": 3, "stop_at_eos": False, **draw}
     plain = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
 
     def capture(body):
