@@ -22,7 +22,7 @@ RESULTS = ROOT / "bench" / "results"
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--run", action="store_true", help="measure everything first, about 20 minutes on two idle cores")
+    parser.add_argument("--run", action="store_true", help="measure everything first, about 40 minutes on two idle cores")
     parser.add_argument("--quick", action="store_true", help="with --run: few sizes and repeats, to see that it runs")
     parser.add_argument("--all", action="store_true", help="print every case")
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import dllm_fast
 from bench import harness, loops
+from bench.end_to_end_models import TinyLlada, Watched
 from bench.harness import Json
-from bench.models import TinyLlada, Watched
 
 BASELINE = "dllm_fast"
 VOCABULARY, MASK = 126_464, 126_336

@@ -3,6 +3,9 @@ positions, in which dtype, and where they loop in Python. Temperature 0, counts 
 
 `canvas` `[B, L]` holds the prompt and masks; blocks are counted from `start`. `model(ids)` returns an object with
 `.logits` `[B, L, V]`, as these loops expect. The control alone (`llada_commit`, `fast_dllm_commit`) takes statistics.
+
+The loops with a cache take `model(ids, begin, past)`, which returns the logits `[B, Q, V]` of ids that stand at `begin`, and
+`past` with their keys and values in their place; `past.before(p)` is what it holds of the positions below p.
 """
 
 from __future__ import annotations
@@ -96,10 +99,97 @@ def fast_dllm(model: Model, canvas: Tensor, *, start: int, block_length: int, st
         counts = even_counts((canvas[:, begin:end] == mask_id).sum(dim=1), steps_per_block)
         step = 0
         while (canvas[:, begin:end] == mask_id).any():
-            logits = model(canvas).logits
-            proposals = torch.argmax(logits, dim=-1)
-            probabilities = torch.softmax(logits.to(torch.float64), dim=-1)
-            confidence = probabilities.gather(-1, proposals[..., None])[..., 0]
-            fast_dllm_commit(canvas, proposals, confidence, counts[:, step], mask_id=mask_id, end=end)
+            _fast_dllm_step(canvas, model(canvas).logits, counts[:, step], mask_id=mask_id, end=end)
             step += 1
+    return canvas
+
+
+def _fast_dllm_step(canvas: Tensor, logits: Tensor, counts: Tensor, *, mask_id: int, end: int) -> None:
+    """Argmax and float64 softmax of all positions that were computed, then the control."""
+    proposals = torch.argmax(logits, dim=-1)
+    probabilities = torch.softmax(logits.to(torch.float64), dim=-1)
+    confidence = probabilities.gather(-1, proposals[..., None])[..., 0]
+    fast_dllm_commit(canvas, proposals, confidence, counts, mask_id=mask_id, end=end)
+
+
+@torch.no_grad()
+def fast_dllm_prefix(
+    model: Callable[..., tuple[Tensor, Any]],
+    canvas: Tensor,
+    *,
+    start: int,
+    block_length: int,
+    steps_per_block: int,
+    mask_id: int,
+) -> Tensor:
+    """Fast-dLLM's `generate_with_prefix_cache`: at the start of a block the whole canvas, which also commits; then, until the
+    block is full, everything from the block on, over the keys and values of what is left of it."""
+    canvas = canvas.clone()
+    for begin in range(start, canvas.shape[1], block_length):
+        end = begin + block_length
+        counts = even_counts((canvas[:, begin:end] == mask_id).sum(dim=1), steps_per_block)
+        logits, past = model(canvas, 0, None)
+        _fast_dllm_step(canvas, logits, counts[:, 0], mask_id=mask_id, end=end)
+        past = past.before(begin)
+        tail = canvas[:, begin:]
+        step = 1
+        while (canvas[:, begin:end] == mask_id).any():
+            logits, _ = model(tail, begin, past)
+            _fast_dllm_step(tail, logits, counts[:, step], mask_id=mask_id, end=block_length)
+            step += 1
+    return canvas
+
+
+@torch.no_grad()
+def fast_dllm_dual(
+    model: Callable[..., tuple[Tensor, Any]],
+    canvas: Tensor,
+    *,
+    start: int,
+    block_length: int,
+    steps_per_block: int,
+    mask_id: int,
+) -> Tensor:
+    """Fast-dLLM's `generate_with_dual_cache`: at the start of a block the whole canvas, which also commits; then only the
+    block, whose keys and values take their places among those of the rest on both sides."""
+    canvas = canvas.clone()
+    for begin in range(start, canvas.shape[1], block_length):
+        end = begin + block_length
+        counts = even_counts((canvas[:, begin:end] == mask_id).sum(dim=1), steps_per_block)
+        logits, past = model(canvas, 0, None)
+        _fast_dllm_step(canvas, logits, counts[:, 0], mask_id=mask_id, end=end)
+        block = canvas[:, begin:end]
+        step = 1
+        while (block == mask_id).any():
+            logits, past = model(block, begin, past)
+            _fast_dllm_step(block, logits, counts[:, step], mask_id=mask_id, end=block_length)
+            step += 1
+    return canvas
+
+
+@torch.inference_mode()
+def full_forward(
+    model: Callable[[Tensor], Tensor],
+    canvas: Tensor,
+    *,
+    start: int,
+    block_length: int,
+    steps_per_block: int,
+    mask_id: int,
+    shift: int = 0,
+) -> Tensor:
+    """Nobody's: the whole canvas through the model and its head in every step, and nothing wasted behind that. Argmax and
+    float32 softmax of the block alone, one `topk` a step. `model(ids)` gives logits `[1, L, V]`; the mask is never proposed."""
+    canvas = canvas.clone()
+    for begin in range(start, canvas.shape[1], block_length):
+        end = begin + block_length
+        block = canvas[:, begin:end]
+        (counts,) = even_counts((block == mask_id).sum(dim=1), steps_per_block).tolist()
+        for count in counts:
+            logits = model(canvas)[0, begin - shift : end - shift].clone()
+            logits[:, mask_id] = -torch.inf
+            confidence, proposals = torch.softmax(logits, dim=-1).max(dim=-1)
+            confidence = torch.where(block[0] == mask_id, confidence, -torch.inf)
+            chosen = torch.topk(confidence, count).indices
+            block[0, chosen] = proposals[chosen]
     return canvas

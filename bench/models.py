@@ -1,99 +1,126 @@
-"""Models for the end-to-end bench: a random one in LLaDA's shape, and a wrapper that counts and times forwards."""
+"""What a step costs with our caches, and what opening a checkpoint costs, for every family. `python -m bench.models`.
+
+Random weights under the key names of each family. The comparison is a loop that puts the whole canvas through the same network
+and its head in every step; the tokens must be the same under every policy that is exact.
+"""
 
 from __future__ import annotations
 
-import time
-from types import SimpleNamespace
-from typing import Any, cast
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
+from torch import Tensor
+
+import dllm_fast
+from bench import checkpoints, harness, loops, memory
+from bench.generation import Form, Task, compared, in_turn, loop, ours, random_prompt, spreads, timings
+from bench.harness import Json
+from dllm_fast.models.batch import Batch
+from dllm_fast.models.loaded import LoadedModel
+
+FULL = "full forward"
+EXACT = "dllm_fast"
+# Keys and values that are a little old: what they save is measured here, what they cost in quality is not.
+APPROXIMATE = ("prefix", "dual")
+BUDGET_S = 12
+MEMORY_ROWS = 4
 
 
-class Layer(nn.Module):
-    """Attention of all positions to all (rotary), then a gated feed-forward, each behind a root-mean-square norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(2))
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.mixed = nn.Linear(width, width, bias=False)
-        self.gate_up = nn.Linear(width, 6 * width, bias=False)
-        self.down = nn.Linear(3 * width, width, bias=False)
-
-    def forward(self, hidden: Tensor, angles: Tensor) -> Tensor:
-        batch, length, width = hidden.shape
-        qkv = self.qkv(self.norms[0](hidden)).view(batch, length, 3, self.heads, width // self.heads).transpose(1, 3)
-        query, key, value = qkv.unbind(2)
-        mixed = F.scaled_dot_product_attention(_rotated(query, angles), _rotated(key, angles), value)
-        hidden = hidden + self.mixed(mixed.transpose(1, 2).reshape(batch, length, width))
-        gate, up = self.gate_up(self.norms[1](hidden)).chunk(2, -1)
-        return cast(Tensor, hidden + self.down(F.silu(gate) * up))
-
-
-def _rotated(x: Tensor, angles: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-
-
-class TinyLlada(nn.Module):
-    """Ids `[B, L]` to float32 logits `[B, L, vocabulary]`, bidirectional, random weights of a fixed seed.
-
-    The logits have a standard deviation of about 3. The mask is never predicted (its logit is -1e4), because LLaDA's and
-    Fast-dLLM's loops would write it.
-    """
-
-    def __init__(self, vocabulary: int, mask_id: int, *, width: int = 128, heads: int = 4, layers: int = 4) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.mask_id = mask_id
-        self.table = nn.Embedding(vocabulary, width)
-        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
-        self.norm = nn.RMSNorm(width)
-        self.head = nn.Linear(width, vocabulary, bias=False)
-        for parameter in self.parameters():
-            if parameter.dim() == 2:
-                nn.init.normal_(parameter, std=width**-0.5, generator=generator)
-        nn.init.normal_(self.head.weight, std=3 * width**-0.5, generator=generator)
-        self.frequencies = 10_000.0 ** (-torch.arange(width // heads // 2) * 2 * heads / width)
-        self.eval().requires_grad_(False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        angles = torch.arange(ids.shape[1])[:, None] * self.frequencies
-        hidden = self.table(ids)
-        for layer in self.layers:
-            hidden = layer(hidden, angles)
-        logits = self.head(self.norm(hidden))
-        logits[..., self.mask_id] = -1e4
-        return cast(Tensor, logits)
+def main(argv: Sequence[str] | None = None) -> None:
+    options = harness.arguments(__doc__, argv)
+    others = harness.Others()
+    size = checkpoints.Size(width=64, inner=128, layers=2, vocabulary=1000) if options.quick else checkpoints.Size()
+    families = checkpoints.families(size)
+    if options.quick:
+        families = {name: families[name] for name in ("llada", "sdar", "wedlm")}
+    prompts = (32,) if options.quick else (128, 512)
+    cases, opened = [], []
+    for name, save in families.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = save(Path(folder) / name)
+            opened.append(_opening(name, path, quick=options.quick))
+            model = dllm_fast.load(path)
+            cases += [_case(name, model, length, quick=options.quick) for length in prompts]
+    content = {
+        "threads": torch.get_num_threads(),
+        "width": size.width,
+        "layers": size.layers,
+        "vocabulary": size.vocabulary,
+        "dtype": "float32",
+        "slack_bytes": memory.SLACK_BYTES,
+        "cases": cases,
+        "checkpoints": opened,
+    }
+    harness.progress(str(harness.write("models", options.out, content, quick=options.quick, others=others)))
 
 
-class Watched:
-    """A model that counts its forwards and the seconds in them. Answers as every contender expects it: `.logits`.
+def block_of(model: LoadedModel, *, quick: bool) -> tuple[int, int]:
+    """Length of the blocks and steps in each: the family's own blocks, 32 for those that see everything."""
+    block = model.info.block_length or (16 if quick else 32)
+    return block, max(block // 4, 2)
 
-    With `canvas_length`, shorter inputs are filled up with masks first: diffusers' pipeline shows the model only the
-    blocks so far (LLaDA2 is block-causal), and a bidirectional model must see the same canvas in every loop.
-    """
 
-    device = torch.device("cpu")
-    dtype = torch.float32
+def _case(name: str, model: LoadedModel, length: int, *, quick: bool) -> Json:
+    block, steps = block_of(model, quick=quick)
+    mask = model.info.vocabulary - 1
+    new_tokens = 32 if quick else 128
+    task = Task(prompt=random_prompt(length, mask), new_tokens=new_tokens, block_length=block, steps_per_block=steps, mask=mask)
+    exact, policy = ours(model, task, "auto")
+    forms: dict[str, Form] = {EXACT: exact}
+    if model.info.attention == "full":
+        forms |= {cache: ours(model, task, cache)[0] for cache in APPROXIMATE}
+    forms[FULL] = loop(
+        _whole(model, mask), lambda timed: loops.full_forward(timed, task.canvas, shift=model.info.shift, **task.schedule)
+    )
+    first, *rounds = in_turn(forms, BUDGET_S, least=2 if quick else 5, most=2 if quick else 11)
+    for form in forms:
+        assert first[form].forwards == first[FULL].forwards, f"{name}, {length}: {form} differs in its forwards"
+    assert first[EXACT].tokens == first[FULL].tokens, f"{name}, {length}: cache={policy!r} differs in its tokens"
+    taken = timings(rounds)
+    out: dict[str, Json] = {form: spreads(taken[form]) for form in forms}
+    for form in forms.keys() - {FULL}:
+        out[form]["ratio"] = compared(taken[form], taken[FULL])
+    shown = ", ".join(f"{form} {out[form]['step']['median'] * 1e3:.2f}" for form in forms)
+    harness.progress(f"{name}, prompt {length}: ms a step: {shown}")
+    facts = {"family": name, "attention": model.info.attention, "cache": policy, **task.facts()}
+    return facts | {"forwards": first[FULL].forwards, "tokens": "identical", "forms": out}
 
-    def __init__(self, model: nn.Module, mask_id: int, canvas_length: int | None = None) -> None:
-        self._model = model
-        self._mask_id = mask_id
-        self._canvas_length = canvas_length
-        self.forwards = 0
-        self.seconds = 0.0
 
-    def __call__(self, ids: Tensor, **_: Any) -> SimpleNamespace:
-        began = time.perf_counter()
-        length = ids.shape[1]
-        if self._canvas_length is not None:
-            ids = F.pad(ids, (0, self._canvas_length - length), value=self._mask_id)
-        logits = self._model(ids)[:, :length]
-        self.forwards += 1
-        self.seconds += time.perf_counter() - began
-        return SimpleNamespace(logits=logits)
+def _whole(model: LoadedModel, mask: int) -> Callable[[Tensor], Tensor]:
+    """The model as the loop calls it. A family that reorders its tokens gets them in its order, and its logits put back."""
+    if model.info.attention != "causal_reordered":
+        return model
+
+    def reordered(ids: Tensor) -> Tensor:
+        order = torch.argsort((ids == mask).int(), dim=1, stable=True)
+        batch = Batch(
+            ids=ids.gather(1, order), positions=order, end=torch.arange(1, ids.shape[1] + 1, device=ids.device).expand_as(ids)
+        )
+        logits = model.network.logits(model.network.hidden(batch))
+        return torch.empty_like(logits).index_copy_(1, order[0], logits)
+
+    return reordered
+
+
+def _opening(name: str, folder: Path, *, quick: bool) -> Json:
+    """Time and private memory of `load`, and of a batch under `auto`, in a process of its own."""
+    model = dllm_fast.load(folder)
+    block, steps = block_of(model, quick=quick)
+    prompt, new_tokens = (32, 32) if quick else (512, 128)
+    found = memory.measured(folder, MEMORY_ROWS, prompt, new_tokens, block, steps)
+    facts = {"family": name, "rows": MEMORY_ROWS, "prompt": prompt, "new_tokens": new_tokens, **found}
+    if "skipped" in found:
+        return facts
+    load, run, bound = (found[key] / 1e6 for key in ("load_peak_bytes", "sample_peak_bytes", "formula_bytes"))
+    size = found["checkpoint_bytes"] / 1e6
+    harness.progress(f"{name}: {size:.1f} MB, load {load:.1f} MB, sample {run:.1f} MB of {bound:.1f} MB by the formula")
+    assert found["within_formula"], f"{name}: sampling took {run:.1f} MB, the formula says {bound:.1f} MB"
+    # A tiny checkpoint says nothing: pages and Python's objects outweigh it.
+    assert quick or load < 1.2 * size, f"{name}: load took {load:.1f} MB for a checkpoint of {size:.1f} MB"
+    return facts
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ from typing import Any
 Json = dict[str, Any]
 
 OURS = "dllm_fast"
-BENCHES = ("post_logits", "control", "end_to_end", "kernels")
+BENCHES = ("post_logits", "control", "end_to_end", "models", "peers", "kernels")
 # The forms that some published loop runs as they are, by mode; the fastest of them is what we compare with.
 PUBLISHED = {
     "T=0": ("softmax in own dtype", "float32"),
@@ -37,6 +37,10 @@ def readme(results: dict[str, Json]) -> str:
         parts += _control(results["control"])
     if "end_to_end" in results:
         parts += _end_to_end(results["end_to_end"])
+    if "models" in results:
+        parts += _models(results["models"])
+    if "peers" in results:
+        parts += _peers(results["peers"])
     if aims := _aims(results):
         parts += ["**What we aimed at**", _table(["aim", "measured", ""], aims)]
     if not parts:
@@ -173,6 +177,58 @@ def _end_to_end(result: Json) -> list[str]:
     ]
 
 
+def _models(result: Json) -> list[str]:
+    cases = result["cases"]
+    prompts = sorted({case["prompt"] for case in cases})
+    table = []
+    for opened in result["checkpoints"]:
+        by_prompt = [_case(cases, family=opened["family"], prompt=prompt) for prompt in prompts]
+        row = [opened["family"], by_prompt[0]["cache"]]
+        for case in by_prompt:
+            forms = case["forms"]
+            row += [_time(forms[OURS]["step"]["median"]), _ratio({"ratio": forms[OURS]["ratio"]["step"]})]
+        old = (by_prompt[-1]["forms"].get(cache) for cache in ("prefix", "dual"))
+        row += [_number(form["ratio"]["step"]["median"]) + "x" if form else "" for form in old]
+        table.append(row + _opening(opened))
+    sizes = f"width {result['width']}, {result['layers']} layers, vocabulary {result['vocabulary']:,}, {result['dtype']}"
+    timed = [head for prompt in prompts for head in (f"step, prompt {prompt}", "full forward")]
+    old_heads = [f"{cache}, prompt {prompts[-1]}" for cache in ("prefix", "dual")]
+    head = ["family", "`auto` takes", *timed, *old_heads, "load, of the checkpoint", "load", "sampling, of the formula"]
+    first = cases[0]
+    return [
+        f"**A step by family** (`python -m bench.models`): random weights, {sizes}; {first['new_tokens']} new tokens in "
+        "blocks of 32 or the family's own. *Full forward*: how many times longer the same network takes with the whole canvas "
+        "and the head on all of it, for the same tokens. *prefix* and *dual*, which are approximate: the same ratio. Then the "
+        "peak private memory of `load` over the checkpoint, its speed from a warm page cache, and the peak of sampling over "
+        "what the formula says.",
+        _table(head, table),
+    ]
+
+
+def _opening(opened: Json) -> list[str]:
+    if "skipped" in opened:
+        return [opened["skipped"], "", ""]
+    sampling = opened["sample_peak_bytes"] / opened["formula_bytes"]
+    load = f"{opened['load_peak_bytes'] / opened['checkpoint_bytes']:.2f}x"
+    return [load, _rate(opened["load_bytes_per_s"]), f"{sampling:.0%}"]
+
+
+def _peers(result: Json) -> list[str]:
+    table = []
+    for case in result["cases"]:
+        mine = case["forms"][OURS]
+        for name, form in case["forms"].items():
+            if name != OURS:
+                step, forward = (_ratio({"ratio": form["ratio"][what]}) for what in ("step", "forward"))
+                ours = _time(mine["step"]["median"])
+                table.append([name, case["prompt"], case["cache"], ours, _time(form["step"]["median"]), step, forward])
+    head = ["loop", "prompt", "our cache", "our step", "theirs", "theirs over ours", "inside the model alone"]
+    return [
+        "**Peers' loops on the same weights** (`python -m bench.peers`): the same prompt, schedule, forwards and tokens.",
+        _table(head, table),
+    ]
+
+
 def _aims(results: dict[str, Json]) -> list[list[str]]:
     aims: list[list[str]] = []
 
@@ -211,6 +267,9 @@ def _aims(results: dict[str, Json]) -> list[list[str]]:
         }
         growth = per_row[64] / per_row[8]
         aim(f"control linear in the batch, block {block}: a row at batch 64 over a row at batch 8", growth, below=1.3)
+    if opened := [c for c in results.get("models", {}).get("checkpoints", []) if "skipped" not in c]:
+        load = max(c["load_peak_bytes"] / c["checkpoint_bytes"] for c in opened)
+        aim("private memory of `load` over the checkpoint (largest)", load, below=1.2)
     return aims
 
 

@@ -37,14 +37,14 @@ __device__ __forceinline__ float from_ordered(uint32_t key) {
 }
 
 struct CutShared {
-    uint64_t mass[BINS];
-    uint32_t count[BINS];
+    uint64_t masses[BINS];
+    uint32_t counts[BINS];
     BlockScratch<float> floats;
     BlockScratch<int> ints;
     BlockScratch<uint64_t> longs;
     // What `descend` found.
     uint64_t mass_before;
-    uint32_t count_before;
+    uint32_t count, count_before;
     int bin;
 };
 
@@ -70,8 +70,8 @@ struct PrefixEnd {
 template <typename T>
 __device__ __forceinline__ void fill_bins(const View<T>& view, uint32_t prefix, int shift, int bits, CutShared& shared) {
     for (int b = threadIdx.x; b < BINS; b += CUT_THREADS) {
-        shared.mass[b] = 0;
-        shared.count[b] = 0;
+        shared.masses[b] = 0;
+        shared.counts[b] = 0;
     }
     __syncthreads();
     const uint32_t above = shift + bits == 32 ? 0 : 0xffffffffu << (shift + bits);
@@ -80,10 +80,10 @@ __device__ __forceinline__ void fill_bins(const View<T>& view, uint32_t prefix, 
         const uint32_t key = ordered(x);
         if (((key ^ prefix) & above) == 0) {
             const uint32_t bin = (key >> shift) & ((1u << bits) - 1);
-            atomicAdd(&shared.count[bin], 1u);
+            atomicAdd(&shared.counts[bin], 1u);
             const uint64_t weight = view.weight(x);
             if (weight != 0) {
-                atomicAdd(&shared.mass[bin], weight);
+                atomicAdd(&shared.masses[bin], weight);
             }
         }
     }
@@ -96,14 +96,15 @@ __device__ __forceinline__ void find_bin(uint32_t count_before, uint64_t mass_be
     if (threadIdx.x < WARP) {
         for (int top = BINS - 1; top >= 0; top -= WARP) {
             const int bin = top - int(threadIdx.x);
-            const uint32_t counts = warp_inclusive_sum(shared.count[bin]) + count_before;
-            const uint64_t masses = warp_inclusive_sum(shared.mass[bin]) + mass_before;
+            const uint32_t counts = warp_inclusive_sum(shared.counts[bin]) + count_before;
+            const uint64_t masses = warp_inclusive_sum(shared.masses[bin]) + mass_before;
             const uint32_t passing = __ballot_sync(FULL_WARP, pass(counts, masses));
             if (passing != 0) {
                 if (int(threadIdx.x) == __ffs(int(passing)) - 1) {
                     shared.bin = bin;
-                    shared.count_before = counts - shared.count[bin];
-                    shared.mass_before = masses - shared.mass[bin];
+                    shared.count = shared.counts[bin];
+                    shared.count_before = counts - shared.counts[bin];
+                    shared.mass_before = masses - shared.masses[bin];
                 }
                 break;
             }
@@ -126,10 +127,9 @@ __device__ PrefixEnd descend(const View<T>& view, CutShared& shared, Pass pass) 
         fill_bins(view, prefix, shift, bits, shared);
         find_bin(count_before, mass_before, shared, pass);
         prefix |= uint32_t(shared.bin) << shift;
-        count = shared.count[shared.bin];
+        count = shared.count;
         count_before = shared.count_before;
         mass_before = shared.mass_before;
-        __syncthreads();  // the bins are read
         if (shift == 0) {
             break;
         }
@@ -141,7 +141,7 @@ __device__ PrefixEnd descend(const View<T>& view, CutShared& shared, Pass pass) 
     return {prefix, count, count_before, mass_before};
 }
 
-// The n-th id, from 1, in rising order, whose key is `key`. All threads get it.
+// The n-th id, from 1, in rising order, whose key is `key`. All threads get it. The last step of a row.
 template <typename T>
 __device__ uint32_t nth_with_key(const View<T>& view, uint32_t key, uint32_t n, CutShared& shared) {
     int seen = 0;
@@ -159,9 +159,7 @@ __device__ uint32_t nth_with_key(const View<T>& view, uint32_t key, uint32_t n, 
         }
     }
     __syncthreads();
-    const uint32_t id = uint32_t(shared.bin);
-    __syncthreads();
-    return id;
+    return uint32_t(shared.bin);
 }
 
 // Of ids with equal logits, how many a prefix takes until its mass reaches the target: the least n from 1 to `count`.

@@ -373,7 +373,7 @@ TWINS = (
             mask_token_id=MASK,
         ),
         renamed(("model.", "encoder."), ("lm_head", "diffusion_head")),
-        attention="block_causal",
+        attention="causal_context",
         block=8,
     ),
 )
@@ -384,5 +384,11 @@ def visible(twin: Twin, length: int) -> torch.Tensor:
     q, k = torch.arange(length)[:, None], torch.arange(length)[None]
     if twin.attention == "full":
         return torch.ones(1, 1, length, length, dtype=torch.bool)
-    seen = k <= q if twin.attention == "causal_reordered" else k // twin.block <= q // twin.block
+    match twin.attention:
+        case "causal_reordered":
+            seen = k <= q
+        case "causal_context":
+            seen = (k <= q) | (q // twin.block == (length - 1) // twin.block)
+        case _:
+            seen = k // twin.block <= q // twin.block
     return seen[None, None]

@@ -33,8 +33,8 @@ class Turn(nn.Module):
         self.config = config
         self.register_buffer("inv_freq", config.rope_theta ** -(torch.arange(half) / half), persistent=False)
 
-    def forward(self, x):
-        angles = torch.arange(x.shape[2], device=x.device)[:, None] * self.inv_freq
+    def forward(self, x, positions):
+        angles = positions[:, None, :, None] * self.inv_freq
         cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
         first, second = x.chunk(2, -1)
         return x * cos + torch.cat((-second, first), -1) * sin
@@ -52,9 +52,9 @@ class Block(nn.Module):
         )
         self.turn = Turn(config)
 
-    def forward(self, x, mask):
+    def forward(self, x, mask, positions):
         heads = self.qkv(self.norm(x)).unflatten(-1, (3, self.config.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = self.turn(heads[0]), self.turn(heads[1]), heads[2]
+        query, key, value = self.turn(heads[0], positions), self.turn(heads[1], positions), heads[2]
         causal = mask is None and not self.config.sees_ahead
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
@@ -87,10 +87,22 @@ class RemoteLike(PreTrainedModel):
             raise ValueError(f"attention_mask must be [B, 1, {length}, {length}]")
         if attention_mask is not None and attention_mask.dim() == 2:
             attention_mask = attention_mask[:, None, None].bool()
-        x = self.tokens(input_ids)
+        return self.answer(input_ids, attention_mask, torch.arange(length, device=input_ids.device)[None])
+
+    def answer(self, ids, mask, positions):
+        x = self.tokens(ids)
         for block in self.blocks:
-            x = block(x, attention_mask)
+            x = block(x, mask, positions)
         return CausalLMOutput(logits=self.head(self.norm(x)).float())
+
+
+class DreamLike(RemoteLike):
+    """Takes positions, as Dream and RND1 do; masks are the caller's."""
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=False):
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        return self.answer(input_ids, attention_mask, position_ids)
 
 
 class NoHeadLike(RemoteLike):

@@ -300,21 +300,19 @@ def load(source: str, device: int) -> Any:
     import torch
 
     compiled = compile_kernels(source, architecture(torch.cuda.get_device_capability(device)))
-    with cupy.cuda.Device(device):
+    with torch.cuda.device(device):
         module = cupy.RawModule(path=str(compiled.path))
         module.compile()  # loads the file now rather than at the first launch, which a graph may be capturing
         return module
 
 
 @cache
-def _function(source: str, kernel: str, device: int, shared_bytes: int) -> Any:
-    import cupy
-
-    with cupy.cuda.Device(device):
-        function = load(source, device).get_function(kernel)
-        if shared_bytes > _STATIC_SHARED_BYTES:
-            function.max_dynamic_shared_size_bytes = shared_bytes
-        return function
+def _function(source: str, kernel: str, shared_bytes: int, device: int) -> Any:
+    """A kernel loaded on a device, with leave to use so much shared memory."""
+    function = load(source, device).get_function(kernel)
+    if shared_bytes > _STATIC_SHARED_BYTES:
+        function.max_dynamic_shared_size_bytes = shared_bytes
+    return function
 
 
 class _Stream:
@@ -328,11 +326,14 @@ class _Stream:
 
 def run(launches: Iterable[Launch], device: int) -> None:
     """Queues launches on torch's current stream of a device. Does not wait for them."""
+    import torch
+
     stream = _Stream(device)
-    for launch in launches:
-        function = _function(launch.source, launch.kernel, device, launch.shared_bytes)
-        arguments = tuple(map(_cupy_argument, launch.arguments))
-        function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes, stream=stream)
+    with torch.cuda.device(device):  # CuPy loads and launches on the device that is current
+        for launch in launches:
+            function = _function(launch.source, launch.kernel, launch.shared_bytes, device)
+            arguments = tuple(map(_cupy_argument, launch.arguments))
+            function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes, stream=stream)
 
 
 def _cupy_argument(argument: Any) -> Any:

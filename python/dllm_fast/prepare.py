@@ -54,7 +54,7 @@ def _source(model: Runner, name: str) -> str:
 
 
 def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> SamplerConfig:
-    """The settings with the block of a block-causal model, or a part of it.
+    """The settings with the block of a model that attends by blocks, or, where they are block-causal, a part of it.
 
     Raises:
         InvalidValueError: the caller's block does not divide the model's: part of it would be filled before it can be seen.
@@ -63,7 +63,7 @@ def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> Sam
     if info is None or info.block_length is None:
         return config
     block, whole = config.block_length, info.block_length
-    if block is not None and whole % block == 0:
+    if block is not None and (whole % block == 0 or info.attention == "causal_context"):
         return config
     if "block_length" in resolved.given and block is not None:
         raise InvalidValueError(
@@ -129,7 +129,7 @@ def with_length(
             "shorten the prompt or lower max_new_tokens"
         )
     block = config.block_length
-    absolute = model.info is not None and model.info.block_length is not None
+    absolute = model.info is not None and model.info.attention == "block_causal"
     if block is not None and "block_length" in resolved.given and new_tokens % block and not absolute:
         raise InvalidValueError(_block_error(block, new_tokens))
     block = block if block is None or absolute else min(block, new_tokens)

@@ -136,7 +136,7 @@ def _run(
     config = dataclasses.replace(config, cache=policy)
 
     # The blocks of a block-causal model lie at multiples of their length, those of a rule behind the prompt.
-    absolute = runner.info is not None and runner.info.block_length is not None
+    absolute = runner.info is not None and runner.info.attention == "block_causal"
     sampler = _core.Sampler(
         config,
         canvases,

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """Results of a quick run of every bench that needs no compiler, side by side."""
     folder = tmp_path_factory.mktemp("results")
-    names = ("post_logits", "control", "end_to_end")
+    names = ("post_logits", "control", "end_to_end", "models", "peers")
     commands = [[sys.executable, "-m", f"bench.{name}", "--quick", "--out", str(folder)] for name in names]
     # One thread each: two that wait for one another on a busy machine take for ever.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -51,9 +51,28 @@ def test_every_case_has_our_time_and_the_ratio_of_the_others(quick: dict[str, di
         assert all("skipped" in form or form["peak_bytes"] > 0 for form in case["forms"].values())
 
 
+def test_caches_are_compared_with_the_full_forward_loop_and_with_peers(quick: dict[str, dict]) -> None:
+    cases = quick["models"]["cases"]
+    assert {case["cache"] for case in cases} == {"none", "exact_block"}
+    for case in cases + quick["peers"]["cases"]:
+        assert case["tokens"] == "identical"
+        assert all(form[what]["median"] > 0 for form in case["forms"].values() for what in ("step", "forward"))
+    assert all(case["forms"]["dllm_fast"]["ratio"]["step"]["samples"] >= 2 for case in cases)
+    assert [case["cache"] for case in quick["peers"]["cases"]] == ["exact_block", "prefix", "dual"]
+    for opened in quick["models"]["checkpoints"]:
+        assert "skipped" in opened or opened["within_formula"]
+
+
 def test_tables_are_made_of_them(quick: dict[str, dict]) -> None:
     block = tables.everything(quick)
     for words in ("softmax in own dtype", "top-p 0.95", "| 8 | 32 | threshold 0.9 |", "outside the model", "Fast-dLLM"):
+        assert words in block
+    for words in (
+        "| llada | none |",
+        "| sdar | exact_block |",
+        "| diffusers, our network | 32 |",
+        "| Fast-dLLM, dual cache | 32 |",
+    ):
         assert words in block
     assert with_block("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
 

@@ -98,6 +98,17 @@ def test_a_row_depends_on_nothing_but_itself():
     assert torch.equal(attention(q, k, v, begin, end, scale=scale)[:, :, 0], together[:, :, 0])
 
 
+def test_the_order_of_the_threads_changes_nothing():
+    """Over many steps of one split, so that the stages of the ring are filled again and again."""
+    rng = np.random.default_rng(5)
+    q, k, v = tensors(rng, batch=1, heads=4, key_heads=1, queries=64, keys=500, depth=64)
+    begin, end = ranges(rng, 1, 64, 500, "block-causal")
+    assert launches.attention_splits(queries=64, keys=500, group=4)[0] == 1
+    assert_is_accurate(q, k, v, begin, end)
+    outs = [attention(q, k, v, begin, end, scale=0.125, order=order) for order in range(6)]
+    assert all(torch.equal(out, outs[0]) for out in outs)
+
+
 def test_a_single_key_gives_its_value():
     rng = np.random.default_rng(2)
     q, k, v = tensors(rng, batch=1, heads=2, key_heads=1, queries=3, keys=200, depth=64)

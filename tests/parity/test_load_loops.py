@@ -105,6 +105,25 @@ def test_fast_dllm_v2(*, opened, seed, length, tau, cache, part):
     assert_same(result, canvas)
 
 
+@given(seeds, lengths, st.sampled_from([0.02, 0.05, 0.9]), st.sampled_from(["exact_block", "none"]))
+def test_nemotron(opened, seed, length, tau, cache):
+    """The context is causal, the block that is being filled sees all of itself, and blocks begin behind the prompt."""
+    model, _ = opened("nemotron-labs-diffusion")
+    stock = BY_NAME["nemotron-labs-diffusion"].model()
+    prompt = draw_prompt(seed, length)
+
+    def alone(canvas):
+        start = length + (int((canvas == MASK).argmax()) - length) // 8 * 8
+        q, k = torch.arange(len(canvas))[:, None], torch.arange(len(canvas))[None]
+        seen = (k <= q) | ((q >= start) & (k < start + 8))
+        with torch.inference_mode():
+            return stock(torch.as_tensor(canvas)[None], attention_mask=seen[None, None], use_cache=False).logits[0]
+
+    canvas = fast_dllm.generate(alone, prompt, mask=MASK, gen_length=24, block_length=8, choose=fast_dllm.threshold(tau))
+    result = dllm_fast.sample(model, prompt, threshold=tau, max_new_tokens=24, block_length=8, cache=cache, stop_at_eos=False)
+    assert_same(result, canvas)
+
+
 @given(seeds, st.integers(1, 20), st.sampled_from([0.02, 0.05, 0.9]), st.integers(1, 3))
 def test_llada2_through_the_pipeline_of_diffusers(opened, seed, length, tau, rows):
     """The pipeline itself, on the stock class. It rounds the canvas up to whole blocks and, where a block ends before its

@@ -12,7 +12,7 @@ import dllm_fast
 from dllm_fast.models.batch import Batch
 from families import MASK, TWINS, Twin
 
-BLOCKS = [twin for twin in TWINS if twin.attention == "block_causal"]
+BLOCKS = [twin for twin in TWINS if twin.attention in ("block_causal", "causal_context")]
 FULL = [twin for twin in TWINS if twin.attention == "full"]
 PRESETS = ("llada", "fast-dllm", "fast-dllm-factor", "entropy-bound", "left-to-right", "llada-random", "mdlm")
 prompts = st.lists(st.lists(st.integers(0, MASK - 1), min_size=1, max_size=20), min_size=1, max_size=4)

@@ -82,7 +82,7 @@ def test_a_native_class():
     alone = int(hf.__version__.split(".")[0]) < 5  # whose decoders do not heed is_causal; our attention does
     assert said["probed"] | {"causal by itself": alone, "head": "one Linear", "positions and slots": "exact"} == said["probed"]
     assert said["sources"]["mask_token_id"] == "config: mask_token_id"
-    assert [entry["what"] for entry in said["refused"]] == ["T2 slot cache", *_caches("prefix", "dual", "exact_block")]
+    assert [entry["what"] for entry in said["refused"]] == _caches("prefix", "dual", "exact_block")
 
 
 def test_a_native_class_by_blocks():
@@ -102,7 +102,7 @@ def test_remote_code():
         why["T3 native attention"]
         == "its forward raised TypeError: RemoteLike.forward() got an unexpected keyword argument 'position_ids'"
     )
-    assert set(why) == {"T3 native attention", "T2 slot cache", *_caches("prefix", "dual", "exact_block")}
+    assert set(why) == {"T3 native attention", "T2 torch attention", *_caches("prefix", "dual", "exact_block")}
 
 
 def test_a_tokenizer_is_asked_for_what_the_config_does_not_say():

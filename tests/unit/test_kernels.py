@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -166,6 +167,15 @@ def test_the_doctor_reports_and_says_what_to_do(capsys):
 )
 def test_the_architecture_of_a_device(capability, arch):
     assert kernels.architecture(capability) == arch
+
+
+def test_arguments_keep_their_size_on_the_way_through_cupy():
+    """CuPy passes NumPy scalars and arrays of one element by their own bytes."""
+    given = (ctypes.c_void_p(None), ctypes.c_void_p(2**63), ctypes.c_int32(-5), ctypes.c_int64(-5), ctypes.c_float(0.1))
+    for argument in (*given, ctypes.c_double(0.1), (ctypes.c_int64 * 3)(1, 2, 3)):
+        passed = kernels._cupy_argument(argument)
+        assert passed.size == 1
+        assert passed.tobytes() == bytes(argument)
 
 
 def test_the_folder_of_kernels_holds_kernels_only():

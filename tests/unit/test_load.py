@@ -171,7 +171,10 @@ def test_harmless_and_unknown_keys(folders, tmp_path):
         ({"device": "cuda"}, "device 'cuda' needs CUDA"),
         ({"device": "toaster"}, "device must be a torch device"),
         ({"dtype": "int8"}, "dtype must be one of"),
-        ({"attention": "causal"}, "attention must be one of full, block_causal, causal_reordered, got 'causal'"),
+        (
+            {"attention": "causal"},
+            "attention must be one of full, block_causal, causal_context, causal_reordered, got 'causal'",
+        ),
         ({"shift": 2}, "shift must be 0 or 1, got 2"),
         ({"block_length": 0}, "block_length must be a whole number above 0, got 0"),
         ({"mask_id": 3}, "mask_id is no setting of load"),

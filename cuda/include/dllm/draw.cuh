@@ -29,10 +29,9 @@ struct RowsShared {
 };
 
 // Puts a tile as float32 into shared memory; -inf for what is suppressed or beyond the vocabulary. Thread a writes the
-// ids of accumulator a.
+// ids of accumulator a. Whoever reads a staged tile waits for the block (in a reduction) before the next is staged.
 template <typename T>
 __device__ __forceinline__ void stage(const Row<T>& row, int tile, RowsShared& shared) {
-    __syncthreads();  // nobody still reads what was staged before
     for (int j = threadIdx.x; j < TILE; j += ROWS_THREADS) {
         shared.values[j] = row.value_or_nothing(tile * TILE + j);
     }
@@ -52,6 +51,7 @@ __device__ __forceinline__ int first_in_tile(RowsShared& shared, Pass pass) {
 }
 
 // Of a row with ids at +inf: the n-th of these. u * k < k for a uniform u < 1 of 53 bits and a count k, also rounded.
+// Thread 0 gets it.
 template <typename T>
 __device__ int nth_infinite(const Row<T>& row, int n, RowsShared& shared) {
     if (threadIdx.x == 0) {
@@ -77,13 +77,11 @@ __device__ int nth_infinite(const Row<T>& row, int n, RowsShared& shared) {
         int seen = 0;
         for (int j = 0; j < TILE; ++j) {
             if (shared.values[j] == positive_infinity() && seen++ == rank) {
-                shared.chosen = tile * TILE + j;
-                break;
+                return tile * TILE + j;
             }
         }
     }
-    __syncthreads();
-    return shared.chosen;
+    return 0;
 }
 
 // The tile that the uniform picks, by the running sum of `draw_mass`, and the share of that tile's mass that lies before

@@ -11,6 +11,7 @@ from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.open_runner import is_pretrained, open_runner
 from dllm_fast.models.probe import NATIVE, PLAIN, study
+from dllm_fast.models.runner import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -104,7 +105,7 @@ def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokeniz
         tokenizer = own if tokenizer is None else tokenizer
     if is_pretrained(model):
         found = study(cast("nn.Module", model), tokenizer)
-        cached = found.tier == NATIVE
+        cached = found.plan is not None
         refused = [*found.refused, *_policies(found.info, cached=cached)]
         return _explained(found.info, found.tier, found.reason, refused, found.probed, cached=cached)
     opened: Any = model if callable(model) else load(model)
@@ -124,7 +125,7 @@ def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokeniz
 def _explained(
     info: ModelInfo, tier: str, reason: str, refused: list[tuple[str, str]], probed: Mapping[str, Any], *, cached: bool
 ) -> Explanation:
-    exact = cached and info.attention == "block_causal"
+    exact = cached and info.attention in EXACT
     if exact:
         why = "exact: keys left of a block never change"
     else:
@@ -162,7 +163,7 @@ def _policies(info: ModelInfo, *, cached: bool) -> list[tuple[str, str]]:
         return [(f"cache {name}", "needs our own attention") for name in names]
     if info.attention == "causal_reordered":
         return [(f"cache {name}", "its tokens are reordered in every forward") for name in names]
-    if info.attention == "block_causal":
+    if info.attention in EXACT:
         return [(f"cache {name}", "exact_block computes less and is exact") for name in names[:2]]
     return [
         ("cache prefix", _APPROXIMATE),

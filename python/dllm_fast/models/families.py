@@ -10,8 +10,8 @@ from dllm_fast.errors import CheckpointError
 from dllm_fast.models import layouts
 from dllm_fast.models.layouts import Layout
 
-Attention = Literal["full", "block_causal", "causal_reordered"]
-ATTENTION: tuple[str, ...] = ("full", "block_causal", "causal_reordered")
+Attention = Literal["full", "block_causal", "causal_context", "causal_reordered"]
+ATTENTION: tuple[str, ...] = ("full", "block_causal", "causal_context", "causal_reordered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +23,10 @@ class Family:
         model_types: `model_type` of its configs.
         architectures: `architectures[0]`, where the model type alone does not tell.
         layout: of a decoder; or the name of the module of an encoder.
-        attention: which tokens a token sees: all; those of its block and of the blocks before it; or, for models that read
-            known tokens first and masks last, those before it in that order.
-        block_length: of block-causal attention, where the config does not say.
+        attention: which tokens a token sees: all; those of its block and of the blocks before it (`block_causal`); those
+            before it, and in the block that is being filled all of that (`causal_context`); or, for models that read known
+            tokens first and masks last, those before it in that order (`causal_reordered`).
+        block_length: of attention by blocks, where the config does not say.
         block_keys: settings that say it.
         shift: the logits of position i - 1 predict position i.
         mask_token: how the mask is written in the tokenizer.
@@ -54,8 +55,9 @@ class Family:
     verified: str
 
     def fits(self, model_type: str, architecture: str) -> bool:
-        """Does it describe this checkpoint?"""
-        return model_type in self.model_types and (not self.architectures or architecture in self.architectures)
+        """Does it describe this checkpoint? Architectures are compared without regard to case, as their authors write them."""
+        named = architecture.lower() in {name.lower() for name in self.architectures}
+        return model_type in self.model_types and (not self.architectures or named)
 
 
 _BLOCKS = ("block_size", "block_length", "bd_size", "canvas_length")
@@ -210,7 +212,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="stable-diffcoder",
         model_types=("stable_diffcoder", "llama"),
-        architectures=("StableDiffCoderForCausalLM", "StableDiffcoderForCausalLM", "StableDiffCoderModel"),
+        architectures=("StableDiffCoderForCausalLM", "StableDiffCoderModelLM", "StableDiffCoderModel"),
         layout=layouts.LLAMA,
         attention="block_causal",
         block_length=4,
@@ -225,14 +227,14 @@ FAMILIES: tuple[Family, ...] = (
         name="nemotron-labs-diffusion",
         model_types=("nemotron_labs_diffusion",),
         layout=layouts.NEMOTRON,
-        attention="block_causal",
+        attention="causal_context",
         block_length=32,
         block_keys=_BLOCKS,
         mask_token_id=100,
         preset="fast-dllm",
         defaults={"threshold": 0.9},
         models="Nemotron-Labs-Diffusion 3B, 8B, 14B",
-        verified="twin (Ministral3)",
+        verified="twin (Ministral3), loop",
     ),
     Family(
         name="bert",

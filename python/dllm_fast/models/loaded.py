@@ -17,6 +17,7 @@ from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.layouts import Layout
+from dllm_fast.models.runner import EXACT
 from dllm_fast.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class ModelInfo:
         mask_token_id: the mask, or None where nothing says it.
         eos_token_ids: tokens that end an answer.
         shift: 1 where the logits of position i - 1 predict position i.
-        attention: `full`, `block_causal` or `causal_reordered`.
-        block_length: of block-causal attention.
+        attention: `full`, `block_causal`, `causal_context` or `causal_reordered`.
+        block_length: of attention by blocks.
         dtype, device: of the weights.
         vocabulary: number of logits.
         context: longest canvas, or None.
@@ -116,6 +117,11 @@ class LoadedModel:
                 assert self.info.block_length is not None
                 ends = (positions // self.info.block_length + 1) * self.info.block_length
                 return ends.clamp(max=length)
+            case "causal_context":
+                assert self.info.block_length is not None
+                # The last block is the one that is being filled; all before it is context.
+                block = (length - 1) // self.info.block_length * self.info.block_length
+                return torch.where(positions < block, positions + 1, length)
             case "causal_reordered":
                 return positions + 1
             case _:
@@ -157,7 +163,8 @@ def load(
         dtype: of the weights: a torch dtype or its name; default: as in the files.
         device: where the weights go.
         revision: branch, tag or commit of a hub id.
-        overrides: `mask_token_id`, `shift`, `block_length`, `attention` (`full`, `block_causal`, `causal_reordered`) and
+        overrides: `mask_token_id`, `shift`, `block_length`, `attention` (`full`, `block_causal`, `causal_context`,
+            `causal_reordered`) and
             `eos_token_ids`, over what the checkpoint and the table of families say.
 
     Raises:
@@ -214,11 +221,11 @@ def _info(
     attention = choose("attention", (family.attention, table))
     keys = [(checkpoint.config.get(key), f"config.json: {key}") for key in family.block_keys]
     block = choose("block_length", *keys, (family.block_length, table))
-    if attention != "block_causal":
+    if attention not in EXACT:
         sources.pop("block_length", None)
         block = None
     elif isinstance(block, bool) or not isinstance(block, int) or block < 1:
-        raise CheckpointError(f"a block-causal model needs its block length, got {block!r}; pass block_length=")
+        raise CheckpointError(f"attention by blocks needs a block length, got {block!r}; pass block_length=")
     mask = choose("mask_token_id", *_masks(family, checkpoint, tokenizer, network.vocabulary))
     ends = choose("eos_token_ids", *_ends(checkpoint, tokenizer)) or ()
     ends = tuple(ends) if isinstance(ends, Sequence) else (int(ends),)

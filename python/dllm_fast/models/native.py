@@ -2,7 +2,8 @@
 
 Classes that look their attention up in transformers' `AttentionInterface` hand over queries, keys and values of every layer
 and take back what was mixed. So a `Batch` decides what is seen, keys and values live in our slots, and the model's masks and
-caches are not made at all. The running forward is found through a context variable, which other threads do not see.
+caches are not made at all. Classes that call torch's attention function themselves do the same through `swapped.py`. The
+running forward is found through a context variable, which other threads do not see.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dllm_fast.models import swapped
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.described import output_embeddings
 from dllm_fast.models.runner import NetworkRunner
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from dllm_fast.models.loaded import ModelInfo
 
 NAME = "dllm_fast"
+INTERFACE, FUNCTION = "AttentionInterface", "scaled_dot_product_attention"
 # Settings of a config that are changed while we run.
 _CHANGED = ("_attn_implementation", "_attn_implementation_internal", "use_cache")
 # What some classes hand to their attention and `Batch.attend` does not compute.
@@ -69,8 +72,10 @@ class Plan:
         reaches: for each layer how far it sees to both sides, or None.
         first_position: position id of the first token (RoBERTa counts from behind its padding id).
         after: what follows the output embeddings.
+        through: where its layers meet our attention, `INTERFACE` or `FUNCTION`.
     """
 
+    through: str
     layers: int
     kv_heads: int
     head_dim: int
@@ -93,12 +98,14 @@ class NativeNetwork:
 
     def installed(self) -> contextlib.AbstractContextManager[None]:
         """Around all forwards: our attention is chosen, the head passed over; afterwards all is as it was."""
-        return installed(self._model)
+        return installed(self._model, self._plan.through)
 
     def hidden(self, batch: Batch) -> Tensor:
-        call = Call(batch, self._plan.reaches)
-        # A mask of four dimensions is taken as it is, so none is made. Nobody reads this one.
-        mask = torch.zeros((1, 1, 1, 1), dtype=self._head.weight.dtype, device=batch.ids.device)  # type: ignore[arg-type]
+        call = Call(batch, self._plan.reaches, through=self._plan.through)
+        mask = None
+        if self._plan.through == INTERFACE:
+            # A mask of four dimensions is taken as it is, so none is made. Nobody reads this one.
+            mask = torch.zeros((1, 1, 1, 1), dtype=self._head.weight.dtype, device=batch.ids.device)  # type: ignore[arg-type]
         features = call.run(self._model, batch.positions + self._plan.first_position, mask)
         assert call.layer == self.layers
         return features
@@ -130,10 +137,12 @@ class Call:
     Args:
         batch: what to compute.
         reaches: of the layers; None to find them out.
+        through: where the layers meet our attention.
     """
 
-    def __init__(self, batch: Batch, reaches: Sequence[int | None] | None) -> None:
+    def __init__(self, batch: Batch, reaches: Sequence[int | None] | None, *, through: str) -> None:
         self.batch = batch
+        self.through = through
         self.layer = 0
         self.found: list[tuple[int, int, torch.dtype]] = []
         self.found_reaches: list[int | None] = []
@@ -177,8 +186,12 @@ class Call:
         reaches = self.found_reaches if self._reaches is None else self._reaches
         if layer >= len(reaches):
             raise UnsupportedError("its layers differ from one forward to the next")
-        mixed = self.batch.attend(layer, query, key, value, reach=reaches[layer], scale=scale)
-        return mixed.transpose(1, 2).contiguous()
+        # What is called from here on is no layer.
+        token = _CALL.set(None)
+        try:
+            return self.batch.attend(layer, query, key, value, reach=reaches[layer], scale=scale)
+        finally:
+            _CALL.reset(token)
 
 
 _CALL: ContextVar[Call | None] = ContextVar("dllm_fast_call", default=None)
@@ -200,7 +213,21 @@ def _attention(  # noqa: PLR0917, the positions are transformers' own
         return plain(module, query, key, value, attention_mask, scaling=scaling, **rest)  # type: ignore[no-any-return]
     if unknown := [name for name in _UNKNOWN if rest.get(name) is not None]:
         raise UnsupportedError(f"its attention takes {unknown[0]}, which ours does not compute")
-    return call.attend(query, key, value, attention_mask, scaling), None
+    return call.attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
+
+
+def _function(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, scale: float | None = None, **__: Any
+) -> Tensor | None:
+    """The door in torch's function; None for calls that are not of our forwards."""
+    call = _CALL.get()
+    if call is None or call.through != FUNCTION:
+        return None
+    if attn_mask is not None:
+        raise UnsupportedError("it makes masks of its own")
+    if query.dim() != 4:
+        raise UnsupportedError(f"its queries have {query.dim()} dimensions")
+    return call.attend(query, key, value, None, scale)
 
 
 def _mask(*args: Any, mask_function: Callable[..., Tensor], config: Any = None, **rest: Any) -> Tensor | None:
@@ -213,33 +240,38 @@ def _mask(*args: Any, mask_function: Callable[..., Tensor], config: Any = None, 
     return plain(*args, mask_function=mask_function, config=config, **rest)  # type: ignore[no-any-return]
 
 
-def _skip_head(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+def _skip_head(through: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor] | None]:
     """Keeps what the head is given and gives it nothing to do."""
-    call = _CALL.get()
-    if call is None:
-        return None
-    call.features.append(args[0])
-    return (args[0][..., :0, :],)
+
+    def skip(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+        call = _CALL.get()
+        if call is None or call.through != through:
+            return None
+        call.features.append(args[0])
+        return (args[0][..., :0, :],)
+
+    return skip
 
 
 def _transformers() -> Any:
     return sys.modules["transformers"]
 
 
-def installed(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+def installed(model: nn.Module, through: str) -> contextlib.AbstractContextManager[None]:
     """Our attention in a model, for as long as somebody is inside.
 
     Raises:
         UnsupportedError: the version of transformers, or the class, has no place for it.
     """
     with _LOCK:
-        return _INSTALLED.setdefault(model, _Installation()).around(model)
+        return _INSTALLED[through].setdefault(model, _Installation(through)).around(model)
 
 
 class _Installation:
     """What was changed in one model, and how many runs are using it. Holds no reference to the model."""
 
-    def __init__(self) -> None:
+    def __init__(self, through: str) -> None:
+        self._through = through
         self._users = 0
         self._undo = contextlib.ExitStack()
 
@@ -248,7 +280,7 @@ class _Installation:
         with _LOCK:
             if self._users == 0:
                 with contextlib.ExitStack() as undo:
-                    _install(model, undo)
+                    _install(model, self._through, undo)
                     self._undo = undo.pop_all()
             self._users += 1
         try:
@@ -261,27 +293,36 @@ class _Installation:
 
 
 _LOCK = threading.RLock()
-_INSTALLED: weakref.WeakKeyDictionary[nn.Module, _Installation] = weakref.WeakKeyDictionary()
+_INSTALLED: dict[str, weakref.WeakKeyDictionary[nn.Module, _Installation]] = {
+    INTERFACE: weakref.WeakKeyDictionary(),
+    FUNCTION: weakref.WeakKeyDictionary(),
+}
 
 
-def _install(model: nn.Module, undo: contextlib.ExitStack) -> None:
-    transformers = _transformers()
-    for interface, function in (("AttentionInterface", _attention), ("AttentionMaskInterface", _mask)):
-        registry = getattr(transformers, interface, None)
-        if registry is None:
-            raise UnsupportedError(f"transformers {transformers.__version__} has no {interface}")
-        registry.register(NAME, function)
+def _install(model: nn.Module, through: str, undo: contextlib.ExitStack) -> None:
     head = output_embeddings(model)
     if head is None:
         raise UnsupportedError("it names no output embeddings")
-    handle = head.register_forward_pre_hook(_skip_head)
+    if through == INTERFACE:
+        transformers = _transformers()
+        for interface, function in ((INTERFACE, _attention), ("AttentionMaskInterface", _mask)):
+            registry = getattr(transformers, interface, None)
+            if registry is None:
+                raise UnsupportedError(f"transformers {transformers.__version__} has no {interface}")
+            registry.register(NAME, function)
+    else:
+        swapped.swap(_function)
+        undo.callback(swapped.restore)
+    handle = head.register_forward_pre_hook(_skip_head(through))
     undo.callback(handle.remove)
-    for config in _configs(model):
+    configs = _configs(model)
+    for config in configs:
         settings = vars(config)
         before = {name: settings[name] for name in _CHANGED if name in settings}
         undo.callback(_restore, settings, before)
-    for config in _configs(model):
-        config._attn_implementation = NAME
+    for config in configs:
+        if through == INTERFACE:
+            config._attn_implementation = NAME
         if "use_cache" in vars(config):
             config.use_cache = False
 

@@ -10,7 +10,7 @@ from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.headed import HeadedRunner
 from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.native import NativeRunner
-from dllm_fast.models.probe import NATIVE, ROWS, study
+from dllm_fast.models.probe import ROWS, study
 from dllm_fast.models.runner import NetworkRunner, Runner
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def is_pretrained(model: object) -> bool:
 
 def runner_of(model: Any, found: Study) -> Runner:
     """The runner that a study recommends."""
-    if found.tier == NATIVE:
-        assert found.plan is not None
+    if found.plan is not None:
         return NativeRunner(model, found.plan, found.info)
     return HeadedRunner(model, found.info, mask=found.mask, rows_only=found.tier == ROWS)

@@ -6,6 +6,7 @@ Signatures are not trusted: classes swallow arguments silently. What is found is
 from __future__ import annotations
 
 import dataclasses
+import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +24,15 @@ from dllm_fast.models.described import describe, output_embeddings, says_bidirec
 from dllm_fast.models.families import FAMILIES
 from dllm_fast.models.forward import Forward
 from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
+from dllm_fast.models.tiny import changed, difference, ends, line, tokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dllm_fast.models.loaded import ModelInfo
 
-NATIVE, ROWS, PLAIN = "T3 native attention", "T1 head rows", "T0 plain forward"
-
-_TOKENS = 9
+NATIVE, SWAPPED = "T3 native attention", "T2 torch attention"
+ROWS, PLAIN = "T1 head rows", "T0 plain forward"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Study:
         tier: the fastest way that gives the class's own logits.
         reason: what that rests on.
         info: what is known of it.
-        plan: of our attention in it, for `NATIVE`.
+        plan: of our attention in it, for `NATIVE` and `SWAPPED`.
         mask: the form of the mask that its forward is given in the other tiers; see `Forward`.
         probed: each probe and its result.
         refused: ways that were ruled out, each with the reason.
@@ -57,6 +58,7 @@ class Study:
     refused: tuple[tuple[str, str], ...]
 
 
+_LOCK = threading.Lock()
 _STUDIES: weakref.WeakKeyDictionary[nn.Module, tuple[object, Study]] = weakref.WeakKeyDictionary()
 
 
@@ -71,11 +73,12 @@ def study(model: nn.Module, tokenizer: Any = None) -> Study:
     config = getattr(model, "config", None)
     told = tuple(getattr(config, name, None) for name in ("is_causal", "_attn_implementation"))
     state = (info.attention, info.block_length, info.dtype, info.device, info.vocabulary, told)
-    kept = _STUDIES.get(model)
-    if kept is None or kept[0] != state:
-        with ModelAdapter(model).inference():
-            kept = state, _Probe(model, info).study()
-        _STUDIES[model] = kept
+    with _LOCK:
+        kept = _STUDIES.get(model)
+        if kept is None or kept[0] != state:
+            with ModelAdapter(model).inference():
+                kept = state, _Probe(model, info).study()
+            _STUDIES[model] = kept
     # Mask and ends depend on the tokenizer, so they are as of now; what was found about the forward is as of then.
     fresh = dataclasses.replace(info, dtype=kept[1].info.dtype)
     return dataclasses.replace(kept[1], info=fresh, probed={**kept[1].probed, **_tokenizer(tokenizer, info)})
@@ -95,7 +98,7 @@ class _Probe:
         self.info = info
         self.probed: dict[str, Any] = {"training": any(m.training for m in model.modules())}
         self.refused: list[tuple[str, str]] = []
-        self.ids = _tokens(model, info)
+        self.ids = tokens(model, info)
         self.head = output_embeddings(model)
         self.after: native.After | None = None
 
@@ -108,11 +111,11 @@ class _Probe:
                 "with dllm_fast.load"
             )
         self.probed["head"] = self.check_head(mask, logits)
-        plan = self.native(logits, causal=causal)
-        self.refused.append(("T2 slot cache", "not written yet"))
-        if plan is not None:
-            reason = f"{plan.layers} attention calls go through AttentionInterface, its logits are reproduced"
-            return self.result(NATIVE, reason, dataclasses.replace(self.info, dtype=self.dtype), plan=plan)
+        for tier, through in ((NATIVE, native.INTERFACE), (SWAPPED, native.FUNCTION)):
+            plan = self.ours(tier, through, logits, causal=causal)
+            if plan is not None:
+                reason = f"{plan.layers} attention calls go through {through}, its logits are reproduced"
+                return self.result(tier, reason, dataclasses.replace(self.info, dtype=self.dtype), plan=plan)
         if self.info.attention == "causal_reordered":
             raise InvalidValueError(
                 f"a model that reorders its tokens must run on our attention, got {self.name}: {self.refused[0][1]}; "
@@ -191,8 +194,8 @@ class _Probe:
         return logits
 
     def is_causal(self, logits: Tensor, mask: str) -> bool:
-        changed = self.forward(_changed(self.ids, -1, self.info), mask)
-        return _difference(changed[:, :-1], logits[:, :-1]) <= 1e-5
+        other = self.forward(changed(self.ids, -1, self.info), mask)
+        return difference(other[:, :-1], logits[:, :-1]) <= 1e-5
 
     def check_head(self, mask: str, logits: Tensor) -> str:
         """Is the output embedding called once, and what follows it?"""
@@ -213,7 +216,7 @@ class _Probe:
             return f"output embeddings make {list(product.shape)}, logits are {list(logits.shape)}"
         # The nearest, not the first that is near: a soft cap hardly changes small logits.
         candidates = native.after_candidates(getattr(self.model, "config", None))
-        after = min(candidates, key=lambda after: _difference(after(product), logits))
+        after = min(candidates, key=lambda after: difference(after(product), logits))
         if not self.equal(after(product), logits):
             return "logits are not the output embeddings' product, nor that capped or scaled"
         self.after = after
@@ -221,20 +224,20 @@ class _Probe:
 
     # Our attention in it.
 
-    def native(self, logits: Tensor, *, causal: bool) -> Plan | None:
+    def ours(self, tier: str, through: str, logits: Tensor, *, causal: bool) -> Plan | None:
         try:
-            plan = self.plan(logits, causal=causal)
-            with native.installed(self.model):
+            with native.installed(self.model, through):
+                plan = self.plan(through, logits, causal=causal)
                 self.check_slots(plan, logits, causal=causal)
         except UnsupportedError as error:
-            self.refused.append((NATIVE, str(error)))
+            self.refused.append((tier, str(error)))
             return None
         except Exception as error:  # the class's own, because it was called in a way that it does not know
-            self.refused.append((NATIVE, f"its forward raised {type(error).__name__}: {_line(error)}"))
+            self.refused.append((tier, f"its forward raised {type(error).__name__}: {line(error)}"))
             return None
         return plan
 
-    def plan(self, logits: Tensor, *, causal: bool) -> Plan:
+    def plan(self, through: str, logits: Tensor, *, causal: bool) -> Plan:
         if self.after is None:
             raise UnsupportedError(str(self.probed["head"]))
         devices = {parameter.device for parameter in self.model.parameters()}
@@ -247,25 +250,26 @@ class _Probe:
         assert self.head is not None
         positions = torch.arange(self.ids.shape[1], device=self.ids.device)[None]
         # With a mask of two dimensions nobody looks for several texts in a row; without one, transformers does.
-        padding_mask = torch.ones_like(self.ids)
-        with native.installed(self.model):
-            for first in firsts:
-                call = Call(Batch(ids=self.ids, positions=positions, end=_ends(positions, causal)), None)
-                features = call.run(self.model, positions + first, padding_mask)
-                if not call.found:
-                    raise UnsupportedError("its attention does not go through AttentionInterface")
-                if len(set(call.found)) > 1:
-                    raise UnsupportedError("its layers have keys of different shapes")
-                if self.equal(self.after(self.head(features)), logits):
-                    break
-            else:
-                raise UnsupportedError("on our attention its logits are not its own")
+        padding_mask = torch.ones_like(self.ids) if through == native.INTERFACE else None
+        for first in firsts:
+            batch = Batch(ids=self.ids, positions=positions, end=ends(positions, causal=causal))
+            call = Call(batch, None, through=through)
+            features = call.run(self.model, positions + first, padding_mask)
+            if not call.found:
+                raise UnsupportedError(f"its attention does not go through {through}")
+            if len(set(call.found)) > 1:
+                raise UnsupportedError("its layers have keys of different shapes")
+            if self.equal(self.after(self.head(features)), logits):
+                break
+        else:
+            raise UnsupportedError("on our attention its logits are not its own")
         kv_heads, head_dim, self.dtype = call.found[0]
         reaches = tuple(call.found_reaches)
         self.probed["attention calls"] = len(call.found)
         if local := sorted({reach for reach in reaches if reach is not None}):
             self.probed["local attention"] = f"{sum(r is not None for r in reaches)} layers see {local} tokens to each side"
         return Plan(
+            through=through,
             layers=len(call.found),
             kv_heads=kv_heads,
             head_dim=head_dim,
@@ -286,7 +290,7 @@ class _Probe:
             batch = Batch(
                 ids=self.ids[:, places],
                 positions=positions,
-                end=_ends(positions, causal),
+                end=ends(positions, causal=causal),
                 cache=cache,
                 slots=positions,
                 keys=count,
@@ -303,15 +307,15 @@ class _Probe:
         if self.info.attention != "block_causal" or block is None:
             return mask
         length = block + 2
-        ids = _tokens(self.model, self.info, length)
+        ids = tokens(self.model, self.info, length)
         for form in dict.fromkeys((mask, "additive", "bool")):
             forward = Forward(self.model, form, block_length=block)
             try:
                 plain = forward(ids)
-                beyond = _difference(forward(_changed(ids, -1, self.info))[:, :block], plain[:, :block])
-                within = _difference(forward(_changed(ids, block - 1, self.info))[:, : block - 1], plain[:, : block - 1])
+                beyond = difference(forward(changed(ids, -1, self.info))[:, :block], plain[:, :block])
+                within = difference(forward(changed(ids, block - 1, self.info))[:, : block - 1], plain[:, : block - 1])
             except Exception as error:  # of any class, from a mask that it does not take
-                self.refused.append((f"mask {form}", f"its forward raised {type(error).__name__}: {_line(error)}"))
+                self.refused.append((f"mask {form}", f"its forward raised {type(error).__name__}: {line(error)}"))
                 continue
             if beyond <= 1e-5 < within:
                 self.probed["block rule"] = "its own" if form == "none" else f"by a mask ({form}, 4 dimensions)"
@@ -336,7 +340,7 @@ class _Probe:
             with_it = self.forward(self.ids, "none", **more)
         except Exception:  # of any class, from an argument that it does not take
             return "not taken"
-        return "respected" if _difference(with_it[:, :-1], logits[:, :-1]) > 1e-5 else "ignored"
+        return "respected" if difference(with_it[:, :-1], logits[:, :-1]) > 1e-5 else "ignored"
 
     def rows(self, logits: Tensor, mask: str) -> str | None:
         """Why the head cannot be run on some rows only; None where it can."""
@@ -347,7 +351,7 @@ class _Probe:
         try:
             some = forward.rows(self.ids, lines)
         except Exception as error:  # of the class, which expects a row of logits for every token
-            return f"with fewer rows its forward raised {type(error).__name__}: {_line(error)}"
+            return f"with fewer rows its forward raised {type(error).__name__}: {line(error)}"
         whole = forward(self.ids)[0]
         if some.shape != (len(lines), whole.shape[-1]) or not self.equal(some, whole[lines]):
             return "the rows of its head are not the rows of its logits"
@@ -356,46 +360,4 @@ class _Probe:
     def equal(self, found: Tensor, expected: Tensor) -> bool:
         exact = expected.device.type == "cpu" and self.info.dtype == torch.float32
         half = self.info.dtype in (torch.bfloat16, torch.float16)
-        return _difference(found, expected) <= (1e-4 if exact else 5e-2 if half else 5e-3)
-
-
-def _ends(positions: Tensor, causal: bool) -> Tensor | None:
-    return positions + 1 if causal else None
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    """Largest difference, in terms of the largest logit. Columns at -inf in both (padding of a vocabulary) agree."""
-    found, expected = found.float(), expected.float()
-    if found.shape != expected.shape:
-        return float("inf")
-    finite = expected.isfinite() & found.isfinite()
-    if not bool((finite | (found == expected)).all()) or not bool(finite.any()):
-        return float("inf")
-    return float((found - expected)[finite].abs().max() / expected[finite].abs().max().clamp(min=1e-30))
-
-
-def _tokens(model: nn.Module, info: ModelInfo, length: int = _TOKENS) -> Tensor:
-    """Ids `[1, length]` that mean nothing special, as far as one can tell."""
-    config = getattr(model, "config", None)
-    names = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
-    special = {value for name in names if isinstance(value := getattr(config, name, None), int)}
-    special |= {*info.eos_token_ids, -1 if info.mask_token_id is None else info.mask_token_id}
-    top = min(info.vocabulary, getattr(config, "vocab_size", None) or info.vocabulary)
-    plain = [token for token in range(min(top, 4096)) if token not in special] or [0]
-    if info.context is not None:
-        length = min(length, info.context)
-    # Steps of a fixed size through them: no two neighbours alike.
-    ids = [plain[(7 + 31 * i) % len(plain)] for i in range(length)]
-    return torch.tensor([ids], device=info.device)
-
-
-def _changed(ids: Tensor, place: int, info: ModelInfo) -> Tensor:
-    """The same with another token at one place."""
-    changed = ids.clone()
-    others = ids[ids != ids[0, place]]
-    changed[0, place] = others[0] if others.numel() else (ids[0, place] + 1) % info.vocabulary
-    return changed
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:120]
+        return difference(found, expected) <= (1e-4 if exact else 5e-2 if half else 5e-3)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     # Some rows of a request, and the forward that scores their positions.
     Part = tuple[Ints, Callable[[], Scored]]
 
+# Attention rules under which keys left of a block never change.
+EXACT = ("block_causal", "causal_context")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -51,7 +54,7 @@ class Task:
         cache: policy; `auto` is the fastest that gives the same tokens as none.
         refresh_every: forwards between full ones under an approximate policy; None for one a block.
         max_rows: rows in a forward at most, or None.
-        predictor: of the run, for runners that predict on the device within the forward.
+        predictor: of the run, for forwards that predict, too.
     """
 
     lengths: Sequence[int]
@@ -112,8 +115,9 @@ class NetworkRunner:
     behind a shorter row changes nothing. Policies of the cache, by what a forward computes:
 
     - `none`: everything that the scored positions can see.
-    - `exact_block`, for block-causal models: the block that is being filled, and once more the one before it, whose last
-      tokens were committed by the forward before. Keys left of that never change, so this is exact.
+    - `exact_block`, for block-causal models and those with a causal context: the block that is being filled, and once more
+      the one before it, whose last tokens were committed by the forward before. Keys left of that never change, so this is
+      exact.
     - `prefix`: a full forward at the start of a block and every `refresh_every` forwards, between them the block and what
       is right of it. Approximate: the keys on the left are as they were (Fast-dLLM, 2505.22618).
     - `dual`: as `prefix`, but only the block between full forwards; the keys on both sides are as they were.
@@ -166,14 +170,12 @@ class NetworkRunner:
     def _slots(self) -> SlotCache | None:
         """The cache of the run, made when it is first needed: graphs work on one of their own."""
         if self._cache is None and self._policy != "none":
-            if self._replays and self._engine is not None:
-                self._cache = self._engine.cache(*self._room)
-            else:
-                self._cache = SlotCache(self._network, *self._room, dtype=self.info.dtype, device=self.info.device)
+            own = functools.partial(SlotCache, self._network, dtype=self.info.dtype, device=self.info.device)
+            self._cache = (self._engine.cache if self._replays and self._engine else own)(*self._room)
         return self._cache
 
     def _resolve(self, policy: str, refresh_every: int | None) -> str:
-        blocks = self.info.attention == "block_causal"
+        blocks = self.info.attention in EXACT
         if policy == "exact_block" and not blocks:
             raise InvalidValueError(
                 f"cache='exact_block' needs a block-causal model, got attention {self.info.attention!r}; "
@@ -200,12 +202,13 @@ class NetworkRunner:
             self._admit(request, shift=shift)
         begin, end, block = self._span(request, shift=shift)
         ids, lines = request.batch(begin, end, shift=shift)
-        inputs = self._inputs(ids, (begin, end), lengths, lines, cache)
+        inputs = self._inputs(ids, (begin, end), self._seen(begin, end, block, lengths), lines, cache)
         has_tails = self._policy == "exact_block" and shift
         answer = self._replayed(inputs, request, has_tails=has_tails)
-        hidden = self._forward(inputs, cache) if answer is None else answer.hidden
-        scored = None if answer is None else answer.scored
-        if scored is None:
+        if answer is not None:
+            hidden, scored = answer.hidden, answer.scored
+        else:
+            hidden = self._forward(inputs, cache)
             features = hidden.flatten(0, 1)
             scored = self._head(torch.cat((features, self._tail(rows, hidden))) if has_tails else features, lines)
         if has_tails:
@@ -219,8 +222,7 @@ class NetworkRunner:
         if not self._replays or self._engine is None:
             return None
         predictor, rows = self._predictor, request.rows
-        tails = self._tails[self._to_device(rows)] if has_tails and self._tails is not None else None
-        if has_tails and tails is None:
+        if has_tails and self._tails is None:
             return None
         began = time.perf_counter()
         answer = self._engine.run(
@@ -228,11 +230,10 @@ class NetworkRunner:
             is_cached=self._cache is not None,
             draw=None if predictor is None else predictor.embedded(self._network.vocabulary, self.info),
             sites=lambda room: predictor.sites(request, rows, np.arange(len(inputs.lines)), room=room),  # type: ignore[union-attr]
-            tails=tails,
+            tails=self._tails[self._to_device(rows)] if has_tails and self._tails is not None else None,
         )
-        if answer is not None:
-            self.seconds += time.perf_counter() - began
-            self.forwards += 1
+        self.seconds += time.perf_counter() - began
+        self.forwards += answer is not None
         return answer
 
     def _span(self, request: Request, *, shift: bool) -> tuple[Ints, Ints, Ints]:
@@ -240,14 +241,16 @@ class NetworkRunner:
         rows, lengths = request.rows, request.lengths
         block, stop = request.windows[:, 0], request.windows[:, 1]
         end = lengths
-        if self.info.attention == "block_causal":
+        if self.info.attention == "causal_context":
+            block, end = np.maximum(block, self._starts[rows]), stop
+        elif self.info.attention == "block_causal":
             size = self.info.block_length or 1
             # Nothing right of the model's block can be seen, so nothing there needs to be computed.
             end = np.minimum((stop - 1) // size * size + size, lengths)
         if self._policy == "none":
             return np.zeros_like(end), end, block
         if self._policy == "exact_block":
-            block = block // size * size
+            block = block if self.info.attention == "causal_context" else block // size * size
             return self._fresh[rows], end, block
         block = np.maximum(block, self._starts[rows])
         full = self._block[rows] != block
@@ -260,16 +263,23 @@ class NetworkRunner:
             end = np.where(full, end, np.minimum(stop, end))
         return begin, end, block
 
-    def _inputs(self, ids: Ints, spans: tuple[Ints, Ints], lengths: Ints, lines: Ints, cache: SlotCache | None) -> Inputs:
-        """What a forward of the tokens of `spans`, from begin up to end, takes."""
+    def _seen(self, begin: Ints, end: Ints, block: Ints, lengths: Ints) -> Ints:
+        """For the positions from `begin` on, `[n, Q]`, the first position that each does not see."""
+        positions = begin[:, None] + np.arange((end - begin).max())
+        last = (end if self._cache is None else lengths)[:, None]
+        if self.info.attention == "causal_context":
+            return np.where(positions < block[:, None], positions + 1, end[:, None])
+        if self.info.attention == "block_causal":
+            size = self.info.block_length or 1
+            return np.minimum((positions // size + 1) * size, last)
+        return np.broadcast_to(last, positions.shape)
+
+    def _inputs(self, ids: Ints, spans: tuple[Ints, Ints], seen: Ints, lines: Ints, cache: SlotCache | None) -> Inputs:
+        """What a forward of the tokens of `spans`, from begin up to end, takes, which see up to `seen`."""
         begin, end = spans
         width = ids.shape[1]
         positions = begin[:, None] + np.arange(width)
         real = positions < end[:, None]
-        seen = np.broadcast_to(lengths[:, None] if cache is not None else end[:, None], positions.shape)
-        if self.info.attention == "block_causal":
-            size = self.info.block_length or 1
-            seen = np.minimum((positions // size + 1) * size, seen)
         keys = width if cache is None else int(seen[real].max())
         return Inputs(
             ids=ids,
@@ -344,7 +354,8 @@ class NetworkRunner:
         """
         assert self._cache is not None
         rows, size = request.rows, self.info.block_length or 1
-        shared = np.maximum((request.windows[:, 0] // size - int(shift)) * size, 0)
+        first_block = self._span(request, shift=shift)[2]
+        shared = np.maximum(first_block - int(shift) * size, 0)
         _, firsts, groups = np.unique(self._prompts[rows], return_index=True, return_inverse=True)
         donors = firsts[groups]
         followers = np.flatnonzero((donors != np.arange(len(rows))) & (np.arange(len(rows)) >= first) & (shared > 0))
@@ -360,7 +371,8 @@ class NetworkRunner:
                 ids[line, : shared[leader]] = canvases[leader][: shared[leader]]
             store = SlotCache(self._network, len(leaders), width, dtype=self.info.dtype, device=self.info.device)
             ends = shared[leaders]
-            self._forward(self._inputs(ids, (np.zeros_like(ends), ends), ends, ends[:0], store), store)
+            zeros = np.zeros_like(ends)
+            self._forward(self._inputs(ids, (zeros, ends), self._seen(zeros, ends, ends, ends), ends[:0], store), store)
             self._cache.take(store, self._to_device(np.arange(len(leaders))), self._to_device(leaders), width)
             self._fresh[rows[leaders]] = ends
         length = int(shared[followers].max())

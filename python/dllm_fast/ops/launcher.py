@@ -50,9 +50,7 @@ def _warn(why: str, remedy: str) -> None:
 
 def launch(launches: Iterable[Launch], device: torch.device) -> None:
     """Queues launches on torch's current stream of a device. Does not wait for them."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    with torch.cuda.device(index):  # a launch needs the context of its stream to be the current one
-        kernels.run(launches, index)
+    kernels.run(launches, torch.cuda.current_device() if device.index is None else device.index)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

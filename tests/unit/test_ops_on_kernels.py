@@ -10,9 +10,8 @@ import dllm_fast
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import mask_predict as device
-
-from . import build
-from .operations import emulated
+from emulator import build
+from emulator.operations import emulated
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
 

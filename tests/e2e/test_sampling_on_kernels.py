@@ -14,11 +14,10 @@ from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.decoder import Decoder, DecoderConfig
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.rotary import Rotary
+from emulator import build
+from emulator.operations import emulated
 from families import TWINS
 from toys import HashTable
-
-from . import build
-from .operations import emulated
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
 
