@@ -112,6 +112,7 @@ class _Graph:
 
     def __init__(self, shape: Shape, packed: Ints, sites: NDArray[np.uint8] | None, tails: Tensor | None, where: Any) -> None:
         self.shape = shape
+        self.kept: list[Tensor] = []  # what it reads and others could let go of
         self.inputs = torch.empty(len(packed), dtype=torch.int64, device=where)
         self.sites = None if sites is None else torch.empty(len(sites), dtype=torch.uint8, device=where)
         self.results = None if sites is None else device.empty_results(shape.scored, where)
@@ -139,6 +140,8 @@ class _Graph:
             features = torch.cat((features, self.tails))
         self.logits = network.logits(features[self.inputs[4 * size :]])
         if self.sites is not None and self.results is not None and shape.draw is not None:
+            if shape.draw.suppressed:
+                self.kept.append(device.suppressed_bits(shape.draw.suppressed, self.logits.shape[1], self.logits.device))
             device.queue(self.logits, self.sites, self.results, shape.scored, shape.draw)
 
     def answer(self, rows: int, width: int, scored: int) -> Answer:

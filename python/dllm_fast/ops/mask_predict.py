@@ -167,7 +167,7 @@ def empty_results(n: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _suppressed_bits(ids: tuple[int, ...], vocabulary: int, device: torch.device) -> Tensor:
+def suppressed_bits(ids: tuple[int, ...], vocabulary: int, device: torch.device) -> Tensor:
     """One bit for each id, lowest first."""
     is_suppressed = np.zeros(vocabulary, dtype=bool)
     is_suppressed[list(ids)] = True
@@ -178,7 +178,7 @@ def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, 
     """Queues the mask prediction of n sites: `sites` from `pack_sites`, `packed` for `results`, both on the device."""
     vocabulary = logits.shape[1]
     device = logits.device
-    suppressed = _suppressed_bits(draw.suppressed, vocabulary, device) if draw.suppressed else None
+    suppressed = suppressed_bits(draw.suppressed, vocabulary, device) if draw.suppressed else None
     records = torch.empty(n * launches.tiles(vocabulary) * launches.RECORD_BYTES, dtype=torch.uint8, device=device)
     cuts = torch.empty(n * launches.CUT_BYTES, dtype=torch.uint8, device=device)
     inputs = _addresses(sites, n)
