@@ -261,7 +261,7 @@ class PublishedLoop:
         x = network.embed(ids)
         new: list[Any] = []
         for i, layer in enumerate(network.stack):
-            heads = layer.qkv(layer.attention_norm(x)).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
+            heads = layer.qkv(_norm(x, layer.attention_norm)).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
             q, k, v = heads.split((config.heads, config.kv_heads, config.kv_heads), dim=1)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             if kept is not None:
@@ -272,8 +272,14 @@ class PublishedLoop:
             new.append((k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=config.heads != config.kv_heads)
             x = x + layer.out(mixed.transpose(1, 2).flatten(2))
-            x = x + layer.mlp(layer.mlp_norm(x))
-        return network.logits(network.norm(x)), new
+            gate, up = layer.mlp.gate_up(_norm(x, layer.mlp_norm)).chunk(2, dim=-1)
+            x = x + layer.mlp.down(F.silu(gate) * up)
+        return network.logits(_norm(x, network.norm)), new
+
+
+def _norm(x: torch.Tensor, norm: Any) -> torch.Tensor:
+    wide = x.float()
+    return norm.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)).to(x.dtype)  # type: ignore[no-any-return]
 
 
 # --- where the time goes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -128,10 +130,36 @@ def test_the_attention_of_a_network(is_cached, reach):
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(Batch, "attend", lambda batch, *args: attend(batch, *args, reach=reach))
         plain = hidden()
-        with emulated() as launched:
+        with emulated(["attention"]) as launched:
             ours = hidden()
     assert launched == ["dllm_attention_d64_rows32"] * 2
     torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_a_layer_of_kernels(is_cached, qk_norm, wide):
+    """Norm with residual, heads into slots, attention, SwiGLU: a layer is five launches beside its products."""
+    network = decoder(qk_norm=qk_norm, rotary_float32=wide)
+    exact = copy.deepcopy(network).double()
+    ids = torch.randint(0, VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(6).expand(2, 6)
+    end = torch.tensor([[3, 3, 3, 6, 6, 6], [4, 4, 4, 4, 4, 4]])
+
+    def run_on(net):
+        dtype = net.norm.weight.dtype
+        cache = SlotCache(net, 2, 9, dtype=dtype, device=torch.device("cpu")) if is_cached else None
+        slots = positions + 1 if is_cached else None
+        return net.hidden(Batch(ids=ids, positions=positions, end=end, cache=cache, slots=slots, keys=7 if is_cached else 6))
+
+    with torch.inference_mode():
+        plain, best = run_on(network).double(), run_on(exact)
+        with emulated() as launched:
+            ours = run_on(network).double()
+    layer = ["add_norm", "qkv", "attention_d64_rows32", "add_norm", "swiglu"]
+    assert [name.removeprefix("dllm_").removeprefix("fused_") for name in launched] == [*layer, *layer, "add_norm"]
+    assert (ours - best).norm() <= 2 * (plain - best).norm()
 
 
 @pytest.mark.parametrize("draw", [{}, {"temperature": 0.9, "top_p": 0.9}])

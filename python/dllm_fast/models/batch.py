@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
-from dllm_fast.ops import attention
+from dllm_fast.ops import attention, fused
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dllm_fast.models.cache import SlotCache
+    from dllm_fast.ops.fused import Heads
 
 
 # From so many queries on, where every query sees every key, torch has the faster kernels.
@@ -68,6 +69,7 @@ class Batch:
     cache: SlotCache | None = None
     slots: Tensor | None = None
     keys: int | None = None
+    _slots: Tensor | None = field(default=None, repr=False)
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -88,6 +90,25 @@ class Batch:
             assert self.slots is not None
             assert self.keys is not None
             key, value = self.cache.write(layer, self.slots, key, value, self.keys)
+        return self._mix(query, key, value, reach, scale)
+
+    def attend_projected(self, layer: int, projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """As `attend`, from the projection that `fused.qkv` takes; angles are float32 `[B, 1, Q, rotated]`."""
+        rows, queries, _ = projected.shape
+        if self.cache is None:
+            shape = (rows, heads.keys, queries, heads.depth)
+            keys, values = torch.empty((2, *shape), dtype=projected.dtype, device=projected.device)
+            seen = queries
+        else:
+            assert self.keys is not None
+            keys, values, seen = self.cache.keys[layer, :rows], self.cache.values[layer, :rows], self.keys
+        if self._slots is None:
+            slots = torch.arange(queries, device=projected.device) if self.slots is None else self.slots
+            self._slots = slots.int().expand(rows, queries).contiguous()
+        query = fused.qkv(projected, heads, angles, self._slots, keys, values)
+        return self._mix(query, keys[:, :, :seen], values[:, :, :seen], None, None)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, reach: int | None, scale: float | None) -> Tensor:
         if self._goes_to_the_kernel(query, key, value, reach):
             scale = query.shape[3] ** -0.5 if scale is None else scale
             return attention.by_kernel(query, key, value, *self.ranges(reach), scale)
