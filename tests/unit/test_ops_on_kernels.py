@@ -53,6 +53,20 @@ def test_mask_predict_equals_the_core(given, dtype):
     same(ours.cpu(), core)
 
 
+def test_positions_and_current_that_are_on_the_device_stay_there(monkeypatch):
+    rows = logits(5, 5000)
+    positions, current = torch.tensor([9, 8, 7, 6, 5]), torch.tensor([0, 4999, 3, 2, 1])
+    given = {"temperature": 1.0, "positions": positions, "current": current}
+    core = dllm_fast.mask_predict(rows, **given)
+    monkeypatch.setattr(device, "_is_there", lambda x, _: isinstance(x, torch.Tensor))
+    with emulated():
+        same(dllm_fast.mask_predict(rows, **given), core)
+        outside = dllm_fast.mask_predict(rows, **given | {"current": torch.tensor([-1, 5000, 3, 2, 1])})
+        with pytest.raises(InvalidValueError, match=r"positions must hold an integer for each of the 5 rows"):
+            dllm_fast.mask_predict(rows, positions=positions[:3])
+    assert torch.isnan(outside.current).tolist() == [True, True, False, False, False], "nobody could look at these ids"
+
+
 def test_a_row_without_statistics_is_reported_when_it_is_read():
     rows = logits(4, 300)
     rows[2, 17] = torch.nan

@@ -238,7 +238,10 @@ def mask_predict(
     on_device = {name: x for name, x in (("position", positions), ("current", current)) if _is_there(x, logits)}
     for name, x in on_device.items():
         if x.shape != (n,) or x.dtype.is_floating_point or x.dtype == torch.bool:
-            raise InvalidValueError(f"{name} must hold an integer for each of the {n} rows, got {x.dtype} {list(x.shape)}")
+            label = "positions" if name == "position" else name
+            raise InvalidValueError(
+                f"{label} must hold an integer for each of the {n} rows, got {x.dtype} of shape {list(x.shape)}; check it"
+            )
     filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     places = None if "position" in on_device or positions is None else integer_array(positions, "positions")
     # The core checks the settings, and then what belongs to single rows, on logits that cost nothing.
