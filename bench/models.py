@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = checkpoints.Size(width=64, inner=128, layers=2, vocabulary=1000) if options.quick else checkpoints.Size()
     families = checkpoints.families(size)
     if options.quick:
-        families = {name: families[name] for name in ("llada", "sdar", "wedlm")}
+        families = {name: families[name] for name in ("llada", "sdar", "wedlm", "nemotron-labs-diffusion")}
     prompts = (32,) if options.quick else (128, 512)
     cases, opened = [], []
     for name, save in families.items():
@@ -89,7 +89,17 @@ def _case(name: str, model: LoadedModel, length: int, *, quick: bool) -> Json:
 
 
 def _whole(model: LoadedModel, mask: int) -> Callable[[Tensor], Tensor]:
-    """The model as the loop calls it. A family that reorders its tokens gets them in its order, and its logits put back."""
+    """The model as the loop calls it. A family whose last block is the one that is being filled gets the canvas up to there;
+    one that reorders its tokens gets them in its order, and its logits are put back."""
+    if model.info.attention == "causal_context":
+        size = model.info.block_length
+        assert size is not None
+
+        def shown(ids: Tensor) -> Tensor:
+            first = int((ids[0] == mask).nonzero()[0])
+            return model(ids[:, : (first // size + 1) * size])
+
+        return shown
     if model.info.attention != "causal_reordered":
         return model
 

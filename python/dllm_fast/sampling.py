@@ -185,6 +185,8 @@ def _drive(sampler: _core.Sampler, model: Runner, predict: Predictor, config: Sa
             prediction = predict(logits, request, rows, lines)
             sampler.feed(prediction=prediction, rows=rows)
             predictions.append((rows, prediction))
+            # They would live on while the next forward makes new ones.
+            del logits
         if on_step is not None:
             began = time.perf_counter()
             on_step(_event(request, sampler.canvases, predictions, config))

@@ -49,6 +49,15 @@ pub struct Config {
     pub as_published: bool,
 }
 
+/// Steps that commit nothing are passed over one by one, so their number bounds how long that takes.
+const MOST_STEPS: usize = 1 << 20;
+
+fn too_many(name: &'static str, steps: usize) -> Error {
+    let remedy =
+        "no canvas needs more steps than it has masks; leave it out for one token a forward";
+    Error::setting(name, "must be at most 1048576", steps, remedy)
+}
+
 impl Config {
     /// Checks every range that does not depend on a canvas.
     pub fn check(&self) -> Result<()> {
@@ -94,6 +103,10 @@ impl Config {
                     0,
                     "leave it out for one token a forward",
                 ));
+            }
+            Steps::Total(steps) if steps > MOST_STEPS => return Err(too_many("steps", steps)),
+            Steps::PerBlock(steps) if steps > MOST_STEPS => {
+                return Err(too_many("steps_per_block", steps));
             }
             _ => {}
         }

@@ -147,12 +147,14 @@ mod tests {
                 min_p: Some(0.01),
             },
         ];
-        // Miri, which checks that each path is called where its instructions exist, takes minutes for one large row.
-        let small = if cfg!(miri) { 3 } else { 10 };
-        for vocabulary in [1, 2, 257, 50, 255, 256, 4095, 4096, 4097, 9001]
-            .into_iter()
-            .take(small)
-        {
+        let vocabularies = [1, 2, 50, 255, 256, 257, 4095, 4096, 4097, 9001];
+        // Miri, which checks that each path is called where its instructions exist, takes minutes for more.
+        let (vocabularies, filters) = if cfg!(miri) {
+            (&vocabularies[5..6], &filters[4..])
+        } else {
+            (&vocabularies[..], &filters[..])
+        };
+        for &vocabulary in vocabularies {
             let values = noise(3 * vocabulary, 12.0);
             let bf16: Vec<u16> = values.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
             let sites: Vec<Site> = (0..3)
@@ -173,7 +175,7 @@ mod tests {
                 Logits::F16(&bf16),
             ] {
                 for temperature in [0.0, 0.7, 1.0] {
-                    for filters in filters {
+                    for &filters in filters {
                         let suppressed = if vocabulary > 2 { &[1][..] } else { &[] };
                         let matrix = Matrix {
                             logits,

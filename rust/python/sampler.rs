@@ -139,7 +139,11 @@ impl Request {
         let mut ids = numpy::ndarray::Array2::zeros((rows, width));
         let mut lines = Vec::new();
         for i in 0..rows {
-            for (slot, &token) in ids.row_mut(i).iter_mut().zip(&self.canvases[i][begin[i]..end[i]]) {
+            for (slot, &token) in ids
+                .row_mut(i)
+                .iter_mut()
+                .zip(&self.canvases[i][begin[i]..end[i]])
+            {
                 *slot = i64::from(token);
             }
             for &p in &self.positions[i] {

@@ -1,4 +1,4 @@
-"""Compiles what the tests of this folder run beforehand, on all cores: one after the other takes twice as long."""
+"""Uses the second core: kernels are compiled at once, and the runs under AddressSanitizer go on beside the tests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,30 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from . import build
-from .sanitizer import SOURCES
+from .sanitizer import run_sanitized
+
+_beside = ThreadPoolExecutor(1)
+_runs = {}
+
+
+def pytest_collection_finish(session):
+    """Starts what the `sanitized` tests that were selected will ask for."""
+    if build.why_not() is None and not session.config.option.collectonly:
+        for item in session.items:
+            if "sanitized" in getattr(item, "fixturenames", ()):
+                case = item.callspec.params["case"]
+                _runs[case] = _beside.submit(run_sanitized, case)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def libraries():
+    """The libraries of all kernels."""
     if build.why_not() is None:
-        kernels = [(source, build.OPTIMISED) for source in sorted(build.KERNELS.glob("*.cu"))]
-        sanitized = sorted({(source, build.SANITIZED) for sources in SOURCES.values() for source in sources})
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda job: build.library(job[0], options=job[1]), [*sanitized, *kernels]))
+            list(pool.map(build.library, sorted(build.KERNELS.glob("*.cu"))))
+
+
+@pytest.fixture
+def sanitized(case):
+    """How the run of a case ended."""
+    return _runs[case].result()

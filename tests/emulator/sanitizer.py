@@ -1,11 +1,12 @@
 """Runs emulated kernels under AddressSanitizer, in a process of their own: an error ends it with a report.
 
-As a program: `python -m emulator.sanitizer NAME [ARGUMENT]` runs one of the cases below; `run_sanitized` starts it.
+As a program: `python -m emulator.sanitizer NAME` runs one of the cases below; `run_sanitized` starts it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import subprocess
 import sys
@@ -18,10 +19,10 @@ from . import build
 _SAMPLES = Path(__file__).parent / "planted" / "samples.cu"
 
 SOURCES = {
-    "out_of_bounds": (_SAMPLES,),
+    "outside_of_global_memory": (_SAMPLES,),
+    "outside_of_shared_memory": (_SAMPLES,),
     "mask_predict": (build.KERNELS / "mask_predict.cu", build.KERNELS / "mask_filter.cu"),
-    "attention": (build.KERNELS / "attention.cu",),
-    "layer": (build.KERNELS / "commit.cu", build.KERNELS / "fused.cu"),
+    "layer": tuple(build.KERNELS / f"{name}.cu" for name in ("attention", "commit", "fused")),
 }
 
 
@@ -29,7 +30,7 @@ def _library(source: Path) -> Path:
     return build.library(source, options=build.SANITIZED)
 
 
-def run_sanitized(case: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_sanitized(case: str) -> subprocess.CompletedProcess[str]:
     """Runs a case; status 0 and `done` if the sanitizer has nothing to say."""
     for source in SOURCES[case]:  # here, so that the compiler itself is not watched
         _library(source)
@@ -41,11 +42,11 @@ def run_sanitized(case: str, *arguments: object) -> subprocess.CompletedProcess[
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "PYTHONPATH": os.pathsep.join(str(build.ROOT / folder) for folder in ("python", "tests")),
     }
-    command = [sys.executable, "-m", "emulator.sanitizer", case, *map(str, arguments)]
+    command = [sys.executable, "-m", "emulator.sanitizer", case]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
 
 
-def _out_of_bounds(where: str) -> None:
+def _out_of_bounds(where: int) -> None:
     from dllm_fast.launches import Launch
 
     from .launch import run
@@ -55,7 +56,7 @@ def _out_of_bounds(where: str) -> None:
         ctypes.c_void_p(given.ctypes.data),
         ctypes.c_void_p(out.ctypes.data),
         ctypes.c_int32(len(given)),
-        ctypes.c_int32(int(where)),
+        ctypes.c_int32(where),
     )
     run(Launch("samples", "planted_out_of_bounds", (1, 1, 1), (32, 1, 1), arguments), library=_library(_SAMPLES))
 
@@ -75,6 +76,11 @@ def _mask_predict() -> None:
                 assert (prediction.status == 0).all()
 
 
+def _layer() -> None:
+    _attention()
+    _tests_of_a_layer()
+
+
 def _attention() -> None:
     """Tensors that end where the last row ends: a read of one key, query or number too many is a read outside."""
     import torch
@@ -91,7 +97,7 @@ def _attention() -> None:
         assert not attention(q, k, v, begin, end, scale=0.1, library=library).isnan().any()
 
 
-def _layer() -> None:
+def _tests_of_a_layer() -> None:
     """The commit and the elementwise kernels through their own tests."""
     from hypothesis import settings
 
@@ -106,8 +112,13 @@ def _layer() -> None:
                 test()
 
 
-CASES = {"out_of_bounds": _out_of_bounds, "mask_predict": _mask_predict, "attention": _attention, "layer": _layer}
+CASES = {
+    "outside_of_global_memory": functools.partial(_out_of_bounds, 1),
+    "outside_of_shared_memory": functools.partial(_out_of_bounds, 2),
+    "mask_predict": _mask_predict,
+    "layer": _layer,
+}
 
 if __name__ == "__main__":
-    CASES[sys.argv[1]](*sys.argv[2:])
+    CASES[sys.argv[1]]()
     print("done")

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.wh
 INF = np.inf
 EVERY_SIZE = range(1, 9001)
 ORDERS = st.integers(0, 9)
+TIES = {"temperature": 9.0, "top_k": 1}
+MANY = {"temperature": 9.0, "top_k": 400, "top_p": 0.9}
 
 
 def assert_equal(kernel, core):
@@ -124,6 +126,18 @@ def test_rows_are_scored_by_index_and_may_lie_apart(matrix, data):
     assert_equal(kernel, dllm_fast.mask_predict(matrix[index].contiguous(), **settings))
 
 
+@pytest.mark.parametrize("order", range(8))
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7}, TIES, MANY], ids=str)
+def test_the_order_of_the_threads_changes_nothing(settings, order):
+    """The maximum in each of three tiles, ties across tiles, and ids at +inf: every barrier is needed by some of these rows."""
+    x = np.random.default_rng(2).normal(0, 2, (5, 9000))
+    for row, place in enumerate((17, 4100, 8999)):
+        x[row, place] = 12.0
+    x[3, [5000, 8500]] = 12.0
+    x[4, [4097, 8300, 8301]] = INF
+    assert_equals_core(strategies.as_dtype(x, "float32"), order=order, seed=3, **settings)
+
+
 def test_unusable_rows_have_a_status():
     matrix = torch.zeros(6, 9001)
     matrix[1, 8999] = matrix[1, 9000] = torch.nan
@@ -143,11 +157,11 @@ def test_unusable_rows_have_a_status():
 
 
 def test_the_law_of_the_draws():
-    """Chi-square of 2,000 draws against the softmax: the one check that does not go through the core."""
+    """Chi-square of 1,000 draws against the softmax: the one check that does not go through the core."""
     x = np.log(np.array([0.5, 0.2, 0.1, 0.1, 0.06, 0.04], dtype=np.float32))
-    rows = np.broadcast_to(x, (2000, 6)).copy()
+    rows = np.broadcast_to(x, (1000, 6)).copy()
     observed = np.bincount(mask_predict(rows, temperature=1.0, seed=5).token, minlength=6)
-    expected = np.exp(x, dtype=np.float64) * 2000
+    expected = np.exp(x, dtype=np.float64) * 1000
     assert ((observed - expected) ** 2 / expected).sum() < 26, "5 degrees of freedom: less than one in ten thousand"
 
 

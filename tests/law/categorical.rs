@@ -3,7 +3,7 @@
 //!
 //! `LAW_DRAWS` is the number of draws of each case (default 200,000, and five times as many at vocabulary 50; the
 //! recorded run, see `tests/README.md`, has 10^7). Draw i is the library's own uniform for position i of a fixed seed, so
-//! a run is a fixed computation.
+//! a run is a fixed computation; `LAW_SEED` (default 0) asks for other draws.
 //!
 //! Cells: every id with at least ten expected draws; ids below that are pooled in the order of their probability until a
 //! pool expects ten, so the tail has cells of its own; and a second partition in which the ids with a probability below
@@ -43,6 +43,11 @@ fn draws(vocabulary: usize) -> u32 {
     std::env::var("LAW_DRAWS").map_or(default, |n| {
         n.parse().expect("LAW_DRAWS is a number of draws")
     })
+}
+
+/// First of the seeds of the cases.
+fn first_seed() -> u64 {
+    std::env::var("LAW_SEED").map_or(0, |n| n.parse().expect("LAW_SEED is a seed"))
 }
 
 /// Cells of all cases together, at most: every id of every case, and the tiles.
@@ -343,7 +348,8 @@ fn check(vocabulary: usize) {
             let (values, sampling, law) = case(vocabulary, dtype, filter);
             let began = Instant::now();
             let draws = draws(vocabulary);
-            let counts = count(&values, &sampling, (10 * d + f) as u64, draws);
+            let seed = first_seed() + (10 * d + f) as u64;
+            let counts = count(&values, &sampling, seed, draws);
             let name = format!("{vocabulary} {dtype} {filter}");
             println!("{name}: {draws} draws, {:.1?}", began.elapsed());
             wrong.extend(disagreements(&name, &counts, &law, draws));

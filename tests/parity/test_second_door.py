@@ -18,6 +18,7 @@ import remote_like
 from dllm_fast import DllmFastError
 from dllm_fast.models import native
 from dllm_fast.models.probe import study
+from families import TWINS
 from native_models import BLOCKS, GQA, MASK, MODERN, NATIVE, NEW, PROMPTS, WITHOUT, drawn, model_of
 
 
@@ -169,6 +170,26 @@ def test_the_shift_of_a_family_is_applied():
     agree(found.sequences, expected)
 
 
+@pytest.mark.skipif(not MODERN, reason="the fixtures write rotary settings as transformers 5 reads them")
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
+def test_both_doors_lead_to_the_same_tokens(twin, tmp_path):
+    """The stock class under the name of each family, and the family's folder."""
+    model = twin.model()
+    for name in ("model_type", "architectures", "mask_token_id", "block_length", "block_size", "bd_size"):
+        if name in twin.written:
+            setattr(model.config, name, twin.written[name])
+    loaded = dllm_fast.load(twin.save(tmp_path / "folder"))
+    found = study(model).info
+    for name in ("family", "attention", "block_length", "shift"):
+        assert getattr(found, name) == getattr(loaded.info, name)
+    for cache in ("auto", "none"):
+        settings = {"max_new_tokens": NEW, "mask_token_id": MASK, "cache": cache, "stop_at_eos": False}
+        expected = dllm_fast.sample(loaded, PROMPTS, **settings)
+        result = dllm_fast.sample(model, PROMPTS, **settings)
+        assert result.config.cache == expected.config.cache
+        assert all(np.array_equal(a, b) for a, b in zip(result.sequences, expected.sequences, strict=True))
+
+
 def state(model):
     """All that we might change."""
     return (
@@ -276,6 +297,13 @@ def test_causal_models_are_refused_with_the_fix():
     dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4)
     with pytest.raises(DllmFastError, match="got RemoteLike, which is causal"):
         dllm_fast.sample(remote(sees_ahead=False), [3, 4, 5], max_new_tokens=4)
+
+
+def test_a_class_that_should_reorder_and_does_not_is_refused():
+    model = remote()
+    model.config.model_type = "wedlm"
+    with pytest.raises(DllmFastError, match="RemoteLike should be causal and reorder its tokens"):
+        study(model)
 
 
 def test_models_without_masks_are_refused():

@@ -78,8 +78,8 @@ class ModelAdapter:
         """
         if task.cache not in ("auto", "none"):
             raise InvalidValueError(
-                f"a cache needs a model that dllm_fast has opened (dllm_fast.load), got cache={task.cache!r} for "
-                f"{type(self._model).__name__}; use cache='none'"
+                f"a cache needs a model that dllm_fast has opened, or a class whose attention it can take over, got "
+                f"cache={task.cache!r} for {type(self._model).__name__}; use dllm_fast.load, or cache='none'"
             )
         return "none"
 

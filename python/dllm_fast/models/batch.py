@@ -59,7 +59,7 @@ class Batch:
         positions: places in the text, from 0, int64 `[B, Q]`: what rotary and learned positions are made of.
         end: a query sees the slots `[0, end)`, int64 `[B, Q]`, at least 1; None where all see all.
         cache: keys and values that outlive the forward, or None.
-        slots: where the queries write, int64 `[B, Q]`; needed with a cache.
+        slots: where the queries write, int64 `[B, Q]`, or a slice of length Q for all rows; needed with a cache.
         keys: number of slots that anybody sees; needed with a cache.
     """
 
@@ -67,7 +67,7 @@ class Batch:
     positions: Tensor
     end: Tensor | None = None
     cache: SlotCache | None = None
-    slots: Tensor | None = None
+    slots: Tensor | slice | None = None
     keys: int | None = None
     _slots: Tensor | None = field(default=None, repr=False)
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
@@ -103,7 +103,9 @@ class Batch:
             assert self.keys is not None
             keys, values, seen = self.cache.keys[layer, :rows], self.cache.values[layer, :rows], self.keys
         if self._slots is None:
-            slots = torch.arange(queries, device=projected.device) if self.slots is None else self.slots
+            slots = slice(0, queries) if self.slots is None else self.slots
+            if isinstance(slots, slice):
+                slots = torch.arange(slots.start, slots.stop, device=projected.device)
             self._slots = slots.int().expand(rows, queries).contiguous()
         query = fused.qkv(projected, heads, angles, self._slots, keys, values)
         return self._mix(query, keys[:, :, :seen], values[:, :, :seen], None, None)

@@ -60,7 +60,9 @@ def _transient(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]
 
 
 def _right(model: nn.Module, module: nn.Module, key: str, buffer: Tensor) -> Tensor | None:
-    """The value that the buffer should have, or None where we cannot tell."""
+    """The value that the buffer should have, or None where we cannot tell. transformers knows its own classes."""
+    if type(module).__module__.startswith("transformers."):
+        return None
     if key == "position_ids" and not buffer.is_floating_point() and buffer.numel():
         return torch.arange(buffer.shape[-1], device=buffer.device, dtype=buffer.dtype).expand_as(buffer)
     if key == "inv_freq" and buffer.dim() == 1 and buffer.is_floating_point():

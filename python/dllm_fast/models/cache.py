@@ -26,16 +26,22 @@ class SlotCache:
         self.values = torch.zeros_like(self.keys)
         self.spare = length
 
-    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+    def write(self, layer: int, slots: Tensor | slice, key: Tensor, value: Tensor, seen: int) -> tuple[Tensor, Tensor]:
         """Puts `[B, kv_heads, Q, D]` into the slots `[B, Q]` of the first B lines.
+
+        A slice stands for the same slots in every line: a plain copy, several times faster than one by index.
 
         Returns:
             Keys and values `[B, kv_heads, seen, D]` of the first `seen` slots, as views.
         """
-        lines = torch.arange(slots.shape[0], device=slots.device)[:, None]
-        keys, values = self.keys[layer, : slots.shape[0]], self.values[layer, : slots.shape[0]]
-        keys[lines, :, slots] = key.transpose(1, 2)
-        values[lines, :, slots] = value.transpose(1, 2)
+        rows = key.shape[0]
+        keys, values = self.keys[layer, :rows], self.values[layer, :rows]
+        if isinstance(slots, slice):
+            keys[:, :, slots], values[:, :, slots] = key, value
+        else:
+            lines = torch.arange(rows, device=slots.device)[:, None]
+            keys[lines, :, slots] = key.transpose(1, 2)
+            values[lines, :, slots] = value.transpose(1, 2)
         return keys[:, :, :seen], values[:, :, :seen]
 
     def take(self, other: SlotCache, source: Tensor, target: Tensor, length: int) -> None:

@@ -11,6 +11,7 @@ from dllm_fast import text
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models import families
 from dllm_fast.models.loaded import ModelInfo
+from dllm_fast.models.runner import EXACT
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,7 +105,7 @@ def _family(model: nn.Module, model_type: str) -> Family | None:
 
 
 def _block(config: object, family: Family | None, sources: dict[str, str], table: str) -> int | None:
-    if family is not None and family.attention != "block_causal":
+    if family is not None and family.attention not in EXACT:
         return None
     for key in family.block_keys if family else _BLOCK_KEYS:
         value = _whole(config, key)

@@ -58,7 +58,7 @@ class Study:
     refused: tuple[tuple[str, str], ...]
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 _STUDIES: weakref.WeakKeyDictionary[nn.Module, tuple[object, Study]] = weakref.WeakKeyDictionary()
 
 
@@ -116,9 +116,9 @@ class _Probe:
             if plan is not None:
                 reason = f"{plan.layers} attention calls go through {through}, its logits are reproduced"
                 return self.result(tier, reason, dataclasses.replace(self.info, dtype=self.dtype), plan=plan)
-        if self.info.attention == "causal_reordered":
+        if self.info.attention in ("causal_reordered", "causal_context"):
             raise InvalidValueError(
-                f"a model that reorders its tokens must run on our attention, got {self.name}: {self.refused[0][1]}; "
+                f"a model whose attention changes with the block must run on ours, got {self.name}: {self.refused[0][1]}; "
                 "open the folder with dllm_fast.load"
             )
         mask = self.blocks(mask)
@@ -150,7 +150,7 @@ class _Probe:
 
     def reference(self) -> tuple[str, Tensor, bool]:
         """The form of mask under which the forward is what it should be, its logits, and whether it is causal."""
-        wanted = self.info.attention == "causal_reordered"
+        either = self.info.attention in ("causal_context", "causal_reordered")
         told = says_bidirectional(self.model)
         failure: Exception | None = None
         causal_logits = None
@@ -164,7 +164,7 @@ class _Probe:
             if mask == "none":
                 self.probed["causal by itself"] = causal
                 causal_logits = logits if causal else None
-            if causal == wanted:
+            if either or not causal:
                 return mask, logits, causal
             if not told:
                 break

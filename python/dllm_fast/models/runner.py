@@ -298,7 +298,7 @@ class NetworkRunner:
             positions=self._to_device(inputs.positions),
             end=None if (inputs.end == inputs.keys).all() else self._to_device(inputs.end),
             cache=cache,
-            slots=None if inputs.slots is None else self._to_device(inputs.slots),
+            slots=None if inputs.slots is None else inputs.span() or self._to_device(inputs.slots),
             keys=inputs.keys,
         )
         return self._timed(lambda: self._network.hidden(batch), *inputs.ids.shape)
@@ -336,7 +336,7 @@ class NetworkRunner:
     def _admit(self, request: Request, *, shift: bool) -> None:
         """Keeps line i of the cache with row i of the request: finished rows leave, new rows follow behind."""
         rows = request.rows
-        if np.array_equal(rows, self._active):
+        if len(rows) == len(self._active) and (rows == self._active).all():
             return
         assert self._cache is not None
         stay = np.flatnonzero(np.isin(self._active, rows))
