@@ -82,7 +82,7 @@ def formula(network: Network, *, rows: int, length: int, queries: int, keys: int
         "cache": cache,
         "features": rows * queries * (8 * width + 3 * widest) * size,
         "visible": rows * queries * keys * (1 + size),
-        "logits": scored * (2 * network.vocabulary + width) * size,
+        "logits": scored * (network.vocabulary + width) * size,
     }
 
 
@@ -125,7 +125,7 @@ def _parts(model: LoadedModel, cache: str, *, rows: int, prompt: int, new_tokens
 
 
 def _warm_up() -> None:
-    """An embedded model is opened and run once, because the first `load` of a process imports some 80 MB of torch."""
+    """An embedded model is opened and run once, so that what torch imports and allots on first use does not count."""
     model = dllm_fast.load(Path(dllm_fast.demo.__file__).parent / "sudoku")
     dllm_fast.infill(model, dllm_fast.demo.problems(1, seed=1)[0], threshold=0.0)
 

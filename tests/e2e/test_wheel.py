@@ -61,8 +61,8 @@ def test_it_holds_nothing_that_was_left_lying_around(wheel: zipfile.ZipFile) -> 
     assert sum(entry.file_size for entry in wheel.infolist() if "demo/" in entry.filename) < 4_000_000
 
 
-def test_it_asks_for_four_packages_and_no_more(wheel: zipfile.ZipFile) -> None:
+def test_it_asks_for_five_packages_and_no_more(wheel: zipfile.ZipFile) -> None:
     metadata = message_from_bytes(wheel.read(next(n for n in wheel.namelist() if n.endswith("/METADATA"))))
     always = [r for r in metadata.get_all("Requires-Dist") or [] if "extra ==" not in r]
-    assert {r.split(">")[0].strip() for r in always} == {"numpy", "torch", "tokenizers", "safetensors"}
+    assert {r.split(">")[0].strip() for r in always} == {"numpy", "torch", "tokenizers", "safetensors", "jinja2"}
     assert (metadata["Name"], metadata["License-Expression"]) == ("dllm-fast", "Apache-2.0")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
+from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.experts import Experts, ExpertsConfig, Feedforward
 from dllm_fast.models.rotary import Rotary, Turns, rotate
 from dllm_fast.ops import fused
@@ -90,11 +91,11 @@ class Layer(nn.Module):
         self.config = config
         rows = (config.heads + 2 * config.kv_heads) * config.head_dim
         self.attention_norm = RMSNorm(config.width, config.norm_eps)
-        self.qkv = nn.Linear(config.width, rows, bias=config.qkv_bias)
+        self.qkv = Linear(config.width, rows, bias=config.qkv_bias)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
-        self.out = nn.Linear(config.heads * config.head_dim, config.width, bias=config.out_bias)
+        self.out = Linear(config.heads * config.head_dim, config.width, bias=config.out_bias)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps)
         sparse = config.experts is not None and index not in config.dense
         self.mlp = Experts(config.width, config.experts) if sparse else Feedforward(config.width, config.inner)  # type: ignore[arg-type]
@@ -148,10 +149,10 @@ class Decoder(nn.Module):
         self.config = config
         self.layers, self.kv_heads, self.head_dim = config.layers, config.kv_heads, config.head_dim
         self.vocabulary, self.context = config.vocabulary, config.context
-        self.embed = nn.Embedding(config.vocabulary, config.width)
+        self.embed = Embedding(config.vocabulary, config.width)
         self.stack = nn.ModuleList(Layer(i, config) for i in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self.head = None if config.tied else Linear(config.width, config.vocabulary, bias=False)
 
     def hidden(self, batch: Batch) -> Tensor:
         config = self.config

@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812, the name every reader of tor
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.batch import Batch
+from dllm_fast.models.blank import Embedding, Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -145,9 +146,9 @@ class Embeddings(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.padding = None if config.model_type == "bert" else config.pad_token_id
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -168,9 +169,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.index = index
         self.heads = config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         rows, length, width = hidden.shape
@@ -185,7 +186,7 @@ class Residual(nn.Module):
 
     def __init__(self, config: EncoderConfig, inputs: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(inputs, config.hidden_size)
+        self.dense = Linear(inputs, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, update: Tensor, stream: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ class Layer(nn.Module):
         width, inner = config.hidden_size, config.intermediate_size
         self.act = ACTIVATIONS[config.hidden_act]
         self.attention = nn.ModuleDict({"self": SelfAttention(index, config), "output": Residual(config, width)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, inner)})
+        self.intermediate = nn.ModuleDict({"dense": Linear(width, inner)})
         self.output = Residual(config, inner)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -216,10 +217,10 @@ class Head(nn.Module):
         # RoBERTa's head uses GELU whatever the layers use.
         self.act = ACTIVATIONS[config.hidden_act if config.model_type == "bert" else "gelu"]
         norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        dense = nn.Linear(config.hidden_size, config.hidden_size)
+        dense = Linear(config.hidden_size, config.hidden_size)
         self.transform = nn.ModuleDict({"dense": dense, "LayerNorm": norm})
         if not config.tie_word_embeddings:
-            self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.decoder = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor) -> Tensor:

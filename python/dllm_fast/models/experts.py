@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
+from dllm_fast.models.blank import Linear
 from dllm_fast.ops import fused
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Feedforward(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * inner, bias=False)
-        self.down = nn.Linear(inner, width, bias=False)
+        self.gate_up = Linear(width, 2 * inner, bias=False)
+        self.down = Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.down(fused.swiglu(self.gate_up(x))))

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.encoder import ACTIVATIONS
 from dllm_fast.models.rotary import Rotary, rotate
 
@@ -72,8 +73,8 @@ class Attention(nn.Module):
         self.index = index
         self.heads = config.heads
         self.reach = config.reach if config.kinds[index] == "sliding_attention" else None
-        self.Wqkv = nn.Linear(config.width, 3 * config.width, bias=config.attention_bias)
-        self.Wo = nn.Linear(config.width, config.width, bias=config.attention_bias)
+        self.Wqkv = Linear(config.width, 3 * config.width, bias=config.attention_bias)
+        self.Wo = Linear(config.width, config.width, bias=config.attention_bias)
 
     def forward(self, x: Tensor, batch: Batch, angles: tuple[Tensor, Tensor]) -> Tensor:
         heads = self.Wqkv(x).unflatten(-1, (3, self.heads, -1))
@@ -88,8 +89,8 @@ class Feedforward(nn.Module):
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         self.act = ACTIVATIONS[config.act]
-        self.Wi = nn.Linear(config.width, 2 * config.inner, bias=config.mlp_bias)
-        self.Wo = nn.Linear(config.inner, config.width, bias=config.mlp_bias)
+        self.Wi = Linear(config.width, 2 * config.inner, bias=config.mlp_bias)
+        self.Wo = Linear(config.inner, config.width, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.Wi(x).chunk(2, dim=-1)
@@ -122,7 +123,7 @@ class ModernBert(nn.Module):
         self.layers, self.kv_heads, self.head_dim = len(config.kinds), config.heads, config.width // config.heads
         self.vocabulary = config.vocabulary
         self.context: int | None = config.context
-        embeddings = {"tok_embeddings": nn.Embedding(config.vocabulary, config.width), "norm": config.norm()}
+        embeddings = {"tok_embeddings": Embedding(config.vocabulary, config.width), "norm": config.norm()}
         self.model = nn.ModuleDict(
             {
                 "embeddings": nn.ModuleDict(embeddings),
@@ -130,7 +131,7 @@ class ModernBert(nn.Module):
                 "final_norm": config.norm(),
             }
         )
-        self.head = nn.ModuleDict({"dense": nn.Linear(config.width, config.width, config.head_bias), "norm": config.norm()})
+        self.head = nn.ModuleDict({"dense": Linear(config.width, config.width, config.head_bias), "norm": config.norm()})
         self.decoder = _Decoder(config)
 
     def hidden(self, batch: Batch) -> Tensor:
