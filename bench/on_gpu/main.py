@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["duration_s"], result["notes"] = time.perf_counter() - began, stage.notes
             _write(options.out, result)
     faulthandler.cancel_dump_traceback_later()
-    failed = [name for name, found in result["sections"].items() if found.get("passed") is False or "error" in found]
+    failed = [name for name, found in result["sections"].items() if _has_failed(found)]
     for note in stage.notes:
         print(f"  {note}")
     print(f"{'failed: ' + ', '.join(failed) if failed else 'every check held'}; {options.out / 'gpu.json'}")
@@ -122,6 +122,13 @@ def _run(name: str, least_s: float, section: Callable[[], Json], stage: Stage, r
     with contextlib.suppress(RuntimeError):  # after an illegal access nothing works, which the next section will say
         stage.free()
     print(f"{name}: {_summary(found)} ({found['seconds']:.0f} s)", flush=True)
+
+
+def _has_failed(found: object) -> bool:
+    """Is there an error, or a check that did not hold, anywhere in it?"""
+    if isinstance(found, dict):
+        return found.get("passed") is False or "error" in found or any(map(_has_failed, found.values()))
+    return isinstance(found, list) and any(map(_has_failed, found))
 
 
 def _summary(found: Json) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.decoder import Decoder, DecoderConfig
 from dllm_fast.models.graphs import Engine
+from dllm_fast.models.loaded import LoadedModel, ModelInfo
 from dllm_fast.models.rotary import Rotary
 from emulator import build
 from emulator.operations import emulated
@@ -181,3 +183,38 @@ def test_steps_that_predict_within_the_forward(name, draw, tmp_path):
     assert any(graph.results is not None for graph in model.engine._graphs.values())
     # A matrix product of another size may round differently, so the tokens are compared and not the statistics.
     assert [row.tolist() for row in ours.sequences] == [row.tolist() for row in plain.sequences]
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_replayed_steps_of_kernels(cache):
+    """Everything at once: elementwise kernels, attention and mask prediction in a step, through buffers of rounded shapes."""
+    network = decoder()
+    info = dataclasses.replace(INFO, dtype=torch.bfloat16, vocabulary=VOCABULARY, mask_token_id=MASK)
+    model = LoadedModel(network, None, info, {})
+    model.engine = Engine(network, dtype=info.dtype, where=info.device, capture=lambda body: body() or body)
+    given = {"max_new_tokens": 6, "preset": "llada", "cache": cache}
+    with emulated() as launched:
+        replayed = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
+        assert model.engine._graphs
+        model.engine = None
+        eager = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
+    assert {name.split("_")[1] for name in launched} == {"fused", "attention", "mask"}
+    assert [row.tolist() for row in replayed.sequences] == [row.tolist() for row in eager.sequences]
+
+
+INFO = ModelInfo(
+    family="llada",
+    mask_token_id=None,
+    eos_token_ids=(),
+    shift=0,
+    attention="full",
+    block_length=None,
+    dtype=torch.float32,
+    device=torch.device("cpu"),
+    vocabulary=0,
+    context=None,
+    preset=None,
+    defaults={},
+    sources={},
+    verified="",
+)

@@ -103,7 +103,7 @@ class Batch:
             assert self.keys is not None
             keys, values, seen = self.cache.keys[layer, :rows], self.cache.values[layer, :rows], self.keys
         if self._slots is None:
-            slots = slice(0, queries) if self.slots is None else self.slots
+            slots = slice(0, queries) if self.cache is None or self.slots is None else self.slots
             if isinstance(slots, slice):
                 slots = torch.arange(slots.start, slots.stop, device=projected.device)
             self._slots = slots.int().expand(rows, queries).contiguous()

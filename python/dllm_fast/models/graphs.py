@@ -139,7 +139,8 @@ class _Graph:
         shape = self.shape
         size = shape.rows * shape.width
         ids, positions, end, slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
-        batch = Batch(ids=ids, positions=positions, end=end, cache=cache, slots=slots, keys=shape.keys)
+        where = None if cache is None else slots
+        batch = Batch(ids=ids, positions=positions, end=end, cache=cache, slots=where, keys=shape.keys)
         self.hidden = network.hidden(batch)
         features = self.hidden.flatten(0, 1)
         if self.tails is not None:
