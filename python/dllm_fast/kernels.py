@@ -13,7 +13,6 @@ import importlib.util
 import os
 import re
 import tempfile
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -284,15 +283,6 @@ def problem(device: int | None = None) -> tuple[str, str] | None:
     return None
 
 
-@cache
-def is_usable(device: int) -> bool:
-    """Can the kernels be used on a device? Where not, says why, once, and plain torch does their work."""
-    found = problem(device)
-    if found is not None:
-        warnings.warn(f"the CUDA kernels are not used: {found[0]}; {found[1]}", RuntimeWarning, stacklevel=2)
-    return found is None
-
-
 def cupy_version() -> str | None:
     """Version of CuPy, without importing it; None if there is none."""
     for distribution in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
@@ -304,13 +294,22 @@ def cupy_version() -> str | None:
 
 
 @cache
-def _function(source: str, kernel: str, shared_bytes: int, device: int) -> Any:
-    """A kernel loaded on a device, with leave to use so much shared memory."""
+def load(source: str, device: int) -> Any:
+    """The kernels of a file, loaded on a device. Modules belong to the device that was current when they were loaded."""
     import cupy
     import torch
 
     compiled = compile_kernels(source, architecture(torch.cuda.get_device_capability(device)))
-    function = cupy.RawModule(path=str(compiled.path)).get_function(kernel)
+    with torch.cuda.device(device):
+        module = cupy.RawModule(path=str(compiled.path))
+        module.compile()  # loads the file now rather than at the first launch, which a graph may be capturing
+        return module
+
+
+@cache
+def _function(source: str, kernel: str, shared_bytes: int, device: int) -> Any:
+    """A kernel loaded on a device, with leave to use so much shared memory."""
+    function = load(source, device).get_function(kernel)
     if shared_bytes > _STATIC_SHARED_BYTES:
         function.max_dynamic_shared_size_bytes = shared_bytes
     return function

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast import _core
-from dllm_fast.arrays import integer_array
+from dllm_fast.arrays import integer_array, is_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from dllm_fast.ops.mask_predict import TensorPrediction
 
     Integers = Sequence[int] | NDArray[np.int64] | torch.Tensor
 
@@ -30,7 +32,7 @@ def mask_predict(
     request: int | Sequence[int] = 0,
     positions: Integers | None = None,
     step: int | Sequence[int] = 0,
-) -> _core.Prediction:
+) -> _core.Prediction | TensorPrediction:
     """Predicts the token of each row of logits, with the statistics that commit rules use, in one pass.
 
     Every result is the same bits on every machine, for any number of threads, and does not depend on the other rows.
@@ -49,26 +51,33 @@ def mask_predict(
     Returns:
         Arrays of length N: `token` (int64), `probability` (of that token), `top1`, `top2` (the two largest), `entropy` (nats),
         `logsumexp`, and `current` where it was asked for (float64). Probabilities are those of the softmax at temperature 1
-        before top-k, top-p and min-p, whatever the draw used.
+        before top-k, top-p and min-p, whatever the draw used. For logits on a CUDA device these are tensors there, with the
+        same bits, and nothing waits for them; `cpu()` does, and is where a NaN is reported.
 
     Raises:
         InvalidTypeError: logits of another dtype (float64: pass `logits.float()`) or kind.
         InvalidValueError: a bad shape, a setting out of range, ids outside the vocabulary, NaN (names row and id), or a
             row that is -inf everywhere.
     """
-    return _core.mask_predict(
+    settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    settings["suppress"] = integer_array(() if suppress is None else suppress, "suppress")
+    streams: dict[str, Any] = {"seed": seed, "request": request, "step": step}
+    tensor: Any = logits if is_tensor(logits) else None
+    if tensor is not None:
+        from dllm_fast.ops import mask_predict as device  # late: only who has a tensor has torch
+
+        if device.takes(tensor):
+            return device.mask_predict(tensor, **settings, **streams, current=current, positions=positions)
+    prediction = _core.mask_predict(
         logits,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        suppress=integer_array(() if suppress is None else suppress, "suppress"),
+        **settings,
+        **streams,
         current=None if current is None else integer_array(current, "current"),
-        seed=seed,
-        request=request,
         positions=None if positions is None else integer_array(positions, "positions"),
-        step=step,
     )
+    if tensor is not None and tensor.device.type == "cuda":
+        return device.from_host(prediction, tensor.device)
+    return prediction
 
 
 def schedule(name: str, masks: int, steps: int, *, eps: float = 1e-3) -> NDArray[np.int64]:

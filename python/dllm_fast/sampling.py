@@ -13,6 +13,7 @@ import numpy as np
 from dllm_fast import _core, prepare, text
 from dllm_fast.errors import InvalidTypeError
 from dllm_fast.models.open_runner import open_runner
+from dllm_fast.models.predictor import Predictor
 from dllm_fast.models.runner import Task
 from dllm_fast.result import Result, Stats, StepEvent
 from dllm_fast.settings import resolve
@@ -119,6 +120,7 @@ def _run(
     num_samples = len(seeds) // len(prompts)
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
     starts = [0 if infilling else len(prompt) for prompt in prompts for _ in range(num_samples)]
+    predictor = Predictor(config, seeds, requests)
     policy = runner.begin(
         Task(
             lengths=[len(canvas) for canvas in canvases],
@@ -128,6 +130,7 @@ def _run(
             cache=config.cache,
             refresh_every=config.refresh_every,
             max_rows=config.max_batch_rows,
+            predictor=predictor,
         )
     )
     config = dataclasses.replace(config, cache=policy)
@@ -143,9 +146,10 @@ def _run(
         score_all=on_step is not None,
         max_rows=config.max_batch_rows,
     )
+    predictor.attach(sampler)
     began = time.perf_counter()
     with runner.inference():
-        watching = _drive(sampler, runner, config, on_step)
+        watching = _drive(sampler, runner, predictor, config, on_step)
     total = time.perf_counter() - began - watching
 
     sequences = sampler.canvases
@@ -171,14 +175,14 @@ def _run(
     )
 
 
-def _drive(sampler: _core.Sampler, model: Runner, config: SamplerConfig, on_step: OnStep | None) -> float:
+def _drive(sampler: _core.Sampler, model: Runner, predict: Predictor, config: SamplerConfig, on_step: OnStep | None) -> float:
     """Runs the model and the sampler in turn until every row is finished. Returns the seconds spent in `on_step`."""
     watching = 0.0
     while (request := sampler.next()) is not None:
         predictions = []
         for rows, forward in model.parts(request, shift=config.shift):
             logits, lines = forward()
-            prediction = sampler.predict(logits, rows=rows, index=lines)
+            prediction = predict(logits, request, rows, lines)
             sampler.feed(prediction=prediction, rows=rows)
             predictions.append((rows, prediction))
             # They would live on while the next forward makes new ones.

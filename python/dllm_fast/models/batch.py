@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
+from dllm_fast.ops import attention, fused
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dllm_fast.models.cache import SlotCache
+    from dllm_fast.ops.fused import Heads
+
+
+# From so many queries on, where every query sees every key, torch has the faster kernels.
+_MANY_QUERIES = 256
 
 
 @runtime_checkable
@@ -62,7 +69,9 @@ class Batch:
     cache: SlotCache | None = None
     slots: Tensor | slice | None = None
     keys: int | None = None
+    _slots: Tensor | None = field(default=None, repr=False)
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
+    _ranges: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, reach: int | None = None, scale: float | None = None
@@ -81,8 +90,48 @@ class Batch:
             assert self.slots is not None
             assert self.keys is not None
             key, value = self.cache.write(layer, self.slots, key, value, self.keys)
+        return self._mix(query, key, value, reach, scale)
+
+    def attend_projected(self, layer: int, projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """As `attend`, from the projection that `fused.qkv` takes; angles are float32 `[B, 1, Q, rotated]`."""
+        rows, queries, _ = projected.shape
+        if self.cache is None:
+            shape = (rows, heads.keys, queries, heads.depth)
+            keys, values = torch.empty((2, *shape), dtype=projected.dtype, device=projected.device)
+            seen = queries
+        else:
+            assert self.keys is not None
+            keys, values, seen = self.cache.keys[layer, :rows], self.cache.values[layer, :rows], self.keys
+        if self._slots is None:
+            slots = slice(0, queries) if self.cache is None or self.slots is None else self.slots
+            if isinstance(slots, slice):
+                slots = torch.arange(slots.start, slots.stop, device=projected.device)
+            self._slots = slots.int().expand(rows, queries).contiguous()
+        query = fused.qkv(projected, heads, angles, self._slots, keys, values)
+        return self._mix(query, keys[:, :, :seen], values[:, :, :seen], None, None)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, reach: int | None, scale: float | None) -> Tensor:
+        if self._goes_to_the_kernel(query, key, value, reach):
+            scale = query.shape[3] ** -0.5 if scale is None else scale
+            return attention.by_kernel(query, key, value, *self.ranges(reach), scale)
         grouped = query.shape[1] != key.shape[1]
         return F.scaled_dot_product_attention(query, key, value, self.mask(reach), scale=scale, enable_gqa=grouped)
+
+    def _goes_to_the_kernel(self, query: Tensor, key: Tensor, value: Tensor, reach: int | None) -> bool:
+        is_dense = self.end is None and reach is None
+        return not (is_dense and query.shape[2] >= _MANY_QUERIES) and attention.is_launched(query, key, value)
+
+    def ranges(self, reach: int | None = None) -> tuple[Tensor, Tensor]:
+        """Which slots each query sees as `[begin, end)`, both int32 `[B, Q]`, made once a forward."""
+        if reach not in self._ranges:
+            keys = self.ids.shape[1] if self.keys is None else self.keys
+            begin = torch.zeros_like(self.positions)
+            end = torch.full_like(self.positions, keys) if self.end is None else self.end.clamp(max=keys)
+            if reach is not None:
+                # Slots stand for positions, as in `_mask`.
+                begin, end = (self.positions - reach).clamp(min=0), end.minimum(self.positions + reach + 1)
+            self._ranges[reach] = begin.int(), end.int()
+        return self._ranges[reach]
 
     def mask(self, reach: int | None = None) -> Tensor | None:
         """Which slot each query sees, bool `[B, 1, Q, K]`, made once a forward; None where all see all."""

@@ -16,7 +16,8 @@ from torch.nn import functional as F  # noqa: N812, the name every reader of tor
 
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.experts import Experts, ExpertsConfig, Feedforward
-from dllm_fast.models.rotary import Rotary, rotate
+from dllm_fast.models.rotary import Rotary, Turns, rotate
+from dllm_fast.ops import fused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,9 +75,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return self.after(x, None)[1]
+
+    def after(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`x + delta`, and its norm."""
+        return fused.add_norm(x, delta, self.weight, self.eps)
 
 
 class Layer(nn.Module):
@@ -97,23 +100,45 @@ class Layer(nn.Module):
         sparse = config.experts is not None and index not in config.dense
         self.mlp = Experts(config.width, config.experts) if sparse else Feedforward(config.width, config.inner)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, batch: Batch, angles: tuple[Tensor, Tensor], growth: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), batch, angles, growth)
-        return cast("Tensor", x + self.mlp(self.mlp_norm(x)))
+    def forward(self, x: Tensor, delta: Tensor | None, batch: Batch, turns: Turns) -> tuple[Tensor, Tensor]:
+        """The stream, and what is still to be added to it: the next norm does both at once."""
+        x, normed = self.attention_norm.after(x, delta)
+        x, normed = self.mlp_norm.after(x, self.attention(normed, batch, turns))
+        return x, self.mlp(normed)
 
-    def attention(self, x: Tensor, batch: Batch, angles: tuple[Tensor, Tensor], growth: Tensor | None) -> Tensor:
+    def attention(self, x: Tensor, batch: Batch, turns: Turns) -> Tensor:
         config = self.config
-        heads = self.qkv(x).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
+        projected = self.qkv(x)
+        if config.clip is None and turns.growth is None and fused.takes_qkv(projected, heads := self.heads()):
+            mixed = batch.attend_projected(self.index, projected, heads, turns.exact)
+        else:
+            mixed = self._attend(projected, batch, turns)
+        return cast("Tensor", self.out(mixed.transpose(1, 2).flatten(2)))
+
+    def heads(self) -> fused.Heads:
+        """The layout of the projection."""
+        config = self.config
+        return fused.Heads(
+            queries=config.heads,
+            keys=config.kv_heads,
+            depth=config.head_dim,
+            norms=(self.q_norm.weight, self.k_norm.weight) if config.qk_norm else None,
+            eps=config.norm_eps,
+            is_wide=config.rotary_float32,
+        )
+
+    def _attend(self, projected: Tensor, batch: Batch, turns: Turns) -> Tensor:
+        config = self.config
+        heads = projected.unflatten(-1, (-1, config.head_dim)).transpose(1, 2)  # type: ignore[no-untyped-call]
         query, key, value = heads.split((config.heads, config.kv_heads, config.kv_heads), dim=1)
         if config.qk_norm:
             query, key = self.q_norm(query), self.k_norm(key)
         if config.clip is not None:
             query, key, value = (part.clamp(-config.clip, config.clip) for part in (query, key, value))
-        query, key = rotate(query, *angles), rotate(key, *angles)
-        if growth is not None:
-            query = query * growth
-        mixed = batch.attend(self.index, query, key, value)
-        return cast("Tensor", self.out(mixed.transpose(1, 2).flatten(2)))
+        query, key = rotate(query, *turns.angles), rotate(key, *turns.angles)
+        if turns.growth is not None:
+            query = query * turns.growth
+        return batch.attend(self.index, query, key, value)
 
 
 class Decoder(nn.Module):
@@ -132,16 +157,18 @@ class Decoder(nn.Module):
     def hidden(self, batch: Batch) -> Tensor:
         config = self.config
         x = self.embed(batch.ids)
-        cos, sin = config.rotary.angles(batch.positions)
+        exact = cos, sin = config.rotary.angles(batch.positions)
         if not config.rotary_float32:
             cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         growth = None
         if config.query_growth:
             spans = (batch.positions // config.query_span).float()
             growth = (1 + config.query_growth * torch.log1p(spans))[:, None, :, None].to(x.dtype)
+        turns = Turns((cos, sin), exact, growth)
+        delta: Tensor | None = None
         for layer in self.stack:
-            x = layer(x, batch, (cos, sin), growth)
-        return cast("Tensor", self.norm(x))
+            x, delta = layer(x, delta, batch, turns)
+        return self.norm.after(x, delta)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = F.linear(hidden, self.embed.weight if self.head is None else self.head.weight)

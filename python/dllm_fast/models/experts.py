@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.models.blank import Linear
+from dllm_fast.ops import fused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,8 +52,7 @@ class Feedforward(nn.Module):
         self.down = Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return cast("Tensor", self.down(F.silu(gate) * up))
+        return cast("Tensor", self.down(fused.swiglu(self.gate_up(x))))
 
 
 class Router(nn.Module):
@@ -115,5 +115,4 @@ class Experts(nn.Module):
         return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
 
     def _expert(self, e: int, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.gate_up[e]).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, self.down[e])
+        return F.linear(fused.swiglu(F.linear(x, self.gate_up[e])), self.down[e])

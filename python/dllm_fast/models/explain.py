@@ -112,7 +112,13 @@ def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokeniz
     if isinstance(opened, LoadedModel):
         tier = "own decoder" if isinstance(opened.network, Decoder) else "own encoder"
         reason = f"opened by dllm_fast.load: {type(opened.network).__name__}"
-        return _explained(opened.info, tier, reason, _policies(opened.info, cached=True), {}, cached=True)
+        refused = _policies(opened.info, cached=True)
+        if opened.engine is not None:
+            if opened.engine.trouble is None:
+                reason += "; small steps are replayed from CUDA graphs"
+            else:
+                refused.append(("CUDA graphs", opened.engine.trouble))
+        return _explained(opened.info, tier, reason, refused, {}, cached=True)
     return _unknown(opened, tokenizer)
 
 

@@ -15,6 +15,7 @@ from dllm_fast.models import families, weights
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.decoder import Decoder
+from dllm_fast.models.graphs import Engine
 from dllm_fast.models.layouts import Layout
 from dllm_fast.models.runner import EXACT
 from dllm_fast.models.tokenizer import Tokenizer
@@ -75,6 +76,7 @@ class LoadedModel:
         tokenizer: of the checkpoint, or None.
         info: every choice with its source.
         config: `config.json` as it is.
+        engine: replays steps from CUDA graphs; None on a CPU.
     """
 
     def __init__(self, network: Network, tokenizer: Tokenizer | None, info: ModelInfo, config: Mapping[str, Any]) -> None:
@@ -82,6 +84,8 @@ class LoadedModel:
         self.tokenizer = tokenizer
         self.info = info
         self.config = config
+        on_cuda = info.device.type == "cuda"
+        self.engine = Engine(network, dtype=info.dtype, where=info.device) if on_cuda else None
 
     @property
     def mask_token_id(self) -> int | None:

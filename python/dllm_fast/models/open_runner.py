@@ -31,7 +31,7 @@ def open_runner(model: Any, tokenizer: Any = None) -> tuple[Runner, Any]:
     elif isinstance(model, str | Path):
         model = load(model)
     if isinstance(model, LoadedModel):
-        return NetworkRunner(model.network, model.info), model.tokenizer if tokenizer is None else tokenizer
+        return NetworkRunner(model.network, model.info, model.engine), model.tokenizer if tokenizer is None else tokenizer
     if is_pretrained(model):
         return runner_of(model, study(model, tokenizer)), tokenizer
     return ModelAdapter(model), tokenizer

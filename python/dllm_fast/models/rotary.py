@@ -118,6 +118,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned if width == x.shape[-1] else torch.cat((turned, rest), dim=-1)
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What a forward turns its queries and keys by, made once for all layers.
+
+    Attributes:
+        angles: cosine and sine, as `rotate` takes them.
+        exact: the same in float32, `[B, 1, Q, width]`.
+        growth: factor on the queries, or None.
+    """
+
+    angles: tuple[Tensor, Tensor]
+    exact: tuple[Tensor, Tensor]
+    growth: Tensor | None = None
+
+
 def _yarn_magnitude(scaling: Mapping[str, Any], factor: float) -> float:
     """YaRN (2309.00071), section 3.4, with the split into two magnitudes that DeepSeek introduced."""
 

@@ -15,6 +15,8 @@ import torch
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
+from dllm_fast.models.graphs import Inputs
+from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
 
     from dllm_fast._core import Request
     from dllm_fast.models.batch import Network
+    from dllm_fast.models.graphs import Answer, Engine
     from dllm_fast.models.loaded import ModelInfo
+    from dllm_fast.models.predictor import Predictor
+    from dllm_fast.ops.mask_predict import TensorPrediction
 
     Ints = NDArray[np.int64]
-    # Logits [N, V], and for each requested position its line of them (None: they follow each other).
-    Scored = tuple[Tensor | NDArray[Any], Ints | None]
+    # Logits [N, V], and for each requested position its line of them (None: they follow each other); or the prediction.
+    Scored = tuple[Tensor | NDArray[Any] | TensorPrediction, Ints | None]
     # Some rows of a request, and the forward that scores their positions.
     Part = tuple[Ints, Callable[[], Scored]]
 
@@ -49,6 +54,7 @@ class Task:
         cache: policy; `auto` is the fastest that gives the same tokens as none.
         refresh_every: forwards between full ones under an approximate policy; None for one a block.
         max_rows: rows in a forward at most, or None.
+        predictor: of the run, for forwards that predict, too.
     """
 
     lengths: Sequence[int]
@@ -58,6 +64,7 @@ class Task:
     cache: str = "auto"
     refresh_every: int | None = None
     max_rows: int | None = None
+    predictor: Predictor | None = None
 
 
 class Runner(Protocol):
@@ -116,8 +123,10 @@ class NetworkRunner:
     - `dual`: as `prefix`, but only the block between full forwards; the keys on both sides are as they were.
     """
 
-    def __init__(self, network: Network, info: ModelInfo) -> None:
+    def __init__(self, network: Network, info: ModelInfo, engine: Engine | None = None) -> None:
         self._network = network
+        self._engine = engine
+        self._replays = False
         self.info: ModelInfo = info
         self.vocabulary: int | None = network.vocabulary
         self.context = network.context
@@ -131,8 +140,14 @@ class NetworkRunner:
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        with torch.inference_mode():
-            yield
+        self._replays = self._engine is not None and self._engine.acquire()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            if self._replays and self._engine is not None:
+                self._engine.release()
+            self._replays = False
 
     def begin(self, task: Task) -> str:
         self._policy = self._resolve(task.cache, task.refresh_every)
@@ -140,6 +155,7 @@ class NetworkRunner:
         self._starts = np.asarray(task.starts, dtype=np.int64)
         self._prompts = np.asarray(task.prompts, dtype=np.int64)
         self._mask = task.mask_token_id
+        self._predictor = task.predictor
         self._active = np.zeros(0, dtype=np.int64)
         rows = len(task.lengths)
         # Exact: positions below are final and in the cache. Approximate: forwards since the last full one, and its block.
@@ -147,11 +163,16 @@ class NetworkRunner:
         self._age = np.zeros(rows, dtype=np.int64)
         self._block = np.full(rows, -1, dtype=np.int64)
         self._tails: Tensor | None = None
-        self._cache = None
-        if self._policy != "none":
-            lines = min(rows, task.max_rows or rows)
-            self._cache = SlotCache(self._network, lines, max(task.lengths), dtype=self.info.dtype, device=self.info.device)
+        self._cache: SlotCache | None = None
+        self._room = min(rows, task.max_rows or rows), max(task.lengths, default=0)
         return self._policy
+
+    def _slots(self) -> SlotCache | None:
+        """The cache of the run, made when it is first needed: graphs work on one of their own."""
+        if self._cache is None and self._policy != "none":
+            own = functools.partial(SlotCache, self._network, dtype=self.info.dtype, device=self.info.device)
+            self._cache = (self._engine.cache if self._replays and self._engine else own)(*self._room)
+        return self._cache
 
     def _resolve(self, policy: str, refresh_every: int | None) -> str:
         blocks = self.info.attention in EXACT
@@ -176,19 +197,44 @@ class NetworkRunner:
 
     def _scored(self, request: Request, *, shift: bool) -> Scored:
         rows, lengths = request.rows, request.lengths
-        if self._cache is not None:
+        cache = self._slots()
+        if cache is not None:
             self._admit(request, shift=shift)
         begin, end, block = self._span(request, shift=shift)
         ids, lines = request.batch(begin, end, shift=shift)
-        seen = self._seen(begin, end, block, lengths)
-        hidden = self._forward(ids, begin, end, seen)
-        features = hidden.flatten(0, 1)
+        inputs = self._inputs(ids, (begin, end), self._seen(begin, end, block, lengths), lines, cache)
+        has_tails = self._policy == "exact_block" and shift
+        answer = self._replayed(inputs, request, has_tails=has_tails)
+        if answer is not None:
+            hidden, scored = answer.hidden, answer.scored
+        else:
+            hidden = self._forward(inputs, cache)
+            features = hidden.flatten(0, 1)
+            scored = self._head(torch.cat((features, self._tail(rows, hidden))) if has_tails else features, lines)
+        if has_tails:
+            self._keep_tails(rows, hidden, block - 1 - begin)
         if self._policy == "exact_block":
-            if shift:
-                features = torch.cat((features, self._tail(rows, hidden)))
-                self._keep_tails(rows, hidden, block - 1 - begin)
             self._fresh[rows] = block
-        return self._head(features, lines), None
+        return scored, None
+
+    def _replayed(self, inputs: Inputs, request: Request, *, has_tails: bool) -> Answer | None:
+        """The step from a CUDA graph, where there is one for it."""
+        if not self._replays or self._engine is None:
+            return None
+        predictor, rows = self._predictor, request.rows
+        if has_tails and self._tails is None:
+            return None
+        began = time.perf_counter()
+        answer = self._engine.run(
+            inputs,
+            is_cached=self._cache is not None,
+            draw=None if predictor is None else predictor.embedded(self._network.vocabulary, self.info),
+            sites=lambda room: predictor.sites(request, rows, np.arange(len(inputs.lines)), room=room),  # type: ignore[union-attr]
+            tails=self._tails[self._to_device(rows)] if has_tails and self._tails is not None else None,
+        )
+        self.seconds += time.perf_counter() - began
+        self.forwards += answer is not None
+        return answer
 
     def _span(self, request: Request, *, shift: bool) -> tuple[Ints, Ints, Ints]:
         """For each row the positions `[begin, end)` that go through the network, and where its block begins."""
@@ -228,34 +274,34 @@ class NetworkRunner:
             return np.minimum((positions // size + 1) * size, last)
         return np.broadcast_to(last, positions.shape)
 
-    def _forward(self, ids: Ints, begin: Ints, end: Ints, seen: Ints, cache: SlotCache | None = None) -> Tensor:
-        """Features `[n, Q, H]` of the tokens from `begin` on, which see up to `seen`."""
-        cache = self._cache if cache is None else cache
+    def _inputs(self, ids: Ints, spans: tuple[Ints, Ints], seen: Ints, lines: Ints, cache: SlotCache | None) -> Inputs:
+        """What a forward of the tokens of `spans`, from begin up to end, takes, which see up to `seen`."""
+        begin, end = spans
         width = ids.shape[1]
         positions = begin[:, None] + np.arange(width)
         real = positions < end[:, None]
-        keys = int(seen[real].max())
-        if cache is None:
-            keys = width
-        # Filling sees everything, so that no softmax runs over nothing, and stays inside the context.
-        seen = np.where(real, seen, keys)
-        places = np.where(real, positions, np.minimum(positions, keys - 1))
-        batch = Batch(
-            ids=self._to_device(ids),
-            positions=self._to_device(places),
-            end=None if (seen == keys).all() else self._to_device(seen),
-            cache=cache,
-            slots=None if cache is None else self._slots(positions, real, cache),
+        keys = width if cache is None else int(seen[real].max())
+        return Inputs(
+            ids=ids,
+            # Filling stays inside the context, and sees everything, so that no softmax runs over nothing.
+            positions=np.where(real, positions, np.minimum(positions, keys - 1)),
+            end=np.where(real, seen, keys),
+            slots=None if cache is None else np.where(real, positions, cache.spare),
             keys=keys,
+            lines=lines,
         )
-        return self._timed(lambda: self._network.hidden(batch), *ids.shape)
 
-    def _slots(self, positions: Ints, real: NDArray[np.bool_], cache: SlotCache) -> Tensor | slice:
-        """Where the queries write: a slice where all rows write the same, as a single row always does."""
-        begin, width = int(positions[0, 0]), positions.shape[1]
-        if real.all() and (positions[:, 0] == begin).all():
-            return slice(begin, begin + width)
-        return self._to_device(np.where(real, positions, cache.spare))
+    def _forward(self, inputs: Inputs, cache: SlotCache | None) -> Tensor:
+        """Features `[n, Q, H]`."""
+        batch = Batch(
+            ids=self._to_device(inputs.ids),
+            positions=self._to_device(inputs.positions),
+            end=None if (inputs.end == inputs.keys).all() else self._to_device(inputs.end),
+            cache=cache,
+            slots=None if inputs.slots is None else inputs.span() or self._to_device(inputs.slots),
+            keys=inputs.keys,
+        )
+        return self._timed(lambda: self._network.hidden(batch), *inputs.ids.shape)
 
     def _timed(self, forward: Any, rows: int, width: int) -> Tensor:
         began = time.perf_counter()
@@ -326,7 +372,7 @@ class NetworkRunner:
             store = SlotCache(self._network, len(leaders), width, dtype=self.info.dtype, device=self.info.device)
             ends = shared[leaders]
             zeros = np.zeros_like(ends)
-            self._forward(ids, zeros, ends, self._seen(zeros, ends, ends, ends), store)
+            self._forward(self._inputs(ids, (zeros, ends), self._seen(zeros, ends, ends, ends), ends[:0], store), store)
             self._cache.take(store, self._to_device(np.arange(len(leaders))), self._to_device(leaders), width)
             self._fresh[rows[leaders]] = ends
         length = int(shared[followers].max())
@@ -334,7 +380,7 @@ class NetworkRunner:
         self._fresh[rows[followers]] = shared[followers]
 
     def _to_device(self, array: Ints) -> Tensor:
-        return torch.from_numpy(array).to(self.info.device)
+        return launcher.to_device(torch.from_numpy(array), self.info.device)
 
     def _reordered(self, request: Request, *, shift: bool) -> Scored:
         """Known tokens first, masks last, every token at its own position, each seeing those before it (WeDLM)."""

@@ -1,1 +1,7 @@
-"""Operations with a CUDA kernel and a meaning in plain torch, one a module, behind one name of `torch.ops.dllm_fast`."""
+"""Operations with a CUDA kernel and a meaning in plain torch, one a module. Importing this defines `torch.ops.dllm_fast`."""
+
+from __future__ import annotations
+
+from dllm_fast.ops import attention
+
+__all__ = ["attention"]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from dllm_fast import kernels, launches
+from dllm_fast import launches
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,7 +70,6 @@ def check(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor) -> None:
 
 def _in_torch(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:
     """The meaning, in plain torch, on any device."""
-    check(q, k, v, begin, end)
     group = q.shape[1] // k.shape[1]
     places = torch.arange(k.shape[2], dtype=torch.int32, device=q.device)
     is_seen = (places >= begin[:, None, :, None]) & (places < end[:, None, :, None])
@@ -95,8 +95,8 @@ def fits_kernel(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
-def by_kernel(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float, run: Run) -> Tensor:
-    """The kernels of cuda/attention.cu, for tensors that fit; `run` queues launches where the tensors are."""
+def by_kernel(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float, run: Run | None = None) -> Tensor:
+    """The kernels of cuda/attention.cu, for tensors that fit and no `begin` below 0; `run` queues launches elsewhere."""
     batch, heads, queries, depth = q.shape
     key_heads, keys = k.shape[1:3]
     begin, end = begin.contiguous(), end.contiguous()
@@ -115,22 +115,24 @@ def by_kernel(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale
         parts=parts.data_ptr(),
         log_sums=log_sums.data_ptr(),
     )
-    run(
-        launches.attention(
-            buffers,
-            batch=batch,
-            heads=heads,
-            key_heads=key_heads,
-            queries=queries,
-            keys=keys,
-            head_dimension=depth,
-            scale=scale,
-            q_strides=_strides(q),
-            k_strides=_strides(k),
-            v_strides=_strides(v),
-            out_strides=_strides(out),
-        )
+    queue = launches.attention(
+        buffers,
+        batch=batch,
+        heads=heads,
+        key_heads=key_heads,
+        queries=queries,
+        keys=keys,
+        head_dimension=depth,
+        scale=scale,
+        q_strides=_strides(q),
+        k_strides=_strides(k),
+        v_strides=_strides(v),
+        out_strides=_strides(out),
     )
+    if run is None:
+        launcher.launch(queue, q.device)
+    else:
+        run(queue)
     return out
 
 
@@ -138,11 +140,17 @@ def _strides(x: Tensor) -> launches.Strides:
     return x.stride(0), x.stride(1), x.stride(2)
 
 
-def _on_cuda(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:
+def is_launched(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Do the kernels answer for these tensors, or plain torch?"""
+    return fits_kernel(q, k, v) and launcher.usable(q.device, "attention")
+
+
+def _implementation(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:
     check(q, k, v, begin, end)
-    if not fits_kernel(q, k, v) or not kernels.is_usable(q.device.index):
+    if not is_launched(q, k, v):
         return _in_torch(q, k, v, begin, end, scale)
-    return by_kernel(q, k, v, begin, end, scale, lambda given: kernels.run(given, q.device.index))
+    # What lies before the first key would be read. (The kernel itself looks after ends.)
+    return by_kernel(q, k, v, begin.clamp(min=0), end, scale)
 
 
 def _shape(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:
@@ -151,6 +159,6 @@ def _shape(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: f
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
 
 
-_library.impl("attention", _in_torch, "CPU")
-_library.impl("attention", _on_cuda, "CUDA")
+_library.impl("attention", _implementation, "CPU")
+_library.impl("attention", _implementation, "CUDA")
 _library.impl("attention", _shape, "Meta")

@@ -1,50 +1,98 @@
-"""Mask prediction where the logits are: the kernels of cuda/mask_predict.cu and mask_filter.cu over torch tensors.
-
-Nothing here waits for a device. `dllm_fast.mask_predict` is the same prediction for anybody's rows, on the CPU.
-"""
+"""Mask prediction on the device that holds the logits: the kernels of `mask_predict.cu`, and what they read and write."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from dllm_fast import launches
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast import _core, launches
+from dllm_fast.arrays import integer_array
+from dllm_fast.errors import InvalidValueError
+from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    Run = Callable[[Iterable[launches.Launch]], None]
-
-_NOT_A_NUMBER, _NOTHING_ALLOWED = 1, 2
+_FINE, _NOT_A_NUMBER = 0, 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sites:
-    """Which rows are scored and with which random numbers: tensors `[N]` on the device of the logits.
+class Draw:
+    """How tokens are drawn, and which ids are not; checked by the caller."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    suppressed: tuple[int, ...] = ()
+
+
+def takes(logits: Tensor) -> bool:
+    """Can the kernels read such logits `[N, V]`, where they are? Others go to the core."""
+    dtype = str(logits.dtype).removeprefix("torch.")
+    fits = logits.dim() == 2 and 0 < logits.shape[1] <= launches.MAX_TILES * launches.TILE and logits.is_contiguous()
+    has_kernels = dtype in launches.SUFFIXES and fits
+    return has_kernels and all(launcher.usable(logits.device, source) for source in ("mask_predict", "mask_filter"))
+
+
+# --- what the kernels read and write: arrays side by side in one buffer, so that one copy moves all of them
+
+_SITES = {
+    "seed": np.uint64,
+    "request": np.uint32,
+    "position": np.uint32,
+    "step": np.uint32,
+    "line": np.int32,
+    "current": np.int32,
+}
+_STATISTICS = ("token", "probability", "top1", "top2", "entropy", "logsumexp", "current")
+
+
+def pack_sites(
+    n: int, *, seed: Any, request: Any, position: Any, step: Any, line: Any, current: Any = 0, room: int | None = None
+) -> NDArray[np.uint8]:
+    """The random numbers' coordinates and the line of logits of n sites, each one number or n, as bytes.
+
+    With `room` there is place for so many; those behind the n repeat the last, so that no kernel reads outside.
+    """
+    room = n if room is None else room
+    packed = np.empty(room * sum(np.dtype(dtype).itemsize for dtype in _SITES.values()), dtype=np.uint8)
+    given = {"seed": seed, "request": request, "position": position, "step": step, "line": line, "current": current}
+    begin = 0
+    for name, dtype in _SITES.items():
+        end = begin + room * np.dtype(dtype).itemsize
+        array = packed[begin:end].view(dtype)
+        array[:n] = np.asarray(given[name], dtype=dtype)
+        array[n:] = array[n - 1]
+        begin = end
+    return packed
+
+
+def _addresses(sites: Tensor, n: int) -> dict[str, int]:
+    found, address = {}, sites.data_ptr()
+    for name, dtype in _SITES.items():
+        found[name] = address
+        address += n * np.dtype(dtype).itemsize
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPrediction:
+    """What `mask_predict` returns for tensors of a device: the fields of `Prediction` as tensors `[N]` there, not waited for.
+
+    A row that holds a NaN, or nothing but -inf, has NaN for its statistics, and is an error in `cpu()`.
 
     Attributes:
-        seed: int64, the 64 bits of the seed.
-        request, position, step: int32, the 32 bits of each.
-        index: int32, the row of each site; None for the rows in their order.
-        current: int32, ids whose probability is wanted as well.
+        token: int64; the other fields are float64.
+        status: int32; 0 for a row that is fine.
     """
-
-    seed: Tensor
-    request: Tensor
-    position: Tensor
-    step: Tensor
-    index: Tensor | None = None
-    current: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictions:
-    """What `dllm_fast.mask_predict` returns, as tensors `[N]` on the device; `status` is 0 where the others mean something."""
 
     token: Tensor
     probability: Tensor
@@ -54,125 +102,205 @@ class Predictions:
     logsumexp: Tensor
     current: Tensor | None
     status: Tensor
+    _packed: Tensor | None = None
+    _room: int | None = None
 
-    def check(self) -> None:
-        """Waits for the device.
+    def __len__(self) -> int:
+        return len(self.token)
+
+    def __repr__(self) -> str:
+        return f"TensorPrediction of {len(self)} positions on {self.token.device}"
+
+    def cpu(self) -> TensorPrediction:
+        """The same on the host. Waits for the device.
 
         Raises:
-            InvalidValueError: a row with a NaN, or with nothing but -inf.
+            InvalidValueError: a row that has no statistics; names it.
         """
-        bad = torch.nonzero(self.status)
-        if len(bad) == 0:
-            return
-        site = int(bad[0])
-        if int(self.status[site]) == _NOT_A_NUMBER:
-            raise InvalidValueError(
-                f"logits must be numbers, got NaN in row {site} at id {int(self.token[site])}; check the model"
-            )
-        raise InvalidValueError(f"a row must allow some id, got -inf everywhere in row {site}; suppress fewer ids")
+        host = self.on_host()
+        bad = np.flatnonzero(host.status.numpy())
+        if bad.size:
+            raise unusable(int(host.status[bad[0]]), int(host.token[bad[0]]), f"row {bad[0]}")
+        return host
+
+    def on_host(self) -> TensorPrediction:
+        """As `cpu()`, but rows without statistics are the caller's to find, in `status`."""
+        if self._packed is not None:
+            return results(self._packed.cpu(), len(self), has_current=self.current is not None, room=self._room)
+        values = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
+        host: dict[str, Any] = {name: None if value is None else value.cpu() for name, value in values.items()}
+        return TensorPrediction(**host)
 
 
-def suppressed_bits(ids: Sequence[int], vocabulary: int, device: torch.device) -> Tensor | None:
-    """The ids that count as -inf as the kernels take them, one bit each: made once, used by every step."""
-    if len(ids) == 0:
-        return None
-    if not all(0 <= i < vocabulary for i in ids):
-        raise InvalidValueError(f"suppress must be ids below {vocabulary}, got {min(ids)} to {max(ids)}; check the tokenizer")
-    flags = torch.zeros(-(-vocabulary // 8) * 8, dtype=torch.uint8)
-    flags[torch.tensor(list(ids))] = 1
-    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
-    return (flags.view(-1, 8) * weights).sum(dim=1, dtype=torch.uint8).to(device)
+def unusable(status: int, token: int, place: str) -> InvalidValueError:
+    """The error of a site that has no statistics, in the words of rust/error.rs."""
+    if status == _NOT_A_NUMBER:
+        return InvalidValueError(
+            f"the logits of {place} must not hold NaN, got one at id {token}; look for an overflow in the model (float16?) or "
+            "for an uninitialised buffer"
+        )
+    return InvalidValueError(
+        f"the logits of {place} must allow at least one id, got -inf everywhere once the suppressed ids and the mask id are "
+        "left out; suppress fewer ids"
+    )
 
 
-def by_kernel(
-    logits: Tensor,
-    sites: Sites,
-    *,
-    run: Run,
-    suppressed: Tensor | None = None,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-) -> Predictions:
-    """Predicts the token of each site of logits `[M, V]`, whose rows may lie apart.
+def result_bytes(n: int) -> int:
+    """Size of the buffer of the results of n sites."""
+    return n * (8 * len(_STATISTICS) + 4)
 
-    Args:
-        run: queues launches where the logits are (`dllm_fast.kernels.run`).
-        suppressed: of `suppressed_bits`.
-        temperature, top_k, top_p, min_p: as in `dllm_fast.mask_predict`; checked by `SamplerConfig`, not here.
 
-    Raises:
-        InvalidValueError, InvalidTypeError: shapes, dtypes or devices that do not fit, before any launch.
-    """
-    dtype = str(logits.dtype).removeprefix("torch.")
-    _check(logits, dtype, sites)
-    n, vocabulary = len(sites.seed), logits.shape[1]
+def results(packed: Tensor, n: int, *, has_current: bool, room: int | None = None) -> TensorPrediction:
+    """The first n of `room` results in a buffer."""
+    room = n if room is None else room
+    columns = packed[: room * 8 * len(_STATISTICS)].view(torch.float64).view(len(_STATISTICS), room)
+    named: dict[str, Any] = {name: columns[i, :n] for i, name in enumerate(_STATISTICS)}
+    named["token"] = named["token"].view(torch.int64)
+    status = packed[room * 8 * len(_STATISTICS) :].view(torch.int32)[:n]
+    current = named.pop("current")
+    return TensorPrediction(**named, current=current if has_current else None, status=status, _packed=packed, _room=room)
 
-    def result(dtype: torch.dtype) -> Tensor:
-        return torch.empty(n, dtype=dtype, device=logits.device)
 
-    def address(tensor: Tensor | None) -> int:
-        return 0 if tensor is None else tensor.data_ptr()
+def empty_results(n: int, device: torch.device) -> Tensor:
+    """A buffer for `queue`; statistics that no kernel writes are NaN."""
+    return torch.full((-(-result_bytes(n) // 8),), torch.nan, dtype=torch.float64, device=device).view(torch.uint8)
 
-    names = ("probability", "top1", "top2", "entropy", "logsumexp")
-    statistics = {name: result(torch.float64) for name in names}
-    token, status = result(torch.int64), result(torch.int32)
-    current = None if sites.current is None else result(torch.float64)
-    size = n * launches.tiles(vocabulary) * launches.RECORD_BYTES
-    records = torch.empty(size, dtype=torch.uint8, device=logits.device)
-    cuts = torch.empty(n * launches.CUT_BYTES, dtype=torch.uint8, device=logits.device)
+
+@lru_cache(maxsize=64)
+def suppressed_bits(ids: tuple[int, ...], vocabulary: int, device: torch.device) -> Tensor:
+    """One bit for each id, lowest first."""
+    is_suppressed = np.zeros(vocabulary, dtype=bool)
+    is_suppressed[list(ids)] = True
+    return launcher.to_device(torch.from_numpy(np.packbits(is_suppressed, bitorder="little")), device)
+
+
+def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, has_current: bool = False) -> None:
+    """Queues the mask prediction of n sites: `sites` from `pack_sites`, `packed` for `results`, both on the device."""
+    vocabulary = logits.shape[1]
+    device = logits.device
+    suppressed = suppressed_bits(draw.suppressed, vocabulary, device) if draw.suppressed else None
+    records = torch.empty(n * launches.tiles(vocabulary) * launches.RECORD_BYTES, dtype=torch.uint8, device=device)
+    cuts = torch.empty(n * launches.CUT_BYTES, dtype=torch.uint8, device=device)
+    inputs = _addresses(sites, n)
+    outputs = {name: packed.data_ptr() + 8 * n * i for i, name in enumerate(_STATISTICS)}
+    current = outputs.pop("current")
     buffers = launches.MaskPredictBuffers(
         logits=logits.data_ptr(),
-        index=address(sites.index),
-        suppressed=address(suppressed),
+        index=inputs.pop("line"),
+        suppressed=0 if suppressed is None else suppressed.data_ptr(),
         records=records.data_ptr(),
         cuts=cuts.data_ptr(),
-        seed=sites.seed.data_ptr(),
-        request=sites.request.data_ptr(),
-        position=sites.position.data_ptr(),
-        step=sites.step.data_ptr(),
-        current=address(sites.current),
-        token=token.data_ptr(),
-        probability_of_current=address(current),
-        status=status.data_ptr(),
-        **{name: tensor.data_ptr() for name, tensor in statistics.items()},
+        status=packed.data_ptr() + 8 * n * len(_STATISTICS),
+        probability_of_current=current if has_current else 0,
+        **inputs,
+        **outputs,
     )
-    run(
+    launcher.launch(
         launches.mask_predict(
             buffers,
-            dtype=dtype,
+            dtype=str(logits.dtype).removeprefix("torch."),
             sites=n,
             vocabulary=vocabulary,
             stride=logits.stride(0),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-        )
+            temperature=draw.temperature,
+            top_k=draw.top_k,
+            top_p=draw.top_p,
+            min_p=draw.min_p,
+        ),
+        device,
     )
-    return Predictions(token=token, status=status, current=current, **statistics)
 
 
-def _check(logits: Tensor, dtype: str, sites: Sites) -> None:
-    if dtype not in launches.SUFFIXES:
-        raise InvalidTypeError(f"logits must be float32, float16 or bfloat16, got {dtype}; convert them to float32")
-    most = launches.MAX_TILES * launches.TILE
-    if logits.dim() != 2 or not 0 < logits.shape[1] <= most:
-        raise InvalidValueError(f"logits must be [M, V] with V from 1 to {most}, got {list(logits.shape)}; reshape them")
-    if logits.shape[1] > 1 and logits.stride(1) != 1:
-        raise InvalidValueError("the logits of a row must lie side by side, got a strided view; pass logits.contiguous()")
-    n = len(logits) if sites.index is None else len(sites.index)
-    for field in fields(sites):
-        tensor = getattr(sites, field.name)
-        if tensor is None:
-            continue
-        expected = torch.int64 if field.name == "seed" else torch.int32
-        if tensor.dtype != expected or not tensor.is_contiguous():
-            raise InvalidTypeError(f"{field.name} must be contiguous {expected}, got {tensor.dtype}; convert it")
-        if tensor.shape != (n,):
+def predict(logits: Tensor, sites: NDArray[np.uint8], n: int, draw: Draw) -> TensorPrediction:
+    """The mask prediction of n sites, without waiting for it."""
+    packed = empty_results(n, logits.device)
+    if n:
+        queue(logits, launcher.to_device(torch.from_numpy(sites), logits.device), packed, n, draw)
+    return results(packed, n, has_current=False)
+
+
+def mask_predict(
+    logits: Tensor,
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    suppress: NDArray[np.int64],
+    current: Any,
+    seed: int | Sequence[int],
+    request: int | Sequence[int],
+    positions: Any,
+    step: int | Sequence[int],
+) -> TensorPrediction:
+    """`dllm_fast.mask_predict` for logits that the kernels take."""
+    n, vocabulary = logits.shape
+    on_device = {name: x for name, x in (("position", positions), ("current", current)) if _is_there(x, logits)}
+    for name, x in on_device.items():
+        if x.shape != (n,) or x.dtype.is_floating_point or x.dtype == torch.bool:
+            label = "positions" if name == "position" else name
             raise InvalidValueError(
-                f"{field.name} must have one entry for each of {n} sites, got {list(tensor.shape)}; check it"
+                f"{label} must hold an integer for each of the {n} rows, got {x.dtype} of shape {list(x.shape)}; check it"
             )
-        if tensor.device != logits.device:
-            raise InvalidValueError(f"{field.name} must be on {logits.device}, got {tensor.device}; move it to the logits")
+    filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    places = None if "position" in on_device or positions is None else integer_array(positions, "positions")
+    # The core checks the settings, and then what belongs to single rows, on logits that cost nothing.
+    checked: dict[str, Any] = {"seed": seed, "request": request, "positions": places, "step": step}
+    _core.mask_predict(np.zeros((0, vocabulary), np.float32), **filters, suppress=suppress, **_NO_ROWS)
+    _core.mask_predict(np.zeros((n, 1), np.float32), **_NO_FILTERS, **checked)
+    ids = 0 if current is None or "current" in on_device else _checked_ids(current, n, vocabulary)
+    position = np.arange(n) if places is None else places
+    draw = Draw(**filters, suppressed=tuple(sorted({int(i) for i in suppress})))
+    packed = empty_results(n, logits.device)
+    result = results(packed, n, has_current=current is not None)
+    if not n:
+        return result
+    packed_sites = pack_sites(n, seed=seed, request=request, position=position, step=step, line=np.arange(n), current=ids)
+    sites = launcher.to_device(torch.from_numpy(packed_sites), logits.device)
+    begins = _addresses(sites, n)
+    for name, x in on_device.items():
+        begin = begins[name] - sites.data_ptr()
+        # Nobody has looked at these; an id outside would be read outside.
+        sites[begin : begin + 4 * n].view(torch.int32).copy_(x.clamp(0, vocabulary - 1) if name == "current" else x)
+    queue(logits, sites, packed, n, draw, has_current=current is not None)
+    if "current" in on_device and result.current is not None:
+        given = on_device["current"]
+        result.current.masked_fill_((given < 0) | (given >= vocabulary), torch.nan)
+    return result
+
+
+_NO_ROWS: dict[str, Any] = {"current": None, "seed": 0, "request": 0, "positions": None, "step": 0}
+_NO_FILTERS: dict[str, Any] = {
+    "temperature": 0.0,
+    "top_k": None,
+    "top_p": None,
+    "min_p": None,
+    "suppress": np.zeros(0, np.int64),
+    "current": None,
+}
+
+
+def _is_there(x: object, logits: Tensor) -> bool:
+    """Is it a tensor on the device of the logits, to be read there?"""
+    return isinstance(x, torch.Tensor) and x.device == logits.device and x.device.type != "cpu"
+
+
+def _checked_ids(current: Any, n: int, vocabulary: int) -> NDArray[np.int64]:
+    ids = integer_array(current, "current")
+    if ids.shape != (n,):
+        raise InvalidValueError(
+            f"current must have one entry for each of the {n} rows of logits, got {len(ids)}; check its length"
+        )
+    bad = ids[(ids < 0) | (ids >= vocabulary)]
+    if bad.size:
+        raise InvalidValueError(
+            f"current must be ids of the vocabulary, got {bad[0]} for {vocabulary} columns; check the tokenizer"
+        )
+    return ids
+
+
+def from_host(prediction: _core.Prediction, device: torch.device) -> TensorPrediction:
+    """What the core made, as tensors of a device: for devices that the kernels cannot run on."""
+    values = {name: getattr(prediction, name) for name in _STATISTICS}
+    tensors = {name: None if x is None else launcher.to_device(torch.from_numpy(x), device) for name, x in values.items()}
+    return TensorPrediction(**tensors, status=torch.zeros(len(prediction), dtype=torch.int32, device=device))  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""The elementwise work between the matrix products of a decoder layer, each piece one launch where the kernels can run.
+
+Both ways round to the dtype of the model at the same places. The kernels have no gradient, so training goes through torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
+
+from dllm_fast import launches
+from dllm_fast.ops import launcher
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STEP = 8  # numbers that the kernels read at once
+_MOST_DEPTH = 256
+
+
+def add_norm(stream: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`stream + delta` (`stream` itself without a delta), and its root mean square norm (1910.07467).
+
+    The norm is computed in float32 and goes back to the dtype of the stream before the weight.
+    """
+    if not _is_launched(stream, weight) or (delta is not None and not _is_launched(delta)):
+        summed = stream if delta is None else stream + delta
+        wide = summed.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        return summed, weight * wide.to(stream.dtype)
+    summed = stream if delta is None else torch.empty_like(stream)
+    normed = torch.empty_like(stream)
+    width = stream.shape[-1]
+    launch = launches.fused_add_norm(
+        stream=stream.data_ptr(),
+        delta=0 if delta is None else delta.data_ptr(),
+        weight=weight.data_ptr(),
+        stream_out=summed.data_ptr(),
+        out=normed.data_ptr(),
+        rows=stream.numel() // width,
+        width=width,
+        eps=eps,
+    )
+    launcher.launch([launch], stream.device)
+    return summed, normed
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """`silu(gate) * up` (2002.05202) for the halves of the last dimension."""
+    inner = gate_up.shape[-1] // 2
+    if not _is_launched(gate_up) or inner % _STEP:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    out = torch.empty((*gate_up.shape[:-1], inner), dtype=gate_up.dtype, device=gate_up.device)
+    rows = gate_up.numel() // gate_up.shape[-1]
+    launch = launches.fused_swiglu(gate_up=gate_up.data_ptr(), out=out.data_ptr(), rows=rows, inner=inner)
+    launcher.launch([launch], gate_up.device)
+    return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """How the heads of a projection are laid out and turned.
+
+    Attributes:
+        queries, keys: number of query heads, and of key heads (as many value heads follow).
+        depth: numbers of a head.
+        norms: weights of the norms of query and key heads, or None.
+        eps: of these norms.
+        is_wide: turns are rounded once, after a sum in float32, and not after each product.
+    """
+
+    queries: int
+    keys: int
+    depth: int
+    norms: tuple[Tensor, Tensor] | None
+    eps: float
+    is_wide: bool
+
+
+def takes_qkv(projected: Tensor, heads: Heads) -> bool:
+    """Can the kernel split this projection `[B, Q, (query heads + 2 key heads) * depth]`?"""
+    norms = () if heads.norms is None else heads.norms
+    return heads.depth <= _MOST_DEPTH and _is_launched(projected, *norms)
+
+
+def qkv(projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor], slots: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Norm and rotation of query and key heads; keys and values go into their slots, queries come back.
+
+    Args:
+        projected: `[B, Q, (query heads + 2 key heads) * depth]`, for which `takes_qkv` holds.
+        heads: of it.
+        angles: cosine and sine, float32 `[B, 1, Q, rotated]`.
+        slots: where keys and values go, int32 `[B, Q]`.
+        keys, values: `[B, key heads, slots, depth]`, written into.
+
+    Returns:
+        Queries `[B, query heads, Q, depth]`, in memory `[B, Q, query heads, depth]`.
+    """
+    batch, queries, _ = projected.shape
+    cosines, sines = (x.contiguous() for x in angles)
+    q = torch.empty((batch, queries, heads.queries, heads.depth), dtype=projected.dtype, device=projected.device)
+    buffers = launches.QkvBuffers(
+        projected=projected.data_ptr(),
+        q_weight=0 if heads.norms is None else heads.norms[0].data_ptr(),
+        k_weight=0 if heads.norms is None else heads.norms[1].data_ptr(),
+        cosines=cosines.data_ptr(),
+        sines=sines.data_ptr(),
+        slots=slots.data_ptr(),
+        q=q.data_ptr(),
+        keys=keys.data_ptr(),
+        keys_strides=(keys.stride(0), keys.stride(1), keys.stride(2)),
+        values=values.data_ptr(),
+        values_strides=(values.stride(0), values.stride(1), values.stride(2)),
+    )
+    launch = launches.fused_qkv(
+        buffers,
+        batch=batch,
+        queries=queries,
+        heads=heads.queries,
+        key_heads=heads.keys,
+        head_dimension=heads.depth,
+        rotated=cosines.shape[-1],
+        eps=heads.eps,
+        rotates_in_float32=heads.is_wide,
+    )
+    launcher.launch([launch], projected.device)
+    return q.transpose(1, 2)
+
+
+def _is_launched(*tensors: Tensor) -> bool:
+    """Can the kernels read these where they lie, and is no gradient wanted?"""
+    first = tensors[0]
+    if first.dtype != torch.bfloat16 or first.numel() == 0 or not launcher.usable(first.device, "fused"):
+        return False
+    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return not wants_gradient and all(
+        x.dtype == torch.bfloat16 and x.is_contiguous() and x.data_ptr() % 16 == 0 and x.shape[-1] % _STEP == 0 for x in tensors
+    )

@@ -1,0 +1,220 @@
+"""`sample` with predictions and attention from the emulated kernels gives the tokens that it gives without them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import dllm_fast
+from checkpoints import redraw
+from dllm_fast.errors import InvalidValueError
+from dllm_fast.models.batch import Batch
+from dllm_fast.models.cache import SlotCache
+from dllm_fast.models.decoder import Decoder, DecoderConfig
+from dllm_fast.models.graphs import Engine
+from dllm_fast.models.loaded import LoadedModel, ModelInfo
+from dllm_fast.models.rotary import Rotary
+from emulator import build
+from emulator.operations import emulated
+from families import TWINS
+from toys import HashTable
+
+pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
+
+MASK, VOCABULARY = 41, 300
+PREDICTION = ["mask_predict", "mask_filter"]
+
+
+class Bfloat16:
+    """A toy whose logits are bfloat16."""
+
+    def __init__(self, toy):
+        self.toy = toy
+
+    def __call__(self, ids):
+        return self.toy(ids).bfloat16()
+
+
+def run(model, **given):
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    return dllm_fast.sample(model, prompts, mask_token_id=MASK, seed=[2**64 - 1, 5, 6], num_samples=2, **given)
+
+
+def same(ours, core):
+    for a, b in zip(ours.sequences, core.sequences, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for ours_row, core_row in zip(ours.trajectory, core.trajectory, strict=True):
+        assert [(e.step, e.position, e.token, e.kind) for e in ours_row] == [
+            (e.step, e.position, e.token, e.kind) for e in core_row
+        ]
+        assert [e.probability for e in ours_row] == [e.probability for e in core_row]
+
+
+@pytest.mark.parametrize("preset", dllm_fast.presets())
+def test_every_preset(preset):
+    model = HashTable(VOCABULARY)
+    given = {"preset": preset, "max_new_tokens": 4, "suppress_tokens": (3, 250)}
+    core = run(model, **given)
+    with emulated(PREDICTION) as launched:
+        ours = run(model, **given)
+    assert launched
+    same(ours, core)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.01},
+        {"temperature": 1.0, "max_batch_rows": 2, "order": "random"},
+        {"preset": "llada", "as_published": True},
+        {"preset": "llada", "as_published": True, "order": "margin", "temperature": 0.5},
+    ],
+)
+def test_settings(given):
+    model = Bfloat16(HashTable(VOCABULARY))
+    core = run(model, max_new_tokens=4, **given)
+    with emulated(PREDICTION) as launched:
+        ours = run(model, max_new_tokens=4, **given)
+    assert launched
+    same(ours, core)
+
+
+def test_errors_name_row_and_position_as_the_core_does():
+    def broken(ids):
+        logits = torch.zeros(*ids.shape, VOCABULARY)
+        logits[-1, -1, 7] = torch.nan
+        return logits
+
+    with pytest.raises(InvalidValueError) as core:
+        run(broken, max_new_tokens=4)
+    with emulated(PREDICTION), pytest.raises(InvalidValueError) as ours:
+        run(broken, max_new_tokens=4)
+    assert str(ours.value) == str(core.value)
+    with emulated(PREDICTION), pytest.raises(InvalidValueError, match="suppress_tokens must be an id of the vocabulary"):
+        run(HashTable(VOCABULARY), max_new_tokens=4, suppress_tokens=(VOCABULARY,))
+
+
+def decoder(**changes):
+    config = DecoderConfig(
+        vocabulary=VOCABULARY,
+        context=None,
+        width=64,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=64,
+        inner=32,
+        norm_eps=1e-6,
+        rotary=Rotary(width=64, theta=1e4),
+        **changes,
+    )
+    return redraw(Decoder(config)).bfloat16()
+
+
+@pytest.mark.parametrize("reach", [None, 2])
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_the_attention_of_a_network(is_cached, reach):
+    network = decoder()
+    ids = torch.randint(0, VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(6).expand(2, 6)
+    end = torch.tensor([[3, 3, 3, 6, 6, 6], [4, 4, 4, 4, 4, 4]])
+    attend = Batch.attend
+
+    def hidden():
+        cache = SlotCache(network, 2, 9, dtype=torch.bfloat16, device=torch.device("cpu")) if is_cached else None
+        slots = positions if is_cached else None
+        return network.hidden(Batch(ids=ids, positions=positions, end=end, cache=cache, slots=slots, keys=6))
+
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(Batch, "attend", lambda batch, *args: attend(batch, *args, reach=reach))
+        plain = hidden()
+        with emulated(["attention"]) as launched:
+            ours = hidden()
+    assert launched == ["dllm_attention_d64_rows32"] * 2
+    torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_a_layer_of_kernels(is_cached, qk_norm, wide):
+    """Norm with residual, heads into slots, attention, SwiGLU: a layer is five launches beside its products."""
+    network = decoder(qk_norm=qk_norm, rotary_float32=wide)
+    exact = copy.deepcopy(network).double()
+    ids = torch.randint(0, VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(6).expand(2, 6)
+    end = torch.tensor([[3, 3, 3, 6, 6, 6], [4, 4, 4, 4, 4, 4]])
+
+    def run_on(net):
+        dtype = net.norm.weight.dtype
+        cache = SlotCache(net, 2, 9, dtype=dtype, device=torch.device("cpu")) if is_cached else None
+        slots = positions + 1 if is_cached else None
+        return net.hidden(Batch(ids=ids, positions=positions, end=end, cache=cache, slots=slots, keys=7 if is_cached else 6))
+
+    with torch.inference_mode():
+        plain, best = run_on(network).double(), run_on(exact)
+        with emulated() as launched:
+            ours = run_on(network).double()
+    layer = ["add_norm", "qkv", "attention_d64_rows32", "add_norm", "swiglu"]
+    assert [name.removeprefix("dllm_").removeprefix("fused_") for name in launched] == [*layer, *layer, "add_norm"]
+    assert (ours - best).norm() <= 2 * (plain - best).norm()
+
+
+@pytest.mark.parametrize("draw", [{}, {"temperature": 0.9, "top_p": 0.9}])
+@pytest.mark.parametrize("name", ["dream", "sdar", "fast-dllm-v2"])
+def test_steps_that_predict_within_the_forward(name, draw, tmp_path):
+    """What a CUDA graph would hold, mask prediction and all, through the same buffers."""
+    model = dllm_fast.load(next(twin for twin in TWINS if twin.name == name).save(tmp_path))
+    given = {"preset": "llada", "max_new_tokens": 8, "seed": 3, "stop_at_eos": False, **draw}
+    plain = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
+
+    def capture(body):
+        body()
+        return body
+
+    model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=capture)
+    with emulated(PREDICTION) as launched:
+        ours = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
+    assert launched
+    assert any(graph.results is not None for graph in model.engine._graphs.values())
+    # A matrix product of another size may round differently, so the tokens are compared and not the statistics.
+    assert [row.tolist() for row in ours.sequences] == [row.tolist() for row in plain.sequences]
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_replayed_steps_of_kernels(cache):
+    """Everything at once: elementwise kernels, attention and mask prediction in a step, through buffers of rounded shapes."""
+    network = decoder()
+    info = dataclasses.replace(INFO, dtype=torch.bfloat16, vocabulary=VOCABULARY, mask_token_id=MASK)
+    model = LoadedModel(network, None, info, {})
+    model.engine = Engine(network, dtype=info.dtype, where=info.device, capture=lambda body: body() or body)
+    given = {"max_new_tokens": 6, "preset": "llada", "cache": cache}
+    with emulated() as launched:
+        replayed = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
+        assert model.engine._graphs
+        model.engine = None
+        eager = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
+    assert {name.split("_")[1] for name in launched} == {"fused", "attention", "mask"}
+    assert [row.tolist() for row in replayed.sequences] == [row.tolist() for row in eager.sequences]
+
+
+INFO = ModelInfo(
+    family="llada",
+    mask_token_id=None,
+    eos_token_ids=(),
+    shift=0,
+    attention="full",
+    block_length=None,
+    dtype=torch.float32,
+    device=torch.device("cpu"),
+    vocabulary=0,
+    context=None,
+    preset=None,
+    defaults={},
+    sources={},
+    verified="",
+)

@@ -1,0 +1,36 @@
+"""The operations of `dllm_fast.ops` on tensors of the host: their own code, with the emulator in place of CuPy and the GPU."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from dllm_fast.ops import launcher
+
+from .launch import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import torch
+
+    from dllm_fast.launches import Launch
+
+
+@contextlib.contextmanager
+def emulated(names: list[str] | None = None) -> Iterator[list[str]]:
+    """Inside, kernels can be used on the CPU. Gives the list of the kernels launched so far."""
+    launched: list[str] = []
+
+    def launch(launches: Iterable[Launch], device: torch.device) -> None:
+        assert device.type == "cpu"
+        for one in launches:
+            launched.append(one.kernel)
+            run(one)
+
+    before = launcher.usable, launcher.launch
+    launcher.usable, launcher.launch = lambda _device, source: names is None or source in names, launch
+    try:
+        yield launched
+    finally:
+        launcher.usable, launcher.launch = before

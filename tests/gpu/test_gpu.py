@@ -1,0 +1,57 @@
+"""What only a GPU can show: the checks of `bench/gpu.py`, and a model on it. Skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import dllm_fast
+from bench.on_gpu import correctness
+from bench.on_gpu.stage import Stage
+from dllm_fast import kernels
+from families import MASK, TWINS
+
+_PROBLEM = kernels.problem()
+pytestmark = pytest.mark.skipif(_PROBLEM is not None, reason=": ".join(_PROBLEM or ()))
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return Stage(device=torch.device("cuda"), dry=False, quick=True, deadline=time.perf_counter() + 600, out=tmp_path)
+
+
+@pytest.mark.parametrize("check", ["mask_prediction", "commit", "attention", "draws", "sampling"])
+def test_the_kernels_are_right(check, stage):
+    found = getattr(correctness, check)(stage)
+    assert found["passed"], found
+
+
+@pytest.mark.parametrize("cache", ["auto", "dual"])
+@pytest.mark.parametrize("name", ["llada", "sdar"])
+def test_a_model_on_the_gpu_runs_from_graphs(name, cache, tmp_path):
+    folder = next(twin for twin in TWINS if twin.name == name).save(tmp_path)
+    given = {"max_new_tokens": 24, "preset": "llada", "cache": cache, "stop_at_eos": False}
+    on_gpu = dllm_fast.load(folder, device="cuda")
+    ours = dllm_fast.sample(on_gpu, [[1, 2, 3], [4]], **given)
+    assert on_gpu.engine is not None
+    assert on_gpu.engine.trouble is None
+    assert on_gpu.engine._graphs
+    for row in ours.new_tokens:
+        assert len(row) == 24
+        assert MASK not in row
+    again = dllm_fast.sample(on_gpu, [[1, 2, 3], [4]], **given)
+    assert all(np.array_equal(a, b) for a, b in zip(ours.sequences, again.sequences, strict=True))
+
+
+def test_mask_predict_does_not_wait():
+    logits = torch.randn(8, 5000, device="cuda")
+    dllm_fast.mask_predict(logits)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        prediction = dllm_fast.mask_predict(logits, temperature=0.7, seed=3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert prediction.token.device == logits.device

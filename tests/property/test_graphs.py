@@ -1,0 +1,165 @@
+"""Steps through fixed buffers give the tokens of eager ones. Here a "graph" is the function that CUDA would capture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dllm_fast
+from dllm_fast.models.graphs import Engine, Inputs, Shape
+from families import MASK, TWINS, Twin
+
+prompts = st.lists(st.lists(st.integers(0, MASK - 1), min_size=1, max_size=20), min_size=1, max_size=4)
+
+
+class Recorder:
+    """A capture that captures nothing: it notes the buffers, which must stay where they are."""
+
+    def __init__(self):
+        self.captured = self.replayed = 0
+
+    def __call__(self, body):
+        self.captured += 1
+        body()
+
+        def replay():
+            self.replayed += 1
+            body()
+
+        return replay
+
+
+def with_engine(model, capture) -> Engine:
+    model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=capture)
+    return model.engine
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    made = {}
+
+    def get(twin: Twin):
+        if twin.name not in made:
+            made[twin.name] = dllm_fast.load(twin.save(tmp_path_factory.mktemp(twin.name)))
+        made[twin.name].engine = None
+        return made[twin.name]
+
+    return get
+
+
+def tokens(result) -> list[list[int]]:
+    return [row.tolist() for row in result.sequences]
+
+
+@given(
+    twin=st.sampled_from(TWINS),
+    prompts=prompts,
+    seed=st.integers(0, 1000),
+    temperature=st.sampled_from([0.0, 0.8]),
+    approximate=st.sampled_from([None, "prefix", "dual", "none"]),
+    rows=st.sampled_from([None, 2]),
+)
+def test_replayed_steps_give_the_tokens_of_eager_ones(*, opened, twin, prompts, seed, temperature, approximate, rows):
+    model = opened(twin)
+    cache = "none" if twin.attention == "causal_reordered" or approximate is None else approximate
+    cache = "auto" if approximate is None else cache
+    rule = {"temperature": temperature, "seed": seed, "num_samples": 2, "cache": cache, "max_batch_rows": rows}
+    rule |= {"preset": "fast-dllm", "threshold": 0.02, "max_new_tokens": 12, "stop_at_eos": False}
+    eager = dllm_fast.sample(model, prompts, **rule)
+    recorder = Recorder()
+    engine = with_engine(model, recorder)
+    # The second run finds the graphs and the cache of the first.
+    for _ in range(2):
+        replayed = dllm_fast.sample(model, prompts, **rule)
+        assert tokens(replayed) == tokens(eager)
+        assert replayed.stats.nfe == eager.stats.nfe
+    if engine.trouble is None and twin.attention != "causal_reordered" and eager.stats.nfe:
+        assert recorder.replayed >= recorder.captured > 0
+
+
+def test_a_capture_that_fails_is_said_once_and_the_run_goes_on(opened):
+    twin = next(twin for twin in TWINS if twin.name in {"llada", "dream"})
+    model = opened(twin)
+    eager = dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8)
+
+    def refuse(body):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    engine = with_engine(model, refuse)
+    with pytest.warns(UserWarning, match="without CUDA graphs.*operation not permitted when stream is capturing$"):
+        replayed = dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8)
+    assert tokens(replayed) == tokens(eager)
+    assert engine.trouble == "RuntimeError: operation not permitted when stream is capturing"
+    assert tokens(dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8)) == tokens(eager), "and is silent from then on"
+    assert ("CUDA graphs", engine.trouble) in dllm_fast.explain(model).refused
+
+
+def test_a_second_run_at_the_same_time_runs_eagerly(opened):
+    model = opened(TWINS[0])
+    plain = dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8)
+    recorder = Recorder()
+    engine = with_engine(model, recorder)
+    inner = []
+
+    def nested(event):
+        if event.step == 1:
+            before = recorder.replayed
+            inner.append(tokens(dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8)))
+            assert recorder.replayed == before
+
+    outer = dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8, on_step=nested)
+    assert tokens(outer) == tokens(plain) == inner[0]
+    assert engine.acquire(), "it is free again"
+    engine.release()
+
+
+def test_a_longer_run_gets_a_longer_cache(opened):
+    model = opened(next(twin for twin in TWINS if twin.attention == "block_causal"))
+    engine = with_engine(model, Recorder())
+    first = engine.cache(2, 20)
+    assert (first.spare, first.keys.shape[1]) == (256, 2)
+    assert engine.cache(1, 256) is first
+    assert engine.cache(3, 20) is not first
+
+
+def inputs(rows, width, scored, keys=40, slots=True) -> Inputs:
+    one = np.arange(rows * width).reshape(rows, width)
+    return Inputs(
+        ids=one + 1,
+        positions=one + 2,
+        end=one + 3,
+        slots=one + 4 if slots else None,
+        keys=keys,
+        lines=np.array(scored, dtype=np.int64),
+    )
+
+
+def test_shapes_are_rounded_up_to_a_few():
+    shapes = {Shape.around(inputs(rows, width, [0]), None, None) for rows in (5, 6, 7, 8) for width in (17, 25, 32)}
+    assert shapes == {Shape(rows=8, width=32, keys=32, scored=16, draw=None)}
+
+
+def test_the_filling_of_a_shape_is_seen_by_nobody():
+    # Line 7 is query 2 of row 1; line 10 is the tail of row 0.
+    given_ = inputs(2, 5, [0, 7, 10])
+    shape = Shape.around(given_, None, None)
+    packed = shape.pack(given_, spare=99)
+    ids, positions, end, slots = packed[: 4 * 2 * 16].reshape(4, 2, 16)
+    np.testing.assert_array_equal(ids[:, :5], given_.ids)
+    np.testing.assert_array_equal(positions[:, :5], given_.positions)
+    np.testing.assert_array_equal(end[:, :5], given_.end)
+    np.testing.assert_array_equal(slots[:, :5], given_.slots)
+    assert (slots[:, 5:] == 99).all()
+    assert (end[:, 5:] == 1).all()
+    lines = packed[4 * 2 * 16 :]
+    assert lines.tolist() == [0, 16 + 2, 2 * 16] + [0] * 13
+
+
+def test_large_steps_are_left_to_eager_launches():
+    engine = Engine(torch.nn.Module(), dtype=torch.float32, where=torch.device("cpu"), capture=Recorder())  # type: ignore[arg-type]
+    for _ in range(3):
+        large = inputs(8, 300, [0], slots=False)
+        assert engine.run(large, is_cached=False, draw=None, sites=lambda n: n, tails=None) is None

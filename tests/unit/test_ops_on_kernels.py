@@ -1,0 +1,153 @@
+"""The operations on tensors: the code that runs on a GPU, its kernels run by the emulator, against the core and torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import dllm_fast
+from dllm_fast.errors import InvalidValueError
+from dllm_fast.ops import attention as attention_op
+from dllm_fast.ops import mask_predict as device
+from emulator import build
+from emulator.operations import emulated
+
+pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
+
+FIELDS = ("token", "probability", "top1", "top2", "entropy", "logsumexp", "current")
+
+
+def logits(n, vocabulary, dtype=torch.bfloat16, seed=0):
+    return (torch.randn(n, vocabulary, generator=torch.Generator().manual_seed(seed)) * 3).to(dtype)
+
+
+def same(ours, core):
+    for name in FIELDS:
+        expected = getattr(core, name)
+        if expected is None:
+            assert getattr(ours, name) is None
+        else:
+            np.testing.assert_array_equal(getattr(ours, name).numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"temperature": 0.8, "seed": [2**64 - 1, 0, 3, 7, 9], "request": 4, "step": [5, 4, 3, 2, 1]},
+        {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "suppress": [0, 5, 4999], "positions": [9, 8, 7, 6, 5]},
+        {"suppress": torch.tensor([3]), "current": [0, 1, 3, 4, 4999]},
+    ],
+)
+def test_mask_predict_equals_the_core(given, dtype):
+    rows = logits(5, 5000, dtype)
+    core = dllm_fast.mask_predict(rows, **given)
+    with emulated() as launched:
+        ours = dllm_fast.mask_predict(rows, **given)
+    assert launched
+    assert isinstance(ours, device.TensorPrediction)
+    assert len(ours) == 5
+    same(ours, core)
+    same(ours.cpu(), core)
+
+
+def test_positions_and_current_that_are_on_the_device_stay_there(monkeypatch):
+    rows = logits(5, 5000)
+    positions, current = torch.tensor([9, 8, 7, 6, 5]), torch.tensor([0, 4999, 3, 2, 1])
+    given = {"temperature": 1.0, "positions": positions, "current": current}
+    core = dllm_fast.mask_predict(rows, **given)
+    monkeypatch.setattr(device, "_is_there", lambda x, _: isinstance(x, torch.Tensor))
+    with emulated():
+        same(dllm_fast.mask_predict(rows, **given), core)
+        outside = dllm_fast.mask_predict(rows, **given | {"current": torch.tensor([-1, 5000, 3, 2, 1])})
+        with pytest.raises(InvalidValueError, match=r"positions must hold an integer for each of the 5 rows"):
+            dllm_fast.mask_predict(rows, positions=positions[:3])
+    assert torch.isnan(outside.current).tolist() == [True, True, False, False, False], "nobody could look at these ids"
+
+
+def test_a_row_without_statistics_is_reported_when_it_is_read():
+    rows = logits(4, 300)
+    rows[2, 17] = torch.nan
+    with emulated():
+        prediction = dllm_fast.mask_predict(rows)
+    assert torch.isnan(prediction.top1).tolist() == [False, False, True, False]
+    with pytest.raises(InvalidValueError) as ours:
+        prediction.cpu()
+    with pytest.raises(InvalidValueError) as core:
+        dllm_fast.mask_predict(rows)
+    assert str(ours.value) == str(core.value)
+    rows[1] = -torch.inf
+    with emulated(), pytest.raises(InvalidValueError) as ours:
+        dllm_fast.mask_predict(rows).cpu()
+    with pytest.raises(InvalidValueError) as core:
+        dllm_fast.mask_predict(rows)
+    assert str(ours.value) == str(core.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"suppress": [300]},
+        {"current": [0, 1, 300, 2]},
+        {"current": [0]},
+        {"seed": 2**64},
+        {"seed": [1, 2]},
+        {"positions": [1, 2, 3]},
+        {"step": -1},
+    ],
+)
+def test_bad_input_is_refused_before_a_launch_in_the_words_of_the_core(wrong):
+    rows = logits(4, 300)
+    with pytest.raises(dllm_fast.DllmFastError) as core:
+        dllm_fast.mask_predict(rows, **wrong)
+    with emulated() as launched, pytest.raises(dllm_fast.DllmFastError) as ours:
+        dllm_fast.mask_predict(rows, **wrong)
+    assert (type(ours.value), str(ours.value)) == (type(core.value), str(core.value))
+    assert not launched
+
+
+def test_logits_that_no_kernel_takes_go_to_the_core():
+    with emulated() as launched:
+        assert len(dllm_fast.mask_predict(logits(3, 10).float().numpy())) == 3
+        with pytest.raises(dllm_fast.DllmFastError, match="float64"):
+            dllm_fast.mask_predict(logits(3, 10).double())
+        with pytest.raises(dllm_fast.DllmFastError, match="contiguous"):
+            dllm_fast.mask_predict(logits(10, 3).T)
+        assert not launched
+        assert len(dllm_fast.mask_predict(logits(0, 10))) == 0
+
+
+@pytest.mark.parametrize("depth", [64, 128])
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 1)])
+def test_attention_by_the_kernel_and_by_torch(depth, heads, key_heads):
+    random = torch.Generator().manual_seed(depth + heads)
+    q = torch.randn(2, 5, heads, depth, generator=random).bfloat16().transpose(1, 2)  # strided, as a projection leaves it
+    cache = torch.randn(2, 2, key_heads, 201, depth, generator=random).bfloat16()
+    k, v = cache[0, :, :, :190], cache[1, :, :, :190]
+    begin = torch.tensor([[0, 0, 50, 3, 9], [0, 0, 0, -7, 0]], dtype=torch.int32)
+    end = torch.tensor([[1, 190, 120, 3, 4], [190, 64, 65, 9, 999]], dtype=torch.int32)
+    plain = torch.ops.dllm_fast.attention(q, k, v, begin, end, 0.1)
+    exact = attention_op._in_torch(q.double(), k.double(), v.double(), begin, end, 0.1)
+    with emulated() as launched:
+        ours = torch.ops.dllm_fast.attention(q, k, v, begin, end, 0.1)
+    assert launched[0] == f"dllm_attention_d{depth}_rows32"
+    assert ours.shape == q.shape
+    assert not ours[0, :, 3].any(), "this query sees nothing"
+    error, torchs = (ours.double() - exact).abs().max(), (plain.double() - exact).abs().max()
+    assert error <= 2 * torchs + 1e-3
+
+
+def test_what_the_kernel_cannot_read_goes_to_torch():
+    q = torch.zeros(1, 2, 3, 64, dtype=torch.bfloat16)
+    ranges = torch.zeros(1, 3, dtype=torch.int32)
+    strided = torch.zeros(1, 2, 64, 3, dtype=torch.bfloat16).transpose(2, 3)
+    shifted = torch.zeros(1 + q.numel(), dtype=torch.bfloat16)[1:].view(q.shape)
+    with emulated() as launched:
+        for q_, k_ in ((strided, q), (q, shifted), (q.float(), q.float())):
+            out = torch.ops.dllm_fast.attention(q_, k_, k_, ranges, ranges, 1.0)
+            assert out.shape == q.shape
+    assert not launched
