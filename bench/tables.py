@@ -73,9 +73,9 @@ def _facts(results: Sequence[Json]) -> str:
     first = results[0]
     machine, versions = first["machine"], first["versions"]
     commits = sorted({r["commit"][:12] + (" with changes" if r["uncommitted_changes"] else "") for r in results})
-    others = [r["cores_used_by_others"] for r in results if r["cores_used_by_others"]]
-    busy = max((o["busy"] + o["stolen"] for o in others), default=0.0)
-    note = f" **Taken beside a busy neighbour ({busy:.1f} cores): do not trust.**" if busy > 0.25 else ""
+    others = {r["bench"]: o["busy"] + o["stolen"] for r in results if (o := r["cores_used_by_others"])}
+    busy = ", ".join(f"{name} ({cores:.1f} cores)" for name, cores in others.items() if cores > 0.25)
+    note = f" **Taken beside a busy neighbour, do not trust: {busy}.**" if busy else ""
     return (
         f"{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['isa'])}), {machine['memory_gb']:.0f} GB, "
         f"{machine['system']}; dllm_fast {versions['dllm_fast']} at {', '.join(commits)}, torch {versions['torch']}, "

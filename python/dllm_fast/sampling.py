@@ -120,13 +120,14 @@ def _run(
     num_samples = len(seeds) // len(prompts)
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
     starts = [0 if infilling else len(prompt) for prompt in prompts for _ in range(num_samples)]
+    assert config.mask_token_id is not None
     predictor = Predictor(config, seeds, requests)
     policy = runner.begin(
         Task(
             lengths=[len(canvas) for canvas in canvases],
             starts=starts,
             prompts=[prompt for prompt in range(len(prompts)) for _ in range(num_samples)],
-            mask_token_id=config.mask_token_id or 0,
+            mask_token_id=config.mask_token_id,
             cache=config.cache,
             refresh_every=config.refresh_every,
             max_rows=config.max_batch_rows,

@@ -126,10 +126,7 @@ def _masks(model: nn.Module, config: object, tokenizer: Any, family: Family | No
         return [written, spoken]
     if spoken[0] is None and tokenizer is not None and family.mask_token is not None:
         spoken = (_token(tokenizer, family.mask_token), f"tokenizer: {family.mask_token}")
-    known = family.mask_token_id
-    table = (known if known is not None and known < vocabulary else None, f"family {family.name}")
-    # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
-    return [spoken, table] if family.name == "llada" and written[0] == 50256 else [written, spoken, table]
+    return families.masks(family, written, spoken, vocabulary)
 
 
 def _ends(model: nn.Module, config: object, tokenizer: Any) -> list[tuple[Any, str]]:

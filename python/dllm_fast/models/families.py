@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models import layouts
 from dllm_fast.models.layouts import Layout
 
 Attention = Literal["full", "block_causal", "causal_context", "causal_reordered"]
-ATTENTION: tuple[str, ...] = ("full", "block_causal", "causal_context", "causal_reordered")
+ATTENTION: tuple[str, ...] = get_args(Attention)
+# A value, or None where nothing is said, and who says it.
+Candidate = tuple[Any, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +272,14 @@ _PLAIN: Mapping[str, Layout] = {
     "qwen3": layouts.QWEN3,
     "qwen3_moe": layouts.QWEN3_MOE,
 }
+
+
+def masks(family: Family, written: Candidate, spoken: Candidate, vocabulary: int) -> list[Candidate]:
+    """Candidates for the mask with their sources, the best first: what the config says, the tokenizer, and the table."""
+    inside = family.mask_token_id is not None and family.mask_token_id < vocabulary
+    known = (family.mask_token_id if inside else None, f"family {family.name}")
+    # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
+    return [spoken, known, written] if family.name == "llada" and written[0] == 50256 else [written, spoken, known]
 
 
 def works_with() -> str:

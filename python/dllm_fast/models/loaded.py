@@ -261,10 +261,7 @@ def _masks(family: Family, checkpoint: Checkpoint, tokenizer: Tokenizer | None, 
     spoken = (None if tokenizer is None else tokenizer.mask_token_id, "tokenizer: mask token")
     if spoken[0] is None and tokenizer is not None and family.mask_token is not None:
         spoken = (tokenizer.token_to_id(family.mask_token), f"tokenizer: {family.mask_token}")
-    inside = family.mask_token_id is not None and family.mask_token_id < vocabulary
-    known = (family.mask_token_id if inside else None, f"family {family.name}")
-    # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
-    return [spoken, known, written] if family.name == "llada" and written[0] == 50256 else [written, spoken, known]
+    return families.masks(family, written, spoken, vocabulary)
 
 
 def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[tuple[Any, str]]:
