@@ -1,8 +1,9 @@
-//! The one door to parallel work: a pool of threads that belongs to this process.
+//! The one door to parallel work: the threads of OpenMP where torch brought them, else a pool that belongs to this process.
 //!
 //! Threads do not survive `fork()`, and a pool that lost its threads waits for ever; so the pool remembers the process
 //! it was made in and a child makes its own. Results never depend on the number of threads.
 
+use crate::openmp;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     workers: None,
 });
 
-/// Number of threads from now on; `None` takes `RAYON_NUM_THREADS`, or else one per core.
+/// Number of threads from now on; `None` takes `RAYON_NUM_THREADS`, or else torch's number, or else one per core.
 pub fn set_threads(threads: Option<usize>) {
     let mut state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     state.threads = threads;
@@ -42,7 +43,7 @@ fn helpers() -> Arc<ThreadPool> {
         discard(&mut state);
         state.process = process;
     }
-    let threads = state.threads.unwrap_or_else(default_threads);
+    let threads = state.threads.or_else(asked_for).unwrap_or_else(cores);
     let made = state.workers.get_or_insert_with(|| {
         let build = |n| {
             ThreadPoolBuilder::new()
@@ -59,25 +60,25 @@ fn helpers() -> Arc<ThreadPool> {
     Arc::clone(made)
 }
 
-fn default_threads() -> usize {
-    let asked = std::env::var("RAYON_NUM_THREADS")
-        .ok()
-        .and_then(|n| n.parse().ok());
-    asked
-        .filter(|&n| n > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+fn asked_for() -> Option<usize> {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok()?;
+    asked.parse().ok().filter(|&n| n > 0)
 }
 
-fn threads() -> usize {
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The number that somebody has set.
+fn threads() -> Option<usize> {
     let state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    state.threads.unwrap_or_else(default_threads)
+    state.threads.or_else(asked_for)
 }
 
 /// `work(i, state)` for `i` in `0..n`, in order, each worker with a state of its own. Serial unless `cost`, in
 /// elementary operations over all `n`, is worth the threads.
 ///
-/// The caller begins at once, and helpers take items as soon as they are awake: after a forward of the model they sleep,
-/// and a call may be over before they have got up.
+/// The caller begins at once, and helpers take items as soon as they are awake.
 pub fn map<T: Send, S>(
     n: usize,
     cost: usize,
@@ -85,12 +86,12 @@ pub fn map<T: Send, S>(
     work: impl Fn(usize, &mut S) -> T + Sync,
 ) -> Vec<T> {
     const WORTH_THREADS: usize = 1 << 18;
-    let workers = if n < 2 || cost < WORTH_THREADS {
-        1
+    let asked = if n < 2 || cost < WORTH_THREADS {
+        Some(1)
     } else {
-        threads().min(n)
+        threads().map(|threads| threads.min(n))
     };
-    if workers == 1 {
+    if asked == Some(1) {
         let mut own = state();
         return (0..n).map(|i| work(i, &mut own)).collect();
     }
@@ -110,12 +111,14 @@ pub fn map<T: Send, S>(
             .unwrap_or_else(PoisonError::into_inner)
             .append(&mut mine);
     };
-    helpers().in_place_scope(|scope| {
-        for _ in 1..workers {
-            scope.spawn(|_| take());
-        }
-        take();
-    });
+    if !openmp::run(asked, &take) {
+        helpers().in_place_scope(|scope| {
+            for _ in 1..asked.unwrap_or_else(cores).min(n) {
+                scope.spawn(|_| take());
+            }
+            take();
+        });
+    }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|&(i, _)| i);
     done.into_iter().map(|(_, value)| value).collect()

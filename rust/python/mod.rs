@@ -8,7 +8,7 @@ mod predict;
 mod sampler;
 
 use crate::error::Error;
-use crate::pool;
+use crate::{openmp, pool};
 use config::{COUNT, NUMBER, convert};
 use pyo3::prelude::*;
 
@@ -37,7 +37,7 @@ fn schedule(
     Ok(schedule.counts(masks, steps))
 }
 
-/// Number of threads from now on; None takes RAYON_NUM_THREADS, or else one per core.
+/// Number of threads from now on; None takes RAYON_NUM_THREADS, or else torch's number, or else one per core.
 #[pyfunction]
 #[pyo3(signature = (threads=None))]
 fn set_threads(threads: Option<usize>) {
@@ -47,6 +47,7 @@ fn set_threads(threads: Option<usize>) {
 /// The compiled core of `dllm_fast`.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    openmp::allow();
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(schedule, m)?)?;
     m.add_function(wrap_pyfunction!(set_threads, m)?)?;

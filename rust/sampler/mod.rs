@@ -274,14 +274,15 @@ impl Sampler {
             ));
         }
         for i in 0..wanted {
-            let (row, position) = self.site_of(rows, i);
             if let Some(value) = answer.unusable(i) {
+                let (row, position) = self.site_of(rows, i);
                 return Err(Error::Mismatch(format!(
                     "scores must be numbers and statistics finite, got {value} for row {row}, position {position}; \
                      give a bad position a low score"
                 )));
             }
             if self.excluded.binary_search(&answer.token(i)).is_ok() {
+                let (row, position) = self.site_of(rows, i);
                 return Err(Error::Mismatch(format!(
                     "a proposed token must not be the mask or suppressed, got {} for row {row}, position {position}; choose another id",
                     answer.token(i)

@@ -1,6 +1,8 @@
 """What `sample` and `infill` return, on tables small enough to check by eye."""
 
 import multiprocessing
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -192,3 +194,30 @@ def test_threads_survive_a_fork_and_change_nothing() -> None:
     for threads in (1, 2, 7, None):
         dllm_fast._core.set_threads(threads)
         assert draws(1) == before
+
+
+_THREADS = """
+import pathlib, sys
+{first}
+import numpy as np
+import dllm_fast
+from dllm_fast import _core
+_core.set_threads(3)
+logits = np.random.default_rng(0).normal(size=(64, 9000)).astype(np.float32)
+token = dllm_fast.mask_predict(logits, temperature=1.0, seed=1).token.tolist()
+names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+print(any(name.startswith("dllm-fast") for name in names), "torch" in sys.modules, sum(token))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where torch's threads are borrowed")
+def test_torchs_threads_are_borrowed_where_there_are_any() -> None:
+    """Threads of our own would have to wait for a core while torch's spin. Without torch there are helpers."""
+
+    def run(first: str) -> list[str]:
+        program = [sys.executable, "-c", _THREADS.format(first=first)]
+        return subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()
+
+    total = str(sum(draws(1)))
+    assert run("") == ["True", "False", total]
+    assert run("import torch; torch.ones(1)") == ["False", "True", total]
