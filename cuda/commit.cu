@@ -1,13 +1,14 @@
 // The commit: which proposals are written into the canvases, without asking the host.
 //
-// Computes, for each row of canvases [rows, length]: the candidates (scored positions that still hold the mask) in the
-// order of a key, highest first, ties to the lower position; the longest prefix of that order that passes the cut, at
-// least `floor` long; and writes the tokens of that prefix into the canvas. Keys, cuts and their float64 operations are
+// Computes, for each row: the candidates (scored positions whose cell still holds the mask) in the order of a key, highest
+// first, ties to the lower position; the longest prefix of that order that passes the cut, at least `floor` long; and
+// writes the tokens of that prefix into their cells. Keys, cuts and their float64 operations are
 // those of rust/decide/score.rs and rust/decide/select.rs, so the decisions are the Rust selector's exactly. Which end of
 // an answer stops a row, and what then fills it, is the host's business.
 //
 // Layout: the sites (scored positions) of row r are [site_start[r], site_start[r + 1]), positions rising; statistics and
-// random numbers of the sites are the arrays that mask_predict.cu reads and writes.
+// random numbers of the sites are the arrays that mask_predict.cu reads and writes. `cells` is any array of tokens, such as
+// the inputs of the next forward, and `cell` [sites] says where in it a site lies.
 //
 // One block a row. The rank of a candidate is the number of candidates before it, counted by comparing all with all: no
 // sort, no order of threads, and fewer than 2^20 comparisons. The entropy bound adds up in the order of the ranks, by one
@@ -15,7 +16,7 @@
 //
 // Moves, per candidate: about 60 bytes of statistics read, at most 12 written. Bound by latency.
 //
-// The host checks: at most MAX_CANDIDATES sites a row, rising positions below `length`, one site a position.
+// The host checks: at most MAX_CANDIDATES sites a row, rising positions, one site a cell, cells inside.
 
 #include "dllm/arithmetic.cuh"
 #include "dllm/block.cuh"
@@ -56,6 +57,7 @@ struct Rule {
 
 struct Candidates {
     const int32_t* site_start;
+    const int32_t* cell;
     const uint32_t* position;
     const uint64_t* seed;
     const uint32_t* request;
@@ -169,18 +171,17 @@ __device__ __forceinline__ int block_count(int own, BlockScratch<int>& scratch) 
     return block_reduce<COMMIT_THREADS>(own, 0, scratch, [](int a, int b) { return a + b; });
 }
 
-__device__ __forceinline__ void commit(int64_t* canvases, int32_t* chosen, int32_t* committed, int32_t* masks_left,
+__device__ __forceinline__ void commit(int64_t* cells, int32_t* chosen, int32_t* committed, int32_t* masks_left,
                                        const Candidates& sites, const int32_t* floors, const double* progress,
-                                       int64_t length, int64_t mask_id, const Rule& rule) {
+                                       int64_t mask_id, const Rule& rule) {
     DLLM_SHARED(CommitShared, shared);
     const int row = blockIdx.x, t = threadIdx.x;
     const int first = sites.site_start[row], count = sites.site_start[row + 1] - first;
-    int64_t* canvas = canvases + row * length;
 
     int own = 0, own_unusable = 0;
     for (int i = t; i < count; i += COMMIT_THREADS) {
         const int site = first + i;
-        const bool is_candidate = canvas[sites.position[site]] == mask_id;
+        const bool is_candidate = cells[sites.cell[site]] == mask_id;
         shared.is_candidate[i] = is_candidate;
         own += is_candidate;
         own_unusable += is_candidate && sites.status[site] != 0;
@@ -219,7 +220,7 @@ __device__ __forceinline__ void commit(int64_t* canvases, int32_t* chosen, int32
     const int length_of_prefix = passing > floor ? passing : floor;
     for (int rank = t; rank < length_of_prefix; rank += COMMIT_THREADS) {
         const int site = first + shared.ranked[rank];
-        canvas[sites.position[site]] = sites.token[site];
+        cells[sites.cell[site]] = sites.token[site];
         chosen[first + rank] = site;
     }
     if (t == 0) {
@@ -233,14 +234,14 @@ __device__ __forceinline__ void commit(int64_t* canvases, int32_t* chosen, int32
 // `chosen` [sites]: the sites that a row commits, best first, from site_start[row] on; `committed` [rows]: their number, -1
 // for a row with a site that has no statistics; `masks_left` [rows]: candidates that stay masked.
 extern "C" __global__ void __launch_bounds__(dllm::COMMIT_THREADS) dllm_commit(
-    const int32_t* __restrict__ site_start, const uint32_t* __restrict__ position, const uint64_t* __restrict__ seed,
+    const int32_t* __restrict__ site_start, const int32_t* __restrict__ cell, const uint32_t* __restrict__ position, const uint64_t* __restrict__ seed,
     const uint32_t* __restrict__ request, const uint32_t* __restrict__ step, const int64_t* __restrict__ token,
     const double* __restrict__ probability, const double* __restrict__ top1, const double* __restrict__ top2,
     const double* __restrict__ entropy, const int32_t* __restrict__ status, const int32_t* __restrict__ floors,
-    const double* __restrict__ progress, int64_t* canvases, int32_t* chosen, int32_t* committed, int32_t* masks_left,
-    int64_t length, int64_t mask_id, int order, int cut, double bound, double order_temperature, int is_annealed) {
-    dllm::commit(canvases, chosen, committed, masks_left,
-                 {site_start, position, seed, request, step, token, probability, top1, top2, entropy, status}, floors,
-                 progress, length, mask_id, {order, cut, bound, order_temperature, is_annealed != 0});
+    const double* __restrict__ progress, int64_t* cells, int32_t* chosen, int32_t* committed, int32_t* masks_left,
+    int64_t mask_id, int order, int cut, double bound, double order_temperature, int is_annealed) {
+    dllm::commit(cells, chosen, committed, masks_left,
+                 {site_start, cell, position, seed, request, step, token, probability, top1, top2, entropy, status}, floors,
+                 progress, mask_id, {order, cut, bound, order_temperature, is_annealed != 0});
 }
 DLLM_EXPORT(dllm_commit)

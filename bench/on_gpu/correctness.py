@@ -150,7 +150,8 @@ def _kernel_step(stage: Stage, made: dict[str, np.ndarray], rows: int, masks: in
         "status": np.zeros(n, dtype=np.int32),
         "floors": np.full(rows, floor, dtype=np.int32),
         "progress": np.zeros(rows),
-        "canvases": np.full((rows, masks), MASK, dtype=np.int64),
+        "cell": np.arange(n, dtype=np.int32),
+        "cells": np.full((rows, masks), MASK, dtype=np.int64),
         "chosen": np.full(n, -1, dtype=np.int32),
         "committed": np.zeros(rows, dtype=np.int32),
         "masks_left": np.zeros(rows, dtype=np.int32),
@@ -158,9 +159,9 @@ def _kernel_step(stage: Stage, made: dict[str, np.ndarray], rows: int, masks: in
     }
     tensors = {name: torch.from_numpy(array).to(stage.device) for name, array in arrays.items()}
     buffers = launches.CommitBuffers(**{name: tensor.data_ptr() for name, tensor in tensors.items()})
-    launcher.launch([launches.commit(buffers, rows=rows, length=masks, mask_id=MASK, **rule)], stage.device)
-    canvases: np.ndarray = tensors["canvases"].cpu().numpy()
-    return canvases
+    launcher.launch([launches.commit(buffers, rows=rows, mask_id=MASK, **rule)], stage.device)
+    cells: np.ndarray = tensors["cells"].cpu().numpy()
+    return cells
 
 
 def attention(stage: Stage) -> Json:

@@ -93,7 +93,7 @@ class Run:
         rng = np.random.default_rng(1)
         canvases = [np.append(rng.integers(0, 200, prompt), np.full(new, info.mask_token_id)) for _ in range(batch)]
         seeds, requests = [0] * batch, list(range(batch))
-        self.predictor = Predictor(config, seeds, requests)
+        self.predictor = Predictor(config)
         self.runner = NetworkRunner(model.network, info, model.engine)
         self.runner.begin(
             Task(
@@ -118,7 +118,7 @@ class Run:
             return False
         for rows, forward in self.runner.parts(request, shift=False):
             logits, lines = forward()
-            prediction = self.predictor(logits, request, rows, lines)
+            prediction = self.predictor(logits, rows, lines)
             self.sampler.feed(prediction=prediction, rows=rows)
         self.times.append(time.perf_counter() - began)
         return True

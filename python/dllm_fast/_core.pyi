@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ __all__ = [
 ]
 
 __version__: str
+
+# How many each row commits at least, int32, and the share of its block's steps that are done then, float64.
+_Pace: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float64]]
 
 def check_config(object: object) -> None: ...
 def mask_predict(
@@ -124,6 +127,10 @@ class Sampler:
         max_rows: int | None = None,
     ) -> Sampler: ...
     def next(self) -> Request | None: ...
+    def sites(
+        self, rows: NDArray[np.int64] | Sequence[int]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]: ...
+    def pace(self, rows: NDArray[np.int64] | Sequence[int]) -> tuple[_Pace, _Pace | None]: ...
     def predict(
         self,
         logits: Any,

@@ -166,13 +166,14 @@ MAX_CANDIDATES = 1024
 class CommitBuffers:
     """Addresses of the arrays of a commit: R rows, N sites (scored positions), those of a row together, positions rising.
 
-    `site_start` [R + 1] int32; `position`, `request`, `step` uint32, `seed` uint64, `token` int64, `status` int32, and
-    `probability`, `top1`, `top2`, `entropy` float64, all [N], as the mask prediction reads and writes them; `floors` [R]
-    int32, `progress` [R] float64; changed: `canvases` [R, length] int64; results: `chosen` [N] int32, sites by rank,
-    `committed` and `masks_left` [R] int32.
+    `site_start` [R + 1] int32; `cell` [N] int32, where in `cells` a site lies; `position`, `request`, `step` uint32, `seed`
+    uint64, `token` int64, `status` int32, and `probability`, `top1`, `top2`, `entropy` float64, all [N], as the mask prediction
+    reads and writes them; `floors` [R] int32, `progress` [R] float64; changed: `cells` int64, tokens; results: `chosen` [N]
+    int32, sites by rank, `committed` and `masks_left` [R] int32.
     """
 
     site_start: int
+    cell: int
     position: int
     seed: int
     request: int
@@ -185,7 +186,7 @@ class CommitBuffers:
     status: int
     floors: int
     progress: int
-    canvases: int
+    cells: int
     chosen: int
     committed: int
     masks_left: int
@@ -195,7 +196,6 @@ def commit(
     buffers: CommitBuffers,
     *,
     rows: int,
-    length: int,
     mask_id: int,
     order: str,
     cut: str,
@@ -206,8 +206,8 @@ def commit(
     """The launch of a commit."""
     b = buffers
     statistics = (b.token, b.probability, b.top1, b.top2, b.entropy, b.status)
-    addresses = (b.site_start, b.position, b.seed, b.request, b.step, *statistics, b.floors, b.progress)
-    results = (b.canvases, b.chosen, b.committed, b.masks_left)
+    addresses = (b.site_start, b.cell, b.position, b.seed, b.request, b.step, *statistics, b.floors, b.progress)
+    results = (b.cells, b.chosen, b.committed, b.masks_left)
     rule = (
         ctypes.c_int32(ORDERS[order]),
         ctypes.c_int32(CUTS[cut]),
@@ -216,7 +216,7 @@ def commit(
         ctypes.c_int32(is_annealed),
     )
     pointers = tuple(ctypes.c_void_p(a) for a in (*addresses, *results))
-    arguments = (*pointers, ctypes.c_int64(length), ctypes.c_int64(mask_id), *rule)
+    arguments = (*pointers, ctypes.c_int64(mask_id), *rule)
     return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
 
 

@@ -121,7 +121,7 @@ def _run(
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
     starts = [0 if infilling else len(prompt) for prompt in prompts for _ in range(num_samples)]
     assert config.mask_token_id is not None
-    predictor = Predictor(config, seeds, requests)
+    predictor = Predictor(config)
     policy = runner.begin(
         Task(
             lengths=[len(canvas) for canvas in canvases],
@@ -183,7 +183,7 @@ def _drive(sampler: _core.Sampler, model: Runner, predict: Predictor, config: Sa
         predictions = []
         for rows, forward in model.parts(request, shift=config.shift):
             logits, lines = forward()
-            prediction = predict(logits, request, rows, lines)
+            prediction = predict(logits, rows, lines)
             sampler.feed(prediction=prediction, rows=rows)
             predictions.append((rows, prediction))
             # They would live on while the next forward makes new ones.

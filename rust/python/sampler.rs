@@ -4,12 +4,16 @@ use super::arrays::{LogitsArray, ids, indices, integers, one_or_each, tokens};
 use super::error::{bad_type, bad_value, raise};
 use super::{config, predict::Prediction};
 use crate::decide::plan;
+use crate::logits::predict::Site;
 use crate::rng::Stream;
-use crate::sampler::{Answer, Sampler as Core, Start};
+use crate::sampler::{Answer, Pace, Sampler as Core, Start};
 use numpy::{PyArray1, PyArray2, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Floors int32 and shares of steps float64, `[n]`.
+type PaceArrays<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f64>>);
 
 /// One change of a canvas.
 #[pyclass(frozen, module = "dllm_fast")]
@@ -300,6 +304,56 @@ impl Sampler {
                 step,
             })
         })
+    }
+
+    /// What a draw at each requested position of `rows` depends on, in order: arrays `seed` uint64, `request`, `position` and
+    /// `step` uint32 `[N]`, and the number of positions of each row, int64.
+    #[allow(clippy::type_complexity)]
+    fn sites<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+    ) -> PyResult<(
+        Bound<'py, PyArray1<u64>>,
+        Bound<'py, PyArray1<u32>>,
+        Bound<'py, PyArray1<u32>>,
+        Bound<'py, PyArray1<u32>>,
+        Bound<'py, PyArray1<i64>>,
+    )> {
+        let core = self.core(py);
+        let rows = rows_or_waiting(Some(rows), &core)?;
+        let sites = core.sites(&rows).map_err(raise)?;
+        let word = |of: fn(&Site) -> u32| PyArray1::from_iter(py, sites.iter().map(of));
+        Ok((
+            PyArray1::from_iter(py, sites.iter().map(|s| s.stream.seed)),
+            word(|s| s.stream.request),
+            word(|s| s.position),
+            word(|s| s.step),
+            tokens(py, rows.iter().map(|&r| core.positions(r).len() as u32)),
+        ))
+    }
+
+    /// How many tokens the waiting step of each of `rows` commits at least, and the share of the block's steps that are done
+    /// once it is; then the same for the step after it, or None unless that is as good as sure to come for all of them.
+    #[allow(clippy::type_complexity)]
+    fn pace<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+    ) -> PyResult<(PaceArrays<'py>, Option<PaceArrays<'py>>)> {
+        let core = self.core(py);
+        let rows = rows_or_waiting(Some(rows), &core)?;
+        core.sites(&rows).map_err(raise)?;
+        let paces: Vec<_> = rows.iter().filter_map(|&r| core.pace(r)).collect();
+        let arrays = |of: &[Pace]| {
+            (
+                PyArray1::from_iter(py, of.iter().map(|p| p.floor as i32)),
+                PyArray1::from_iter(py, of.iter().map(|p| p.progress)),
+            )
+        };
+        let now: Vec<Pace> = paces.iter().map(|&(now, _)| now).collect();
+        let then: Option<Vec<Pace>> = paces.iter().map(|&(_, then)| then).collect();
+        Ok((arrays(&now), then.map(|then| arrays(&then))))
     }
 
     /// Statistics and drawn tokens for the requested positions of `rows` (all that wait, by default) from logits `[N, V]`.

@@ -13,6 +13,7 @@ use crate::logits::predict::{Matrix, Prediction, Site, predict};
 use crate::logits::row::Logits;
 use crate::logits::stats::Unusable;
 use crate::rng::Stream;
+pub use row::Pace;
 use row::Row;
 
 /// What a row starts from.
@@ -167,6 +168,31 @@ impl Sampler {
         self.rows[row].forwards()
     }
 
+    /// The waiting step of a row, and the one after it where that is as good as sure to come. `None` where none waits.
+    pub fn pace(&self, row: usize) -> Option<(Pace, Option<Pace>)> {
+        let row = &self.rows[row];
+        Some((row.pace()?, row.next_pace(&self.config)))
+    }
+
+    /// The requested positions of `rows`, in order, and what a draw at each depends on; site i is of line i.
+    pub fn sites(&self, rows: &[usize]) -> Result<Vec<Site>> {
+        let mut sites = Vec::with_capacity(self.wanted(rows)?);
+        for &r in rows {
+            let row = &self.rows[r];
+            sites.extend(self.positions(r).iter().map(|&position| Site {
+                row: 0,
+                stream: row.stream(),
+                position,
+                step: row.forwards(),
+                current: None,
+            }));
+        }
+        for (i, site) in sites.iter_mut().enumerate() {
+            site.row = i;
+        }
+        Ok(sites)
+    }
+
     /// All edits of a row, in order.
     pub fn trajectory(&self, row: usize) -> &[Edit] {
         self.rows[row].trajectory()
@@ -208,19 +234,9 @@ impl Sampler {
                 "index must name rows of the logits, got {bad} for {lines} rows; count from 0"
             )));
         }
-        let mut sites = Vec::with_capacity(wanted);
-        for &r in rows {
-            let row = &self.rows[r];
-            sites.extend(self.positions(r).iter().map(|&position| Site {
-                row: 0,
-                stream: row.stream(),
-                position,
-                step: row.forwards(),
-                current: None,
-            }));
-        }
-        for (i, site) in sites.iter_mut().enumerate() {
-            site.row = index.map_or(i, |index| index[i]);
+        let mut sites = self.sites(rows)?;
+        for (site, &line) in sites.iter_mut().zip(index.into_iter().flatten()) {
+            site.row = line;
         }
         let matrix = Matrix {
             logits,

@@ -24,6 +24,15 @@ pub struct Pending {
     progress: f64,
 }
 
+/// What of a step is known before its scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// It commits at least so many.
+    pub floor: usize,
+    /// Share of the block's steps that are done once it is.
+    pub progress: f64,
+}
+
 /// The block being filled.
 struct Block {
     window: Range<usize>,
@@ -99,6 +108,45 @@ impl Row {
 
     pub fn trajectory(&self) -> &[Edit] {
         &self.trajectory
+    }
+
+    /// The waiting step.
+    pub fn pace(&self) -> Option<Pace> {
+        self.pending.as_ref().map(|pending| Pace {
+            floor: pending.floor,
+            progress: pending.progress,
+        })
+    }
+
+    /// The step after the waiting one, where it is sure, or nearly so, to be in the same block: so that it may begin before
+    /// the decisions of this one are known here.
+    pub fn next_pace(&self, config: &Config) -> Option<Pace> {
+        let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
+        let eligible = self.canvas[block.window.clone()]
+            .iter()
+            .filter(|&&t| t == self.mask)
+            .count();
+        let left = if config.cut == Cut::Count {
+            eligible.saturating_sub(pending.floor)
+        } else {
+            // Nobody knows how many will pass; it is unlikely that they are four times as many as in the step before.
+            let last = self.forwards.checked_sub(1)?;
+            let before = self.trajectory.iter().rev();
+            let passed = before.take_while(|edit| edit.step == last).count();
+            let is_open = config.steps == Steps::Open && !config.schedule.keeps_idle_steps();
+            eligible.saturating_sub(if is_open { 4 * passed } else { eligible })
+        };
+        let step = Step {
+            index: block.index + 1,
+            steps: block.steps,
+            masks: block.masks,
+            left,
+        };
+        let floor = floor(step, config, None);
+        (left > 0 && (floor > 0 || config.schedule.keeps_idle_steps())).then(|| Pace {
+            floor,
+            progress: (step.index + 1) as f64 / step.steps as f64,
+        })
     }
 
     /// Masks that are left.

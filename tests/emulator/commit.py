@@ -42,7 +42,7 @@ def commit(canvases: Any, *, mask_id: int, thread_order: int = 0, rule: dict[str
 
     Args:
         rule: `order`, `cut`, `bound`, `order_temperature` and `is_annealed` of `launches.commit`.
-        arrays: the inputs of `launches.CommitBuffers`, by name.
+        arrays: the inputs of `launches.CommitBuffers` but `cell`, by name.
     """
     given = {name: np.ascontiguousarray(arrays[name], dtype=dtype) for name, dtype in _DTYPES.items()}
     written = np.array(canvases, dtype=np.int64, order="C")
@@ -51,9 +51,11 @@ def commit(canvases: Any, *, mask_id: int, thread_order: int = 0, rule: dict[str
     results = {
         name: np.full(n, -7, dtype=np.int32) for name, n in (("chosen", sites), ("committed", rows), ("masks_left", rows))
     }
-    addresses = {name: array.ctypes.data for name, array in (given | results | {"canvases": written}).items()}
+    row_of_site = np.repeat(np.arange(rows), np.diff(given["site_start"]))
+    given["cell"] = (row_of_site * length + given["position"]).astype(np.int32)
+    addresses = {name: array.ctypes.data for name, array in (given | results | {"cells": written}).items()}
     buffers = launches.CommitBuffers(**addresses)
-    run(launches.commit(buffers, rows=rows, length=length, mask_id=mask_id, **rule), order=thread_order)
+    run(launches.commit(buffers, rows=rows, mask_id=mask_id, **rule), order=thread_order)
     starts, committed = given["site_start"][:-1].tolist(), results["committed"].tolist()
     chosen = [
         None if n < 0 else results["chosen"][start : start + n].tolist() for start, n in zip(starts, committed, strict=True)

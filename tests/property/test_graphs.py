@@ -162,4 +162,4 @@ def test_large_steps_are_left_to_eager_launches():
     engine = Engine(torch.nn.Module(), dtype=torch.float32, where=torch.device("cpu"), capture=Recorder())  # type: ignore[arg-type]
     for _ in range(3):
         large = inputs(8, 300, [0], slots=False)
-        assert engine.run(large, is_cached=False, draw=None, sites=lambda n: n, tails=None) is None
+        assert engine.run(large, is_cached=False, scoring=None, tails=None, repeats=False) is None

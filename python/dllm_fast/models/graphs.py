@@ -1,14 +1,20 @@
 """Steps that come again and again, replayed from CUDA graphs: a graph launches in one call what eagerly takes hundreds.
 
-A step is the forward, the head on the scored rows and, where it can be, the mask prediction. A graph has fixed shapes and
-reads and writes fixed memory. So shapes are rounded up to a few, inputs are copied into buffers that stay, filled up with
-queries and rows that nobody reads, and keys and values live in one cache that outlives the run.
+A step is the forward, the head on the scored rows and, where they can be, the mask prediction and the commit. A graph has
+fixed shapes and reads and writes fixed memory. So shapes are rounded up to a few, inputs are copied into buffers that stay,
+filled up with queries and rows that nobody reads, and keys and values live in one cache that outlives the run.
+
+The commit writes into the tokens that the graph reads. So where the next step is as good as sure to be the same but for its
+tokens, the graph is replayed again at once, and the device works while the host reads and decides. The host decides anew,
+from the same statistics by the same rule; a step that turns out to be another than the one that was begun is computed as if
+nothing had been begun.
 
 Only `capture` knows CUDA. Everything else is tested on the CPU, where a "graph" is the function that would be captured.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from dataclasses import dataclass
@@ -20,7 +26,7 @@ import torch
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.experts import Experts
-from dllm_fast.ops import launcher
+from dllm_fast.ops import commit, launcher
 from dllm_fast.ops import mask_predict as device
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllm_fast.models.batch import Network
+    from dllm_fast.models.predictor import Scoring, Sites
 
     Ints = NDArray[np.int64]
     Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -59,16 +66,20 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a graph is made for: rows, queries of each, keys that anybody sees, scored lines, and how tokens are drawn."""
+    """What a graph is made for: rows, queries of each, keys that anybody sees, scored lines, and how tokens are drawn and
+    committed."""
 
     rows: int
     width: int
     keys: int
     scored: int
     draw: device.Draw | None
+    rule: commit.Rule | None = None
 
     @classmethod
-    def around(cls, inputs: Inputs, cache: SlotCache | None, draw: device.Draw | None) -> Shape:
+    def around(
+        cls, inputs: Inputs, cache: SlotCache | None, draw: device.Draw | None, rule: commit.Rule | None = None
+    ) -> Shape:
         """The smallest one that holds these inputs."""
         rows, width = inputs.ids.shape
         wide = -(-width // _WIDTH_STEP) * _WIDTH_STEP
@@ -78,7 +89,7 @@ class Shape:
             lines = min(lines, cache.keys.shape[1])
             keys = min(max(_power_of_two(inputs.keys), _LEAST_KEYS), cache.spare + 1)
         scored = max(_power_of_two(len(inputs.lines)), _LEAST_SCORED)
-        return cls(rows=lines, width=wide, keys=keys, scored=scored, draw=draw)
+        return cls(rows=lines, width=wide, keys=keys, scored=scored, draw=draw, rule=rule)
 
     def pack(self, inputs: Inputs, spare: int) -> Ints:
         """Ids, positions, ends, slots `[rows, width]` each, then the scored lines, one behind the other.
@@ -104,6 +115,16 @@ class Shape:
         )
         return packed
 
+    def pack_scoring(self, scoring: Scoring, sites: Sites, inputs: Inputs) -> NDArray[np.uint8]:
+        """What the mask prediction and the commit read."""
+        packed = sites.packed(np.arange(len(sites)), room=self.scored)
+        if self.rule is None:
+            return packed
+        row = np.repeat(np.arange(len(sites.counts)), sites.counts)
+        cell = row * self.width + sites.position - inputs.positions[row, 0]
+        pace = commit.pack_pace(scoring.paces()[0], self.rows)
+        return np.concatenate((packed, pace, commit.pack_places(sites.counts, cell, self.rows, self.scored)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -116,47 +137,85 @@ class Answer:
 class _Graph:
     """The buffers of one shape, and the call that computes them anew."""
 
-    def __init__(self, shape: Shape, packed: Ints, sites: NDArray[np.uint8] | None, tails: Tensor | None, where: Any) -> None:
+    def __init__(self, shape: Shape, tails: Tensor | None, where: torch.device) -> None:
         self.shape = shape
+        size, scored = shape.rows * shape.width, shape.scored
         self.kept: list[Tensor] = []  # what it reads and others could let go of
-        self.inputs = torch.empty(len(packed), dtype=torch.int64, device=where)
-        self.sites = None if sites is None else torch.empty(len(sites), dtype=torch.uint8, device=where)
-        self.results = None if sites is None else device.empty_results(shape.scored, where)
+        self.inputs = torch.empty(4 * size + scored, dtype=torch.int64, device=where)
+        self.ids, self.positions, self.end, self.slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
         self.tails = None if tails is None else tails.new_zeros(shape.rows, tails.shape[1])
+        # What the mask prediction and the commit read, and what they give: results, and the tokens of the next forward.
+        is_committing = shape.rule is not None
+        told = device.site_bytes(scored) + (commit.place_bytes(shape.rows, scored) if is_committing else 0)
+        self.told = torch.empty(told, dtype=torch.uint8, device=where)
+        self.outcome = device.empty_results(scored, where, words=size if is_committing else 0)
+        self.place = commit.Place(shape.rows, scored, self.told[device.site_bytes(scored) :]) if is_committing else None
         self.hidden: Tensor
         self.logits: Tensor
         self.replay: Callable[[], None]
 
-    def fill(self, packed: Ints, sites: NDArray[np.uint8] | None, tails: Tensor | None) -> None:
+    def fill(self, packed: Ints, told: NDArray[np.uint8] | None, tails: Tensor | None) -> None:
         self.inputs.copy_(launcher.to_device(torch.from_numpy(packed), self.inputs.device))
-        if self.sites is not None and sites is not None:
-            self.sites.copy_(launcher.to_device(torch.from_numpy(sites), self.sites.device))
+        if told is not None:
+            self.told.copy_(launcher.to_device(torch.from_numpy(told), self.told.device))
         if self.tails is not None and tails is not None:
             self.tails[: len(tails)] = tails
 
     def body(self, network: Network, cache: SlotCache | None) -> None:
         """The step. Reads and writes buffers only, and never asks for a value."""
         shape = self.shape
-        size = shape.rows * shape.width
-        ids, positions, end, slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
-        where = None if cache is None else slots
-        batch = Batch(ids=ids, positions=positions, end=end, cache=cache, slots=where, keys=shape.keys)
+        where = None if cache is None else self.slots
+        batch = Batch(ids=self.ids, positions=self.positions, end=self.end, cache=cache, slots=where, keys=shape.keys)
         self.hidden = network.hidden(batch)
         features = self.hidden.flatten(0, 1)
         if self.tails is not None:
             features = torch.cat((features, self.tails))
-        self.logits = network.logits(features[self.inputs[4 * size :]])
-        if self.sites is not None and self.results is not None and shape.draw is not None:
-            if shape.draw.suppressed:
-                self.kept.append(device.suppressed_bits(shape.draw.suppressed, self.logits.shape[1], self.logits.device))
-            device.queue(self.logits, self.sites, self.results, shape.scored, shape.draw)
+        self.logits = network.logits(features[self.inputs[4 * self.ids.numel() :]])
+        if shape.draw is None:
+            return
+        if shape.draw.suppressed:
+            self.kept.append(device.suppressed_bits(shape.draw.suppressed, self.logits.shape[1], self.logits.device))
+        device.queue(self.logits, self.told, self.outcome, shape.scored, shape.draw)
+        if self.place is not None and shape.rule is not None:
+            self.place.queue(self.ids, self.told, self.outcome, shape.rule)
+            self.tokens(self.outcome).copy_(self.ids)
+            device.steps(self.told, shape.scored).add_(1)
 
-    def answer(self, rows: int, width: int, scored: int) -> Answer:
-        if self.results is None:
-            found: Tensor | device.TensorPrediction = self.logits[:scored]
-        else:
-            found = device.results(self.results, scored, has_current=False, room=self.shape.scored)
-        return Answer(scored=found, hidden=self.hidden[:rows, :width])
+    def tokens(self, outcome: Tensor) -> Tensor:
+        """What its commit made of its tokens, `[rows, width]`."""
+        return outcome[-8 * self.ids.numel() :].view(torch.int64).view(self.ids.shape)
+
+    def results(self, outcome: Tensor, n: int, *, copy: launcher.HostCopy | None = None) -> device.TensorPrediction:
+        """The first n predictions."""
+        return device.results(outcome, n, has_current=False, room=self.shape.scored, copy=copy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """A step that began before it was asked for: a replay on the tokens that the commit of the one before wrote.
+
+    Attributes:
+        inputs: of the last step that was filled in: this one differs in its tokens, and scores some of its lines.
+        rows: of the request.
+        before: outcome of the step before, tokens and all.
+        outcome: its own.
+    """
+
+    graph: _Graph
+    inputs: Inputs
+    rows: Ints
+    before: launcher.HostCopy
+    outcome: launcher.HostCopy
+
+    def lines_of(self, inputs: Inputs, rows: Ints) -> Ints | None:
+        """Which of its lines a step scores; None where it is another step."""
+        mine = self.inputs
+        pairs = ((mine.positions, inputs.positions), (mine.end, inputs.end), (mine.slots, inputs.slots), (self.rows, rows))
+        if not all(a is b or np.array_equal(a, b) for a, b in pairs):  # type: ignore[arg-type]
+            return None
+        tokens = self.graph.tokens(self.before.wait()).numpy()[: inputs.ids.shape[0], : inputs.ids.shape[1]]
+        lines = np.flatnonzero(np.isin(mine.lines, inputs.lines))
+        return lines if len(lines) == len(inputs.lines) and np.array_equal(tokens, inputs.ids) else None
 
 
 class Engine:
@@ -175,6 +234,7 @@ class Engine:
         # By shape, and whether the step works on the cache and on tails.
         self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
         self._seen: set[tuple[Shape, bool, bool]] = set()
+        self._begun: _Begun | None = None
         self._lock = threading.Lock()
 
     def acquire(self) -> bool:
@@ -182,6 +242,7 @@ class Engine:
         return self.trouble is None and self._lock.acquire(blocking=False)
 
     def release(self) -> None:
+        self._begun = None
         self._lock.release()
 
     def cache(self, lines: int, length: int) -> SlotCache:
@@ -189,31 +250,51 @@ class Engine:
         cache = self._cache
         if cache is None or cache.keys.shape[1] < lines or cache.spare < length:
             # Graphs know the addresses of the old one.
-            self._graphs, self._cache = {}, None
+            self._graphs, self._cache, self._begun = {}, None, None
             length = -(-length // _LENGTH_STEP) * _LENGTH_STEP
             self._cache = cache = SlotCache(self._network, lines, length, dtype=self._dtype, device=self._where)
         return cache
 
     def run(
-        self,
-        inputs: Inputs,
-        *,
-        is_cached: bool,
-        draw: device.Draw | None,
-        sites: Callable[[int], NDArray[np.uint8]],
-        tails: Tensor | None,
+        self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None, repeats: bool
     ) -> Answer | None:
         """The step, from a graph; None where it has to be computed eagerly.
 
         Args:
             inputs: of the step.
             is_cached: it works on the slots of `cache`.
-            draw: for the mask prediction; None where the logits are wanted.
-            sites: `device.pack_sites` for so many lines.
+            scoring: what to predict; None where the logits are wanted.
             tails: features `[B, H]` behind those of the queries; None where no line is among them.
+            repeats: the next step in the same block will differ in its tokens alone, and nobody reads the features of this.
         """
+        begun, self._begun = self._begun, None
+        if begun is not None and scoring is not None:
+            lines = begun.lines_of(inputs, scoring.rows)
+            if lines is not None:
+                if repeats:
+                    self._go_on(begun.graph, begun.inputs, scoring, begun.outcome)
+                found = begun.graph.results(begun.outcome.wait(), len(begun.inputs.lines)).at(torch.from_numpy(lines))
+                return Answer(scored=found, hidden=begun.graph.hidden[: len(inputs.ids), : inputs.ids.shape[1]])
+        graph = self._filled(inputs, is_cached=is_cached, scoring=scoring, tails=tails)
+        if graph is None:
+            return None
+        graph.replay()
+        rows, width, scored = *inputs.ids.shape, len(inputs.lines)
+        if scoring is None:
+            return Answer(scored=graph.logits[:scored], hidden=graph.hidden[:rows, :width])
+        copy = None
+        if repeats and graph.place is not None:
+            copy = launcher.HostCopy(graph.outcome)
+            self._go_on(graph, inputs, scoring, copy)
+        return Answer(scored=graph.results(graph.outcome, scored, copy=copy), hidden=graph.hidden[:rows, :width])
+
+    def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None) -> _Graph | None:
+        """The graph of a step, with the step's inputs in its buffers."""
         cache = self._cache if is_cached else None
-        shape = Shape.around(inputs, cache, draw)
+        sites = None if scoring is None else scoring.sites()
+        draw = None if scoring is None else scoring.draw
+        rule = scoring.rule if scoring is not None and sites is not None and commit.fits(sites.counts) else None
+        shape = Shape.around(inputs, cache, draw, rule)
         key = shape, is_cached, tails is not None
         if self.trouble is not None or shape.rows * shape.width > _MOST_TOKENS:
             return None
@@ -222,23 +303,32 @@ class Engine:
             self._seen.add(key)
             return None
         packed = shape.pack(inputs, 0 if cache is None else cache.spare)
-        packed_sites = None if draw is None else sites(shape.scored)
+        told = None if scoring is None or sites is None else shape.pack_scoring(scoring, sites, inputs)
         graph = self._graphs.get(key)
         if graph is None:
-            graph = _Graph(shape, packed, packed_sites, tails, self._where)
-            graph.fill(packed, packed_sites, tails)
+            graph = _Graph(shape, tails, self._where)
+            graph.fill(packed, told, tails)
             try:
-                graph.replay = self._capture(lambda: graph.body(self._network, cache))
+                graph.replay = self._capture(functools.partial(graph.body, self._network, cache))
             # Whatever cannot be captured can be computed eagerly, and then shows its own error if it has one.
             except Exception as error:
                 self.trouble = f"{type(error).__name__}: {error}".partition("\n")[0]
                 warnings.warn(f"dllm_fast runs without CUDA graphs, which is slower: {self.trouble}", stacklevel=2)
                 return None
             self._graphs[key] = graph
-        graph.fill(packed, packed_sites, tails)
+        # Once more behind a capture: it has committed.
+        graph.fill(packed, told, tails)
+        return graph
+
+    def _go_on(self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy) -> None:
+        """Begins the step after the one whose outcome is on its way, where that is as good as sure to come."""
+        pace = scoring.paces()[1]
+        if pace is None or graph.place is None:
+            return
+        graph.place.set_pace(pace)
         graph.replay()
-        rows, width = inputs.ids.shape
-        return graph.answer(rows, width, len(inputs.lines))
+        copy = launcher.HostCopy(graph.outcome)
+        self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy)
 
 
 class CudaCapture:

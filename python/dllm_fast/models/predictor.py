@@ -2,24 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from dllm_fast import _core
+from dllm_fast.ops import commit
 from dllm_fast.ops import mask_predict as device
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from dllm_fast._core import Request, Sampler
+    from dllm_fast._core import Sampler
     from dllm_fast.config import SamplerConfig
     from dllm_fast.models.loaded import ModelInfo
+    from dllm_fast.ops.commit import Pace
 
     Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sites:
+    """The requested positions of some rows, in order, and what a draw at each depends on.
+
+    Attributes:
+        seed: uint64 `[N]`, as `request`, `position` and `step`, which are uint32.
+        counts: positions of each row, int64.
+    """
+
+    seed: NDArray[np.uint64]
+    request: NDArray[np.uint32]
+    position: NDArray[np.uint32]
+    step: NDArray[np.uint32]
+    counts: Ints
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def packed(self, lines: Ints, *, room: int | None = None) -> NDArray[np.uint8]:
+        """As the kernels read them, with the line of the logits for each."""
+        return device.pack_sites(
+            len(self), seed=self.seed, request=self.request, position=self.position, step=self.step, line=lines, room=room
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """What a step predicts and commits within its forward.
+
+    Attributes:
+        draw: how tokens are drawn.
+        rule: what is committed; None where only the sampler can decide that.
+        sampler: which knows the waiting step.
+        rows: of the step.
+    """
+
+    draw: device.Draw
+    rule: commit.Rule | None
+    sampler: Sampler
+    rows: Ints
+
+    def sites(self) -> Sites:
+        """The positions to predict."""
+        return sites_of(self.sampler, self.rows)
+
+    def paces(self) -> tuple[Pace, Pace | None]:
+        """Of this step, and of the one after it where that is as good as sure to come."""
+        return self.sampler.pace(self.rows)
+
+
+def sites_of(sampler: Sampler, rows: Ints) -> Sites:
+    """The requested positions of `rows`."""
+    seed, request, position, step, counts = sampler.sites(rows)
+    return Sites(seed=seed, request=request, position=position, step=step, counts=counts)
 
 
 class Predictor:
@@ -28,7 +85,7 @@ class Predictor:
     On a device the logits stay where they are; what comes to the host are 60 bytes a position, in one copy.
     """
 
-    def __init__(self, config: SamplerConfig, seeds: Sequence[int], requests: Sequence[int]) -> None:
+    def __init__(self, config: SamplerConfig) -> None:
         mask = () if config.mask_token_id is None else (config.mask_token_id,)
         self.draw = device.Draw(
             temperature=config.temperature,
@@ -37,10 +94,9 @@ class Predictor:
             min_p=config.min_p,
             suppressed=tuple(sorted({*config.suppress_tokens, *mask})),
         )
+        self._config = config
         # The published count loops take the softmax in the dtype of the logits, so that sure positions tie.
         self._rounds = config.as_published and config.commits_counts
-        self._seeds = np.array(seeds, dtype=np.uint64)
-        self._requests = np.array(requests, dtype=np.uint32)
         self._sampler: Sampler | None = None
 
     def attach(self, sampler: Sampler) -> None:
@@ -54,29 +110,15 @@ class Predictor:
         # The core has the words for ids that are not in the vocabulary.
         return not self.draw.suppressed or self.draw.suppressed[-1] < logits.shape[1]
 
-    def embedded(self, vocabulary: int, info: ModelInfo) -> device.Draw | None:
-        """How to draw within the forward of a network with logits of its own dtype; None where the logits are wanted."""
+    def embedded(self, rows: Ints, vocabulary: int, info: ModelInfo) -> Scoring | None:
+        """What to predict within the forward of a network with logits of its own dtype; None where the logits are wanted."""
         is_fine = not self._rounds and self.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
-        return self.draw if is_fine else None
+        if not is_fine or self._sampler is None:
+            return None
+        rule = commit.Rule.of(self._config, info.device)
+        return Scoring(draw=self.draw, rule=rule, sampler=self._sampler, rows=rows)
 
-    def sites(self, request: Request, rows: Ints, lines: Ints, *, room: int | None = None) -> NDArray[np.uint8]:
-        """What a prediction of the requested positions of `rows` needs to know, as `device.pack_sites` lays it out."""
-        assert self._sampler is not None
-        wanted = dict(zip(request.rows.tolist(), request.positions, strict=True))
-        positions = [wanted[row] for row in rows.tolist()]
-        counts = [len(p) for p in positions]
-        forwards = np.array(self._sampler.nfe_per_row)[rows]
-        return device.pack_sites(
-            sum(counts),
-            seed=np.repeat(self._seeds[rows], counts),
-            request=np.repeat(self._requests[rows], counts),
-            position=np.concatenate(positions),
-            step=np.repeat(forwards, counts),
-            line=lines,
-            room=room,
-        )
-
-    def __call__(self, logits: Any, request: Request, rows: Ints, lines: Ints | None) -> _core.Prediction:
+    def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> _core.Prediction:
         """The prediction for the requested positions of `rows`, on the host. `lines` as in `Sampler.predict`.
 
         Raises:
@@ -84,24 +126,22 @@ class Predictor:
         """
         assert self._sampler is not None
         if isinstance(logits, device.TensorPrediction):
-            return self.read(logits, request, rows)
+            return self.read(logits, rows)
         if not self.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)
         lines = np.arange(len(logits)) if lines is None else lines
-        sites = self.sites(request, rows, lines)
-        return self.read(device.predict(logits, sites, len(lines), self.draw), request, rows, logits.dtype)
+        packed = sites_of(self._sampler, rows).packed(lines)
+        return self.read(device.predict(logits, packed, len(lines), self.draw), rows, logits.dtype)
 
-    def read(
-        self, made: device.TensorPrediction, request: Request, rows: Ints, dtype: torch.dtype = torch.float32
-    ) -> _core.Prediction:
+    def read(self, made: device.TensorPrediction, rows: Ints, dtype: torch.dtype = torch.float32) -> _core.Prediction:
         """Brings to the host what the device made. The only wait of a step."""
+        assert self._sampler is not None
         host = made.on_host()
         bad = np.flatnonzero(host.status.numpy())
         if bad.size:
-            wanted = dict(zip(request.rows.tolist(), request.positions, strict=True))
-            where = [(row, position) for row in rows.tolist() for position in wanted[row].tolist()]
-            row, position = where[bad[0]]
-            raise device.unusable(int(host.status[bad[0]]), int(host.token[bad[0]]), f"row {row}, position {position},")
+            sites = sites_of(self._sampler, rows)
+            place = f"row {np.repeat(rows, sites.counts)[bad[0]]}, position {sites.position[bad[0]]},"
+            raise device.unusable(int(host.status[bad[0]]), int(host.token[bad[0]]), place)
         probability, top1, top2 = (x.numpy() for x in (host.probability, host.top1, host.top2))
         if self._rounds:
             probability, top1, top2 = (_rounded(x, dtype) for x in (probability, top1, top2))

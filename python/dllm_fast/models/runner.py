@@ -204,7 +204,7 @@ class NetworkRunner:
         ids, lines = request.batch(begin, end, shift=shift)
         inputs = self._inputs(ids, (begin, end), self._seen(begin, end, block, lengths), lines, cache)
         has_tails = self._policy == "exact_block" and shift
-        answer = self._replayed(inputs, request, has_tails=has_tails)
+        answer = self._replayed(inputs, rows, has_tails=has_tails, repeats=self._repeats(rows, begin, block))
         if answer is not None:
             hidden, scored = answer.hidden, answer.scored
         else:
@@ -217,24 +217,30 @@ class NetworkRunner:
             self._fresh[rows] = block
         return scored, None
 
-    def _replayed(self, inputs: Inputs, request: Request, *, has_tails: bool) -> Answer | None:
+    def _replayed(self, inputs: Inputs, rows: Ints, *, has_tails: bool, repeats: bool) -> Answer | None:
         """The step from a CUDA graph, where there is one for it."""
-        if not self._replays or self._engine is None:
-            return None
-        predictor, rows = self._predictor, request.rows
-        if has_tails and self._tails is None:
+        if not self._replays or self._engine is None or (has_tails and self._tails is None):
             return None
         began = time.perf_counter()
         answer = self._engine.run(
             inputs,
             is_cached=self._cache is not None,
-            draw=None if predictor is None else predictor.embedded(self._network.vocabulary, self.info),
-            sites=lambda room: predictor.sites(request, rows, np.arange(len(inputs.lines)), room=room),  # type: ignore[union-attr]
+            scoring=None if self._predictor is None else self._predictor.embedded(rows, self._network.vocabulary, self.info),
             tails=self._tails[self._to_device(rows)] if has_tails and self._tails is not None else None,
+            repeats=repeats,
         )
         self.seconds += time.perf_counter() - began
         self.forwards += answer is not None
         return answer
+
+    def _repeats(self, rows: Ints, begin: Ints, block: Ints) -> bool:
+        """Will the next forward of these rows, if it is of the same blocks, compute the same positions?"""
+        if self._policy == "none":
+            return True
+        if self._policy == "exact_block":
+            return bool((begin == block).all())
+        age = self._age[rows]
+        return bool(((age > 1) & (age < (self._refresh_every or np.inf))).all())
 
     def _span(self, request: Request, *, shift: bool) -> tuple[Ints, Ints, Ints]:
         """For each row the positions `[begin, end)` that go through the network, and where its block begins."""

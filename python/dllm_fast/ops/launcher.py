@@ -59,3 +59,22 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
         return values.to(device)
     # Torch keeps pinned memory from being used again until copies out of it are done.
     return values.pin_memory().to(device, non_blocking=True)
+
+
+class HostCopy:
+    """A tensor on its way to the host, as it is now: what is queued behind does not reach the copy."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._done: torch.cuda.Event | None = None
+        if values.device.type != "cuda":
+            self._values = values.clone()
+            return
+        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+        self._done = torch.cuda.Event()
+        self._done.record(torch.cuda.current_stream(values.device))
+
+    def wait(self) -> Tensor:
+        """The copy, once it is there."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._values

@@ -63,7 +63,7 @@ def pack_sites(
     With `room` there is place for so many; those behind the n repeat the last, so that no kernel reads outside.
     """
     room = n if room is None else room
-    packed = np.empty(room * sum(np.dtype(dtype).itemsize for dtype in _SITES.values()), dtype=np.uint8)
+    packed = np.empty(site_bytes(room), dtype=np.uint8)
     given = {"seed": seed, "request": request, "position": position, "step": step, "line": line, "current": current}
     begin = 0
     for name, dtype in _SITES.items():
@@ -75,7 +75,19 @@ def pack_sites(
     return packed
 
 
-def _addresses(sites: Tensor, n: int) -> dict[str, int]:
+def site_bytes(n: int) -> int:
+    """Size of what `pack_sites` makes of n sites."""
+    return n * sum(np.dtype(dtype).itemsize for dtype in _SITES.values())
+
+
+def steps(sites: Tensor, n: int) -> Tensor:
+    """The steps of n sites, int32, in a buffer that holds what `pack_sites` made."""
+    begin = site_addresses(sites, n)["step"] - sites.data_ptr()
+    return sites[begin : begin + 4 * n].view(torch.int32)
+
+
+def site_addresses(sites: Tensor, n: int) -> dict[str, int]:
+    """Where the arrays of n sites begin in a buffer that holds what `pack_sites` made."""
     found, address = {}, sites.data_ptr()
     for name, dtype in _SITES.items():
         found[name] = address
@@ -104,6 +116,7 @@ class TensorPrediction:
     status: Tensor
     _packed: Tensor | None = None
     _room: int | None = None
+    _copy: launcher.HostCopy | None = None
 
     def __len__(self) -> int:
         return len(self.token)
@@ -126,10 +139,16 @@ class TensorPrediction:
     def on_host(self) -> TensorPrediction:
         """As `cpu()`, but rows without statistics are the caller's to find, in `status`."""
         if self._packed is not None:
-            return results(self._packed.cpu(), len(self), has_current=self.current is not None, room=self._room)
+            packed = self._packed.cpu() if self._copy is None else self._copy.wait()
+            return results(packed, len(self), has_current=self.current is not None, room=self._room)
         values = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
         host: dict[str, Any] = {name: None if value is None else value.cpu() for name, value in values.items()}
         return TensorPrediction(**host)
+
+    def at(self, places: Tensor) -> TensorPrediction:
+        """Of some of its positions."""
+        fields = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
+        return TensorPrediction(**{name: None if value is None else value[places] for name, value in fields.items()})  # type: ignore[arg-type]
 
 
 def unusable(status: int, token: int, place: str) -> InvalidValueError:
@@ -150,20 +169,29 @@ def result_bytes(n: int) -> int:
     return n * (8 * len(_STATISTICS) + 4)
 
 
-def results(packed: Tensor, n: int, *, has_current: bool, room: int | None = None) -> TensorPrediction:
-    """The first n of `room` results in a buffer."""
+def results(
+    packed: Tensor, n: int, *, has_current: bool, room: int | None = None, copy: launcher.HostCopy | None = None
+) -> TensorPrediction:
+    """The first n of `room` results in a buffer, of which a copy may be on its way to the host."""
     room = n if room is None else room
     columns = packed[: room * 8 * len(_STATISTICS)].view(torch.float64).view(len(_STATISTICS), room)
     named: dict[str, Any] = {name: columns[i, :n] for i, name in enumerate(_STATISTICS)}
     named["token"] = named["token"].view(torch.int64)
     status = packed[room * 8 * len(_STATISTICS) :].view(torch.int32)[:n]
     current = named.pop("current")
-    return TensorPrediction(**named, current=current if has_current else None, status=status, _packed=packed, _room=room)
+    named["current"] = current if has_current else None
+    return TensorPrediction(**named, status=status, _packed=packed, _room=room, _copy=copy)
 
 
-def empty_results(n: int, device: torch.device) -> Tensor:
-    """A buffer for `queue`; statistics that no kernel writes are NaN."""
-    return torch.full((-(-result_bytes(n) // 8),), torch.nan, dtype=torch.float64, device=device).view(torch.uint8)
+def empty_results(n: int, device: torch.device, *, words: int = 0) -> Tensor:
+    """A buffer for `queue`; statistics that no kernel writes are NaN. Behind them is room for 8-byte words."""
+    return torch.full((-(-result_bytes(n) // 8) + words,), torch.nan, dtype=torch.float64, device=device).view(torch.uint8)
+
+
+def result_addresses(packed: Tensor, n: int) -> dict[str, int]:
+    """Where the arrays of n results begin in a buffer."""
+    found = {name: packed.data_ptr() + 8 * n * i for i, name in enumerate(_STATISTICS)}
+    return found | {"status": packed.data_ptr() + 8 * n * len(_STATISTICS)}
 
 
 @lru_cache(maxsize=64)
@@ -181,8 +209,8 @@ def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, 
     suppressed = suppressed_bits(draw.suppressed, vocabulary, device) if draw.suppressed else None
     records = torch.empty(n * launches.tiles(vocabulary) * launches.RECORD_BYTES, dtype=torch.uint8, device=device)
     cuts = torch.empty(n * launches.CUT_BYTES, dtype=torch.uint8, device=device)
-    inputs = _addresses(sites, n)
-    outputs = {name: packed.data_ptr() + 8 * n * i for i, name in enumerate(_STATISTICS)}
+    inputs = site_addresses(sites, n)
+    outputs = result_addresses(packed, n)
     current = outputs.pop("current")
     buffers = launches.MaskPredictBuffers(
         logits=logits.data_ptr(),
@@ -190,7 +218,6 @@ def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, 
         suppressed=0 if suppressed is None else suppressed.data_ptr(),
         records=records.data_ptr(),
         cuts=cuts.data_ptr(),
-        status=packed.data_ptr() + 8 * n * len(_STATISTICS),
         probability_of_current=current if has_current else 0,
         **inputs,
         **outputs,
@@ -257,7 +284,7 @@ def mask_predict(
         return result
     packed_sites = pack_sites(n, seed=seed, request=request, position=position, step=step, line=np.arange(n), current=ids)
     sites = launcher.to_device(torch.from_numpy(packed_sites), logits.device)
-    begins = _addresses(sites, n)
+    begins = site_addresses(sites, n)
     for name, x in on_device.items():
         begin = begins[name] - sites.data_ptr()
         # Nobody has looked at these; an id outside would be read outside.

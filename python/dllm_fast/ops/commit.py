@@ -1,0 +1,138 @@
+"""The commit on the device: tokens go into the inputs of the next forward before the host knows them (`commit.cu`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dllm_fast import launches
+from dllm_fast.ops import launcher, mask_predict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from dllm_fast.config import SamplerConfig
+
+    Ints = NDArray[np.int64]
+    # For each row, tokens to commit at least (int32), and the share of its block's steps that are done then (float64).
+    Pace = tuple[NDArray[np.int32], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What is committed, as `launches.commit` takes it."""
+
+    mask_id: int
+    order: str
+    cut: str
+    bound: float
+    order_temperature: float
+    is_annealed: bool
+
+    @classmethod
+    def of(cls, config: SamplerConfig, device: torch.device) -> Rule | None:
+        """The rule of a run; None where the kernel cannot decide as the sampler does."""
+        cuts = {name: getattr(config, name) for name in ("threshold", "factor", "entropy_bound")}
+        cut, bound = next(((name, bound) for name, bound in cuts.items() if bound is not None), ("count", 0.0))
+        # Such positions are chosen before the forward.
+        is_blind = config.order not in launches.ORDERS or (cut == "count" and config.order in {"random", "left-to-right"})
+        # Counts as published are those of the mean row, and their statistics are rounded.
+        is_rounded = config.as_published and cut == "count"
+        if config.mask_token_id is None or is_blind or is_rounded or not launcher.usable(device, "commit"):
+            return None
+        return cls(
+            mask_id=config.mask_token_id,
+            order=config.order,
+            cut="factor as published" if cut == "factor" and config.as_published else cut,
+            bound=bound,
+            order_temperature=config.order_temperature,
+            is_annealed=config.schedule == "maskgit",
+        )
+
+
+def fits(counts: Ints) -> bool:
+    """Has no row more sites than the kernel ranks?"""
+    return int(counts.max(initial=0)) <= launches.MAX_CANDIDATES
+
+
+def pack_pace(pace: Pace, rows: int) -> NDArray[np.uint8]:
+    """The pace of a step as bytes, with room for so many rows; those behind commit nothing."""
+    packed = np.zeros(12 * rows, dtype=np.uint8)
+    floors, progress = pace
+    packed[: 8 * rows].view(np.float64)[: len(progress)] = progress
+    packed[8 * rows :].view(np.int32)[: len(floors)] = floors
+    return packed
+
+
+def pack_places(counts: Ints, cell: Ints, rows: int, room: int) -> NDArray[np.uint8]:
+    """Where the sites lie, as bytes: the first of each row, and the cell of each.
+
+    Args:
+        counts: sites of each row.
+        cell: for each site, where its token is among the tokens that the commit writes.
+        rows: room for rows; those behind have no sites.
+        room: room for sites.
+    """
+    packed = np.zeros(4 * (rows + 1 + room), dtype=np.uint8)
+    start = packed[: 4 * (rows + 1)].view(np.int32)
+    start[1 : len(counts) + 1] = np.cumsum(counts)
+    start[len(counts) + 1 :] = len(cell)
+    packed[4 * (rows + 1) :].view(np.int32)[: len(cell)] = cell
+    return packed
+
+
+def place_bytes(rows: int, room: int) -> int:
+    """Size of what `pack_pace` and `pack_places` make."""
+    return 12 * rows + 4 * (rows + 1 + room)
+
+
+class Place:
+    """The buffers of the commits of one shape: rows, and at most `room` sites of all of them together.
+
+    `given` uint8 holds what `pack_pace` and, behind it, `pack_places` made, at an address that 8 divides.
+    """
+
+    def __init__(self, rows: int, room: int, given: Tensor) -> None:
+        self._rows, self._room = rows, room
+        self._given = given
+        # Who is chosen, and how many are: the sampler finds that out itself.
+        self._made = torch.empty(room + 2 * rows, dtype=torch.int32, device=given.device)
+
+    def set_pace(self, pace: Pace) -> None:
+        """Makes it the place of the step after."""
+        packed = launcher.to_device(torch.from_numpy(pack_pace(pace, self._rows)), self._given.device)
+        self._given[: len(packed)].copy_(packed)
+
+    def queue(self, cells: Tensor, sites: Tensor, results: Tensor, rule: Rule) -> None:
+        """Queues the commit of the sites `[room]` of `mask_predict.queue` and its results, into `cells` int64."""
+        rows, room = self._rows, self._room
+        given, made = self._given.data_ptr(), self._made.data_ptr()
+        coordinates = mask_predict.site_addresses(sites, room)
+        statistics = mask_predict.result_addresses(results, room)
+        buffers = launches.CommitBuffers(
+            progress=given,
+            floors=given + 8 * rows,
+            site_start=given + 12 * rows,
+            cell=given + 12 * rows + 4 * (rows + 1),
+            cells=cells.data_ptr(),
+            chosen=made,
+            committed=made + 4 * room,
+            masks_left=made + 4 * (room + rows),
+            **{name: coordinates[name] for name in ("seed", "request", "position", "step")},
+            **{name: statistics[name] for name in ("token", "probability", "top1", "top2", "entropy", "status")},
+        )
+        launch = launches.commit(
+            buffers,
+            rows=rows,
+            mask_id=rule.mask_id,
+            order=rule.order,
+            cut=rule.cut,
+            bound=rule.bound,
+            order_temperature=rule.order_temperature,
+            is_annealed=rule.is_annealed,
+        )
+        launcher.launch([launch], cells.device)
