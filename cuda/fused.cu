@@ -12,7 +12,7 @@
 // rounded to bfloat16 once. What is computed between them is float32.
 //
 // The host checks: contiguous rows at addresses that are multiples of 16; width and I multiples of 8; head dimension at most
-// 256; the rotated width even and at most D; slots below the length of the cache, or negative for tokens that are not kept.
+// 256; the rotated width even and at most D. Keys and values of a slot that the cache does not have are dropped.
 
 #include "dllm/bf16.cuh"
 #include "dllm/block.cuh"
@@ -74,6 +74,7 @@ struct QkvShared {
 };
 
 struct QkvShape {
+    int slots;
     int queries, heads, key_heads, depth;
     int rotated;  // numbers at the front of a head that turn
     float eps;
@@ -132,7 +133,8 @@ __device__ __forceinline__ void qkv(const Bits* projected, const Bits* q_weight,
     const int64_t token = blockIdx.x;
     const bool is_query = head < shape.heads, is_value = head >= shape.heads + shape.key_heads;
     const int slot = slots[token];
-    if (!is_query && slot < 0) {
+    // A negative one as a large one.
+    if (!is_query && uint32_t(slot) >= uint32_t(shape.slots)) {
         return;
     }
     float x[PER_LANE];
@@ -218,10 +220,10 @@ extern "C" __global__ void __launch_bounds__(dllm::QKV_THREADS)
     dllm_fused_qkv(const dllm::Bits* __restrict__ projected, const dllm::Bits* __restrict__ q_weight,
                    const dllm::Bits* __restrict__ k_weight, const float* __restrict__ cosines,
                    const float* __restrict__ sines, const int32_t* __restrict__ slots, dllm::Bits* q, dllm::Cache keys,
-                   dllm::Cache values, int queries, int heads, int key_heads, int depth, int rotated, float eps,
+                   dllm::Cache values, int slot_count, int queries, int heads, int key_heads, int depth, int rotated, float eps,
                    int rotates_in_float32) {
     dllm::qkv(projected, q_weight, k_weight, cosines, sines, slots, q, keys, values,
-              {queries, heads, key_heads, depth, rotated, eps, rotates_in_float32 != 0});
+              {slot_count, queries, heads, key_heads, depth, rotated, eps, rotates_in_float32 != 0});
 }
 DLLM_EXPORT(dllm_fused_qkv)
 

@@ -74,6 +74,13 @@ def _info(network: Decoder, stage: Stage, attention: str) -> ModelInfo:
     )
 
 
+class WaitingRunner(NetworkRunner):
+    """Begins no step before the host has read the one before."""
+
+    def _repeats(self, *_: object) -> bool:
+        return False
+
+
 class Run:
     """The loop of `sample`, step by step, with the time of each.
 
@@ -81,7 +88,16 @@ class Run:
         times: seconds of each step.
     """
 
-    def __init__(self, stage: Stage, model: LoadedModel, *, policy: str, batch: int, per_step: int) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        model: LoadedModel,
+        *,
+        policy: str,
+        batch: int,
+        per_step: int,
+        runner: type[NetworkRunner] = NetworkRunner,
+    ) -> None:
         info = _info(model.network, stage, "block_causal" if policy == "exact_block" else "full")  # type: ignore[arg-type]
         prompt, new, block = sizes(stage)
         config = dllm_fast.SamplerConfig(
@@ -94,7 +110,7 @@ class Run:
         canvases = [np.append(rng.integers(0, 200, prompt), np.full(new, info.mask_token_id)) for _ in range(batch)]
         seeds, requests = [0] * batch, list(range(batch))
         self.predictor = Predictor(config)
-        self.runner = NetworkRunner(model.network, info, model.engine)
+        self.runner = runner(model.network, info, model.engine)
         self.runner.begin(
             Task(
                 lengths=[prompt + new] * batch,
@@ -145,6 +161,9 @@ def steps(stage: Stage, model: LoadedModel) -> Json:
             case: Json = {"batch": batch, "policy": policy}
             with tried(case, "step"):
                 case["step"] = _timed_steps(stage, model, policy=policy, batch=batch, per_step=1)
+                if policy == "dual":
+                    waiting = _timed_steps(stage, model, policy=policy, batch=batch, per_step=1, runner=WaitingRunner)
+                    case["step that waits for the one before"] = waiting
                 kind = {"dual": "cached", "exact_block": "cached", "none": "full"}.get(policy)
                 if kind and not stage.dry:
                     floor = FLOORS[kind][batch]
@@ -156,10 +175,11 @@ def steps(stage: Stage, model: LoadedModel) -> Json:
     return {"cases": cases}
 
 
-def _timed_steps(stage: Stage, model: LoadedModel, *, policy: str, batch: int, per_step: int) -> Json:
+def _timed_steps(stage: Stage, model: LoadedModel, *, per_step: int, **given: Any) -> Json:
     block = sizes(stage)[2]
-    warm = Run(stage, model, policy=policy, batch=batch, per_step=per_step)
-    measured = Run(stage, model, policy=policy, batch=batch, per_step=per_step)
+    batch: int = given["batch"]
+    warm = Run(stage, model, per_step=per_step, **given)
+    measured = Run(stage, model, per_step=per_step, **given)
     # Two blocks: full forwards, captures and compilations are in the first run.
     most = 2 * block // per_step
     for run, seconds in ((warm, 5.0), (measured, 4.0)):

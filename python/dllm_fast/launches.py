@@ -315,7 +315,8 @@ def fused_add_norm(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QkvBuffers:
     """Addresses: `projected` [B * Lq, (H + 2 key heads) * D], norm weights [D] or 0, `cosines` and `sines` [B * Lq, rotated]
-    float32, `slots` [B * Lq] int32, `q` [B * Lq, H, D], and the caches of slots with their strides (batch, head, slot)."""
+    float32, `slots` [B * Lq] int32, `q` [B * Lq, H, D], and the caches, each with its strides (batch, head, slot) and both of
+    `slot_count` slots."""
 
     projected: int
     q_weight: int = 0
@@ -324,6 +325,7 @@ class QkvBuffers:
     sines: int
     slots: int
     q: int
+    slot_count: int
     keys: int
     keys_strides: Strides
     values: int
@@ -347,7 +349,7 @@ def fused_qkv(
     pointers = (b.projected, b.q_weight, b.k_weight, b.cosines, b.sines, b.slots, b.q)
     # An address and three strides go by value.
     caches = ((ctypes.c_int64 * 4)(b.keys, *b.keys_strides), (ctypes.c_int64 * 4)(b.values, *b.values_strides))
-    shape = tuple(map(ctypes.c_int32, (queries, heads, key_heads, head_dimension, rotated)))
+    shape = tuple(map(ctypes.c_int32, (b.slot_count, queries, heads, key_heads, head_dimension, rotated)))
     arguments = (*map(ctypes.c_void_p, pointers), *caches, *shape, ctypes.c_float(eps), ctypes.c_int32(rotates_in_float32))
     grid = (batch * queries, -(-(heads + 2 * key_heads) // 4), 1)
     return Launch("fused", "dllm_fused_qkv", grid, (128, 1, 1), arguments)

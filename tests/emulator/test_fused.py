@@ -76,7 +76,7 @@ def qkv(rng, *, batch, queries, heads, key_heads, depth, rotated, norms, wide, o
     cosines, sines = angles.cos(), angles.sin()
     length = queries + 5
     slots = torch.stack([torch.from_numpy(rng.permutation(length)[:queries]) for _ in range(batch)]).int()
-    slots[0, 0] = -1  # a token that is not kept
+    slots[0, 0] = rng.choice([-1, length, 2**31 - 1])  # no slot: a token that is not kept
     q = torch.full((batch, queries, heads, depth), torch.nan, dtype=torch.bfloat16)
     keys = torch.full((batch, length, key_heads, depth), -7.0).bfloat16().transpose(1, 2)
     values = torch.full((batch, key_heads, length, depth), -7.0).bfloat16()
@@ -88,6 +88,7 @@ def qkv(rng, *, batch, queries, heads, key_heads, depth, rotated, norms, wide, o
         sines=sines.data_ptr(),
         slots=slots.data_ptr(),
         q=q.data_ptr(),
+        slot_count=length,
         keys=keys.data_ptr(),
         keys_strides=keys.stride()[:3],
         values=values.data_ptr(),
@@ -112,8 +113,8 @@ def qkv(rng, *, batch, queries, heads, key_heads, depth, rotated, norms, wide, o
 def kept(cache, slots):
     """What a cache holds for the tokens, and whether all other slots are as they were."""
     b = torch.arange(len(slots))[:, None].expand_as(slots)
-    is_kept = slots >= 0
-    held = cache[b, :, slots.clamp(min=0)].transpose(1, 2)
+    is_kept = (slots >= 0) & (slots < cache.shape[2])
+    held = cache[b, :, slots.clamp(0, cache.shape[2] - 1)].transpose(1, 2)
     untouched = torch.ones(len(slots), cache.shape[2], dtype=torch.bool)
     untouched[b[is_kept], slots[is_kept].long()] = False
     assert (cache.transpose(1, 2)[untouched] == -7).all()

@@ -94,7 +94,7 @@ def qkv(projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor], slots: T
         projected: `[B, Q, (query heads + 2 key heads) * depth]`, for which `takes_qkv` holds.
         heads: of it.
         angles: cosine and sine, float32 `[B, 1, Q, rotated]`.
-        slots: where keys and values go, int32 `[B, Q]`.
+        slots: where keys and values go, int32 `[B, Q]`; those of a slot that there is not are dropped.
         keys, values: `[B, key heads, slots, depth]`, written into.
 
     Returns:
@@ -111,6 +111,7 @@ def qkv(projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor], slots: T
         sines=sines.data_ptr(),
         slots=slots.data_ptr(),
         q=q.data_ptr(),
+        slot_count=keys.shape[2],
         keys=keys.data_ptr(),
         keys_strides=(keys.stride(0), keys.stride(1), keys.stride(2)),
         values=values.data_ptr(),
