@@ -7,7 +7,7 @@
 pub mod decide;
 pub mod error;
 pub mod logits;
-mod openmp;
+pub mod openmp;
 pub mod pool;
 pub mod rng;
 pub mod sampler;

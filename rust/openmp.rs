@@ -27,13 +27,21 @@ pub fn run<W: Fn() + Sync>(threads: Option<usize>, work: &W) -> bool {
     let Some(parallel) = entry() else {
         return false;
     };
+    // SAFETY: it is GOMP_parallel.
+    unsafe { run_on(parallel, threads, work) };
+    true
+}
+
+/// # Safety
+/// `parallel` calls the function that it is given with the address that it is given, on any threads and any number of times,
+/// and returns after all of these calls have.
+unsafe fn run_on<W: Fn() + Sync>(parallel: Parallel, threads: Option<usize>, work: &W) {
     let team = Team {
         work,
         panic: Mutex::new(None),
     };
     let threads = threads.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX));
-    // SAFETY: `parallel` is GOMP_parallel, which calls `enter::<W>` with this address on each thread of the team and returns
-    // after all of them have returned. `team` outlives the call, and sharing it is sound because `W` is `Sync`.
+    // SAFETY: `team` outlives the call, and threads may share it because `W` is `Sync`.
     unsafe { parallel(enter::<W>, (&raw const team).cast_mut().cast(), threads, 0) };
     let panic = team
         .panic
@@ -42,7 +50,6 @@ pub fn run<W: Fn() + Sync>(threads: Option<usize>, work: &W) -> bool {
     if let Some(payload) = panic {
         resume_unwind(payload);
     }
-    true
 }
 
 struct Team<'a, W> {
@@ -87,4 +94,55 @@ fn entry() -> Option<Parallel> {
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn entry() -> Option<Parallel> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    /// Does what OpenMP does, with threads of its own.
+    unsafe extern "C" fn parallel(
+        enter: extern "C" fn(*mut c_void),
+        team: *mut c_void,
+        threads: u32,
+        _: u32,
+    ) {
+        let address = team.expose_provenance();
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(move || enter(std::ptr::with_exposed_provenance_mut(address)));
+            }
+            enter(team);
+        });
+    }
+
+    #[test]
+    fn every_thread_works_on_what_the_caller_lends() {
+        let calls = AtomicUsize::new(0);
+        // SAFETY: `parallel` keeps the promises.
+        unsafe {
+            run_on(parallel, Some(3), &|| {
+                calls.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(calls.into_inner(), 3);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller() {
+        let found = catch_unwind(|| {
+            // SAFETY: `parallel` keeps the promises.
+            unsafe { run_on(parallel, Some(2), &|| panic!("of a worker")) };
+        });
+        assert_eq!(
+            found.unwrap_err().downcast_ref::<&str>(),
+            Some(&"of a worker")
+        );
+    }
+
+    #[test]
+    fn nobody_is_asked_unless_that_was_allowed() {
+        assert!(!run(None, &|| unreachable!("not allowed")));
+    }
 }
