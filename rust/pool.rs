@@ -85,7 +85,7 @@ pub fn map<T: Send, S>(
     state: impl Fn() -> S + Sync,
     work: impl Fn(usize, &mut S) -> T + Sync,
 ) -> Vec<T> {
-    const WORTH_THREADS: usize = 1 << 18;
+    const WORTH_THREADS: usize = 1 << 16;
     let asked = if n < 2 || cost < WORTH_THREADS {
         Some(1)
     } else {
