@@ -12,6 +12,8 @@ import dllm_fast
 from bench.on_gpu import correctness
 from bench.on_gpu.stage import Stage
 from dllm_fast import kernels
+from dllm_fast.models.graphs import Engine
+from dllm_fast.models.runner import NetworkRunner
 from families import MASK, TWINS
 
 _PROBLEM = kernels.problem()
@@ -44,6 +46,21 @@ def test_a_model_on_the_gpu_runs_from_graphs(name, cache, tmp_path):
         assert MASK not in row
     again = dllm_fast.sample(on_gpu, [[1, 2, 3], [4]], **given)
     assert all(np.array_equal(a, b) for a, b in zip(ours.sequences, again.sequences, strict=True))
+
+
+def test_steps_begun_ahead_give_the_tokens_of_steps_that_wait(tmp_path, monkeypatch):
+    """The same graphs on the same weights, so the logits are the same bits."""
+    model = dllm_fast.load(next(twin for twin in TWINS if twin.name == "llada").save(tmp_path), device="cuda")
+    given = {"max_new_tokens": 32, "block_length": 16, "preset": "llada", "cache": "dual", "stop_at_eos": False, "seed": 1}
+    begun = []
+    go_on = Engine._go_on
+    monkeypatch.setattr(Engine, "_go_on", lambda engine, *args: begun.append(args) or go_on(engine, *args))
+    ahead = dllm_fast.sample(model, [[1, 2, 3], [4]], temperature=0.7, **given)
+    assert begun
+    monkeypatch.setattr(NetworkRunner, "_repeats", lambda *_: False)
+    waiting = dllm_fast.sample(model, [[1, 2, 3], [4]], temperature=0.7, **given)
+    assert all(np.array_equal(a, b) for a, b in zip(ahead.sequences, waiting.sequences, strict=True))
+    assert ahead.stats.nfe == waiting.stats.nfe
 
 
 def test_mask_predict_does_not_wait():
