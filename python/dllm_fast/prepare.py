@@ -123,6 +123,10 @@ def with_length(
     new_tokens = config.max_new_tokens
     if new_tokens is None:
         new_tokens = DEFAULT_NEW_TOKENS if context is None else min(DEFAULT_NEW_TOKENS, max(context - longest, 1))
+    if context is not None and config.max_new_tokens is None and longest >= context:
+        raise InvalidValueError(
+            f"a prompt must leave room in the model's context of {context} tokens, got {longest}; shorten the prompt"
+        )
     if context is not None and longest + new_tokens > context:
         raise InvalidValueError(
             f"prompt and new tokens must fit the model's context of {context} tokens, got {longest} + {new_tokens}; "

@@ -89,7 +89,8 @@ def infill(
     """Fills exactly the mask tokens of each canvas and appends nothing. Blocks are counted from position 0.
 
     Arguments and errors are those of `sample`, without `max_new_tokens`.
-    A canvas without masks comes back unchanged after zero forwards.
+    In a text each [MASK] is one mask, however the tokenizer spells its own. A canvas of ids without masks comes back
+    unchanged after zero forwards; text without any is refused.
     """
     rule = functools.partial(resolve, preset, config, settings)
     return _run(model, canvas, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=True)
@@ -110,8 +111,10 @@ def _run(
     rule()  # what is wrong by itself is refused before a checkpoint is opened
     runner, tokenizer = open_runner(model, tokenizer)
     resolved = rule(runner.info)
-    prompts, _ = text.rows(prompt, tokenizer, "canvas" if infilling else "prompt")
     config = prepare.with_ids(resolved.config, runner, tokenizer)
+    prompts = text.rows(
+        prompt, tokenizer, "canvas" if infilling else "prompt", mask=config.mask_token_id if infilling else None
+    )
     config = prepare.with_blocks(config, resolved, runner)
     prepare.check_ids(prompts, config, runner, infilling=infilling)
     config = prepare.with_length(config, resolved, prompts, runner, infilling=infilling)

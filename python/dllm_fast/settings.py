@@ -55,6 +55,13 @@ _LATER = {
     "editing_threshold": "editing of committed tokens",
     "max_post_steps": "editing of committed tokens",
 }
+# What `generate` of transformers takes and we need not be told.
+_ELSEWHERE = {
+    "do_sample": "temperature=0 is greedy and any other temperature draws",
+    "attention_mask": "rows of any length go in one call, without padding",
+    "input_ids": "they are the second argument, prompt",
+    "mask_token": "pass its id as mask_token_id",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +190,11 @@ def _order(name: str, value: object) -> str:
 def _unknown(name: str) -> str:
     if name in _LATER:
         return f"{name} is not a setting yet, got {name}; {_LATER[name]} is not implemented, leave it out"
+    if name in _ELSEWHERE:
+        return f"{name} is not a setting, got {name}; leave it out: {_ELSEWHERE[name]}"
     return f"{name} is not a setting{_nearest(name, [*NAMES, *ALIASES])}; the settings are {', '.join(NAMES)}"
 
 
 def _nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -11,30 +11,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast.arrays import integer_array, is_tensor
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+#: What stands for a mask in a text, however the tokenizer spells its own.
+MASK = "[MASK]"
 _MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|MASK|>")
 _ENDS = ("[EOS]", "</s>", "<|endoftext|>", "<|im_end|>", "<eos>")
 
 
-def rows(prompt: object, tokenizer: Any, name: str) -> tuple[list[NDArray[np.int64]], bool]:
-    """The prompt as rows of ids, and whether it was a single one.
+def rows(prompt: object, tokenizer: Any, name: str, *, mask: int | None = None) -> list[NDArray[np.int64]]:
+    """The prompt as rows of ids.
+
+    Args:
+        prompt: text, messages or ids, or a list of those.
+        tokenizer: for text and messages.
+        name: of the prompt in errors.
+        mask: for canvases, in whose text each [MASK] is one of these.
 
     Raises:
-        InvalidValueError: no row, an empty row, a string without a tokenizer, or messages without a chat template.
+        InvalidValueError: no row, an empty row, a string without a tokenizer, messages without a chat template, or canvases
+            of text without a mask.
         InvalidTypeError: something that is neither text nor messages nor ids.
     """
-    single = _is_single(prompt, name)
-    items: Sequence[Any] = [prompt] if single else list(prompt)  # type: ignore[call-overload]
+    items: Sequence[Any] = [prompt] if _is_single(prompt, name) else list(prompt)  # type: ignore[call-overload]
     if not items:
         raise InvalidValueError(f"{name} must hold at least one row, got none; pass a string or a list of token ids")
     encoded = []
     for i, item in enumerate(items):
         if isinstance(item, str):
-            ids = encode(item, tokenizer, name)
+            ids = encode(item, tokenizer, name) if mask is None else canvas(item, tokenizer, name, mask)
         else:
             ids = chat(item, tokenizer, name) if is_messages(item) else integer_array(item, name)
         if ids.ndim != 1:
@@ -44,12 +52,22 @@ def rows(prompt: object, tokenizer: Any, name: str) -> tuple[list[NDArray[np.int
         if ids.size == 0:
             raise InvalidValueError(f"{name} must not be empty, got no tokens in row {i}; pass at least one token (BOS, say)")
         encoded.append(ids)
-    return encoded, single
+    if mask is not None and all(isinstance(item, str) for item in items) and not any((ids == mask).any() for ids in encoded):
+        raise InvalidValueError(
+            f"a {name} of text must hold a mask, got {items[0][:60]!r}, in which nothing is the mask {mask}; write {MASK} "
+            "where a token is to be filled in"
+        )
+    return encoded
 
 
 def _is_single(prompt: object, name: str) -> bool:
     if isinstance(prompt, str):
         return True
+    if isinstance(prompt, Mapping) and "input_ids" in prompt:  # what a tokenizer of transformers gives
+        raise InvalidTypeError(
+            f'{name} must be text or ids, got {type(prompt).__name__}; pass its "input_ids" (rows of any length need no '
+            "padding and no attention mask), or the text itself"
+        )
     if isinstance(prompt, np.ndarray) or is_tensor(prompt):
         return len(prompt.shape) <= 1  # type: ignore[attr-defined]
     if isinstance(prompt, Sequence):
@@ -73,7 +91,32 @@ def encode(text: str, tokenizer: Any, name: str) -> NDArray[np.int64]:
         raise InvalidValueError(
             f"a {name} of text must be valid Unicode, got {text[:40]!r}; replace the lone surrogate"
         ) from error
-    encoding = tokenizer.encode(text)
+    try:
+        return _ids(tokenizer.encode(text))
+    except DllmFastError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise InvalidValueError(
+            f"a {name} of text must be made of what the tokenizer knows, got {text[:40]!r}: {error}; use its words"
+        ) from error
+
+
+def canvas(text: str, tokenizer: Any, name: str, mask: int) -> NDArray[np.int64]:
+    """Ids of a string in which each [MASK] is the mask, and so is the mask as the tokenizer spells it."""
+    look_up = getattr(tokenizer, "id_to_token", None) or getattr(tokenizer, "convert_ids_to_tokens", None)
+    token = None if look_up is None else look_up(mask)
+    if MASK not in text or look_up is None or token == MASK:
+        return encode(text, tokenizer, name)
+    if token is not None and mask in encode(token, tokenizer, name):
+        return encode(text.replace(MASK, token), tokenizer, name)
+    # The mask has an id and no text: the pieces between the masks are encoded one by one.
+    found: list[int] = []
+    for i, piece in enumerate(text.split(MASK)):
+        found += ([mask] if i else []) + (_ids(tokenizer.encode(piece, add_special_tokens=False)).tolist() if piece else [])
+    return np.array(found, dtype=np.int64)
+
+
+def _ids(encoding: Any) -> NDArray[np.int64]:
     return np.asarray(getattr(encoding, "ids", encoding), dtype=np.int64)
 
 

@@ -124,7 +124,7 @@ def test_infill_with_a_mask_that_has_no_text(run, tmp_path):
         (("generate", "FOLDER", "-p", ""), "prompt"),
         (("generate", "FOLDER", "--prompts", "missing.jsonl"), "--prompts must name a file of JSON lines"),
         (("generate", "FOLDER", "-p", "x", "--dtype", "int4"), "dtype must be one of"),
-        (("infill", "FOLDER", "--text", "no masks"), "--text must hold [MASK]"),
+        (("infill", "FOLDER", "--text", "no masks"), "a canvas of text must hold a mask, got 'no masks'"),
         (("explain", "nowhere/at/all"), "nowhere/at/all"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import dllm_fast
 from dllm_fast import cli
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
@@ -127,3 +128,8 @@ def test_no_color_is_respected() -> None:
     seen = watch(NO_COLOR="1")
     assert "\x1b[14A" in seen
     assert "\x1b[1;32m" not in seen
+
+
+def test_the_module_is_the_command():
+    said = subprocess.run([sys.executable, "-m", "dllm_fast", "--version"], capture_output=True, text=True, check=True).stdout
+    assert said == f"dllm-fast {dllm_fast.__version__}\n"

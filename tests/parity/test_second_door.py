@@ -289,6 +289,23 @@ def test_what_follows_the_head_is_done(settings):
     agree(dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, block_length=8).sequences, expected)
 
 
+def test_encoders_with_a_decoder_are_refused():
+    config = hf.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    model = hf.T5ForConditionalGeneration(config)
+    with pytest.raises(
+        DllmFastError, match="got T5ForConditionalGeneration, an encoder with a decoder; use a masked language model"
+    ):
+        dllm_fast.sample(model, [1, 2], mask_token_id=8, max_new_tokens=2)
+
+
+def test_what_a_model_raises_while_it_is_probed_says_so():
+    model = model_of("Qwen3", is_causal=False)
+    model.lm_head = torch.nn.Linear(3, 3)
+    with pytest.raises(RuntimeError) as raised:
+        dllm_fast.sample(model, [1, 2], mask_token_id=8, max_new_tokens=2)
+    assert raised.value.__notes__[0].startswith("dllm_fast: raised by a trial forward of Qwen3ForCausalLM")
+
+
 def test_causal_models_are_refused_with_the_fix():
     model = model_of("Qwen3", is_causal=True)
     with pytest.raises(DllmFastError, match=r"got Qwen3ForCausalLM, which is causal.*is_causal = False"):

@@ -255,6 +255,12 @@ def test_bad_headers(folder: Path, header: object, data: bytes, message: str) ->
     assert "model.safetensors" in str(caught.value)
 
 
+def test_pointers_of_git_lfs(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(CheckpointError, match="got a pointer of Git LFS to them; run `git lfs pull`"):
+        Checkpoint.open(folder)
+
+
 @pytest.mark.parametrize("length", [0, 100, 2**31, 2**63, 2**64 - 1])
 def test_headers_of_absurd_size(folder: Path, length: int) -> None:
     write_header(folder / "model.safetensors", b"{}", length=length)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import dllm_fast
-from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
 from families import MASK, TWINS, VOCABULARY
 
 BY_NAME = {twin.name: twin for twin in TWINS}
@@ -144,6 +147,13 @@ def test_a_plain_model_that_the_caller_vouches_for(folders, tmp_path):
         ({"d_model": "64"}, "d_model in config.json must be a whole number"),
         ({"block_type": "sequential"}, "block_type in config.json must be 'llama'"),
         ({"alibi": True}, "alibi in config.json must be False"),
+        ({"model_type": None, "architectures": None}, "config.json must name its model_type, got none"),
+        ({"rope_theta": "big"}, "rope_theta in config.json must be a number above 0, got 'big'"),
+        ({"rope_theta": 0}, "rope_theta in config.json must be a number above 0, got 0"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps in config.json must be a number above 0, got -1.0"),
+        ({"max_sequence_length": "x"}, "max_sequence_length in config.json must be a whole number"),
+        ({"weight_tying": "yes"}, "weight_tying in config.json must be true or false, got 'yes'"),
+        ({"n_layers": 10**9}, "n_layers in config.json must be at most 21, the number of tensors in .* got 1000000000"),
         ({"n_layers": 3}, "must hold a tensor for every part of the model, got none for model.transformer.blocks.2"),
         ({"n_layers": 1}, "which the model of this config.json does not have"),
         ({"mlp_hidden_size": 96}, r"must make up \[192, 64\] by config.json, got \[128, 64\]"),
@@ -153,6 +163,20 @@ def test_a_plain_model_that_the_caller_vouches_for(folders, tmp_path):
 def test_configs_that_do_not_fit(folders, tmp_path, settings, message):
     folder = changed(folders("llada"), tmp_path, **settings)
     with pytest.raises(CheckpointError, match=message):
+        dllm_fast.load(folder)
+
+
+@given(
+    st.sampled_from(TWINS),
+    st.integers(0, 60),
+    st.sampled_from(["x", "", -1, 0, 0.5, 1e300, 10**30, [], [1], {}, {"a": 1}, True]),
+)
+def test_any_setting_may_be_anything(folders, tmp_path_factory, twin, place, junk):
+    """A folder opens or is refused in our words, whatever one setting of its config.json is."""
+    config = json.loads((folders(twin.name) / "config.json").read_text())
+    name = list(config)[place % len(config)]
+    folder = changed(folders(twin.name), tmp_path_factory.mktemp("junk"), **{name: junk})
+    with contextlib.suppress(DllmFastError):
         dllm_fast.load(folder)
 
 
@@ -206,6 +230,11 @@ def test_bad_ids(folders):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        (
+            "wedlm",
+            {"cache": "exact_block"},
+            "a model that reorders its tokens runs without a cache, got cache='exact_block'; use 'none'",
+        ),
         ("llada", {"cache": "exact_block"}, "cache='exact_block' needs a block-causal model, got attention 'full'"),
         ("llada", {"refresh_every": 2}, "refresh_every is for the caches 'prefix' and 'dual'"),
         ("sdar", {"refresh_every": 2}, "refresh_every is for the caches 'prefix' and 'dual'"),

@@ -40,6 +40,8 @@ def test_names_of_peers_are_understood_and_recorded(typed: dict[str, Any], ours:
         ({"steps": 8, "num_inference_steps": 4}, "steps is the total .* num_inference_steps the number in each block"),
         ({"steps": 8, "steps_per_block": 4}, "steps is the total .* give one of them"),
         ({"treshold": 0.9}, "treshold is not a setting; did you mean 'threshold'"),
+        ({"do_sample": True}, "do_sample is not a setting, got do_sample; leave it out: temperature=0 is greedy"),
+        ({"attention_mask": 1}, "attention_mask is not a setting.*without padding"),
         ({"cfg_scale": 1.5}, "cfg_scale is not a setting yet, got cfg_scale; .* leave it out"),
         ({"remasking": "confidence"}, "remasking must be one of low_confidence, .* got 'confidence'"),
         ({"order": "best"}, "order must be one of confidence, .* got 'best'"),

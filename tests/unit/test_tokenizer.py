@@ -84,6 +84,30 @@ def test_prompts_with_lone_surrogates(folder: Path) -> None:
             text.rows("a\ud800b", tokenizer, "prompt")
 
 
+def test_a_mask_in_a_text_however_the_tokenizer_spells_it(folder: Path) -> None:
+    for tokenizer in (opened(folder), checkpoints.byte_tokenizer(), stock(folder)):
+        spelled = [row.tolist() for row in text.rows(["a[MASK]b", "a<|mask|>b"], tokenizer, "canvas", mask=MASK)]
+        assert spelled[0] == spelled[1]
+        assert spelled[0].count(MASK) == 1
+        assert text.rows("a[MASK]b", tokenizer, "canvas", mask=999)[0].tolist().count(999) == 1, "one without a text"
+        with pytest.raises(
+            InvalidValueError, match=r"must hold a mask, got 'ab', in which nothing is the mask.*write \[MASK\]"
+        ):
+            text.rows("ab", tokenizer, "canvas", mask=MASK)
+    assert len(text.rows([[1, 2], "ab"], opened(folder), "canvas", mask=MASK)) == 2, "ids may be without"
+
+
+def test_text_that_a_tokenizer_cannot_write() -> None:
+    _, tokenizer = dllm_fast.demo.load_text()
+    with pytest.raises(InvalidValueError, match="a prompt of text must be made of what the tokenizer knows, got 'Hello'"):
+        text.rows("Hello", tokenizer, "prompt")
+
+
+def test_what_a_tokenizer_of_transformers_gives(folder: Path) -> None:
+    with pytest.raises(InvalidTypeError, match=r'got BatchEncoding; pass its "input_ids"'):
+        text.rows(stock(folder)("ab"), None, "prompt")
+
+
 def test_a_folder_that_transformers_wrote(folder: Path, tmp_path: Path) -> None:
     theirs = stock(folder)
     theirs.save_pretrained(tmp_path / "saved")
@@ -327,18 +351,16 @@ def test_messages_hold_plain_data_only() -> None:
 def test_one_conversation_and_several(folder: Path) -> None:
     tokenizer = opened(folder)
     expected = tokenizer.apply_chat_template(HELLO)
-    ids, single = text.rows(HELLO, tokenizer, "prompt")
-    assert single
+    ids = text.rows(HELLO, tokenizer, "prompt")
     assert [row.tolist() for row in ids] == [expected]
-    ids, single = text.rows([HELLO, "plain", [1, 2], tuple(HELLO)], tokenizer, "prompt")
-    assert not single
+    ids = text.rows([HELLO, "plain", [1, 2], tuple(HELLO)], tokenizer, "prompt")
     assert [row.tolist() for row in ids] == [expected, tokenizer.encode("plain"), [1, 2], expected]
 
 
 def test_tokenizers_of_transformers_give_the_same_ids(folder: Path) -> None:
     theirs = stock(folder)
     expected = opened(folder).apply_chat_template(HELLO)
-    assert text.rows(HELLO, theirs, "prompt")[0][0].tolist() == expected
+    assert text.rows(HELLO, theirs, "prompt")[0].tolist() == expected
 
     class Older:
         """transformers 4 returns a list."""
@@ -349,7 +371,7 @@ def test_tokenizers_of_transformers_give_the_same_ids(folder: Path) -> None:
             assert add_generation_prompt
             return expected
 
-    assert text.rows([HELLO], Older(), "prompt")[0][0].tolist() == expected
+    assert text.rows([HELLO], Older(), "prompt")[0].tolist() == expected
 
 
 def test_messages_without_a_template(folder: Path) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dllm_fast.models.loaded import LoadedModel
     from dllm_fast.result import Result
 
-MASK = "[MASK]"
 # Options that are settings of `sample` under the same name.
 _SETTINGS: dict[str, tuple[type, str]] = {
     "max_new_tokens": (int, "masks that are appended to the prompt"),
@@ -46,7 +45,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     generate.set_defaults(run=_generate)
 
     infill = commands.add_parser("infill", help="fill the masks of a text with a checkpoint", description=_infill.__doc__)
-    infill.add_argument("--text", metavar="TEXT", required=True, help=f"with {MASK} for each token to be filled in")
+    infill.add_argument("--text", metavar="TEXT", required=True, help="with [MASK] for each token to be filled in")
     _add_common(infill, [name for name in _SETTINGS if name != "max_new_tokens"])
     infill.set_defaults(run=_infill)
 
@@ -85,14 +84,11 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _infill(options: argparse.Namespace) -> int:
     """Fill the masks of a text; each [MASK] is one token."""
-    if MASK not in options.text:
-        raise InvalidValueError(f"--text must hold {MASK} where a token is to be filled in, got {options.text[:60]!r}")
     model = _load(options)
     from dllm_fast import infill
 
-    canvas = _canvas(model, options.text, options.mask_token_id)
     result = infill(
-        model, canvas, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
+        model, options.text, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
     )
     _print(result, [options.text], options, lines=False)
     return 0
@@ -118,21 +114,6 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
     first = [] if system is None else [{"role": "system", "content": system}]
     return [*first, {"role": "user", "content": prompt}]
-
-
-def _canvas(model: LoadedModel, text: str, mask: int | None) -> Any:
-    """The text with every [MASK] as the model's mask."""
-    mask = model.mask_token_id if mask is None else mask
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
-    token = None if mask is None else tokenizer.id_to_token(mask)
-    if mask is None or token == MASK:
-        return text
-    if token is not None and mask in tokenizer.encode(token, add_special_tokens=False):
-        return text.replace(MASK, token)
-    # The mask has an id and no text: the pieces between the masks are encoded one by one.
-    pieces = [tokenizer.encode(piece, add_special_tokens=False) if piece else [] for piece in text.split(MASK)]
-    return [token for i, piece in enumerate(pieces) for token in ([mask] if i else []) + piece]
 
 
 def _prompts(options: argparse.Namespace) -> list[str]:
@@ -183,8 +164,9 @@ def _print(result: Result, prompts: Sequence[str], options: argparse.Namespace, 
         return
     print("\n".join(texts))
     stats = result.stats
+    forwards = "1 forward" if stats.nfe == 1 else f"{stats.nfe} forwards"
     print(
-        f"{stats.nfe} forwards, {stats.tokens_per_forward:.2f} tokens per forward, {stats.model_ms:.0f} ms in the model, "
+        f"{forwards}, {stats.tokens_per_forward:.2f} tokens per forward, {stats.model_ms:.0f} ms in the model, "
         f"{stats.sampler_ms:.1f} ms in the sampler, seed {options.seed}",
         file=sys.stderr,
     )

@@ -82,7 +82,7 @@ class Explanation:
         lines += [("run", self.tier, self.reason), ("cache", self.cache, self.cache_reason)]
         lines += [("default", f"{name}={value!r}", "") for name, value in self.settings.items()]
         lines += [("probed", name, _shown(value)) for name, value in self.probed.items()]
-        lines += [("refused", what, why) for what, why in self.refused]
+        lines += [("not taken", what, why) for what, why in self.refused]
         lines += [("verified", self.verified, "")]
         first, second = (max(len(line[i]) for line in lines) for i in (0, 1))
         return "\n".join(f"{a:{first}}  {b:{min(second, 40)}}  {c}".rstrip() for a, b, c in lines)

@@ -306,7 +306,8 @@ def recognise(config: Mapping[str, Any], attention: str | None) -> Family:
         CheckpointError: a causal model, or a family that is not in the table.
     """
     model_type = str(config.get("model_type", ""))
-    architecture = str((config.get("architectures") or [""])[0])
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
     for family in FAMILIES:
         if family.fits(model_type, architecture):
             return family
@@ -317,6 +318,8 @@ def recognise(config: Mapping[str, Any], attention: str | None) -> Family:
                 "was trained bidirectionally pass attention='full' (or 'block_causal' with block_length=)"
             )
         return Family(name=model_type, model_types=(model_type,), layout=_PLAIN[model_type], models="", verified="twin")
+    if not model_type and not architecture:
+        raise CheckpointError("config.json must name its model_type, got none; fetch the file again")
     known = ", ".join(sorted({name for family in FAMILIES for name in family.model_types}))
     raise CheckpointError(
         f"model_type in config.json must be one of {known}, got {model_type!r} ({architecture or 'no architecture'}); "

@@ -27,6 +27,10 @@ _DTYPES = {
 _LARGEST_SIZE = 2**40  # of one dimension; their product is held against the file
 
 
+# How a file begins that Git has in the place of a large one.
+_POINTER = b"version https://git-lfs"
+
+
 class TensorInfo(NamedTuple):
     """Where a tensor lies, and what it is."""
 
@@ -49,7 +53,12 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
+            first = file.read(8)
+            if _POINTER.startswith(first) and len(first) == 8:
+                raise CheckpointError(
+                    f"{path} must hold weights, got a pointer of Git LFS to them; run `git lfs pull` in its folder"
+                )
+            length = int.from_bytes(first, "little")
             if size < 8 or length > min(size - 8, LARGEST):
                 raise CheckpointError(
                     f"{path} must begin with a header of at most {LARGEST:,} bytes, got {length:,} in a file of {size:,}; "

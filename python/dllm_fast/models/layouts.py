@@ -9,6 +9,7 @@ from typing import Any
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models.decoder import DecoderConfig
 from dllm_fast.models.experts import ExpertsConfig
+from dllm_fast.models.fields import context, flag, mapping, positive, whole
 from dllm_fast.models.rotary import Rotary
 
 # Our parameter: the keys whose rows make it, in order. {i} is a layer, {e} runs over the experts.
@@ -106,26 +107,26 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
             f"layer_types in config.json must be full_attention, got {config['layer_types']}; "
             "sliding windows are not computed by this decoder"
         )
-    width, heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
-    head_dim = int(config.get("head_dim") or width // heads)
+    width, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
+    head_dim = whole(config, "head_dim", width // heads)
     return {
-        "vocabulary": _whole(config, "vocab_size"),
-        "context": config.get("max_position_embeddings"),
+        "vocabulary": whole(config, "vocab_size"),
+        "context": context(config, "max_position_embeddings"),
         "width": width,
-        "layers": _whole(config, "num_hidden_layers"),
+        "layers": whole(config, "num_hidden_layers"),
         "heads": heads,
-        "kv_heads": int(config.get("num_key_value_heads") or heads),
+        "kv_heads": whole(config, "num_key_value_heads", heads),
         "head_dim": head_dim,
-        "inner": int(config.get("intermediate_size") or 0),
-        "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
+        "inner": whole(config, "intermediate_size", 0, least=0),
+        "norm_eps": positive(config, "rms_norm_eps", 1e-6),
         "rotary": Rotary.from_config(config, head_dim),
-        "tied": bool(config.get("tie_word_embeddings", False)),
+        "tied": flag(config, "tie_word_embeddings"),
     }
 
 
 def _llama(config: Mapping[str, Any]) -> DecoderConfig:
     _only(config, "mlp_bias", False)
-    bias = bool(config.get("attention_bias", False))
+    bias = flag(config, "attention_bias")
     return DecoderConfig(**_sizes(config), qkv_bias=bias, out_bias=bias)
 
 
@@ -134,25 +135,25 @@ def _qwen2(config: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _qwen3(config: Mapping[str, Any]) -> DecoderConfig:
-    bias = bool(config.get("attention_bias", False))
+    bias = flag(config, "attention_bias")
     return DecoderConfig(**_sizes(config), qkv_bias=bias, out_bias=bias, qk_norm=True)
 
 
 def _wedlm(config: Mapping[str, Any]) -> DecoderConfig:
-    bias, norm = bool(config.get("attention_bias", True)), bool(config.get("qk_norm", False))
+    bias, norm = flag(config, "attention_bias", default=True), flag(config, "qk_norm")
     return DecoderConfig(**_sizes(config), qkv_bias=bias, qk_norm=norm)
 
 
 def _qwen3_moe(config: Mapping[str, Any]) -> DecoderConfig:
     sizes = _sizes(config)
-    step = int(config.get("decoder_sparse_step") or 1)
+    step = whole(config, "decoder_sparse_step", 1, least=0) or 1
     plain = set(config.get("mlp_only_layers") or ()) | {i for i in range(sizes["layers"]) if (i + 1) % step}
-    bias = bool(config.get("attention_bias", False))
+    bias = flag(config, "attention_bias")
     experts = ExpertsConfig(
-        count=_whole(config, "num_experts" if "num_experts" in config else "num_local_experts"),
-        chosen=_whole(config, "num_experts_per_tok"),
-        inner=_whole(config, "moe_intermediate_size"),
-        normalize=bool(config.get("norm_topk_prob", False)),
+        count=whole(config, "num_experts" if "num_experts" in config else "num_local_experts"),
+        chosen=whole(config, "num_experts_per_tok"),
+        inner=whole(config, "moe_intermediate_size"),
+        normalize=flag(config, "norm_topk_prob"),
     )
     return DecoderConfig(**sizes, qkv_bias=bias, out_bias=bias, qk_norm=True, experts=experts, dense=frozenset(plain))
 
@@ -164,22 +165,22 @@ def _llada(config: Mapping[str, Any]) -> DecoderConfig:
     for name in ("alibi", "attention_layer_norm", "input_emb_norm", "include_bias", "multi_query_attention"):
         _only(config, name, False, None)
     _only(config, "rope", True)
-    width, heads = _whole(config, "d_model"), _whole(config, "n_heads")
+    width, heads = whole(config, "d_model"), whole(config, "n_heads")
     theta = {"rope_theta": config.get("rope_theta", 10000.0)}
     return DecoderConfig(
-        vocabulary=int(config.get("embedding_size") or _whole(config, "vocab_size")),
-        context=config.get("max_sequence_length"),
+        vocabulary=whole(config, "embedding_size" if config.get("embedding_size") else "vocab_size"),
+        context=context(config, "max_sequence_length"),
         width=width,
-        layers=_whole(config, "n_layers"),
+        layers=whole(config, "n_layers"),
         heads=heads,
-        kv_heads=int(config.get("n_kv_heads") or heads),
+        kv_heads=whole(config, "n_kv_heads", heads),
         head_dim=width // heads,
         inner=int(config.get("mlp_hidden_size") or config.get("mlp_ratio", 4) * width),
-        norm_eps=float(config.get("rms_norm_eps", 1e-5)),
+        norm_eps=positive(config, "rms_norm_eps", 1e-5),
         rotary=Rotary.from_config(theta, width // heads),
-        rotary_float32=bool(config.get("rope_full_precision", True)),
-        qkv_bias=bool(config.get("include_qkv_bias", False)),
-        tied=bool(config.get("weight_tying", True)),
+        rotary_float32=flag(config, "rope_full_precision", default=True),
+        qkv_bias=flag(config, "include_qkv_bias"),
+        tied=flag(config, "weight_tying", default=True),
         logit_scale=width**-0.5 if config.get("scale_logits") else 1.0,
     )
 
@@ -189,20 +190,20 @@ def _llada_moe(config: Mapping[str, Any]) -> DecoderConfig:
     _only(config, "moe_router_score_function", "softmax", None)
     _only(config, "routed_scaling_factor", 1, None)
     frequency = config.get("moe_layer_freq") or [1] * sizes["layers"]
-    bias = bool(config.get("attention_bias", False))
+    bias = flag(config, "attention_bias")
     experts = ExpertsConfig(
-        count=_whole(config, "num_experts"),
-        chosen=_whole(config, "num_experts_per_tok"),
-        inner=_whole(config, "expert_intermediate_size"),
-        shared=int(config.get("shared_expert_intermediate_size") or 0),
-        normalize=bool(config.get("norm_topk_prob")),
-        bias=bool(config.get("moe_router_enable_expert_bias")),
+        count=whole(config, "num_experts"),
+        chosen=whole(config, "num_experts_per_tok"),
+        inner=whole(config, "expert_intermediate_size"),
+        shared=whole(config, "shared_expert_intermediate_size", 0, least=0),
+        normalize=flag(config, "norm_topk_prob"),
+        bias=flag(config, "moe_router_enable_expert_bias"),
     )
     return DecoderConfig(
-        **sizes | {"inner": int(config.get("dense_intermediate_size") or 0)},
+        **sizes | {"inner": whole(config, "dense_intermediate_size", 0, least=0)},
         qkv_bias=bias,
         out_bias=bias,
-        qk_norm=bool(config.get("qk_layernorm")),
+        qk_norm=flag(config, "qk_layernorm"),
         experts=experts,
         dense=frozenset(i for i, kind in enumerate(frequency) if kind == 0),
         clip=config.get("clip_qkv"),
@@ -212,32 +213,32 @@ def _llada_moe(config: Mapping[str, Any]) -> DecoderConfig:
 def _llada2(config: Mapping[str, Any]) -> DecoderConfig:
     sizes = _sizes({"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5, **config})
     _only(config, "norm_head", False)
-    inner = _whole(config, "moe_intermediate_size")
+    inner = whole(config, "moe_intermediate_size")
     experts = ExpertsConfig(
-        count=_whole(config, "num_experts"),
-        chosen=_whole(config, "num_experts_per_tok"),
+        count=whole(config, "num_experts"),
+        chosen=whole(config, "num_experts_per_tok"),
         inner=inner,
-        shared=inner * int(config.get("num_shared_experts") or 0),
+        shared=inner * whole(config, "num_shared_experts", 0, least=0),
         sigmoid=True,
-        groups=int(config.get("n_group") or 1),
-        chosen_groups=int(config.get("topk_group") or 1),
-        normalize=bool(config.get("norm_topk_prob", True)),
-        scale=float(config.get("routed_scaling_factor", 2.5)),
+        groups=whole(config, "n_group", 1, least=0) or 1,
+        chosen_groups=whole(config, "topk_group", 1, least=0) or 1,
+        normalize=flag(config, "norm_topk_prob", default=True),
+        scale=positive(config, "routed_scaling_factor", 2.5),
         bias=True,
     )
     return DecoderConfig(
         **sizes,
-        qkv_bias=bool(config.get("use_qkv_bias", False)),
-        out_bias=bool(config.get("use_bias", False)),
-        qk_norm=bool(config.get("use_qk_norm", True)),
+        qkv_bias=flag(config, "use_qkv_bias"),
+        out_bias=flag(config, "use_bias"),
+        qk_norm=flag(config, "use_qk_norm", default=True),
         experts=experts,
-        dense=frozenset(range(int(config.get("first_k_dense_replace") or 0))),
+        dense=frozenset(range(min(whole(config, "first_k_dense_replace", 0, least=0), sizes["layers"]))),
     )
 
 
 def _nemotron(config: Mapping[str, Any]) -> DecoderConfig:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    bias = bool(config.get("attention_bias", False))
+    rope = mapping(config, "rope_parameters") or mapping(config, "rope_scaling")
+    bias = flag(config, "attention_bias")
     return DecoderConfig(
         **_sizes(config),
         qkv_bias=bias,
@@ -256,18 +257,6 @@ LLADA = Layout(_llada, _LLADA)
 LLADA_MOE = Layout(_llada_moe, _LLADA_MOE)
 LLADA2 = Layout(_llada2, _LLADA2)
 NEMOTRON = Layout(_nemotron, _NEMOTRON)
-
-
-def _whole(config: Mapping[str, Any], name: str) -> int:
-    """A size from the config.
-
-    Raises:
-        CheckpointError: missing, or no number above 0.
-    """
-    value = config.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"{name} in config.json must be a whole number above 0, got {value!r}; this folder is incomplete")
-    return value
 
 
 def _only(config: Mapping[str, Any], name: str, *allowed: object) -> None:

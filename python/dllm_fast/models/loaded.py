@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
 from dllm_fast.models import families, weights
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.graphs import Engine
+from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.layouts import Layout
 from dllm_fast.models.runner import EXACT
 from dllm_fast.models.tokenizer import Tokenizer
@@ -185,16 +186,41 @@ def load(
 
 
 def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]]:
-    """The network without values, where its values are, and which keys are none of them."""
-    if not isinstance(family.layout, Layout):
-        module = importlib.import_module(f"dllm_fast.models.{family.layout}")
-        network = module.build(checkpoint.config)
-        return network, module.pieces(network, checkpoint.tensors.keys()), module.HARMLESS
-    config = family.layout.read(checkpoint.config)
-    decoder = Decoder(config)
+    """The network without values, where its values are, and which keys are none of them.
+
+    Raises:
+        CheckpointError: what the config says makes no network.
+    """
+    _check_counts(checkpoint)
+    try:
+        if not isinstance(family.layout, Layout):
+            module = importlib.import_module(f"dllm_fast.models.{family.layout}")
+            network = module.build(checkpoint.config)
+            return network, module.pieces(network, checkpoint.tensors.keys()), module.HARMLESS
+        config = family.layout.read(checkpoint.config)
+        decoder = Decoder(config)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, DllmFastError):
+            raise
+        raise CheckpointError(
+            f"config.json in {checkpoint.folder} must describe a {family.name} model, got settings that do not: "
+            f"{type(error).__name__}: {error}; fetch the file again"
+        ) from error
     pieces = family.layout.pieces(config, [name for name, _ in decoder.named_parameters()])
     heads = family.layout.keys["head.weight"] if config.tied else ()
     return decoder, pieces, (*_HARMLESS_DECODER, *heads)
+
+
+def _check_counts(checkpoint: Checkpoint) -> None:
+    """Refuses more layers or experts than there are tensors, before that many are built."""
+    there = len(checkpoint.tensors)
+    for name in ("num_hidden_layers", "n_layers", "num_experts", "num_local_experts"):
+        value = checkpoint.config.get(name)
+        if isinstance(value, int) and value > there:
+            raise CheckpointError(
+                f"{name} in config.json must be at most {there}, the number of tensors in {checkpoint.folder}, got "
+                f"{shown(value)}; is config.json the one of these weights?"
+            )
 
 
 def _info(
@@ -228,7 +254,7 @@ def _info(
         raise CheckpointError(f"attention by blocks needs a block length, got {block!r}; pass block_length=")
     mask = choose("mask_token_id", *_masks(family, checkpoint, tokenizer, network.vocabulary))
     ends = choose("eos_token_ids", *_ends(checkpoint, tokenizer)) or ()
-    ends = tuple(ends) if isinstance(ends, Sequence) else (int(ends),)
+    ends = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
     if tokenizer is not None and "eos_token_ids" not in overrides:
         more = [tokenizer.token_to_id(token) for token in family.end_tokens]
         ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812, the name every reader of tor
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.encoder import ACTIVATIONS
+from dllm_fast.models.fields import flag, positive, whole
 from dllm_fast.models.rotary import Rotary, rotate
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def build(config: Mapping[str, Any]) -> ModernBert:
     Raises:
         CheckpointError: a setting is missing, or asks for what this forward does not compute.
     """
-    width, heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
+    width, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
     if width % heads or width // heads % 2:
         raise CheckpointError(
             f"num_attention_heads in config.json must divide hidden_size into heads of even width, got {heads} and {width}; "
@@ -180,23 +181,23 @@ def build(config: Mapping[str, Any]) -> ModernBert:
         )
     return ModernBert(
         ModernBertConfig(
-            vocabulary=_whole(config, "vocab_size"),
-            context=_whole(config, "max_position_embeddings"),
+            vocabulary=whole(config, "vocab_size"),
+            context=whole(config, "max_position_embeddings"),
             width=width,
             heads=heads,
-            inner=_whole(config, "intermediate_size"),
+            inner=whole(config, "intermediate_size"),
             kinds=_kinds(config),
-            reach=_whole(config, "local_attention", 128) // 2,
+            reach=whole(config, "local_attention", 128) // 2,
             rotary={kind: _rotary(config, kind, width // heads) for kind in _KINDS},
             act=_act(config, "hidden_activation"),
             head_act=_act(config, "classifier_activation"),
-            norm_eps=float(config.get("norm_eps", 1e-5)),
-            norm_bias=bool(config.get("norm_bias", False)),
-            attention_bias=bool(config.get("attention_bias", False)),
-            mlp_bias=bool(config.get("mlp_bias", False)),
-            head_bias=bool(config.get("classifier_bias", False)),
-            decoder_bias=bool(config.get("decoder_bias", True)),
-            tied=bool(config.get("tie_word_embeddings", True)),
+            norm_eps=positive(config, "norm_eps", 1e-5),
+            norm_bias=flag(config, "norm_bias"),
+            attention_bias=flag(config, "attention_bias"),
+            mlp_bias=flag(config, "mlp_bias"),
+            head_bias=flag(config, "classifier_bias"),
+            decoder_bias=flag(config, "decoder_bias", default=True),
+            tied=flag(config, "tie_word_embeddings", default=True),
         )
     )
 
@@ -207,10 +208,10 @@ def pieces(network: nn.Module, keys: Collection[str]) -> dict[str, tuple[str, ..
 
 
 def _kinds(config: Mapping[str, Any]) -> tuple[str, ...]:
-    layers = _whole(config, "num_hidden_layers")
+    layers = whole(config, "num_hidden_layers")
     kinds = config.get("layer_types")
     if kinds is None:
-        every = _whole(config, "global_attn_every_n_layers", 3)
+        every = whole(config, "global_attn_every_n_layers", 3)
         kinds = [_KINDS[1] if index % every else _KINDS[0] for index in range(layers)]
     if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
         raise CheckpointError(
@@ -224,12 +225,11 @@ def _rotary(config: Mapping[str, Any], kind: str, head_dim: int) -> Rotary:
     """transformers 5 writes `rope_parameters` by kind of layer, transformers 4 one theta for each kind."""
     by_kind = config.get("rope_parameters")
     given = by_kind.get(kind) if isinstance(by_kind, Mapping) else None
-    theta = config.get("global_rope_theta") or _THETA["full_attention"]
+    theta = positive(config, "global_rope_theta", _THETA["full_attention"])
     if kind == "sliding_attention":
         # In transformers 4 a null means the theta of the global layers; left out, it is the default.
-        local = config.get("local_rope_theta", _THETA[kind])
-        theta = theta if local is None else local
-    return Rotary.from_config({"rope_parameters": dict(given or {})}, head_dim, theta=float(theta))
+        theta = positive(config, "local_rope_theta", theta if "local_rope_theta" in config else _THETA[kind])
+    return Rotary.from_config({"rope_parameters": dict(given or {})}, head_dim, theta=theta)
 
 
 def _act(config: Mapping[str, Any], name: str) -> str:
@@ -239,10 +239,3 @@ def _act(config: Mapping[str, Any], name: str) -> str:
             f"{name} in config.json must be one of {', '.join(ACTIVATIONS)}, got {act!r}; it is not computed here"
         )
     return str(act)
-
-
-def _whole(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"{name} in config.json must be a whole number above 0, got {value!r}; this folder is incomplete")
-    return value

@@ -103,6 +103,11 @@ class _Probe:
         self.after: native.After | None = None
 
     def study(self) -> Study:
+        if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+            raise InvalidValueError(
+                f"a diffusion model must predict every token that it reads, got {self.name}, an encoder with a decoder; "
+                "use a masked language model"
+            )
         self.probed["buffers"] = check_buffers(self.model)
         mask, logits, causal = self.reference()
         if self.info.attention == "causal_reordered" and not causal:
@@ -169,6 +174,7 @@ class _Probe:
             if not told:
                 break
         if causal_logits is None and failure is not None:
+            failure.add_note(f"dllm_fast: raised by a trial forward of {self.name} with {self.ids.shape[1]} tokens")
             raise failure
         raise InvalidValueError(
             f"a diffusion model must see both ways, got {self.name}, which is causal: its last token changes no row before "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models.fields import flag, mapping, positive, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,24 +47,25 @@ class Rotary:
         Raises:
             CheckpointError: a kind of scaling that is not computed here.
         """
-        scaling = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-        theta = float(scaling.get("rope_theta") or config.get("rope_theta") or theta)
+        scaling = {**mapping(config, "rope_scaling"), **mapping(config, "rope_parameters")}
+        theta = positive(scaling, "rope_theta", positive(config, "rope_theta", theta))
         share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
         width = int(head_dim * (1.0 if share is None or share <= 0 else float(share)))
         kind = scaling.get("rope_type", scaling.get("type")) or "default"
-        factor = float(scaling.get("factor") or 1.0)
-        original = int(scaling.get("original_max_position_embeddings") or config.get("max_position_embeddings") or 0)
+        factor = positive(scaling, "factor", 1.0)
+        longest = whole(config, "max_position_embeddings", 0, least=0)
+        original = whole(scaling, "original_max_position_embeddings", longest, least=0)
         plain = cls(width=width, theta=theta)
         if kind == "default":
             return plain
         if kind == "linear":
             return replace(plain, kind=kind, factor=factor)
         if kind == "llama3":
-            low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+            low, high = positive(scaling, "low_freq_factor", 1.0), positive(scaling, "high_freq_factor", 4.0)
             return replace(plain, kind=kind, factor=factor, original=original, low=low, high=high)
         if kind == "yarn":
-            slow, fast = float(scaling.get("beta_slow") or 1.0), float(scaling.get("beta_fast") or 32.0)
-            truncate = bool(scaling.get("truncate", True))
+            slow, fast = positive(scaling, "beta_slow", 1.0), positive(scaling, "beta_fast", 32.0)
+            truncate = flag(scaling, "truncate", default=True)
             return replace(
                 plain,
                 kind=kind,

@@ -176,13 +176,13 @@ class NetworkRunner:
 
     def _resolve(self, policy: str, refresh_every: int | None) -> str:
         blocks = self.info.attention in EXACT
+        if self.info.attention == "causal_reordered" and policy not in ("auto", "none"):
+            raise InvalidValueError(f"a model that reorders its tokens runs without a cache, got cache={policy!r}; use 'none'")
         if policy == "exact_block" and not blocks:
             raise InvalidValueError(
                 f"cache='exact_block' needs a block-causal model, got attention {self.info.attention!r}; "
                 "use cache='none', or the approximate 'prefix' or 'dual'"
             )
-        if self.info.attention == "causal_reordered" and policy not in ("auto", "none"):
-            raise InvalidValueError(f"a model that reorders its tokens runs without a cache, got cache={policy!r}; use 'none'")
         if policy == "auto":
             policy = "exact_block" if blocks else "none"
         if refresh_every is not None and policy not in ("prefix", "dual"):
