@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -84,12 +85,18 @@ class SamplerConfig:
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # None leaves a setting at its default, as it does in the core.
+        for known in dataclasses.fields(self):
+            if getattr(self, known.name) is None and known.default is not dataclasses.MISSING:
+                object.__setattr__(self, known.name, known.default)
         # Lists, sets and arrays are what people have; a frozen configuration keeps tuples.
         for name in ("suppress_tokens", "eos_token_id"):
             ids = getattr(self, name)
             if not isinstance(ids, tuple | str) and hasattr(ids, "__iter__") and getattr(ids, "ndim", 1) == 1:
                 object.__setattr__(self, name, tuple(sorted(ids) if isinstance(ids, set | frozenset) else ids))
         _core.check_config(self)
+        if not isinstance(self.suppress_tokens, tuple):
+            object.__setattr__(self, "suppress_tokens", (int(self.suppress_tokens),))
         self._check_run()
 
     def _check_run(self) -> None:

@@ -161,6 +161,9 @@ class ModelError(Exception):
     st.one_of(anything, st.lists(st.integers(-1, 9), max_size=6)),
     settings_of([*NAMES, "seed", "num_samples", "preset", "config"]),
 )
+@example([1, 2], {"suppress_tokens": None})
+@example([1, 2], {"suppress_tokens": 3})
+@example([1, 2], {"temperature": None, "order_temperature": None, "shift": None})
 def test_infill(canvas, settings):
     """The whole way in, with a canvas of anything; the model raises, so that nothing that was accepted runs for long."""
 
