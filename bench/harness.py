@@ -134,14 +134,12 @@ class Others:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """`count` threads for torch and for us inside, all cores afterwards."""
+    """`count` threads for torch inside, all cores afterwards. Ours are torch's."""
     torch.set_num_threads(count)
-    _core.set_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(cores())
-        _core.set_threads(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How long does the second thread take to get up? `python -m bench.waking`.
+"""Is the second thread awake when it is needed? `python -m bench.waking`.
 
 32 rows of 126,464 bfloat16 logits at temperature 0, with one thread and with all, after a rest of some length: what
 `bench.post_logits` cannot say, because all its samples come after the same rest.

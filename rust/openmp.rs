@@ -17,10 +17,9 @@ pub fn allow() {
     PROCESS.store(std::process::id(), Ordering::Relaxed);
 }
 
-/// Runs `work` on several threads at once, the caller among them, and waits for all; false where there is no OpenMP.
-///
-/// `threads` as a request, `None` for as many as torch uses. It may be given fewer.
-pub fn run<W: Fn() + Sync>(threads: Option<usize>, work: &W) -> bool {
+/// Runs `work` on as many threads as torch uses at once, the caller among them, and waits for all; false where there is no
+/// OpenMP.
+pub fn run<W: Fn() + Sync>(work: &W) -> bool {
     if PROCESS.load(Ordering::Relaxed) != std::process::id() {
         return false;
     }
@@ -28,21 +27,27 @@ pub fn run<W: Fn() + Sync>(threads: Option<usize>, work: &W) -> bool {
         return false;
     };
     // SAFETY: it is GOMP_parallel.
-    unsafe { run_on(parallel, threads, work) };
+    unsafe { run_on(parallel, work) };
     true
 }
 
 /// # Safety
 /// `parallel` calls the function that it is given with the address that it is given, on any threads and any number of times,
 /// and returns after all of these calls have.
-unsafe fn run_on<W: Fn() + Sync>(parallel: Parallel, threads: Option<usize>, work: &W) {
+unsafe fn run_on<W: Fn() + Sync>(parallel: Parallel, work: &W) {
     let team = Team {
         work,
         panic: Mutex::new(None),
     };
-    let threads = threads.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX));
     // SAFETY: `team` outlives the call, and threads may share it because `W` is `Sync`.
-    unsafe { parallel(enter::<W>, (&raw const team).cast_mut().cast(), threads, 0) };
+    unsafe {
+        parallel(
+            enter::<W>,
+            (&raw const team).cast_mut().cast(),
+            AS_MANY_AS_TORCH,
+            0,
+        )
+    };
     let panic = team
         .panic
         .into_inner()
@@ -51,6 +56,9 @@ unsafe fn run_on<W: Fn() + Sync>(parallel: Parallel, threads: Option<usize>, wor
         resume_unwind(payload);
     }
 }
+
+/// Torch sets the number of threads of its callers' teams.
+const AS_MANY_AS_TORCH: u32 = 0;
 
 struct Team<'a, W> {
     work: &'a W,
@@ -101,16 +109,16 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
 
-    /// Does what OpenMP does, with threads of its own.
+    /// Does what OpenMP does, with two threads of its own beside the caller.
     unsafe extern "C" fn parallel(
         enter: extern "C" fn(*mut c_void),
         team: *mut c_void,
-        threads: u32,
+        _: u32,
         _: u32,
     ) {
         let address = team.expose_provenance();
         std::thread::scope(|scope| {
-            for _ in 1..threads {
+            for _ in 1..3 {
                 scope.spawn(move || enter(std::ptr::with_exposed_provenance_mut(address)));
             }
             enter(team);
@@ -122,7 +130,7 @@ mod tests {
         let calls = AtomicUsize::new(0);
         // SAFETY: `parallel` keeps the promises.
         unsafe {
-            run_on(parallel, Some(3), &|| {
+            run_on(parallel, &|| {
                 calls.fetch_add(1, Ordering::Relaxed);
             });
         }
@@ -133,7 +141,7 @@ mod tests {
     fn a_panic_reaches_the_caller() {
         let found = catch_unwind(|| {
             // SAFETY: `parallel` keeps the promises.
-            unsafe { run_on(parallel, Some(2), &|| panic!("of a worker")) };
+            unsafe { run_on(parallel, &|| panic!("of a worker")) };
         });
         assert_eq!(
             found.unwrap_err().downcast_ref::<&str>(),
@@ -143,6 +151,6 @@ mod tests {
 
     #[test]
     fn nobody_is_asked_unless_that_was_allowed() {
-        assert!(!run(None, &|| unreachable!("not allowed")));
+        assert!(!run(&|| unreachable!("not allowed")));
     }
 }

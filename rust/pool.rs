@@ -20,7 +20,8 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     workers: None,
 });
 
-/// Number of threads from now on; `None` takes `RAYON_NUM_THREADS`, or else torch's number, or else one per core.
+/// Number of threads from now on, of our own; `None` takes `RAYON_NUM_THREADS`, or else the threads of torch, or else one per
+/// core.
 pub fn set_threads(threads: Option<usize>) {
     let mut state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     state.threads = threads;
@@ -111,7 +112,9 @@ pub fn map<T: Send, S>(
             .unwrap_or_else(PoisonError::into_inner)
             .append(&mut mine);
     };
-    if !openmp::run(asked, &take) {
+    // Borrowed as they are: a team of another size would make OpenMP end threads, and start them again for torch.
+    let borrowed = asked.is_none() && openmp::run(&take);
+    if !borrowed {
         helpers().in_place_scope(|scope| {
             for _ in 1..asked.unwrap_or_else(cores).min(n) {
                 scope.spawn(|_| take());

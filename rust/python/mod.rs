@@ -37,7 +37,7 @@ fn schedule(
     Ok(schedule.counts(masks, steps))
 }
 
-/// Number of threads from now on; None takes RAYON_NUM_THREADS, or else torch's number, or else one per core.
+/// Number of threads from now on, of our own; None takes RAYON_NUM_THREADS, or else the threads of torch, or else one per core.
 #[pyfunction]
 #[pyo3(signature = (threads=None))]
 fn set_threads(threads: Option<usize>) {

@@ -343,17 +343,14 @@ impl Sampler {
     ) -> PyResult<(PaceArrays<'py>, Option<PaceArrays<'py>>)> {
         let core = self.core(py);
         let rows = rows_or_waiting(Some(rows), &core)?;
-        core.sites(&rows).map_err(raise)?;
-        let paces: Vec<_> = rows.iter().filter_map(|&r| core.pace(r)).collect();
+        let (now, then) = core.pace(&rows).map_err(raise)?;
         let arrays = |of: &[Pace]| {
             (
                 PyArray1::from_iter(py, of.iter().map(|p| p.floor as i32)),
                 PyArray1::from_iter(py, of.iter().map(|p| p.progress)),
             )
         };
-        let now: Vec<Pace> = paces.iter().map(|&(now, _)| now).collect();
-        let then: Option<Vec<Pace>> = paces.iter().map(|&(_, then)| then).collect();
-        Ok((arrays(&now), then.map(|then| arrays(&then))))
+        Ok((arrays(&now), then.as_deref().map(arrays)))
     }
 
     /// Statistics and drawn tokens for the requested positions of `rows` (all that wait, by default) from logits `[N, V]`.

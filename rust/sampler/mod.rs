@@ -168,10 +168,12 @@ impl Sampler {
         self.rows[row].forwards()
     }
 
-    /// The waiting step of a row, and the one after it where that is as good as sure to come. `None` where none waits.
-    pub fn pace(&self, row: usize) -> Option<(Pace, Option<Pace>)> {
-        let row = &self.rows[row];
-        Some((row.pace()?, row.next_pace(&self.config)))
+    /// The waiting steps of `rows`, and those after them where these are as good as sure to come for all.
+    pub fn pace(&self, rows: &[usize]) -> Result<(Vec<Pace>, Option<Vec<Pace>>)> {
+        self.wanted(rows)?;
+        let rows = || rows.iter().map(|&r| &self.rows[r]);
+        let now = rows().filter_map(Row::pace).collect();
+        Ok((now, rows().map(|row| row.next_pace(&self.config)).collect()))
     }
 
     /// The requested positions of `rows`, in order, and what a draw at each depends on; site i is of line i.

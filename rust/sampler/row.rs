@@ -119,31 +119,31 @@ impl Row {
     }
 
     /// The step after the waiting one, where it is sure, or nearly so, to be in the same block: so that it may begin before
-    /// the decisions of this one are known here.
+    /// the decisions of this one are known here. Never where they say how many it commits.
     pub fn next_pace(&self, config: &Config) -> Option<Pace> {
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
         let eligible = self.canvas[block.window.clone()]
             .iter()
             .filter(|&&t| t == self.mask)
             .count();
-        let left = if config.cut == Cut::Count {
-            eligible.saturating_sub(pending.floor)
-        } else {
+        let taken = if config.cut == Cut::Count {
+            pending.floor
+        } else if config.steps == Steps::Open && !config.schedule.keeps_idle_steps() {
             // Nobody knows how many will pass; it is unlikely that they are four times as many as in the step before.
             let last = self.forwards.checked_sub(1)?;
-            let before = self.trajectory.iter().rev();
-            let passed = before.take_while(|edit| edit.step == last).count();
-            let is_open = config.steps == Steps::Open && !config.schedule.keeps_idle_steps();
-            eligible.saturating_sub(if is_open { 4 * passed } else { eligible })
+            let edits = self.trajectory.iter().rev();
+            4 * edits.take_while(|edit| edit.step == last).count()
+        } else {
+            return None;
         };
         let step = Step {
             index: block.index + 1,
             steps: block.steps,
             masks: block.masks,
-            left,
+            left: eligible.checked_sub(taken).filter(|&left| left > 0)?,
         };
         let floor = floor(step, config, None);
-        (left > 0 && (floor > 0 || config.schedule.keeps_idle_steps())).then(|| Pace {
+        (floor > 0 || config.schedule.keeps_idle_steps()).then(|| Pace {
             floor,
             progress: (step.index + 1) as f64 / step.steps as f64,
         })

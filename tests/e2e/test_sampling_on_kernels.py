@@ -83,6 +83,18 @@ def test_settings(given):
     same(ours, core)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_steps_that_score_nothing(seed):
+    """Dream's schedule spends forwards that fill no mask, and who chooses before the forward then scores none."""
+    model = HashTable(VOCABULARY)
+    given = {"preset": "dream-origin", "max_new_tokens": 16, "mask_token_id": MASK, "seed": seed}
+    core = dllm_fast.sample(model, [1, 2, 3], **given)
+    assert core.stats.nfe > len({edit.step for edit in core.trajectory[0]}), "some do"
+    with emulated(PREDICTION):
+        ours = dllm_fast.sample(model, [1, 2, 3], **given)
+    same(ours, core)
+
+
 def test_errors_name_row_and_position_as_the_core_does():
     def broken(ids):
         logits = torch.zeros(*ids.shape, VOCABULARY)

@@ -88,8 +88,7 @@ class Shape:
         if cache is not None:
             lines = min(lines, cache.keys.shape[1])
             keys = min(max(_power_of_two(inputs.keys), _LEAST_KEYS), cache.spare + 1)
-        scored = max(_power_of_two(len(inputs.lines)), _LEAST_SCORED)
-        return cls(rows=lines, width=wide, keys=keys, scored=scored, draw=draw, rule=rule)
+        return cls(rows=lines, width=wide, keys=keys, scored=_room(len(inputs.lines)), draw=draw, rule=rule)
 
     def pack(self, inputs: Inputs, spare: int) -> Ints:
         """Ids, positions, ends, slots `[rows, width]` each, then the scored lines, one behind the other.
@@ -128,9 +127,9 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a step gave, in buffers that the next writes over: logits `[n, V]` or a prediction, and features `[B, Q, H]`."""
+    """What a step gave: a prediction or logits `[n, V]`, and features `[B, Q, H]`; the next step writes over the last two."""
 
-    scored: Tensor | device.TensorPrediction
+    scored: Tensor | device.AwaitedPrediction
     hidden: Tensor
 
 
@@ -151,13 +150,14 @@ class _Graph:
         self.outcome = device.empty_results(scored, where, words=size if is_committing else 0)
         self.place = commit.Place(shape.rows, scored, self.told[device.site_bytes(scored) :]) if is_committing else None
         self.hidden: Tensor
-        self.logits: Tensor
+        self.logits: Tensor | None = None
         self.replay: Callable[[], None]
+        self.is_captured = False
 
     def fill(self, packed: Ints, told: NDArray[np.uint8] | None, tails: Tensor | None) -> None:
-        self.inputs.copy_(launcher.to_device(torch.from_numpy(packed), self.inputs.device))
+        launcher.fill(self.inputs, packed)
         if told is not None:
-            self.told.copy_(launcher.to_device(torch.from_numpy(told), self.told.device))
+            launcher.fill(self.told, told)
         if self.tails is not None and tails is not None:
             self.tails[: len(tails)] = tails
 
@@ -170,12 +170,13 @@ class _Graph:
         features = self.hidden.flatten(0, 1)
         if self.tails is not None:
             features = torch.cat((features, self.tails))
-        self.logits = network.logits(features[self.inputs[4 * self.ids.numel() :]])
+        logits = network.logits(features[self.inputs[4 * self.ids.numel() :]])
         if shape.draw is None:
+            self.logits = logits
             return
         if shape.draw.suppressed:
-            self.kept.append(device.suppressed_bits(shape.draw.suppressed, self.logits.shape[1], self.logits.device))
-        device.queue(self.logits, self.told, self.outcome, shape.scored, shape.draw)
+            self.kept.append(device.suppressed_bits(shape.draw.suppressed, logits.shape[1], logits.device))
+        device.queue(logits, self.told, self.outcome, shape.scored, shape.draw)
         if self.place is not None and shape.rule is not None:
             self.place.queue(self.ids, self.told, self.outcome, shape.rule)
             self.tokens(self.outcome).copy_(self.ids)
@@ -184,10 +185,6 @@ class _Graph:
     def tokens(self, outcome: Tensor) -> Tensor:
         """What its commit made of its tokens, `[rows, width]`."""
         return outcome[-8 * self.ids.numel() :].view(torch.int64).view(self.ids.shape)
-
-    def results(self, outcome: Tensor, n: int, *, copy: launcher.HostCopy | None = None) -> device.TensorPrediction:
-        """The first n predictions."""
-        return device.results(outcome, n, has_current=False, room=self.shape.scored, copy=copy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +205,10 @@ class _Begun:
     outcome: launcher.HostCopy
 
     def lines_of(self, inputs: Inputs, rows: Ints) -> Ints | None:
-        """Which of its lines a step scores; None where it is another step."""
+        """Which of its lines a step scores; None where it is another step, or one that would be rounded otherwise."""
         mine = self.inputs
+        if _room(len(inputs.lines)) != self.graph.shape.scored:
+            return None
         pairs = ((mine.positions, inputs.positions), (mine.end, inputs.end), (mine.slots, inputs.slots), (self.rows, rows))
         if not all(a is b or np.array_equal(a, b) for a, b in pairs):  # type: ignore[arg-type]
             return None
@@ -231,9 +230,8 @@ class Engine:
         self._dtype, self._where = dtype, where
         self._capture = CudaCapture(where) if capture is None else capture
         self._cache: SlotCache | None = None
-        # By shape, and whether the step works on the cache and on tails.
+        # By shape, and whether the step works on the cache and on tails; captured when they come the second time.
         self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
-        self._seen: set[tuple[Shape, bool, bool]] = set()
         self._begun: _Begun | None = None
         self._lock = threading.Lock()
 
@@ -242,8 +240,17 @@ class Engine:
         return self.trouble is None and self._lock.acquire(blocking=False)
 
     def release(self) -> None:
-        self._begun = None
+        if self._begun is not None:
+            # It reads and writes what the next run will, which may be on another stream.
+            self._begun.outcome.wait()
+            self._begun = None
         self._lock.release()
+
+    def clean(self) -> None:
+        """After a run that failed, so that nothing that is no number stays in the cache."""
+        if self._cache is not None:
+            self._cache.keys.zero_()
+            self._cache.values.zero_()
 
     def cache(self, lines: int, length: int) -> SlotCache:
         """Slots for so many lines of so many positions, the same ones as long as they are enough."""
@@ -268,25 +275,24 @@ class Engine:
             repeats: the next step in the same block will differ in its tokens alone, and nobody reads the features of this.
         """
         begun, self._begun = self._begun, None
-        if begun is not None and scoring is not None:
-            lines = begun.lines_of(inputs, scoring.rows)
-            if lines is not None:
-                if repeats:
-                    self._go_on(begun.graph, begun.inputs, scoring, begun.outcome)
-                found = begun.graph.results(begun.outcome.wait(), len(begun.inputs.lines)).at(torch.from_numpy(lines))
-                return Answer(scored=found, hidden=begun.graph.hidden[: len(inputs.ids), : inputs.ids.shape[1]])
-        graph = self._filled(inputs, is_cached=is_cached, scoring=scoring, tails=tails)
-        if graph is None:
-            return None
-        graph.replay()
-        rows, width, scored = *inputs.ids.shape, len(inputs.lines)
+        lines = None if begun is None or scoring is None else begun.lines_of(inputs, scoring.rows)
+        if begun is not None and lines is not None:
+            graph, filled = begun.graph, begun.inputs
+        else:
+            found = self._filled(inputs, is_cached=is_cached, scoring=scoring, tails=tails)
+            if found is None:
+                return None
+            graph, filled, lines = found, inputs, np.arange(len(inputs.lines))
+            graph.replay()
+            begun = None
+        hidden = graph.hidden[: inputs.ids.shape[0], : inputs.ids.shape[1]]
         if scoring is None:
-            return Answer(scored=graph.logits[:scored], hidden=graph.hidden[:rows, :width])
-        copy = None
-        if repeats and graph.place is not None:
-            copy = launcher.HostCopy(graph.outcome)
-            self._go_on(graph, inputs, scoring, copy)
-        return Answer(scored=graph.results(graph.outcome, scored, copy=copy), hidden=graph.hidden[:rows, :width])
+            assert graph.logits is not None
+            return Answer(scored=graph.logits[: len(lines)], hidden=hidden)
+        outcome = launcher.HostCopy(graph.outcome) if begun is None else begun.outcome
+        if repeats:
+            self._go_on(graph, filled, scoring, outcome, len(lines))
+        return Answer(scored=device.AwaitedPrediction(outcome, graph.shape.scored, lines), hidden=hidden)
 
     def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None) -> _Graph | None:
         """The graph of a step, with the step's inputs in its buffers."""
@@ -295,35 +301,35 @@ class Engine:
         draw = None if scoring is None else scoring.draw
         rule = scoring.rule if scoring is not None and sites is not None and commit.fits(sites.counts) else None
         shape = Shape.around(inputs, cache, draw, rule)
-        key = shape, is_cached, tails is not None
         if self.trouble is not None or shape.rows * shape.width > _MOST_TOKENS:
-            return None
-        if key not in self._seen:
-            # A shape that comes once is not worth a capture.
-            self._seen.add(key)
             return None
         packed = shape.pack(inputs, 0 if cache is None else cache.spare)
         told = None if scoring is None or sites is None else shape.pack_scoring(scoring, sites, inputs)
+        key = shape, is_cached, tails is not None
         graph = self._graphs.get(key)
         if graph is None:
-            graph = _Graph(shape, tails, self._where)
+            # A shape that comes once is not worth a capture. It goes through the same buffers all the same: other shapes of
+            # matrix products are rounded otherwise, and the second run of a program would not be the first.
+            graph = self._graphs[key] = _Graph(shape, tails, self._where)
+            graph.replay = functools.partial(graph.body, self._network, cache)
+        elif not graph.is_captured:
             graph.fill(packed, told, tails)
             try:
-                graph.replay = self._capture(functools.partial(graph.body, self._network, cache))
+                graph.replay = self._capture(graph.replay)
+                graph.is_captured = True
             # Whatever cannot be captured can be computed eagerly, and then shows its own error if it has one.
             except Exception as error:
                 self.trouble = f"{type(error).__name__}: {error}".partition("\n")[0]
                 warnings.warn(f"dllm_fast runs without CUDA graphs, which is slower: {self.trouble}", stacklevel=2)
                 return None
-            self._graphs[key] = graph
         # Once more behind a capture: it has committed.
         graph.fill(packed, told, tails)
         return graph
 
-    def _go_on(self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy) -> None:
-        """Begins the step after the one whose outcome is on its way, where that is as good as sure to come."""
-        pace = scoring.paces()[1]
-        if pace is None or graph.place is None:
+    def _go_on(self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int) -> None:
+        """Begins the step after the one whose outcome is on its way, where that is as good as sure to come and of its shape."""
+        (floors, _), pace = scoring.paces()
+        if pace is None or graph.place is None or _room(scored - int(floors.sum())) != graph.shape.scored:
             return
         graph.place.set_pace(pace)
         graph.replay()
@@ -331,27 +337,48 @@ class Engine:
         self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy)
 
 
+# Torch's context of a capture changes the stream of the thread, and two captures at a time would see each other's.
+_CAPTURES = threading.Lock()
+
+
 class CudaCapture:
-    """Runs a function once, so that what it needs is loaded, then captures it. All graphs share their work memory."""
+    """Runs a function once, so that what it needs is loaded, then captures it. All graphs share their work memory.
+
+    Everything is on a stream of its own, to which cuBLAS ties its work memory.
+    """
 
     def __init__(self, where: torch.device) -> None:
         self._where = where
+        self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
+        self._anchor: tuple[Any, Tensor] | None = None
 
     def __call__(self, body: Callable[[], None]) -> Callable[[], None]:
-        with torch.cuda.device(self._where):
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                body()
-            current.wait_stream(side)
-            if self._pool is None:
-                # Graphs run one after the other, and what one leaves for the host is kept out of the others' reach.
+        with _CAPTURES, torch.cuda.device(self._where):
+            current = torch.cuda.current_stream()
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 self._pool = torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                body()
-        return graph.replay
+            self._stream.wait_stream(current)
+            try:
+                with torch.cuda.stream(self._stream):
+                    body()
+            finally:
+                current.wait_stream(self._stream)
+            try:
+                if self._anchor is None:
+                    # A pool is gone for good with the last of its graphs, and a longer cache drops all of the others.
+                    kept: list[Tensor] = []
+                    self._anchor = self._captured(lambda: kept.append(torch.zeros(1, device=self._where))), kept[0]
+                return self._captured(body).replay  # type: ignore[no-any-return]
+            finally:
+                torch.cuda.set_stream(current)
+
+    def _captured(self, body: Callable[[], None]) -> Any:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            body()
+        return graph
 
 
 def _obstacle(network: Network) -> str | None:
@@ -359,6 +386,11 @@ def _obstacle(network: Network) -> str | None:
     if isinstance(network, torch.nn.Module) and any(isinstance(module, Experts) for module in network.modules()):
         return "the number of tokens of each expert is read on the host"
     return None
+
+
+def _room(lines: int) -> int:
+    """Room for so many scored lines."""
+    return max(_power_of_two(lines), _LEAST_SCORED)
 
 
 def _power_of_two(n: int) -> int:

@@ -98,6 +98,8 @@ class Predictor:
         # The published count loops take the softmax in the dtype of the logits, so that sure positions tie.
         self._rounds = config.as_published and config.commits_counts
         self._sampler: Sampler | None = None
+        # Whether forwards predict, too, and by which rule they commit; the same for all of a run.
+        self._within: tuple[bool, commit.Rule | None] | None = None
 
     def attach(self, sampler: Sampler) -> None:
         """The sampler that is fed."""
@@ -112,10 +114,12 @@ class Predictor:
 
     def embedded(self, rows: Ints, vocabulary: int, info: ModelInfo) -> Scoring | None:
         """What to predict within the forward of a network with logits of its own dtype; None where the logits are wanted."""
-        is_fine = not self._rounds and self.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
+        if self._within is None:
+            takes = self.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
+            self._within = takes and not self._rounds, commit.Rule.of(self._config, info.device)
+        is_fine, rule = self._within
         if not is_fine or self._sampler is None:
             return None
-        rule = commit.Rule.of(self._config, info.device)
         return Scoring(draw=self.draw, rule=rule, sampler=self._sampler, rows=rows)
 
     def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> _core.Prediction:
@@ -125,7 +129,7 @@ class Predictor:
             InvalidValueError: logits without statistics; names row and position.
         """
         assert self._sampler is not None
-        if isinstance(logits, device.TensorPrediction):
+        if isinstance(logits, device.TensorPrediction | device.AwaitedPrediction):
             return self.read(logits, rows)
         if not self.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)
@@ -133,7 +137,12 @@ class Predictor:
         packed = sites_of(self._sampler, rows).packed(lines)
         return self.read(device.predict(logits, packed, len(lines), self.draw), rows, logits.dtype)
 
-    def read(self, made: device.TensorPrediction, rows: Ints, dtype: torch.dtype = torch.float32) -> _core.Prediction:
+    def read(
+        self,
+        made: device.TensorPrediction | device.AwaitedPrediction,
+        rows: Ints,
+        dtype: torch.dtype = torch.float32,
+    ) -> _core.Prediction:
         """Brings to the host what the device made. The only wait of a step."""
         assert self._sampler is not None
         host = made.on_host()

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from dllm_fast.models.graphs import Answer, Engine
     from dllm_fast.models.loaded import ModelInfo
     from dllm_fast.models.predictor import Predictor
-    from dllm_fast.ops.mask_predict import TensorPrediction
+    from dllm_fast.ops.mask_predict import AwaitedPrediction
 
     Ints = NDArray[np.int64]
     # Logits [N, V], and for each requested position its line of them (None: they follow each other); or the prediction.
-    Scored = tuple[Tensor | NDArray[Any] | TensorPrediction, Ints | None]
+    Scored = tuple[Tensor | NDArray[Any] | AwaitedPrediction, Ints | None]
     # Some rows of a request, and the forward that scores their positions.
     Part = tuple[Ints, Callable[[], Scored]]
 
@@ -143,7 +143,12 @@ class NetworkRunner:
         self._replays = self._engine is not None and self._engine.acquire()
         try:
             with torch.inference_mode():
-                yield
+                try:
+                    yield
+                except BaseException:
+                    if self._replays and self._engine is not None:
+                        self._engine.clean()
+                    raise
         finally:
             if self._replays and self._engine is not None:
                 self._engine.release()

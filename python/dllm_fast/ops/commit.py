@@ -104,8 +104,8 @@ class Place:
 
     def set_pace(self, pace: Pace) -> None:
         """Makes it the place of the step after."""
-        packed = launcher.to_device(torch.from_numpy(pack_pace(pace, self._rows)), self._given.device)
-        self._given[: len(packed)].copy_(packed)
+        packed = pack_pace(pace, self._rows)
+        launcher.fill(self._given[: len(packed)], packed)
 
     def queue(self, cells: Tensor, sites: Tensor, results: Tensor, rule: Rule) -> None:
         """Queues the commit of the sites `[room]` of `mask_predict.queue` and its results, into `cells` int64."""

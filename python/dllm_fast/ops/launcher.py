@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,7 @@ from dllm_fast.errors import KernelError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from dllm_fast.launches import Launch
@@ -61,6 +62,12 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
+def fill(target: Tensor, values: NDArray[Any]) -> None:
+    """Copies an array of the host into a buffer of a device, without waiting for it."""
+    source = torch.from_numpy(values)
+    target.copy_(source.pin_memory() if target.device.type == "cuda" else source, non_blocking=True)
+
+
 class HostCopy:
     """A tensor on its way to the host, as it is now: what is queued behind does not reach the copy."""
 
@@ -69,7 +76,8 @@ class HostCopy:
         if values.device.type != "cuda":
             self._values = values.clone()
             return
-        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+        pinned = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
+        self._values = pinned.copy_(values, non_blocking=True)
         self._done = torch.cuda.Event()
         self._done.record(torch.cuda.current_stream(values.device))
 
@@ -77,4 +85,5 @@ class HostCopy:
         """The copy, once it is there."""
         if self._done is not None:
             self._done.synchronize()
+            self._done = None
         return self._values

@@ -70,7 +70,7 @@ def pack_sites(
         end = begin + room * np.dtype(dtype).itemsize
         array = packed[begin:end].view(dtype)
         array[:n] = np.asarray(given[name], dtype=dtype)
-        array[n:] = array[n - 1]
+        array[n:] = array[n - 1] if n else 0
         begin = end
     return packed
 
@@ -116,7 +116,6 @@ class TensorPrediction:
     status: Tensor
     _packed: Tensor | None = None
     _room: int | None = None
-    _copy: launcher.HostCopy | None = None
 
     def __len__(self) -> int:
         return len(self.token)
@@ -139,15 +138,25 @@ class TensorPrediction:
     def on_host(self) -> TensorPrediction:
         """As `cpu()`, but rows without statistics are the caller's to find, in `status`."""
         if self._packed is not None:
-            packed = self._packed.cpu() if self._copy is None else self._copy.wait()
-            return results(packed, len(self), has_current=self.current is not None, room=self._room)
+            return results(self._packed.cpu(), len(self), has_current=self.current is not None, room=self._room)
         values = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
         host: dict[str, Any] = {name: None if value is None else value.cpu() for name, value in values.items()}
         return TensorPrediction(**host)
 
-    def at(self, places: Tensor) -> TensorPrediction:
-        """Of some of its positions."""
-        fields = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
+
+@dataclass(frozen=True, slots=True)
+class AwaitedPrediction:
+    """Some of the results of a buffer of so many, which is on its way to the host."""
+
+    copy: launcher.HostCopy
+    room: int
+    places: NDArray[np.int64]
+
+    def on_host(self) -> TensorPrediction:
+        """Waits for it. Rows without statistics are the caller's to find, in `status`."""
+        all_of_them = results(self.copy.wait(), self.room, has_current=False)
+        places = torch.from_numpy(self.places)
+        fields = {name: getattr(all_of_them, name) for name in (*_STATISTICS, "status")}
         return TensorPrediction(**{name: None if value is None else value[places] for name, value in fields.items()})  # type: ignore[arg-type]
 
 
@@ -169,10 +178,8 @@ def result_bytes(n: int) -> int:
     return n * (8 * len(_STATISTICS) + 4)
 
 
-def results(
-    packed: Tensor, n: int, *, has_current: bool, room: int | None = None, copy: launcher.HostCopy | None = None
-) -> TensorPrediction:
-    """The first n of `room` results in a buffer, of which a copy may be on its way to the host."""
+def results(packed: Tensor, n: int, *, has_current: bool, room: int | None = None) -> TensorPrediction:
+    """The first n of `room` results in a buffer."""
     room = n if room is None else room
     columns = packed[: room * 8 * len(_STATISTICS)].view(torch.float64).view(len(_STATISTICS), room)
     named: dict[str, Any] = {name: columns[i, :n] for i, name in enumerate(_STATISTICS)}
@@ -180,7 +187,7 @@ def results(
     status = packed[room * 8 * len(_STATISTICS) :].view(torch.int32)[:n]
     current = named.pop("current")
     named["current"] = current if has_current else None
-    return TensorPrediction(**named, status=status, _packed=packed, _room=room, _copy=copy)
+    return TensorPrediction(**named, status=status, _packed=packed, _room=room)
 
 
 def empty_results(n: int, device: torch.device, *, words: int = 0) -> Tensor:
