@@ -2,7 +2,7 @@
 //
 // Computes, for each site (a row of logits [*, vocabulary] in bf16, f16 or f32): argmax, the two largest probabilities,
 // entropy, log-sum-exp, the probability of a given token, and a token drawn at a temperature, optionally cut by top-k,
-// top-p and min-p. Every number and every token equals the Rust core's to the bit; ARCHITECTURE.md, "The arithmetic that
+// top-p and min-p; optionally with the logits bounded first (softcap). Every number and every token equals the Rust core's to the bit; ARCHITECTURE.md, "The arithmetic that
 // decides", is the definition of both.
 //
 // Launched one after the other on one stream (python/dllm_fast/launches.py):
@@ -287,24 +287,24 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
 #define DLLM_KERNELS(T, suffix)                                                                                           \
     extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tiles_##suffix(                   \
         const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
-        dllm::TileRecord* records, int64_t stride, int vocabulary, int sites) {                                           \
-        dllm::tiles<T, false>({logits, index, stride, suppressed, vocabulary}, records, sites, 1.0f);                     \
+        dllm::TileRecord* records, int64_t stride, int vocabulary, float cap, float cap_rate, int sites) {                \
+        dllm::tiles<T, false>({logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}, records, sites, 1.0f);    \
     }                                                                                                                     \
     DLLM_EXPORT(dllm_mask_predict_tiles_##suffix)                                                                         \
     extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tempered_tiles_##suffix(          \
         const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
-        dllm::TileRecord* records, int64_t stride, int vocabulary, int sites, float inverse_temperature) {                \
-        dllm::tiles<T, true>({logits, index, stride, suppressed, vocabulary}, records, sites, inverse_temperature);       \
+        dllm::TileRecord* records, int64_t stride, int vocabulary, float cap, float cap_rate, int sites, float inverse_temperature) {\
+        dllm::tiles<T, true>({logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}, records, sites, inverse_temperature);\
     }                                                                                                                     \
     DLLM_EXPORT(dllm_mask_predict_tempered_tiles_##suffix)                                                                \
-    extern "C" __global__ void __launch_bounds__(dllm::ROWS_THREADS, 2) dllm_mask_predict_rows_##suffix(                     \
+    extern "C" __global__ void __launch_bounds__(dllm::ROWS_THREADS, 2) dllm_mask_predict_rows_##suffix(                  \
         const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
         const dllm::TileRecord* __restrict__ records, const dllm::Cut* __restrict__ cuts,                                 \
         const uint64_t* __restrict__ seed, const uint32_t* __restrict__ request, const uint32_t* __restrict__ position,   \
         const uint32_t* __restrict__ step, const int32_t* __restrict__ current, int64_t* token, double* probability,      \
         double* top1, double* top2, double* entropy, double* logsumexp, double* probability_of_current, int32_t* status,  \
-        int64_t stride, int vocabulary, float inverse_temperature, int choice) {                                          \
-        dllm::rows<T>({logits, index, stride, suppressed, vocabulary}, records, cuts,                                     \
+        int64_t stride, int vocabulary, float cap, float cap_rate, float inverse_temperature, int choice) {               \
+        dllm::rows<T>({logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}, records, cuts,                    \
                       {seed, request, position, step, current}, inverse_temperature, choice,                              \
                       {token, probability, top1, top2, entropy, logsumexp, probability_of_current, status});              \
     }                                                                                                                     \

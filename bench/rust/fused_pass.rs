@@ -56,6 +56,7 @@ fn run(bencher: Bencher, logits: Logits<'_>, width: usize, sampling: &Sampling, 
         logits,
         vocabulary: VOCABULARY,
         suppressed: &[],
+        softcap: None,
     };
     bencher
         .counter(BytesCount::new(ROWS * VOCABULARY * width))

@@ -30,6 +30,7 @@ def mask_predict(
     top_k: int | None,
     top_p: float | None,
     min_p: float | None,
+    softcap: float | None,
     suppress: NDArray[np.int64],
     current: NDArray[np.int64] | None,
     seed: int | Sequence[int],

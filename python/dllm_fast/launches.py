@@ -87,6 +87,7 @@ def mask_predict(
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
+    softcap: float | None = None,
 ) -> list[Launch]:
     """The launches of a mask prediction, in order. The settings are checked by the caller; `stride` counts logits."""
     if sites == 0:
@@ -102,7 +103,9 @@ def mask_predict(
 
     logits, index, suppressed = (ctypes.c_void_p(a) for a in (buffers.logits, buffers.index, buffers.suppressed))
     records, cuts = ctypes.c_void_p(buffers.records), ctypes.c_void_p(buffers.cuts)
-    row = ctypes.c_int64(stride), ctypes.c_int32(vocabulary)
+    # A bound and what |x| is multiplied by in the exponent; 0 for none.
+    bound = ctypes.c_float(softcap or 0.0), ctypes.c_float(-2.0 / softcap if softcap else 0.0)
+    row = ctypes.c_int64(stride), ctypes.c_int32(vocabulary), *bound
     n = ctypes.c_int32(sites)
     warp_per_tile = (-(-sites * tiles(vocabulary) * _WARP // 256), 1, 1)
     block_per_row = (sites, 1, 1)

@@ -26,6 +26,7 @@ def mask_predict(
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
+    softcap: float | None = None,
     suppress: Integers | None = (),
     current: Integers | None = None,
     seed: int | Sequence[int] = 0,
@@ -41,6 +42,8 @@ def mask_predict(
         logits: `[N, V]`, float32, float16 or bfloat16, a torch tensor or a NumPy array, contiguous; read in place.
         temperature: of the draw; 0 takes the most probable id, the lowest on a tie.
         top_k, top_p, min_p: cuts for the draw, in this order after the temperature; ties at a cut go to lower ids.
+        softcap: bound on the logits, from 0.001 to 1,000,000: each becomes `softcap * tanh(logit / softcap)` (Gemma,
+            2408.00118), rounded to the dtype of the logits, before anything else.
         suppress: ids that count as -inf everywhere. Put the mask id here.
         current: `[N]` ids whose probability is wanted as well.
         seed: one for all rows or one for each, from 0 below 2^64.
@@ -60,6 +63,7 @@ def mask_predict(
             row that is -inf everywhere.
     """
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    settings["softcap"] = softcap
     settings["suppress"] = integer_array(() if suppress is None else suppress, "suppress")
     streams: dict[str, Any] = {"seed": seed, "request": request, "step": step}
     tensor: Any = logits if is_tensor(logits) else None

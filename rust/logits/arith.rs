@@ -50,6 +50,68 @@ pub fn exp32(d: f32) -> f32 {
     exp_raw(d) - EXP_AT_FLOOR
 }
 
+/// A bound on logits: `cap * tanh(x / cap)`, as Gemma's head has it (2408.00118).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Softcap {
+    cap: f32,
+    /// What `|x|` is multiplied by in the exponent of `tanh(y) = (1 - exp(-2y)) / (1 + exp(-2y))`.
+    rate: f32,
+}
+
+impl Softcap {
+    /// The bounds of a cap: beyond them float32 would bound nothing, or everything.
+    pub const RANGE: std::ops::RangeInclusive<f64> = 1e-3..=1e6;
+
+    /// A bound within `RANGE`.
+    pub fn new(cap: f64) -> Self {
+        debug_assert!(Self::RANGE.contains(&cap));
+        Self {
+            cap: cap as f32,
+            rate: (-2.0 / cap) as f32,
+        }
+    }
+
+    /// The bounded logit; NaN stays NaN.
+    #[inline(always)]
+    pub fn apply(self, x: f32) -> f32 {
+        let e = exp32(clamp(x.abs() * self.rate));
+        (self.cap * ((1.0 - e) / (1.0 + e))).copysign(x)
+    }
+}
+
+/// The nearest bfloat16, ties to even. NaN stays NaN.
+#[inline(always)]
+pub fn round_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    if x.is_nan() {
+        x
+    } else {
+        f32::from_bits(rounded)
+    }
+}
+
+/// The nearest float16, ties to even; infinite from 65,520 on. NaN stays NaN.
+#[inline(always)]
+pub fn round_f16(x: f32) -> f32 {
+    const SMALLEST_NORMAL: f32 = 6.103_515_6e-5;
+    let bits = x.to_bits();
+    let normal = f32::from_bits(bits.wrapping_add(0xfff + (bits >> 13 & 1)) & 0xffff_e000);
+    // Adding 1/2 leaves multiples of 2^-24, which is what subnormal float16 are.
+    let subnormal = ((x.abs() + 0.5) - 0.5).copysign(x);
+    let finite = if x.abs() < SMALLEST_NORMAL {
+        subnormal
+    } else {
+        normal
+    };
+    let rounded = if finite.abs() > 65504.0 {
+        f32::INFINITY.copysign(x)
+    } else {
+        finite
+    };
+    if x.is_nan() { x } else { rounded }
+}
+
 /// Sum of the accumulators as a fixed binary tree: lane `i` takes lane `i + n` for `n` = 128, 64, ..., 1.
 #[inline(always)]
 pub fn tree(mut lanes: [f32; LANES]) -> f32 {

@@ -4,7 +4,7 @@
 //! order of the operations is part of the source and the compiler may not reorder floating-point work, the portable
 //! build, AVX2, AVX-512 and NEON (the baseline of aarch64) give the same bits.
 
-use super::arith::{LANES, clamp, exp32, tree};
+use super::arith::{LANES, Softcap, clamp, exp32, round_bf16, round_f16, tree};
 use super::cut::{Cut, Ids, fixed};
 
 /// Instruction sets with a path of their own.
@@ -187,6 +187,27 @@ fn widen_f16_body(bits: &[u16], out: &mut [f32]) {
 }
 
 #[inline(always)]
+fn softcap_f32_body(x: &mut [f32], cap: Softcap) {
+    for v in x {
+        *v = cap.apply(*v);
+    }
+}
+
+#[inline(always)]
+fn softcap_bf16_body(x: &mut [f32], cap: Softcap) {
+    for v in x {
+        *v = round_bf16(cap.apply(*v));
+    }
+}
+
+#[inline(always)]
+fn softcap_f16_body(x: &mut [f32], cap: Softcap) {
+    for v in x {
+        *v = round_f16(cap.apply(*v));
+    }
+}
+
+#[inline(always)]
 fn fixed_mass_body(x: &[f32], m: f32, inv_t: f32) -> u64 {
     x.iter()
         .map(|&v| fixed(exp32(clamp((v - m) * inv_t))))
@@ -303,6 +324,18 @@ dispatch!(
 dispatch!(
     /// float16 bits as float32.
     widen_f16(bits: &[u16], out: &mut [f32]) -> (), widen_f16_body, widen_f16_body, widen_f16_body
+);
+dispatch!(
+    /// Bounds logits.
+    softcap_f32(x: &mut [f32], cap: Softcap) -> (), softcap_f32_body, softcap_f32_body, softcap_f32_body
+);
+dispatch!(
+    /// Bounds logits, each rounded to bfloat16.
+    softcap_bf16(x: &mut [f32], cap: Softcap) -> (), softcap_bf16_body, softcap_bf16_body, softcap_bf16_body
+);
+dispatch!(
+    /// Bounds logits, each rounded to float16.
+    softcap_f16(x: &mut [f32], cap: Softcap) -> (), softcap_f16_body, softcap_f16_body, softcap_f16_body
 );
 dispatch!(
     /// Sum of the weights of a tile relative to `m` as fixed-point integers.

@@ -1,5 +1,6 @@
 //! The mask-prediction step: a proposal and its statistics for each of many rows of logits.
 
+use super::arith::Softcap;
 use super::draw::{Distribution, Sampling};
 use super::kernel::Isa;
 use super::row::{Logits, Row};
@@ -50,13 +51,15 @@ pub struct Matrix<'a> {
     pub vocabulary: usize,
     /// Rising ids that count as -inf.
     pub suppressed: &'a [u32],
+    /// Bound on the logits, before anything else.
+    pub softcap: Option<Softcap>,
 }
 
 impl<'a> Matrix<'a> {
     /// Row `i`.
     pub fn row(&self, i: usize, isa: Isa) -> Row<'a> {
         let (start, end) = (i * self.vocabulary, (i + 1) * self.vocabulary);
-        Row::new(self.logits.slice(start, end), self.suppressed, isa)
+        Row::new(self.logits.slice(start, end), self.suppressed, isa).bounded(self.softcap)
     }
 }
 
@@ -181,6 +184,7 @@ mod tests {
                             logits,
                             vocabulary,
                             suppressed,
+                            softcap: (temperature == 0.7).then(|| Softcap::new(30.0)),
                         };
                         let sampling = Sampling {
                             temperature,
@@ -222,6 +226,7 @@ mod tests {
             logits: Logits::F32(&rows),
             vocabulary: 5000,
             suppressed: &[],
+            softcap: None,
         };
         let got = predict(&matrix, &sites, &Sampling::default(), Isa::best()).unwrap();
         assert!(got[1].top1 > got[0].top1);
@@ -240,6 +245,7 @@ mod tests {
             logits: Logits::F32(&rows),
             vocabulary: 5000,
             suppressed: &[],
+            softcap: None,
         };
         let at = |row| Site {
             row,
@@ -266,6 +272,7 @@ mod tests {
             logits: Logits::F32(&rows),
             vocabulary: 4,
             suppressed: &[],
+            softcap: None,
         };
         let mut seen = [0; 4];
         for step in 0..200 {

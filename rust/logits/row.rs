@@ -1,6 +1,6 @@
 //! One row of logits, read in place.
 
-use super::arith::TILE;
+use super::arith::{Softcap, TILE};
 use super::kernel::{self, Isa};
 
 /// Logits as they lie in memory; bf16 and f16 as their bits.
@@ -57,6 +57,7 @@ impl<'a> Logits<'a> {
 pub struct Row<'a> {
     logits: Logits<'a>,
     suppressed: &'a [u32],
+    softcap: Option<Softcap>,
     isa: Isa,
 }
 
@@ -72,8 +73,14 @@ impl<'a> Row<'a> {
         Self {
             logits,
             suppressed,
+            softcap: None,
             isa,
         }
+    }
+
+    /// The same with its logits bounded, and rounded to their dtype again.
+    pub fn bounded(self, softcap: Option<Softcap>) -> Self {
+        Self { softcap, ..self }
     }
 
     /// Size of the vocabulary.
@@ -96,15 +103,11 @@ impl<'a> Row<'a> {
         let start = t * TILE;
         let end = self.len().min(start + TILE);
         let suppressed = self.suppressed_between(start, end);
-        if let (Logits::F32(x), []) = (self.logits, suppressed) {
+        if let (Logits::F32(x), [], None) = (self.logits, suppressed, self.softcap) {
             return &x[start..end];
         }
         let values = &mut scratch[..end - start];
-        match self.logits.slice(start, end) {
-            Logits::F32(x) => values.copy_from_slice(x),
-            Logits::Bf16(x) => kernel::widen_bf16(self.isa, x, values),
-            Logits::F16(x) => kernel::widen_f16(self.isa, x, values),
-        }
+        self.read(start, values);
         for &id in suppressed {
             values[id as usize - start] = f32::NEG_INFINITY;
         }
@@ -117,12 +120,24 @@ impl<'a> Row<'a> {
             return f32::NEG_INFINITY;
         }
         let mut value = [0.0];
-        match self.logits.slice(id, id + 1) {
-            Logits::F32(x) => value[0] = x[0],
-            Logits::Bf16(x) => kernel::widen_bf16(self.isa, x, &mut value),
-            Logits::F16(x) => kernel::widen_f16(self.isa, x, &mut value),
-        }
+        self.read(id, &mut value);
         value[0]
+    }
+
+    /// The float32 values from `start` on, suppressed or not.
+    fn read(&self, start: usize, values: &mut [f32]) {
+        match self.logits.slice(start, start + values.len()) {
+            Logits::F32(x) => values.copy_from_slice(x),
+            Logits::Bf16(x) => kernel::widen_bf16(self.isa, x, values),
+            Logits::F16(x) => kernel::widen_f16(self.isa, x, values),
+        }
+        if let Some(cap) = self.softcap {
+            match self.logits {
+                Logits::F32(_) => kernel::softcap_f32(self.isa, values, cap),
+                Logits::Bf16(_) => kernel::softcap_bf16(self.isa, values, cap),
+                Logits::F16(_) => kernel::softcap_f16(self.isa, values, cap),
+            }
+        }
     }
 
     fn suppressed_between(&self, start: usize, end: usize) -> &'a [u32] {
@@ -163,6 +178,31 @@ mod tests {
                 "{bits:#x}: {got} {expected}"
             );
         }
+    }
+
+    #[test]
+    fn rounding_leaves_what_is_representable() {
+        use super::super::arith::{round_bf16, round_f16};
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        let mut half = vec![0.0; all.len()];
+        kernel::widen_f16(Isa::best(), &all, &mut half);
+        for (&bits, &x) in all.iter().zip(&half) {
+            assert!(x.is_nan() || round_f16(x).to_bits() == x.to_bits(), "{x}");
+            let y = f32::from_bits(u32::from(bits) << 16);
+            assert!(y.is_nan() || round_bf16(y).to_bits() == y.to_bits(), "{y}");
+        }
+        // To nearest, ties to even.
+        for (x, nearest) in [
+            (1.000_244_1, 1.0),
+            (1.001_464_8, 1.001_953_1),
+            (2.1e-8, 0.0),
+            (65519.0, 65504.0),
+        ] {
+            assert_eq!(round_f16(x), nearest);
+            assert_eq!(round_f16(-x), -nearest);
+        }
+        assert_eq!(round_f16(65520.0), f32::INFINITY);
+        assert_eq!(round_bf16(1.003_906_2), 1.0);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::config::{COUNT, NUMBER, convert};
 use super::error::{bad_value, raise};
 use crate::decide::score::Proposal;
 use crate::error::Error;
+use crate::logits::arith::Softcap;
 use crate::logits::cut::Filters;
 use crate::logits::draw::Sampling;
 use crate::logits::kernel::Isa;
@@ -121,7 +122,7 @@ impl Prediction {
 
 /// See `dllm_fast.mask_predict`, which documents the arguments.
 #[pyfunction]
-#[pyo3(signature = (logits, *, temperature, top_k, top_p, min_p, suppress, current, seed, request, positions, step))]
+#[pyo3(signature = (logits, *, temperature, top_k, top_p, min_p, softcap, suppress, current, seed, request, positions, step))]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn mask_predict(
     py: Python<'_>,
@@ -130,6 +131,7 @@ pub(super) fn mask_predict(
     top_k: Option<&Bound<'_, PyAny>>,
     top_p: Option<&Bound<'_, PyAny>>,
     min_p: Option<&Bound<'_, PyAny>>,
+    softcap: Option<&Bound<'_, PyAny>>,
     suppress: &Bound<'_, PyAny>,
     current: Option<&Bound<'_, PyAny>>,
     seed: &Bound<'_, PyAny>,
@@ -147,6 +149,17 @@ pub(super) fn mask_predict(
         },
     };
     sampling.check().map_err(raise)?;
+    let softcap = softcap.map(|c| number(c, "softcap")).transpose()?;
+    if let Some(cap) = softcap.filter(|cap| !Softcap::RANGE.contains(cap)) {
+        let remedy = "Gemma's is 30; leave it out for logits as they are";
+        return Err(raise(Error::setting(
+            "softcap",
+            "must lie in [0.001, 1000000]",
+            cap,
+            remedy,
+        )));
+    }
+    let softcap = softcap.map(Softcap::new);
     let array = LogitsArray::new(logits)?;
     let (n, vocabulary) = (array.rows(), array.vocabulary());
     let mut suppressed = ids(suppress, "suppress")?;
@@ -196,6 +209,7 @@ pub(super) fn mask_predict(
         logits: array.view()?,
         vocabulary,
         suppressed: &suppressed,
+        softcap,
     };
     let predictions = py
         .detach(|| predict(&matrix, &sites, &sampling, Isa::best()))

@@ -244,6 +244,7 @@ impl Sampler {
             logits,
             vocabulary,
             suppressed: &self.excluded,
+            softcap: None,
         };
         let mut predictions = predict(&matrix, &sites, &self.config.sampling, Isa::best())
             .map_err(|(i, why)| {

@@ -1,7 +1,7 @@
 """Runs one kernel on given rows: `python -m tests.emulator mask_predict in.npz out.npz`.
 
 In: `logits` [N, V] as float32, float16, or the bits of bfloat16 in uint16, and what else `dllm_fast.mask_predict` takes, by its
-names: `temperature`, `top_k`, `top_p`, `min_p`, `suppress`, `current`, `seed`, `request`, `positions`, `step`.
+names: `temperature`, `top_k`, `top_p`, `min_p`, `softcap`, `suppress`, `current`, `seed`, `request`, `positions`, `step`.
 Out: the fields of `dllm_fast.mask_predict`, so that anybody can compare the two.
 """
 
@@ -38,10 +38,11 @@ def main() -> int:
     logits = given.pop("logits", None)
     if logits is None or logits.ndim != 2 or logits.dtype.name not in ("float32", "float16", "uint16", "int16"):
         parser.error("logits must be a matrix of float32, float16 or uint16 (the bits of bfloat16)")
-    names = {"temperature", "top_k", "top_p", "min_p", "suppress", "current", "seed", "request", "positions", "step"}
+    names = {"temperature", "top_k", "top_p", "min_p", "softcap", "suppress", "current"}
+    names |= {"seed", "request", "positions", "step"}
     if unknown := sorted(given.keys() - names):
         parser.error(f"{unknown[0]} is not an argument of mask_predict; there are {', '.join(sorted(names))}")
-    for name in ("temperature", "top_k", "top_p", "min_p"):
+    for name in ("temperature", "top_k", "top_p", "min_p", "softcap"):
         if name in given:
             given[name] = given[name].item()
     prediction = mask_predict(np.ascontiguousarray(logits), **given)

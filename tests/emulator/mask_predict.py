@@ -62,6 +62,7 @@ def mask_predict(
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
+    softcap: float | None = None,
     suppress: Any = (),
     current: Any = None,
     seed: Any = 0,
@@ -125,6 +126,7 @@ def mask_predict(
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        softcap=softcap,
     ):
         run(launch, order=order, library=library(build.KERNELS / f"{launch.source}.cu"))
     return Prediction(**out, current=probability_of_current, status=status)

@@ -62,6 +62,12 @@ def test_every_field_equals_the_core(call, order):
     assert_equals_core(matrix, order=order, **settings)
 
 
+@given(calls(vocabularies=(1, 255, 4097, 8200)), st.sampled_from([30.0, 1.0, 1e-3, 1e6]), ORDERS)
+def test_every_field_equals_the_core_below_a_softcap(call, cap, order):
+    matrix, settings = call
+    assert_equals_core(matrix, order=order, softcap=cap, **settings)
+
+
 @given(calls(vocabularies=EVERY_SIZE), ORDERS)
 def test_every_field_equals_the_core_at_any_size(call, order):
     matrix, settings = call

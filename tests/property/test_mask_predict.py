@@ -12,7 +12,7 @@ import dllm_fast
 import strategies
 from dllm_fast import _core
 from reference.draw import predict
-from reference.statistics import plain_statistics
+from reference.statistics import bounded, plain_statistics
 
 FIELDS = ("token", "probability", "top1", "top2", "entropy", "logsumexp", "current")
 FINITE = ("normal", "coarse", "sharp", "all_equal", "huge")
@@ -66,6 +66,35 @@ def test_every_field_equals_the_specification_in_small_vocabularies(call):
     matrix, settings, place = call
     prediction = dllm_fast.mask_predict(matrix, **settings, **place)
     assert_equals_reference(prediction, matrix, settings, **place)
+
+
+softcaps = st.sampled_from([30.0, 50.0, 1.0, 0.37, 1e-3, 1e6]) | st.floats(1e-3, 1e6)
+
+
+@given(calls(vocabularies=(1, 3, 50, 300, 4097)), softcaps)
+def test_a_softcap_is_taken_before_anything_else(call, cap):
+    matrix, settings, place = call
+    dtype = str(matrix.dtype).removeprefix("torch.")
+    rows = torch.from_numpy(np.stack([bounded(x.astype(np.float32), cap, dtype) for x in strategies.widened(matrix)]))
+    prediction = dllm_fast.mask_predict(matrix, softcap=cap, **settings, **place)
+    assert_equals_reference(prediction, rows, settings, **place)
+
+
+@given(strategies.logits(kinds=FINITE), softcaps)
+def test_a_softcap_is_the_tanh_that_models_have(matrix, cap):
+    """Within the rounding of the dtype, of what Gemma's head computes."""
+    exact = cap * np.tanh(strategies.widened(matrix).astype(np.float64) / cap)
+    digits = {torch.float32: 23, torch.bfloat16: 8, torch.float16: 11}[matrix.dtype]
+    room = cap * 3e-7 + np.abs(exact) * 2.0**-digits + 2.0**-24
+    dtype = str(matrix.dtype).removeprefix("torch.")
+    ours = bounded(strategies.widened(matrix).astype(np.float32), cap, dtype)
+    assert (np.abs(ours[np.isfinite(ours)] - exact[np.isfinite(ours)]) <= room[np.isfinite(ours)]).all()
+
+
+@pytest.mark.parametrize("cap", [0.0, -30.0, 1e-4, 2e6, np.nan, np.inf])
+def test_softcaps_that_bound_nothing_are_refused(cap):
+    with pytest.raises(dllm_fast.DllmFastError, match=r"softcap must lie in \[0.001, 1000000\], got"):
+        dllm_fast.mask_predict(torch.zeros(1, 3), softcap=cap)
 
 
 @given(strategies.logits(vocabularies=(50, 4097), dtypes=("float32", "float16")), strategies.seeds)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference.arithmetic import F32, FLOOR, TILE, exp64, ln, ln_1p, tile_sums
+from reference.arithmetic import F32, FLOOR, TILE, exp32, exp64, ln, ln_1p, tile_sums
 
 
 class UnusableRowError(ValueError):
@@ -42,6 +42,20 @@ def allowed(logits, suppress=()):
     if x.max() == -np.inf:
         raise UnusableRowError("nothing but -inf")
     return x
+
+
+def bounded(x, cap, dtype):
+    """`cap * tanh(x / cap)` of float32 values, rounded to the dtype of the logits."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = exp32(np.abs(x) * F32(-2 / cap))
+        y = np.copysign(F32(cap) * ((F32(1) - e) / (F32(1) + e)), x)
+        if dtype == "float16":
+            return y.astype(np.float16).astype(F32)
+    if dtype == "bfloat16":
+        bits = y.view(np.uint32)
+        rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
+        return np.where(np.isnan(y), y, rounded.view(F32))
+    return y
 
 
 def distances(x, highest, inverse_temperature=1):

@@ -37,6 +37,7 @@ def same(ours, core):
     [
         {},
         {"temperature": 0.8, "seed": [2**64 - 1, 0, 3, 7, 9], "request": 4, "step": [5, 4, 3, 2, 1]},
+        {"temperature": 0.8, "softcap": 3.0, "suppress": [7]},
         {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "suppress": [0, 5, 4999], "positions": [9, 8, 7, 6, 5]},
         {"suppress": torch.tensor([3]), "current": [0, 1, 3, 4, 4999]},
     ],

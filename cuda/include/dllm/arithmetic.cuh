@@ -31,6 +31,19 @@ __device__ __forceinline__ float exp32(float d) {
     return __fadd_rn(raw, -__uint_as_float(0x142d70d3u));  // minus exp(FLOOR) as the lines above compute it
 }
 
+// A bound on logits, cap * tanh(x / cap); none where `cap` is 0. `rate` is -2 / cap.
+struct Softcap {
+    float cap, rate;
+
+    __device__ __forceinline__ float apply(float x) const {
+        const uint32_t sign = __float_as_uint(x) & 0x80000000u;
+        const float size = __uint_as_float(__float_as_uint(x) & 0x7fffffffu);
+        const float e = exp32(max_keeping_nan(__fmul_rn(size, rate), FLOOR));
+        const float y = __fmul_rn(cap, __fdiv_rn(__fadd_rn(1.0f, -e), __fadd_rn(1.0f, e)));
+        return __uint_as_float(__float_as_uint(y) | sign);
+    }
+};
+
 // (x - max) / T, from below no less than FLOOR; NaN stays NaN.
 __device__ __forceinline__ float distance(float x, float max, float inverse_temperature) {
     return max_keeping_nan(__fmul_rn(__fadd_rn(x, -max), inverse_temperature), FLOOR);

@@ -31,6 +31,8 @@ struct Words<Bf16> {
         return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
     }
     __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) { return max_bf16x2(a, b); }
+    // A word of these elements, rounded; for float32 the second is not looked at.
+    __device__ static __forceinline__ uint32_t word(float first, float second) { return pack_bf16x2(first, second); }
 };
 
 template <>
@@ -42,6 +44,7 @@ struct Words<F16> {
         return widen_f16(uint16_t(i == 0 ? word & 0xffffu : word >> 16));
     }
     __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) { return max_f16x2(a, b); }
+    __device__ static __forceinline__ uint32_t word(float first, float second) { return pack_f16x2(first, second); }
 };
 
 template <>
@@ -53,14 +56,17 @@ struct Words<float> {
     __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) {
         return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));  // fmaxf passes over NaN
     }
+    __device__ static __forceinline__ uint32_t word(float first, float) { return __float_as_uint(first); }
 };
 
-// A row of logits. `suppressed` is null, or holds one bit for each id: those set count as -inf.
+// A row of logits. `suppressed` is null, or holds one bit for each id: those set count as -inf. A bound on the logits comes
+// before that, and what it gives is rounded to their type.
 template <typename T>
 struct Row {
     const T* logits;
     const uint8_t* suppressed;
     int vocabulary;
+    Softcap softcap;
 
     __device__ __forceinline__ bool is_suppressed(int id) const {
         return suppressed != nullptr && (suppressed[id >> 3] >> (id & 7) & 1);
@@ -68,7 +74,11 @@ struct Row {
 
     // The logit of an id, -inf where suppressed.
     __device__ __forceinline__ float value(int id) const {
-        return is_suppressed(id) ? negative_infinity() : widen(logits[id]);
+        if (is_suppressed(id)) {
+            return negative_infinity();
+        }
+        const float x = widen(logits[id]);
+        return softcap.cap == 0.0f ? x : Words<T>::element(Words<T>::word(softcap.apply(x), 0.0f), 0);
     }
 
     // The same, and -inf beyond the vocabulary.
@@ -123,6 +133,9 @@ struct TileShare {
                 vectors[i].w = guarded_word(row, first + 3 * Words<T>::COUNT);
             }
         }
+        if (row.softcap.cap != 0.0f) {
+            bound(row, start, lane);
+        }
         if (row.suppressed != nullptr) {
             suppress(row, start, lane);
         }
@@ -162,6 +175,26 @@ struct TileShare {
             }
         }
         return word;
+    }
+
+    __device__ __forceinline__ void bound(const Row<T>& row, int start, int lane) {
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            const int first = start + first_id(i, lane);
+            vectors[i].x = bounded(vectors[i].x, row, first);
+            vectors[i].y = bounded(vectors[i].y, row, first + Words<T>::COUNT);
+            vectors[i].z = bounded(vectors[i].z, row, first + 2 * Words<T>::COUNT);
+            vectors[i].w = bounded(vectors[i].w, row, first + 3 * Words<T>::COUNT);
+        }
+    }
+
+    // A word whose first id is `id` with its logits bounded. Beyond the vocabulary it stays -inf.
+    __device__ static __forceinline__ uint32_t bounded(uint32_t word, const Row<T>& row, int id) {
+        constexpr int LAST = Words<T>::COUNT - 1;
+        const float first = row.softcap.apply(Words<T>::element(word, 0));
+        const float last = row.softcap.apply(Words<T>::element(word, LAST));
+        return Words<T>::word(id < row.vocabulary ? first : negative_infinity(),
+                              id + LAST < row.vocabulary ? last : negative_infinity());
     }
 
     __device__ __forceinline__ void suppress(const Row<T>& row, int start, int lane) {

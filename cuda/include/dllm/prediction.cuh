@@ -39,10 +39,11 @@ struct Matrix {
     int64_t stride;
     const uint8_t* suppressed;
     int vocabulary;
+    Softcap softcap;
 
     __device__ __forceinline__ Row<T> row(int site) const {
         const int64_t i = index == nullptr ? site : index[site];
-        return {logits + i * stride, suppressed, vocabulary};
+        return {logits + i * stride, suppressed, vocabulary, softcap};
     }
 
     __device__ __forceinline__ int tiles() const { return (vocabulary + TILE - 1) / TILE; }

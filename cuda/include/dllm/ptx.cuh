@@ -67,6 +67,17 @@ __device__ __forceinline__ uint32_t max_f16x2(uint32_t a, uint32_t b) {
 #endif
 }
 
+// Two float32 as float16, to nearest, ties to even: `low` in the lower half.
+__device__ __forceinline__ uint32_t pack_f16x2(float low, float high) {
+#ifdef DLLM_EMU
+    return uint32_t(emu::float_to_half(low)) | uint32_t(emu::float_to_half(high)) << 16;
+#else
+    uint32_t result;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+    return result;
+#endif
+}
+
 // Asks for a copy of 16 bytes from global to shared memory that goes on beside the program, or for 16 zero bytes where
 // `is_wanted` is false. Both addresses are multiples of 16; `source` must be readable only where it is wanted.
 __device__ __forceinline__ void async_copy_16(void* destination, const void* source, bool is_wanted) {

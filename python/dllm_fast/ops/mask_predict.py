@@ -31,6 +31,7 @@ class Draw:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    softcap: float | None = None
     suppressed: tuple[int, ...] = ()
 
 
@@ -240,6 +241,7 @@ def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, 
             top_k=draw.top_k,
             top_p=draw.top_p,
             min_p=draw.min_p,
+            softcap=draw.softcap,
         ),
         device,
     )
@@ -260,6 +262,7 @@ def mask_predict(
     top_k: int | None,
     top_p: float | None,
     min_p: float | None,
+    softcap: float | None,
     suppress: NDArray[np.int64],
     current: Any,
     seed: int | Sequence[int],
@@ -276,7 +279,7 @@ def mask_predict(
             raise InvalidValueError(
                 f"{label} must hold an integer for each of the {n} rows, got {x.dtype} of shape {list(x.shape)}; check it"
             )
-    filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "softcap": softcap}
     places = None if "position" in on_device or positions is None else integer_array(positions, "positions")
     # The core checks the settings, and then what belongs to single rows, on logits that cost nothing.
     checked: dict[str, Any] = {"seed": seed, "request": request, "positions": places, "step": step}
@@ -309,6 +312,7 @@ _NO_FILTERS: dict[str, Any] = {
     "top_k": None,
     "top_p": None,
     "min_p": None,
+    "softcap": None,
     "suppress": np.zeros(0, np.int64),
     "current": None,
 }

@@ -183,6 +183,26 @@ inline float half_to_float(uint16_t bits) {
     return sign * (exponent == 0 ? std::ldexp(float(fraction), -24) : std::ldexp(float(1024 + fraction), exponent - 25));
 }
 
+// float32 as float16, to nearest, ties to even.
+inline uint16_t float_to_half(float x) {
+    const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+    const float size = std::fabs(x);
+    if (x != x) {
+        return 0x7fff;
+    }
+    if (size >= 65520.0f) {
+        return sign | 0x7c00;
+    }
+    // Multiples of 2^-24 below 2^-14, of 2^(exponent - 10) from there on; nearbyint rounds ties to even.
+    int exponent = -14;
+    if (size >= std::ldexp(1.0f, -14)) {
+        std::frexp(size, &exponent);
+        exponent -= 1;
+    }
+    const int fraction = int(std::nearbyint(std::ldexp(size, 10 - exponent)));
+    return uint16_t(sign | (((exponent + 14) << 10) + fraction));
+}
+
 // float32 as bfloat16, to nearest, ties to even.
 inline uint16_t float_to_bfloat(float x) {
     uint32_t bits;
@@ -280,6 +300,7 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __double2float_rn(double x) { return float(x); }
 inline double __ull2double_rn(uint64_t x) { return double(x); }
 
