@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dllm_fast
+from dllm_fast.models import graphs
 from dllm_fast.models.graphs import Engine, Inputs, Shape
 from families import MASK, TWINS, Twin
 
@@ -163,3 +164,13 @@ def test_large_steps_are_left_to_eager_launches():
     for _ in range(3):
         large = inputs(8, 300, [0], slots=False)
         assert engine.run(large, is_cached=False, scoring=None, tails=None, repeats=False) is None
+
+
+def test_the_oldest_graph_makes_room_for_a_new_one(opened, monkeypatch):
+    monkeypatch.setattr(graphs, "_MOST_GRAPHS", 2)
+    model = opened(TWINS[0])
+    lengths = (3, 20, 40, 60, 3)
+    eager = [tokens(dllm_fast.sample(model, list(range(n)), max_new_tokens=4, cache="none")) for n in lengths]
+    engine = with_engine(model, Recorder())
+    assert [tokens(dllm_fast.sample(model, list(range(n)), max_new_tokens=4, cache="none")) for n in lengths] == eager
+    assert len(engine._graphs) == 2

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 # Above so many tokens a forward computes longer than it takes to launch, and a graph gains nothing.
 _MOST_TOKENS = 2048
+_MOST_GRAPHS = 64
 _WIDTH_STEP, _LEAST_KEYS, _LEAST_SCORED, _LENGTH_STEP = 16, 256, 16, 256
 
 
@@ -139,7 +140,7 @@ class _Graph:
     def __init__(self, shape: Shape, tails: Tensor | None, where: torch.device) -> None:
         self.shape = shape
         size, scored = shape.rows * shape.width, shape.scored
-        self.kept: list[Tensor] = []  # what it reads and others could let go of
+        self.suppressed: Tensor | None = None  # kept, because the cache of it may let it go
         self.inputs = torch.empty(4 * size + scored, dtype=torch.int64, device=where)
         self.ids, self.positions, self.end, self.slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
         self.tails = None if tails is None else tails.new_zeros(shape.rows, tails.shape[1])
@@ -175,7 +176,7 @@ class _Graph:
             self.logits = logits
             return
         if shape.draw.suppressed:
-            self.kept.append(device.suppressed_bits(shape.draw.suppressed, logits.shape[1], logits.device))
+            self.suppressed = device.suppressed_bits(shape.draw.suppressed, logits.shape[1], logits.device)
         device.queue(logits, self.told, self.outcome, shape.scored, shape.draw)
         if self.place is not None and shape.rule is not None:
             self.place.queue(self.ids, self.told, self.outcome, shape.rule)
@@ -310,6 +311,7 @@ class Engine:
         if graph is None:
             # A shape that comes once is not worth a capture. It goes through the same buffers all the same: other shapes of
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
+            self._make_room()
             graph = self._graphs[key] = _Graph(shape, tails, self._where)
             graph.replay = functools.partial(graph.body, self._network, cache)
         elif not graph.is_captured:
@@ -325,6 +327,13 @@ class Engine:
         # Once more behind a capture: it has committed.
         graph.fill(packed, told, tails)
         return graph
+
+    def _make_room(self) -> None:
+        """Drops the oldest graph where there are many: each holds memory of the device."""
+        if len(self._graphs) >= _MOST_GRAPHS:
+            if self._where.type == "cuda":
+                torch.cuda.synchronize(self._where)  # it could be the one that runs
+            del self._graphs[next(iter(self._graphs))]
 
     def _go_on(self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int) -> None:
         """Begins the step after the one whose outcome is on its way, where that is as good as sure to come and of its shape."""
