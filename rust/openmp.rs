@@ -46,7 +46,7 @@ unsafe fn run_on<W: Fn() + Sync>(parallel: Parallel, work: &W) {
             (&raw const team).cast_mut().cast(),
             AS_MANY_AS_TORCH,
             0,
-        )
+        );
     };
     let panic = team
         .panic
