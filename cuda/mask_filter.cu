@@ -184,7 +184,7 @@ __device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* r
     float own = negative_infinity();
     if (t < tiles) {
         const TileRecord record = records[int64_t(site) * tiles + t];
-        own = is_nan(record.mass) ? positive_infinity() : record.max;  // a row with NaN has no cut either
+        own = record.holds_nan() ? positive_infinity() : record.max;  // a row with NaN has no cut either
     }
     const float max = block_max<CUT_THREADS>(own, shared.floats);
     Cut cut = {negative_infinity(), 0xffffffffu, negative_infinity(), max};
@@ -273,21 +273,18 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
 
 }  // namespace dllm
 
-#define DLLM_KERNELS(T, suffix)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(dllm::CUT_THREADS, 1) dllm_mask_filter_cut_##suffix(                     \
-        const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
-        const dllm::TileRecord* __restrict__ records, dllm::Cut* cuts, int64_t stride, int vocabulary, float cap, float cap_rate,\
-        float inverse_temperature, int top_k, double top_p, double min_p) {                                               \
-        dllm::cut<T>({logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}, records, cuts, inverse_temperature, top_k, top_p,\
-                     min_p);                                                                                              \
-    }                                                                                                                     \
-    DLLM_EXPORT(dllm_mask_filter_cut_##suffix)                                                                            \
-    extern "C" __global__ void __launch_bounds__(dllm::KEPT_THREADS) dllm_mask_filter_kept_##suffix(                      \
-        const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
-        const dllm::Cut* __restrict__ cuts, dllm::TileRecord* records, int64_t stride, int vocabulary, float cap, float cap_rate, int sites,\
-        float inverse_temperature) {                                                                                      \
-        dllm::kept<T>({logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}, cuts, records, sites, inverse_temperature);\
-    }                                                                                                                     \
+#define DLLM_KERNELS(T, suffix)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(dllm::CUT_THREADS, 1) dllm_mask_filter_cut_##suffix(                 \
+        DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, dllm::Cut* cuts, DLLM_SHAPE,                      \
+        float inverse_temperature, int top_k, double top_p, double min_p) {                                           \
+        dllm::cut<T>(DLLM_MATRIX, records, cuts, inverse_temperature, top_k, top_p, min_p);                           \
+    }                                                                                                                 \
+    DLLM_EXPORT(dllm_mask_filter_cut_##suffix)                                                                        \
+    extern "C" __global__ void __launch_bounds__(dllm::KEPT_THREADS) dllm_mask_filter_kept_##suffix(                  \
+        DLLM_ROWS(T), const dllm::Cut* __restrict__ cuts, dllm::TileRecord* records, DLLM_SHAPE, int sites,           \
+        float inverse_temperature) {                                                                                  \
+        dllm::kept<T>(DLLM_MATRIX, cuts, records, sites, inverse_temperature);                                        \
+    }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_filter_kept_##suffix)
 
 DLLM_KERNELS(dllm::Bf16, bf16)

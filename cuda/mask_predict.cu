@@ -81,8 +81,8 @@ __device__ __forceinline__ TileRecord infinite_record(const TileShare<T>& share,
     for (int n = WARP / 2; n > 0; n /= 2) {
         count += __shfl_xor_sync(FULL_WARP, count, n);
     }
-    const float mass = __ballot_sync(FULL_WARP, has_nan) != 0 ? __uint_as_float(0x7fc00000u) : 0.0f;
-    return {max, mass, float(count), 0.0f};
+    const bool holds_nan = __ballot_sync(FULL_WARP, has_nan) != 0;
+    return {max, 0.0f, holds_nan ? __uint_as_float(0x7fc00000u) : float(count), 0.0f};
 }
 
 template <typename T, bool TEMPERED>
@@ -178,7 +178,7 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
         shared.counts[t] = record.max == positive_infinity() ? record.moment : 0.0f;
     }
 
-    const int broken = block_min<ROWS_THREADS>(is_nan(record.mass) ? t : 0x7fffffff, shared.ints);
+    const int broken = block_min<ROWS_THREADS>(record.holds_nan() ? t : 0x7fffffff, shared.ints);
     if (broken < tiles) {
         stage(row, broken, shared);
         const int j = first_in_tile(shared, [](float x) { return is_nan(x); });
@@ -284,30 +284,28 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
 }  // namespace dllm
 
 // One kernel of each kind for each dtype. `sites` is the number of rows that are scored.
-#define DLLM_KERNELS(T, suffix)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tiles_##suffix(                   \
-        const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
-        dllm::TileRecord* records, int64_t stride, int vocabulary, float cap, float cap_rate, int sites) {                \
-        dllm::tiles<T, false>({logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}, records, sites, 1.0f);    \
-    }                                                                                                                     \
-    DLLM_EXPORT(dllm_mask_predict_tiles_##suffix)                                                                         \
-    extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tempered_tiles_##suffix(          \
-        const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
-        dllm::TileRecord* records, int64_t stride, int vocabulary, float cap, float cap_rate, int sites, float inverse_temperature) {\
-        dllm::tiles<T, true>({logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}, records, sites, inverse_temperature);\
-    }                                                                                                                     \
-    DLLM_EXPORT(dllm_mask_predict_tempered_tiles_##suffix)                                                                \
-    extern "C" __global__ void __launch_bounds__(dllm::ROWS_THREADS, 2) dllm_mask_predict_rows_##suffix(                  \
-        const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed,          \
-        const dllm::TileRecord* __restrict__ records, const dllm::Cut* __restrict__ cuts,                                 \
-        const uint64_t* __restrict__ seed, const uint32_t* __restrict__ request, const uint32_t* __restrict__ position,   \
-        const uint32_t* __restrict__ step, const int32_t* __restrict__ current, int64_t* token, double* probability,      \
-        double* top1, double* top2, double* entropy, double* logsumexp, double* probability_of_current, int32_t* status,  \
-        int64_t stride, int vocabulary, float cap, float cap_rate, float inverse_temperature, int choice) {               \
-        dllm::rows<T>({logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}, records, cuts,                    \
-                      {seed, request, position, step, current}, inverse_temperature, choice,                              \
-                      {token, probability, top1, top2, entropy, logsumexp, probability_of_current, status});              \
-    }                                                                                                                     \
+#define DLLM_KERNELS(T, suffix)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tiles_##suffix(               \
+        DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE, int sites) {                                             \
+        dllm::tiles<T, false>(DLLM_MATRIX, records, sites, 1.0f);                                                     \
+    }                                                                                                                 \
+    DLLM_EXPORT(dllm_mask_predict_tiles_##suffix)                                                                     \
+    extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tempered_tiles_##suffix(      \
+        DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE, int sites, float inverse_temperature) {                  \
+        dllm::tiles<T, true>(DLLM_MATRIX, records, sites, inverse_temperature);                                       \
+    }                                                                                                                 \
+    DLLM_EXPORT(dllm_mask_predict_tempered_tiles_##suffix)                                                            \
+    extern "C" __global__ void __launch_bounds__(dllm::ROWS_THREADS, 2) dllm_mask_predict_rows_##suffix(              \
+        DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, const dllm::Cut* __restrict__ cuts,               \
+        const uint64_t* __restrict__ seed, const uint32_t* __restrict__ request,                                      \
+        const uint32_t* __restrict__ position, const uint32_t* __restrict__ step,                                     \
+        const int32_t* __restrict__ current, int64_t* token, double* probability, double* top1, double* top2,         \
+        double* entropy, double* logsumexp, double* probability_of_current, int32_t* status, DLLM_SHAPE,              \
+        float inverse_temperature, int choice) {                                                                      \
+        dllm::rows<T>(DLLM_MATRIX, records, cuts, {seed, request, position, step, current}, inverse_temperature,      \
+                      choice,                                                                                         \
+                      {token, probability, top1, top2, entropy, logsumexp, probability_of_current, status});          \
+    }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_predict_rows_##suffix)
 
 DLLM_KERNELS(dllm::Bf16, bf16)

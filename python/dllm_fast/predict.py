@@ -42,7 +42,7 @@ def mask_predict(
         logits: `[N, V]`, float32, float16 or bfloat16, a torch tensor or a NumPy array, contiguous; read in place.
         temperature: of the draw; 0 takes the most probable id, the lowest on a tie.
         top_k, top_p, min_p: cuts for the draw, in this order after the temperature; ties at a cut go to lower ids.
-        softcap: bound on the logits, from 0.001 to 1,000,000: each becomes `softcap * tanh(logit / softcap)` (Gemma,
+        softcap: bound on the logits, from 0.001 to 1,000: each becomes `softcap * tanh(logit / softcap)` (Gemma,
             2408.00118), rounded to the dtype of the logits, before anything else.
         suppress: ids that count as -inf everywhere. Put the mask id here.
         current: `[N]` ids whose probability is wanted as well.

@@ -94,7 +94,7 @@ pub fn stats(row: &Row<'_>, scratch: &mut Scratch) -> Result<Stats, Unusable> {
     for t in 0..row.tiles() {
         let x = row.tile(t, &mut scratch.values);
         let two = kernel::top_two(isa, x);
-        // NaN never is a maximum, but it always reaches the sums; a tile without a finite maximum has none to reach.
+        // NaN never is a maximum, but it always reaches the moment; a tile without a finite maximum has none to reach.
         let sums = if two.first.is_finite() {
             kernel::sums(isa, x, two.first, 1.0)
         } else {
@@ -104,7 +104,7 @@ pub fn stats(row: &Row<'_>, scratch: &mut Scratch) -> Result<Stats, Unusable> {
                 moment: 0.0,
             }
         };
-        suspicious |= sums.mass.is_nan();
+        suspicious |= sums.moment.is_nan();
         top = top.merge(two);
         scratch.tiles.push(Tile {
             max: two.first,

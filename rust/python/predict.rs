@@ -154,7 +154,7 @@ pub(super) fn mask_predict(
         let remedy = "Gemma's is 30; leave it out for logits as they are";
         return Err(raise(Error::setting(
             "softcap",
-            "must lie in [0.001, 1000000]",
+            "must lie in [0.001, 1000]",
             cap,
             remedy,
         )));

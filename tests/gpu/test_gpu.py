@@ -12,6 +12,7 @@ import dllm_fast
 from bench.on_gpu import correctness
 from bench.on_gpu.stage import Stage
 from dllm_fast import kernels
+from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.runner import NetworkRunner
 from families import MASK, TWINS
@@ -73,3 +74,12 @@ def test_mask_predict_does_not_wait():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert prediction.token.device == logits.device
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7}, {"temperature": 1.0, "top_k": 3}, {"softcap": 30.0}], ids=str)
+def test_a_nan_is_found(settings, dtype):
+    logits = torch.zeros(2, 5001, device="cuda", dtype=dtype)
+    logits[1, 4500] = torch.nan
+    with pytest.raises(InvalidValueError, match="row 1 must not hold NaN, got one at id 4500"):
+        dllm_fast.mask_predict(logits, **settings).cpu()

@@ -68,7 +68,7 @@ def test_every_field_equals_the_specification_in_small_vocabularies(call):
     assert_equals_reference(prediction, matrix, settings, **place)
 
 
-softcaps = st.sampled_from([30.0, 50.0, 1.0, 0.37, 1e-3, 1e6]) | st.floats(1e-3, 1e6)
+softcaps = st.sampled_from([30.0, 50.0, 1.0, 0.37, 1e-3, 1e3]) | st.floats(1e-3, 1e3)
 
 
 @given(calls(vocabularies=(1, 3, 50, 300, 4097)), softcaps)
@@ -91,9 +91,9 @@ def test_a_softcap_is_the_tanh_that_models_have(matrix, cap):
     assert (np.abs(ours[np.isfinite(ours)] - exact[np.isfinite(ours)]) <= room[np.isfinite(ours)]).all()
 
 
-@pytest.mark.parametrize("cap", [0.0, -30.0, 1e-4, 2e6, np.nan, np.inf])
+@pytest.mark.parametrize("cap", [0.0, -30.0, 1e-4, 2e3, np.nan, np.inf])
 def test_softcaps_that_bound_nothing_are_refused(cap):
-    with pytest.raises(dllm_fast.DllmFastError, match=r"softcap must lie in \[0.001, 1000000\], got"):
+    with pytest.raises(dllm_fast.DllmFastError, match=r"softcap must lie in \[0.001, 1000\], got"):
         dllm_fast.mask_predict(torch.zeros(1, 3), softcap=cap)
 
 
@@ -333,3 +333,17 @@ def test_wrong_types_are_refused(case):
         dllm_fast.mask_predict(matrix, **settings)
     assert isinstance(caught.value, TypeError)
     assert_explains(caught, words)
+
+
+# Any NaN: x86 makes ffc00000 of an operation, a GPU 7fffffff, and others come from files.
+NAN_BITS = [0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF812345]
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("bits", NAN_BITS, ids=hex)
+@pytest.mark.parametrize("place", [0, 7, 4095, 5000])
+def test_every_nan_is_found(bits, place, softcap):
+    matrix = np.zeros((2, 5001), dtype=np.float32)
+    matrix[1].view(np.uint32)[place] = bits
+    with pytest.raises(dllm_fast.DllmFastError, match=rf"row 1 must not hold NaN, got one at id {place}"):
+        dllm_fast.mask_predict(matrix, softcap=softcap)

@@ -15,7 +15,7 @@ constexpr int LANES = 256;
 // Differences below this weigh nothing.
 constexpr float FLOOR = -60.0f;
 
-// exp(d) for FLOOR <= d <= 0: exactly 1 at 0 and exactly 0 at FLOOR. NaN stays NaN.
+// exp(d) for FLOOR <= d <= 0: exactly 1 at 0 and exactly 0 at FLOOR. Of NaN it may be any number.
 __device__ __forceinline__ float exp32(float d) {
     constexpr float LOG2_E = 1.44269504f;
     constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
@@ -36,6 +36,9 @@ struct Softcap {
     float cap, rate;
 
     __device__ __forceinline__ float apply(float x) const {
+        if (x != x) {
+            return x;
+        }
         const uint32_t sign = __float_as_uint(x) & 0x80000000u;
         const float size = __uint_as_float(__float_as_uint(x) & 0x7fffffffu);
         const float e = exp32(max_keeping_nan(__fmul_rn(size, rate), FLOOR));

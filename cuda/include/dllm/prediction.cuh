@@ -8,12 +8,14 @@ namespace dllm {
 // What a tile adds to its row, all relative to the largest logit of the tile.
 struct alignas(16) TileRecord {
     float max;
-    // Sum of e = exp32(d). NaN if a logit of the tile is NaN.
+    // Sum of e = exp32(d).
     float mass;
-    // Sum of e * d. Where max is +inf: the number of ids at +inf.
+    // Sum of e * d; NaN if a logit of the tile is NaN. Where max is +inf: the number of ids at +inf.
     float moment;
     // The sum of e that the draw takes: at its temperature, over the ids that the filters keep.
     float draw_mass;
+
+    __device__ __forceinline__ bool holds_nan() const { return is_nan(moment); }
 };
 
 // Where the filters cut a row: an id is kept if it does not come after (x, id) in the order (logit falling, id rising)
@@ -53,3 +55,8 @@ struct Matrix {
 constexpr int MAX_TILES = 256;
 
 }  // namespace dllm
+
+// The matrix among the parameters of a kernel: what comes first, what comes behind the kernel's own buffers, and both as one.
+#define DLLM_ROWS(T) const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed
+#define DLLM_SHAPE int64_t stride, int vocabulary, float cap, float cap_rate
+#define DLLM_MATRIX {logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}

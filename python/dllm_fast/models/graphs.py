@@ -150,7 +150,7 @@ class _Graph:
         self.told = torch.empty(told, dtype=torch.uint8, device=where)
         self.outcome = device.empty_results(scored, where, words=size if is_committing else 0)
         self.place = commit.Place(shape.rows, scored, self.told[device.site_bytes(scored) :]) if is_committing else None
-        self.hidden: Tensor
+        self.hidden: Tensor | None = None
         self.logits: Tensor | None = None
         self.replay: Callable[[], None]
         self.is_captured = False
@@ -241,11 +241,13 @@ class Engine:
         return self.trouble is None and self._lock.acquire(blocking=False)
 
     def release(self) -> None:
-        if self._begun is not None:
-            # It reads and writes what the next run will, which may be on another stream.
-            self._begun.outcome.wait()
-            self._begun = None
-        self._lock.release()
+        begun, self._begun = self._begun, None
+        try:
+            if begun is not None:
+                # It reads and writes what the next run will, which may be on another stream.
+                begun.outcome.wait()
+        finally:
+            self._lock.release()
 
     def clean(self) -> None:
         """After a run that failed, so that nothing that is no number stays in the cache."""
@@ -286,14 +288,20 @@ class Engine:
             graph, filled, lines = found, inputs, np.arange(len(inputs.lines))
             graph.replay()
             begun = None
+        assert graph.hidden is not None
         hidden = graph.hidden[: inputs.ids.shape[0], : inputs.ids.shape[1]]
+        scored: Tensor | device.AwaitedPrediction
         if scoring is None:
             assert graph.logits is not None
-            return Answer(scored=graph.logits[: len(lines)], hidden=hidden)
-        outcome = launcher.HostCopy(graph.outcome) if begun is None else begun.outcome
-        if repeats:
-            self._go_on(graph, filled, scoring, outcome, len(lines))
-        return Answer(scored=device.AwaitedPrediction(outcome, graph.shape.scored, lines), hidden=hidden)
+            scored = graph.logits[: len(lines)]
+        else:
+            outcome = launcher.HostCopy(graph.outcome) if begun is None else begun.outcome
+            scored = device.AwaitedPrediction(outcome, graph.shape.scored, lines)
+            if repeats:
+                self._go_on(graph, filled, scoring, outcome, len(lines))
+        if not graph.is_captured and self._begun is None:
+            graph.hidden = graph.logits = None  # the next step makes others
+        return Answer(scored=scored, hidden=hidden)
 
     def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None) -> _Graph | None:
         """The graph of a step, with the step's inputs in its buffers."""
@@ -307,7 +315,9 @@ class Engine:
         packed = shape.pack(inputs, 0 if cache is None else cache.spare)
         told = None if scoring is None or sites is None else shape.pack_scoring(scoring, sites, inputs)
         key = shape, is_cached, tails is not None
-        graph = self._graphs.get(key)
+        graph = self._graphs.pop(key, None)
+        if graph is not None:
+            self._graphs[key] = graph  # used last
         if graph is None:
             # A shape that comes once is not worth a capture. It goes through the same buffers all the same: other shapes of
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
@@ -329,10 +339,10 @@ class Engine:
         return graph
 
     def _make_room(self) -> None:
-        """Drops the oldest graph where there are many: each holds memory of the device."""
+        """Drops the graph that was used longest ago where there are many: each holds memory of the device."""
         if len(self._graphs) >= _MOST_GRAPHS:
             if self._where.type == "cuda":
-                torch.cuda.synchronize(self._where)  # it could be the one that runs
+                torch.cuda.current_stream(self._where).synchronize()  # it could be the one that runs
             del self._graphs[next(iter(self._graphs))]
 
     def _go_on(self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int) -> None:
@@ -346,14 +356,14 @@ class Engine:
         self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy)
 
 
-# Torch's context of a capture changes the stream of the thread, and two captures at a time would see each other's.
+# One at a time in a process: what another thread queues meanwhile, another capture's warm-up say, can break a capture.
 _CAPTURES = threading.Lock()
 
 
 class CudaCapture:
     """Runs a function once, so that what it needs is loaded, then captures it. All graphs share their work memory.
 
-    Everything is on a stream of its own, to which cuBLAS ties its work memory.
+    Both are on a stream of its own, to which cuBLAS ties its work memory; replays are on the caller's.
     """
 
     def __init__(self, where: torch.device) -> None:

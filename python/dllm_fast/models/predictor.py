@@ -129,7 +129,7 @@ class Predictor:
             InvalidValueError: logits without statistics; names row and position.
         """
         assert self._sampler is not None
-        if isinstance(logits, device.TensorPrediction | device.AwaitedPrediction):
+        if isinstance(logits, device.AwaitedPrediction):
             return self.read(logits, rows)
         if not self.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)

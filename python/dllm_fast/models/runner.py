@@ -147,12 +147,13 @@ class NetworkRunner:
                     yield
                 except BaseException:
                     if self._replays and self._engine is not None:
-                        self._engine.clean()
+                        with contextlib.suppress(RuntimeError):  # of a broken device, which the first error is about
+                            self._engine.clean()
                     raise
         finally:
-            if self._replays and self._engine is not None:
+            held, self._replays = self._replays, False
+            if held and self._engine is not None:
                 self._engine.release()
-            self._replays = False
 
     def begin(self, task: Task) -> str:
         self._policy = self._resolve(task.cache, task.refresh_every)
@@ -227,13 +228,15 @@ class NetworkRunner:
         if not self._replays or self._engine is None or (has_tails and self._tails is None):
             return None
         began = time.perf_counter()
-        answer = self._engine.run(
+        run = functools.partial(
+            self._engine.run,
             inputs,
             is_cached=self._cache is not None,
             scoring=None if self._predictor is None else self._predictor.embedded(rows, self._network.vocabulary, self.info),
             tails=self._tails[self._to_device(rows)] if has_tails and self._tails is not None else None,
             repeats=repeats,
         )
+        answer: Answer | None = self._noted(run, *inputs.ids.shape)
         self.seconds += time.perf_counter() - began
         self.forwards += answer is not None
         return answer
@@ -317,14 +320,19 @@ class NetworkRunner:
     def _timed(self, forward: Any, rows: int, width: int) -> Tensor:
         began = time.perf_counter()
         try:
-            hidden: Tensor = forward()
-        except Exception as error:
-            error.add_note(f"dllm_fast: raised by forward {self.forwards} (from 0), {rows} rows of {width} tokens")
-            raise
+            hidden: Tensor = self._noted(forward, rows, width)
         finally:
             self.seconds += time.perf_counter() - began
         self.forwards += 1
         return hidden
+
+    def _noted(self, forward: Callable[[], Any], rows: int, width: int) -> Any:
+        """What a forward gives; what it raises says which one it was."""
+        try:
+            return forward()
+        except Exception as error:
+            error.add_note(f"dllm_fast: raised by forward {self.forwards} (from 0), {rows} rows of {width} tokens")
+            raise
 
     def _head(self, features: Tensor, lines: Ints) -> Tensor:
         began = time.perf_counter()

@@ -287,7 +287,8 @@ def mask_predict(
     _core.mask_predict(np.zeros((n, 1), np.float32), **_NO_FILTERS, **checked)
     ids = 0 if current is None or "current" in on_device else _checked_ids(current, n, vocabulary)
     position = np.arange(n) if places is None else places
-    draw = Draw(**filters, suppressed=tuple(sorted({int(i) for i in suppress})))
+    plain = {name: float(x) for name, x in filters.items() if x is not None and name != "top_k"}
+    draw = Draw(**plain, top_k=None if top_k is None else int(top_k), suppressed=tuple(sorted({int(i) for i in suppress})))
     packed = empty_results(n, logits.device)
     result = results(packed, n, has_current=current is not None)
     if not n:
