@@ -215,10 +215,12 @@ print(any(name.startswith("dllm-fast") for name in names), "torch" in sys.module
 def test_torchs_threads_are_borrowed_where_there_are_any() -> None:
     """Threads of our own would have to wait for a core while torch's spin. Without torch there are helpers."""
 
-    def run(first: str) -> list[str]:
+    def run(first: str, **environment: str) -> list[str]:
         program = [sys.executable, "-c", _THREADS.format(first=first)]
-        return subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()
+        around = {name: value for name, value in os.environ.items() if name != "RAYON_NUM_THREADS"} | environment
+        return subprocess.run(program, capture_output=True, text=True, check=True, env=around).stdout.split()
 
     total = str(sum(draws(1)))
-    assert run("") == ["True", "False", total]
+    assert run("", RAYON_NUM_THREADS="3") == ["True", "False", total]
     assert run("import torch; torch.ones(1)") == ["False", "True", total]
+    assert run("import torch; torch.ones(1)", RAYON_NUM_THREADS="3") == ["True", "True", total], "unless a number is given"
