@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,26 +141,9 @@ def fast_dllm(model: Watched, canvas: Tensor, task: Task, mask: int) -> Tensor:
 
 
 def diffusers(model: Watched, canvas: Tensor, task: Task, mask: int) -> Tensor:
-    """diffusers' block refinement without editing; a threshold above 1 leaves the even counts."""
-    library: Any = importlib.import_module("diffusers")  # a development dependency, untyped
-    pipeline = library.LLaDA2Pipeline(model=model, scheduler=library.BlockRefinementScheduler())
-    pipeline.set_progress_bar_config(disable=True)
-    prompt = canvas[:, : task.start]
-    answer = pipeline(
-        input_ids=prompt,
-        use_chat_template=False,
-        output_type="seq",
-        gen_length=canvas.shape[1] - task.start,
-        block_length=task.block_length,
-        num_inference_steps=task.steps_per_block,
-        temperature=0.0,
-        sampling_method="greedy",
-        threshold=2.0,
-        editing_threshold=None,
-        eos_early_stop=False,
-        mask_token_id=mask,
-    )
-    return torch.cat([prompt, answer.sequences], 1)
+    """diffusers' block refinement without editing."""
+    new, block, steps = canvas.shape[1] - task.start, task.block_length, task.steps_per_block
+    return loops.block_refinement(model, canvas[:, : task.start], new_tokens=new, block_length=block, steps=steps, mask_id=mask)
 
 
 CONTENDERS = {BASELINE: ours, "LLaDA": llada, "Fast-dLLM": fast_dllm, "diffusers": diffusers}

@@ -10,6 +10,7 @@ The loops with a cache take `model(ids, begin, past)`, which returns the logits 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -113,7 +114,7 @@ def _fast_dllm_step(canvas: Tensor, logits: Tensor, counts: Tensor, *, mask_id: 
 
 
 @torch.no_grad()
-def fast_dllm_prefix(
+def fast_dllm_cached(
     model: Callable[..., tuple[Tensor, Any]],
     canvas: Tensor,
     *,
@@ -121,48 +122,24 @@ def fast_dllm_prefix(
     block_length: int,
     steps_per_block: int,
     mask_id: int,
+    dual: bool,
 ) -> Tensor:
-    """Fast-dLLM's `generate_with_prefix_cache`: at the start of a block the whole canvas, which also commits; then, until the
-    block is full, everything from the block on, over the keys and values of what is left of it."""
+    """Fast-dLLM's loops with a cache: at the start of a block the whole canvas, which also commits; then, until the block is
+    full, everything from the block on, over the keys and values of what is left of it (`generate_with_prefix_cache`), or only
+    the block, whose keys and values take their places among those on both sides (`generate_with_dual_cache`)."""
     canvas = canvas.clone()
     for begin in range(start, canvas.shape[1], block_length):
         end = begin + block_length
         counts = even_counts((canvas[:, begin:end] == mask_id).sum(dim=1), steps_per_block)
         logits, past = model(canvas, 0, None)
         _fast_dllm_step(canvas, logits, counts[:, 0], mask_id=mask_id, end=end)
-        past = past.before(begin)
-        tail = canvas[:, begin:]
+        past = past if dual else past.before(begin)
+        part = canvas[:, begin : end if dual else None]
         step = 1
         while (canvas[:, begin:end] == mask_id).any():
-            logits, _ = model(tail, begin, past)
-            _fast_dllm_step(tail, logits, counts[:, step], mask_id=mask_id, end=block_length)
-            step += 1
-    return canvas
-
-
-@torch.no_grad()
-def fast_dllm_dual(
-    model: Callable[..., tuple[Tensor, Any]],
-    canvas: Tensor,
-    *,
-    start: int,
-    block_length: int,
-    steps_per_block: int,
-    mask_id: int,
-) -> Tensor:
-    """Fast-dLLM's `generate_with_dual_cache`: at the start of a block the whole canvas, which also commits; then only the
-    block, whose keys and values take their places among those of the rest on both sides."""
-    canvas = canvas.clone()
-    for begin in range(start, canvas.shape[1], block_length):
-        end = begin + block_length
-        counts = even_counts((canvas[:, begin:end] == mask_id).sum(dim=1), steps_per_block)
-        logits, past = model(canvas, 0, None)
-        _fast_dllm_step(canvas, logits, counts[:, 0], mask_id=mask_id, end=end)
-        block = canvas[:, begin:end]
-        step = 1
-        while (block == mask_id).any():
-            logits, past = model(block, begin, past)
-            _fast_dllm_step(block, logits, counts[:, step], mask_id=mask_id, end=block_length)
+            logits, grown = model(part, begin, past)
+            past = grown if dual else past
+            _fast_dllm_step(part, logits, counts[:, step], mask_id=mask_id, end=block_length)
             step += 1
     return canvas
 
@@ -193,3 +170,28 @@ def full_forward(
             chosen = torch.topk(confidence, count).indices
             block[0, chosen] = proposals[chosen]
     return canvas
+
+
+def block_refinement(
+    model: Callable[..., Any], prompt: Tensor, *, new_tokens: int, block_length: int, steps: int, mask_id: int
+) -> Tensor:
+    """diffusers' pipeline itself, without editing; a threshold above 1 leaves the even counts of `steps` a block."""
+    library: Any = importlib.import_module("diffusers")  # a development dependency, untyped
+    pipeline = library.LLaDA2Pipeline(model=model, scheduler=library.BlockRefinementScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    answer = pipeline(
+        input_ids=prompt,
+        use_chat_template=False,
+        output_type="seq",
+        gen_length=new_tokens,
+        block_length=block_length,
+        num_inference_steps=steps,
+        temperature=0.0,
+        sampling_method="greedy",
+        threshold=2.0,
+        editing_threshold=None,
+        eos_early_stop=False,
+        eos_token_id=None,
+        mask_token_id=mask_id,
+    )
+    return torch.cat([prompt, answer.sequences], 1)

@@ -5,7 +5,6 @@ The same network and attention kernel, prompt, schedule and number of forwards, 
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -50,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     theirs = _diffusers(model, fixture, task)
                     cases.append(_case(name, "exact_block", model, task, theirs, quick=options.quick))
                     continue
-                for cache, run in (("prefix", loops.fast_dllm_prefix), ("dual", loops.fast_dllm_dual)):
+                for cache in ("prefix", "dual"):
+                    run = partial(loops.fast_dllm_cached, dual=cache == "dual")
                     form = loop(Plain(model, size.mask), partial(_run, run, task))
                     cases.append(_case(name, cache, model, task, {f"Fast-dLLM, {cache} cache": form}, quick=options.quick))
     content = {
@@ -113,26 +113,8 @@ def _masked(form: Callable[[Tensor], Tensor], mask: int, ids: Tensor, **_: Any) 
 
 @torch.inference_mode()
 def _pipeline(task: Task, model: Callable[..., Any]) -> Tensor:
-    """Block refinement without editing; a threshold above 1 leaves the even counts."""
-    library: Any = importlib.import_module("diffusers")
-    pipeline = library.LLaDA2Pipeline(model=model, scheduler=library.BlockRefinementScheduler())
-    pipeline.set_progress_bar_config(disable=True)
-    answer = pipeline(
-        input_ids=task.prompt,
-        use_chat_template=False,
-        output_type="seq",
-        gen_length=task.new_tokens,
-        block_length=task.block_length,
-        num_inference_steps=task.steps_per_block,
-        temperature=0.0,
-        sampling_method="greedy",
-        threshold=2.0,
-        editing_threshold=None,
-        eos_early_stop=False,
-        eos_token_id=None,
-        mask_token_id=task.mask,
-    )
-    return torch.cat([task.prompt, answer.sequences], 1)
+    new, block, steps = task.new_tokens, task.block_length, task.steps_per_block
+    return loops.block_refinement(model, task.prompt, new_tokens=new, block_length=block, steps=steps, mask_id=task.mask)
 
 
 class Past:

@@ -3,7 +3,7 @@
 use super::arith::Softcap;
 use super::draw::{Distribution, Sampling};
 use super::kernel::Isa;
-use super::row::{Logits, Row};
+use super::row::{Dtype, Logits, Row};
 use super::stats::{Scratch, Unusable, stats};
 use crate::pool;
 use crate::rng::{Draw, Stream};
@@ -40,6 +40,22 @@ pub struct Prediction {
     pub logsumexp: f64,
     /// Probability of the current token, NaN if none was given.
     pub current: f64,
+}
+
+impl Prediction {
+    /// With its probabilities as a softmax in the dtype of the logits gives them, so that sure positions tie.
+    #[must_use]
+    pub fn rounded(self, dtype: Dtype) -> Self {
+        let [probability, top1, top2] =
+            [self.probability, self.top1, self.top2].map(|x| dtype.round(x));
+        Self {
+            probability,
+            top1,
+            // The published margin is a difference in that dtype, rounded once more.
+            top2: top1 - dtype.round(top1 - top2),
+            ..self
+        }
+    }
 }
 
 /// A matrix of logits, row by row.

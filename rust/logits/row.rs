@@ -1,7 +1,30 @@
 //! One row of logits, read in place.
 
-use super::arith::{Softcap, TILE};
+use super::arith::{Softcap, TILE, round_bf16, round_f16};
 use super::kernel::{self, Isa};
+
+/// How a logit is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// float32.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// float16.
+    F16,
+}
+
+impl Dtype {
+    /// A probability as this dtype holds it, rounded through float32 like a softmax in that dtype.
+    pub fn round(self, probability: f64) -> f64 {
+        let single = probability as f32;
+        f64::from(match self {
+            Self::F32 => single,
+            Self::Bf16 => round_bf16(single),
+            Self::F16 => round_f16(single),
+        })
+    }
+}
 
 /// Logits as they lie in memory; bf16 and f16 as their bits.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +38,15 @@ pub enum Logits<'a> {
 }
 
 impl<'a> Logits<'a> {
+    /// How they are written.
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Self::F32(_) => Dtype::F32,
+            Self::Bf16(_) => Dtype::Bf16,
+            Self::F16(_) => Dtype::F16,
+        }
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         match self {
@@ -26,20 +58,6 @@ impl<'a> Logits<'a> {
     /// No values at all?
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// A probability as this dtype would hold it, rounded through float32 like a softmax in that dtype.
-    pub fn round(&self, probability: f64) -> f64 {
-        let single = probability as f32;
-        let keep = match self {
-            Self::F32(_) => return f64::from(single),
-            Self::Bf16(_) => 16,
-            Self::F16(_) => 13,
-        };
-        // To nearest, ties to even, on the bits that stay. (Subnormals of float16 keep more bits than it has.)
-        let bits = single.to_bits();
-        let half = (1u32 << (keep - 1)) - 1 + (bits >> keep & 1);
-        f64::from(f32::from_bits((bits + half) >> keep << keep))
     }
 
     /// Values `start..end`.
@@ -182,7 +200,6 @@ mod tests {
 
     #[test]
     fn rounding_leaves_what_is_representable() {
-        use super::super::arith::{round_bf16, round_f16};
         let all: Vec<u16> = (0..=u16::MAX).collect();
         let mut half = vec![0.0; all.len()];
         kernel::widen_f16(Isa::best(), &all, &mut half);

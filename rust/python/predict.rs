@@ -10,6 +10,7 @@ use crate::logits::cut::Filters;
 use crate::logits::draw::Sampling;
 use crate::logits::kernel::Isa;
 use crate::logits::predict::{Matrix, Prediction as One, Site, predict};
+use crate::logits::row::Dtype;
 use crate::logits::stats::Unusable;
 use crate::rng::Stream;
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
@@ -109,6 +110,41 @@ impl Prediction {
         };
         made.proposals(py)?;
         Ok(made)
+    }
+
+    /// With its probabilities as a softmax in a dtype (float32, bfloat16, float16) gives them, so that sure positions tie.
+    fn rounded(&self, py: Python<'_>, dtype: &str) -> PyResult<Self> {
+        let dtype = match dtype {
+            "float32" => Dtype::F32,
+            "bfloat16" => Dtype::Bf16,
+            "float16" => Dtype::F16,
+            _ => {
+                return Err(bad_value(format!(
+                    "dtype must be float32, bfloat16 or float16, got {dtype:?}; name that of the logits"
+                )));
+            }
+        };
+        let all: Vec<One> = self
+            .proposals(py)?
+            .into_iter()
+            .map(|p| One {
+                token: p.token,
+                probability: p.probability,
+                top1: p.top1,
+                top2: p.top2,
+                entropy: p.entropy,
+                logsumexp: f64::NAN,
+                current: f64::NAN,
+            })
+            .map(|p| p.rounded(dtype))
+            .collect();
+        let logsumexp = self.logsumexp.as_ref().map(|x| x.clone_ref(py));
+        let current = self.current.as_ref().map(|x| x.clone_ref(py));
+        Ok(Self {
+            logsumexp,
+            current,
+            ..Self::from_core(py, &all, false)
+        })
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {

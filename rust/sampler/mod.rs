@@ -264,11 +264,7 @@ impl Sampler {
         if self.config.as_published && self.config.cut == Cut::Count {
             // The published count loops take the softmax in the dtype of the logits, so that sure positions tie.
             for p in &mut predictions {
-                for x in [&mut p.probability, &mut p.top1, &mut p.top2] {
-                    *x = logits.round(*x);
-                }
-                // Their margin is a difference in that dtype, rounded once more.
-                p.top2 = p.top1 - logits.round(p.top1 - p.top2);
+                *p = p.rounded(logits.dtype());
             }
         }
         Ok(predictions)

@@ -130,18 +130,19 @@ def test_counted_steps_are_begun_and_none_in_vain(cache, opened, count):
     assert count.used >= 12
 
 
-def test_a_row_that_ends_early_wastes_one_step(opened, count):
+def test_a_row_that_ends_in_the_middle_of_a_block_wastes_one_step(opened, count):
     model = opened(next(twin for twin in CAPTURED if twin.name == "llada"))
-    given = {"preset": "llada", "max_new_tokens": 32, "block_length": 32, "cache": "none", "seed": 1}
+    given = {"preset": "llada", "max_new_tokens": 48, "block_length": 16, "cache": "none"}
     plain = same_tokens(model, [[1, 2, 3]], **given, stop_at_eos=False)
     assert count.wasted == 0
-    # The left-most of the tokens that a later step commits is made the end.
-    late = [edit for edit in plain.trajectory[0] if edit.step >= 10]
-    end = min(late, key=lambda edit: edit.position)
-    used = count.used
-    same_tokens(model, [[1, 2, 3]], **given, stop_at_eos=True, eos_token_id=end.token)
-    assert count.used >= used
-    assert count.wasted <= 1
+    # What the second block holds first is made the end, once it is the only thing before its place.
+    second = [edit for edit in plain.trajectory[0] if 16 <= edit.step < 32]
+    first = next(edit for edit in second if edit.position == 3 + 16)
+    count.begun = count.used = 0
+    ended = same_tokens(model, [[1, 2, 3]], **given, stop_at_eos=True, eos_token_id=first.token)
+    assert ended.stats.nfe < plain.stats.nfe
+    assert count.used > 0
+    assert count.wasted == int(ended.stats.nfe % 16 > 0)
 
 
 def test_logits_that_hold_a_nan_name_the_step_that_asked(opened):

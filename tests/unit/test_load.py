@@ -172,12 +172,12 @@ def test_configs_that_do_not_fit(folders, tmp_path, settings, message):
     st.sampled_from(["x", "", -1, 0, 0.5, 1e300, 10**30, [], [1], {}, {"a": 1}, True]),
 )
 def test_any_setting_may_be_anything(folders, tmp_path_factory, twin, place, junk):
-    """A folder opens or is refused in our words, whatever one setting of its config.json is."""
+    """A folder opens and runs, or is refused in our words, whatever one setting of its config.json is."""
     config = json.loads((folders(twin.name) / "config.json").read_text())
     name = list(config)[place % len(config)]
     folder = changed(folders(twin.name), tmp_path_factory.mktemp("junk"), **{name: junk})
     with contextlib.suppress(DllmFastError):
-        dllm_fast.load(folder)
+        dllm_fast.sample(dllm_fast.load(folder), [1, 2], mask_token_id=MASK, max_new_tokens=2, stop_at_eos=False)
 
 
 def test_harmless_and_unknown_keys(folders, tmp_path):

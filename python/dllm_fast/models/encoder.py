@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812, the name every reader of tor
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.blank import Embedding, Linear
+from dllm_fast.models.fields import flag, positive
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -115,6 +116,8 @@ class EncoderConfig:
                     "open the model with transformers and pass it to sample instead"
                 )
         known = _DEFAULTS[family] | {field: settings[field] for field in cls.__dataclass_fields__ if field in settings}
+        known["layer_norm_eps"] = positive(known, "layer_norm_eps", 1e-12)
+        known["tie_word_embeddings"] = flag(known, "tie_word_embeddings", default=True)
         if isinstance(known.get("eos_token_id"), list):
             known["eos_token_id"] = None  # several; nothing here needs them
         try:

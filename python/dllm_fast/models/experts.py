@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
+from dllm_fast.errors import CheckpointError
 from dllm_fast.models.blank import Linear
 from dllm_fast.ops import fused
 
@@ -41,6 +42,19 @@ class ExpertsConfig:
     normalize: bool = True
     scale: float = 1.0
     bias: bool = False
+
+    def __post_init__(self) -> None:
+        inside = self.count // self.groups
+        if self.count % self.groups or self.chosen_groups > self.groups or (self.groups > 1 and inside < 2):
+            raise CheckpointError(
+                f"experts must lie in groups of at least two, got {self.count} in {self.groups} groups of which "
+                f"{self.chosen_groups} are chosen; is config.json the one of these weights?"
+            )
+        if self.chosen > self.count:
+            raise CheckpointError(
+                f"a token must go to at most {self.count} experts, which are all, got {self.chosen}; "
+                "is config.json the one of these weights?"
+            )
 
 
 class Feedforward(nn.Module):

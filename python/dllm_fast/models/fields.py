@@ -5,12 +5,15 @@ A setting that is null counts as missing, as transformers writes it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models.jsonfile import shown
+
+# No size of a model comes near the first, and float32 holds nothing beyond the others.
+LARGEST_SIZE = 2**40
+_SMALLEST, _LARGEST = 1e-37, 3e38
 
 
 def whole(config: Mapping[str, Any], name: str, default: int | None = None, *, least: int = 1) -> int:
@@ -25,6 +28,8 @@ def whole(config: Mapping[str, Any], name: str, default: int | None = None, *, l
         raise CheckpointError(
             f"{name} in config.json must be a whole number above {least - 1}, got {shown(value)}; this folder is incomplete"
         )
+    if value > LARGEST_SIZE:
+        raise CheckpointError(f"{name} in config.json must be a size, got {shown(value)}; fetch the file again")
     return value
 
 
@@ -45,7 +50,7 @@ def positive(config: Mapping[str, Any], name: str, default: float) -> float:
     """
     value = config.get(name)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST <= value <= _LARGEST:
         raise CheckpointError(f"{name} in config.json must be a number above 0, got {shown(value)}; fetch the file again")
     return float(value)
 

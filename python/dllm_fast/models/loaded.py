@@ -15,6 +15,7 @@ from dllm_fast.models import families, weights
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.decoder import Decoder
+from dllm_fast.models.fields import LARGEST_SIZE
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.layouts import Layout
@@ -199,9 +200,9 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
             return network, module.pieces(network, checkpoint.tensors.keys()), module.HARMLESS
         config = family.layout.read(checkpoint.config)
         decoder = Decoder(config)
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
-        if isinstance(error, DllmFastError):
-            raise
+    except DllmFastError:
+        raise
+    except Exception as error:  # of any class, from a setting that nobody foresaw
         raise CheckpointError(
             f"config.json in {checkpoint.folder} must describe a {family.name} model, got settings that do not: "
             f"{type(error).__name__}: {error}; fetch the file again"
@@ -250,7 +251,7 @@ def _info(
     if attention not in EXACT:
         sources.pop("block_length", None)
         block = None
-    elif isinstance(block, bool) or not isinstance(block, int) or block < 1:
+    elif isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= LARGEST_SIZE:
         raise CheckpointError(f"attention by blocks needs a block length, got {block!r}; pass block_length=")
     mask = choose("mask_token_id", *_masks(family, checkpoint, tokenizer, network.vocabulary))
     ends = choose("eos_token_ids", *_ends(checkpoint, tokenizer)) or ()

@@ -95,7 +95,7 @@ class Predictor:
             suppressed=tuple(sorted({*config.suppress_tokens, *mask})),
         )
         self._config = config
-        # The published count loops take the softmax in the dtype of the logits, so that sure positions tie.
+        # The published count loops take the softmax in the dtype of the logits, so that sure positions tie. No graph does.
         self._rounds = config.as_published and config.commits_counts
         self._sampler: Sampler | None = None
         # Whether forwards predict, too, and by which rule they commit; the same for all of a run.
@@ -151,22 +151,6 @@ class Predictor:
             sites = sites_of(self._sampler, rows)
             place = f"row {np.repeat(rows, sites.counts)[bad[0]]}, position {sites.position[bad[0]]},"
             raise device.unusable(int(host.status[bad[0]]), int(host.token[bad[0]]), place)
-        probability, top1, top2 = (x.numpy() for x in (host.probability, host.top1, host.top2))
-        if self._rounds:
-            probability, top1, top2 = (_rounded(x, dtype) for x in (probability, top1, top2))
-            # Their margin is a difference in that dtype, rounded once more.
-            top2 = top1 - _rounded(top1 - top2, dtype)
-        return _core.Prediction(
-            token=host.token.numpy(), probability=probability, top1=top1, top2=top2, entropy=host.entropy.numpy()
-        )
-
-
-def _rounded(x: NDArray[np.float64], dtype: torch.dtype) -> NDArray[np.float64]:
-    """Probabilities as a dtype of logits holds them, as `Logits::round` of the core has it."""
-    single = x.astype(np.float32)
-    keep = {torch.bfloat16: 16, torch.float16: 13}.get(dtype, 0)
-    if keep:
-        bits = single.view(np.uint32)
-        half = np.uint32((1 << (keep - 1)) - 1) + (bits >> np.uint32(keep) & np.uint32(1))
-        single = (bits + half >> np.uint32(keep) << np.uint32(keep)).view(np.float32)
-    return single.astype(np.float64)
+        statistics = {name: getattr(host, name).numpy() for name in ("token", "probability", "top1", "top2", "entropy")}
+        prediction = _core.Prediction(**statistics)
+        return prediction.rounded(str(dtype).removeprefix("torch.")) if self._rounds else prediction

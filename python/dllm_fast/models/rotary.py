@@ -11,6 +11,7 @@ import torch
 
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models.fields import flag, mapping, positive, whole
+from dllm_fast.models.jsonfile import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,13 @@ class Rotary:
         scaling = {**mapping(config, "rope_scaling"), **mapping(config, "rope_parameters")}
         theta = positive(scaling, "rope_theta", positive(config, "rope_theta", theta))
         share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-        width = int(head_dim * (1.0 if share is None or share <= 0 else float(share)))
+        # 0 means no share of its own in some configs.
+        width = int(head_dim * (positive({"partial_rotary_factor": share}, "partial_rotary_factor", 1.0) if share else 1.0))
+        if width > head_dim or width % 2:
+            raise CheckpointError(
+                f"partial_rotary_factor in config.json must turn an even part of a head of {head_dim}, got {shown(share)}; "
+                "fetch the file again"
+            )
         kind = scaling.get("rope_type", scaling.get("type")) or "default"
         factor = positive(scaling, "factor", 1.0)
         longest = whole(config, "max_position_embeddings", 0, least=0)

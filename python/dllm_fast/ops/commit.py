@@ -35,14 +35,13 @@ class Rule:
 
     @classmethod
     def of(cls, config: SamplerConfig, device: torch.device) -> Rule | None:
-        """The rule of a run; None where the kernel cannot decide as the sampler does."""
+        """The rule of a run whose statistics are as the device makes them; None where the kernel cannot decide as the sampler
+        does."""
         cuts = {name: getattr(config, name) for name in ("threshold", "factor", "entropy_bound")}
         cut, bound = next(((name, bound) for name, bound in cuts.items() if bound is not None), ("count", 0.0))
         # Such positions are chosen before the forward.
         is_blind = config.order not in launches.ORDERS or (cut == "count" and config.order in {"random", "left-to-right"})
-        # Counts as published are those of the mean row, and their statistics are rounded.
-        is_rounded = config.as_published and cut == "count"
-        if config.mask_token_id is None or is_blind or is_rounded or not launcher.usable(device, "commit"):
+        if config.mask_token_id is None or is_blind or not launcher.usable(device, "commit"):
             return None
         return cls(
             mask_id=config.mask_token_id,

@@ -15,7 +15,7 @@ from dllm_fast.errors import InvalidValueError
 from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -140,9 +140,13 @@ class TensorPrediction:
         """As `cpu()`, but rows without statistics are the caller's to find, in `status`."""
         if self._packed is not None:
             return results(self._packed.cpu(), len(self), has_current=self.current is not None, room=self._room)
+        return self.each(torch.Tensor.cpu)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TensorPrediction:
+        """With every field changed."""
         values = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
-        host: dict[str, Any] = {name: None if value is None else value.cpu() for name, value in values.items()}
-        return TensorPrediction(**host)
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
+        return TensorPrediction(**changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +159,8 @@ class AwaitedPrediction:
 
     def on_host(self) -> TensorPrediction:
         """Waits for it. Rows without statistics are the caller's to find, in `status`."""
-        all_of_them = results(self.copy.wait(), self.room, has_current=False)
         places = torch.from_numpy(self.places)
-        fields = {name: getattr(all_of_them, name) for name in (*_STATISTICS, "status")}
-        return TensorPrediction(**{name: None if value is None else value[places] for name, value in fields.items()})  # type: ignore[arg-type]
+        return results(self.copy.wait(), self.room, has_current=False).each(lambda field: field[places])
 
 
 def unusable(status: int, token: int, place: str) -> InvalidValueError:
