@@ -224,3 +224,15 @@ def test_torchs_threads_are_borrowed_where_there_are_any() -> None:
     assert run("", RAYON_NUM_THREADS="3") == ["True", "False", total]
     assert run("import torch; torch.ones(1)") == ["False", "True", total]
     assert run("import torch; torch.ones(1)", RAYON_NUM_THREADS="3") == ["True", "True", total], "unless a number is given"
+
+
+def test_a_prediction_as_a_softmax_in_the_dtype_of_the_logits_has_it() -> None:
+    logits = torch.tensor([[8.0, 1.0, 0.0], [9.0, 0.0, 0.0]]).bfloat16()
+    exact = dllm_fast.mask_predict(logits)
+    rounded = exact.rounded("bfloat16")
+    assert rounded.top1.tolist() == torch.softmax(logits, -1).amax(-1).tolist() == [1.0, 1.0]
+    assert exact.top1[0] != exact.top1[1]
+    assert (rounded.token == exact.token).all()
+    assert (rounded.entropy == exact.entropy).all()
+    with pytest.raises(dllm_fast.DllmFastError, match='dtype must be float32, bfloat16 or float16, got "int8"'):
+        exact.rounded("int8")
