@@ -289,6 +289,16 @@ def test_what_follows_the_head_is_done(settings):
     agree(dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, block_length=8).sequences, expected)
 
 
+def test_the_end_token_0_is_one():
+    model = model_of("Qwen3", eos_token_id=0)
+    model.generation_config.eos_token_id = 0
+    assert dllm_fast.explain(model).eos_token_ids == (0,)
+    config = dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4).config
+    assert (config.eos_token_ids, config.stop_at_eos) == ((0,), True)
+    model.generation_config.eos_token_id = []
+    assert study(model).info.sources["eos_token_ids"] == "config: eos_token_id"
+
+
 def test_encoders_with_a_decoder_are_refused():
     config = hf.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     model = hf.T5ForConditionalGeneration(config)

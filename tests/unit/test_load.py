@@ -124,6 +124,30 @@ def test_end_tokens_of_several_files(folders, tmp_path):
     assert (model.eos_token_ids, model.info.sources["eos_token_ids"]) == ((6, 7), "generation_config.json: eos_token_id")
 
 
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "caller"])
+def test_the_end_token_0_is_one(folders, tmp_path, file):
+    folder = changed(folders("llada"), tmp_path, eos_token_id=0 if file == "config.json" else 5)
+    if file == "generation_config.json":
+        (folder / file).write_text('{"eos_token_id": 0}')
+    model = dllm_fast.load(folder, **({"eos_token_ids": 0} if file == "caller" else {}))
+    assert (model.eos_token_ids, model.info.sources["eos_token_ids"].split(":")[0]) == ((0,), file)
+    config = dllm_fast.sample(model, [1, 2], max_new_tokens=4).config
+    assert (config.eos_token_ids, config.stop_at_eos) == ((0,), True)
+    assert dllm_fast.explain(model).eos_token_ids == (0,)
+
+
+def test_no_end_token_can_be_said(folders, tmp_path):
+    """The caller's empty list is an answer, which neither files nor a tokenizer replace; that of a file says nothing."""
+    tokenizer = dllm_fast.demo.load()[1]
+    folder = changed(folders("llada"), tmp_path, eos_token_id=5)
+    model = dllm_fast.load(folder, eos_token_ids=[])
+    assert (model.eos_token_ids, model.info.sources["eos_token_ids"]) == ((), "caller")
+    config = dllm_fast.sample(model, [1, 2], tokenizer=tokenizer, max_new_tokens=4).config
+    assert (config.eos_token_ids, config.stop_at_eos, config.sources["eos_token_id"]) == ((), False, "caller")
+    (folder / "generation_config.json").write_text('{"eos_token_id": []}')
+    assert dllm_fast.load(folder).eos_token_ids == (5,)
+
+
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "mistral"])
 def test_causal_models_are_refused_with_the_fix(folders, tmp_path, model_type):
     folder = changed(folders("a2d-llama"), tmp_path, model_type=model_type, architectures=["SomeForCausalLM"])

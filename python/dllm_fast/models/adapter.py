@@ -13,13 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.models.choices import CONTEXT_KEYS
 
 if TYPE_CHECKING:
     from dllm_fast._core import Request
     from dllm_fast.models.loaded import ModelInfo
     from dllm_fast.models.runner import Part, Scored, Task
-
-_CONTEXT_NAMES = ("max_position_embeddings", "max_sequence_length", "n_positions")
 
 
 class ModelAdapter:
@@ -43,7 +42,7 @@ class ModelAdapter:
         self._device = _device(model)
         self.info: ModelInfo | None = None
         self.vocabulary = _number(model, "vocab_size")
-        self.context = next((n for name in _CONTEXT_NAMES if (n := _number(model, name)) is not None), None)
+        self.context = next((n for name in CONTEXT_KEYS if (n := _number(model, name)) is not None), None)
         self.forwards = 0
         self.seconds = 0.0
 

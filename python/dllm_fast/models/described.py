@@ -10,6 +10,7 @@ import torch
 from dllm_fast import text
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models import families
+from dllm_fast.models.choices import CONTEXT_KEYS, Choices, token_ids
 from dllm_fast.models.loaded import ModelInfo
 from dllm_fast.models.runner import EXACT
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from dllm_fast.models.families import Attention, Family
 
 _BLOCK_KEYS = ("block_length", "bd_size", "block_size")
-_CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "n_positions")
 
 # They sample from a canvas of random tokens, or insert and delete: no mask to fill.
 _NOT_MASKED = ("diffusion_gemma", "udlm")
@@ -40,31 +40,23 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
             f"a model must fill mask tokens, got {type(model).__name__} ({model_type}), which has none; use its own generate"
         )
     family = _family(model, model_type)
-    sources = {"family": f"config: model_type {model_type!r}" if family else f"class {type(model).__name__}"}
+    choices = Choices(family=f"config: model_type {model_type!r}" if family else f"class {type(model).__name__}")
+    sources = choices.sources
     table = f"family {family.name}" if family else "default"
-
-    def choose(name: str, *candidates: tuple[Any, str]) -> Any:
-        for value, source in candidates:
-            if value is not None and value != ():
-                sources[name] = source
-                return value
-        sources[name] = "unknown"
-        return None
-
     vocabulary = _vocabulary(model, config)
     block = _block(config, family, sources, table)
     attention: Attention = family.attention if family else "full"
     if block is not None and family is None:
         attention = "block_causal"
     sources["attention"] = table if family or block is None else sources["block_length"]
-    mask = choose("mask_token_id", *_masks(model, config, tokenizer, family, vocabulary))
-    ends = choose("eos_token_ids", *_ends(model, config, tokenizer)) or ()
+    mask = choices.first("mask_token_id", *_masks(model, config, tokenizer, family, vocabulary))
+    ends = choices.first("eos_token_ids", *_ends(model, config, tokenizer)) or ()
     if family is not None and tokenizer is not None:
         more = [_token(tokenizer, token) for token in family.end_tokens]
         ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
     parameter = next(model.parameters(), None)
     number = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    context = choose("context", *((_whole(config, key), f"config: {key}") for key in _CONTEXT_KEYS))
+    context = choices.first("context", *((_whole(config, key), f"config: {key}") for key in CONTEXT_KEYS))
     # RoBERTa and MPNet count positions from behind their padding id.
     skipped = None if context is None else _skipped(model, context)
     context = context if skipped is None else context - skipped
@@ -135,13 +127,7 @@ def _ends(model: nn.Module, config: object, tokenizer: Any) -> list[tuple[Any, s
         (_id(getattr(model, "eos_token_id", None), _entry(config, "eos_token_id")), "config: eos_token_id"),
         (None if tokenizer is None else text.eos_token_id(tokenizer), "tokenizer: end token"),
     ]
-    return [(_ids(value), source) for value, source in found]
-
-
-def _ids(value: Any) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    return tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)
+    return [(None if (ids := token_ids(value)) is None else tuple(map(int, ids)), source) for value, source in found]
 
 
 def _id(*values: Any) -> Any:

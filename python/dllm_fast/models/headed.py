@@ -39,7 +39,7 @@ class HeadedRunner(ModelAdapter):
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         assert self.info is not None
-        return self.info.mask_token_id if name == "mask_token_id" else self.info.eos_token_ids or None
+        return self.info.token_id(name)
 
     def _scored(self, canvases: NDArray[np.int64], lines: NDArray[np.int64]) -> Scored:
         ids = torch.from_numpy(canvases).to(self._device)

@@ -14,6 +14,7 @@ from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, I
 from dllm_fast.models import families, weights
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint, locate
+from dllm_fast.models.choices import Choices, token_ids
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.fields import LARGEST_SIZE
 from dllm_fast.models.graphs import Engine
@@ -68,6 +69,13 @@ class ModelInfo:
     defaults: Mapping[str, Any]
     sources: Mapping[str, str] = field(repr=False)
     verified: str
+
+    def token_id(self, name: str) -> int | tuple[int, ...] | None:
+        """`mask_token_id` or `eos_token_id`; None where nobody says it. That there is no end token can be said."""
+        if name == "mask_token_id":
+            return self.mask_token_id
+        is_known = self.eos_token_ids or self.sources.get("eos_token_ids", "unknown") != "unknown"
+        return self.eos_token_ids if is_known else None
 
 
 class LoadedModel:
@@ -234,16 +242,12 @@ def _info(
     place: tuple[torch.dtype, torch.device],
 ) -> ModelInfo:
     table = f"family {family.name}"
-    sources = {"family": f"config.json: model_type {checkpoint.config.get('model_type')!r}"}
+    choices = Choices(family=f"config.json: model_type {checkpoint.config.get('model_type')!r}")
+    sources = choices.sources
 
     def choose(name: str, *candidates: tuple[Any, str]) -> Any:
-        """The first candidate that says something; the caller comes first."""
-        for value, source in ((overrides.get(name), "caller"), *candidates):
-            if value is not None and value != ():
-                sources[name] = source
-                return value
-        sources[name] = "unknown"
-        return None
+        """The caller comes first."""
+        return choices.first(name, (overrides.get(name), "caller"), *candidates)
 
     attention = choose("attention", (family.attention, table))
     keys = [(checkpoint.config.get(key), f"config.json: {key}") for key in family.block_keys]
@@ -254,9 +258,8 @@ def _info(
     elif isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= LARGEST_SIZE:
         raise CheckpointError(f"attention by blocks needs a block length, got {block!r}; pass block_length=")
     mask = choose("mask_token_id", *_masks(family, checkpoint, tokenizer, network.vocabulary))
-    ends = choose("eos_token_ids", *_ends(checkpoint, tokenizer)) or ()
-    ends = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
-    if tokenizer is not None and "eos_token_ids" not in overrides:
+    ends = token_ids(choose("eos_token_ids", *_ends(checkpoint, tokenizer))) or ()
+    if tokenizer is not None and sources["eos_token_ids"] != "caller":
         more = [tokenizer.token_to_id(token) for token in family.end_tokens]
         ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
     for name, ids in (("mask_token_id", () if mask is None else (mask,)), ("eos_token_ids", ends)):
@@ -297,7 +300,7 @@ def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[tuple[Any
         (checkpoint.config.get("eos_token_id"), "config.json: eos_token_id"),
         (None if tokenizer is None else tokenizer.eos_token_id, "tokenizer: end token"),
     ]
-    return [(tuple(value) if isinstance(value, list) else value, source) for value, source in found]
+    return [(token_ids(value), source) for value, source in found]
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:

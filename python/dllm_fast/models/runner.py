@@ -134,9 +134,7 @@ class NetworkRunner:
         self.seconds = 0.0
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
-        if name == "mask_token_id":
-            return self.info.mask_token_id
-        return self.info.eos_token_ids or None
+        return self.info.token_id(name)
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
