@@ -55,6 +55,7 @@ FORMS = {
     "roberta-untied": lambda: roberta(tie_word_embeddings=False),
     "xlm-roberta": xlm_roberta,
     "modernbert": modern_bert,
+    "modernbert-untied": lambda: modern_bert(tie_word_embeddings=False),
     "modernbert-biases": lambda: modern_bert(
         norm_bias=True, attention_bias=True, mlp_bias=True, classifier_bias=True, local_attention=7
     ),
@@ -76,7 +77,7 @@ def opened(folder: Path, module, dtype=torch.float32):
     """The network of a folder, as `load` opens it."""
     checkpoint = Checkpoint.open(folder)
     with torch.device("meta"):
-        network = module.build(checkpoint.config)
+        network = module.build(checkpoint)
     pieces = module.pieces(network, checkpoint.tensors.keys())
     fill(network, checkpoint, pieces, module.HARMLESS, dtype=dtype, device=torch.device("cpu"))
     return network
@@ -170,6 +171,49 @@ def test_old_names_and_spare_keys(tmp_path, form):
     network = opened(tmp_path, module)
     for name, parameter in expected.named_parameters():
         assert torch.equal(network.get_parameter(name), parameter), name
+
+
+@pytest.mark.parametrize("says", [True, ...])
+@pytest.mark.parametrize("form", ["bert-untied", "roberta-untied", "modernbert-untied"])
+@torch.no_grad()
+def test_a_head_of_the_files_counts_whatever_the_config_says(tmp_path, form, says):
+    stock, _ = saved(form, tmp_path)
+    checkpoints.change_config(tmp_path, tie_word_embeddings=says)
+    model = dllm_fast.load(tmp_path)
+    ids = some_ids((2, 40))
+    torch.testing.assert_close(model(ids), stock(input_ids=ids).logits, rtol=0, atol=2e-6)
+    heads = {"bert": ["cls.predictions"] * 2, "roberta": ["lm_head"] * 2, "modernbert": []}[form.removesuffix("-untied")]
+    expected = (
+        [f"{heads[0]}.decoder.weight differs from", f"{heads[1]}.decoder.bias differs from"] if heads else ["decoder.weight"]
+    )
+    assert len(model.info.notes) == len(expected)
+    assert all(note.startswith(start) for note, start in zip(model.info.notes, expected, strict=True))
+
+
+@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+def test_a_tied_table_may_lie_under_the_name_of_the_head(tmp_path, form):
+    _, module = saved(form, tmp_path)
+    expected = opened(tmp_path, module)
+
+    def change(tensors):
+        table = next(key for key in tensors if key.endswith(("word_embeddings.weight", "tok_embeddings.weight")))
+        head = {"bert": "cls.predictions.decoder.weight", "roberta": "lm_head.decoder.weight"}.get(form, "decoder.weight")
+        tensors[head] = tensors.pop(table)
+
+    checkpoints.change_weights(tmp_path, change)
+    for name, parameter in opened(tmp_path, module).named_parameters():
+        assert torch.equal(expected.get_parameter(name), parameter), name
+
+
+@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+def test_a_head_of_another_shape_is_refused(tmp_path, form):
+    saved(form, tmp_path)
+    head = {"bert": "cls.predictions.decoder.weight", "roberta": "lm_head.decoder.weight"}.get(form, "decoder.weight")
+    checkpoints.change_weights(tmp_path, lambda tensors: tensors | {head: torch.zeros(330, 64)})
+    with pytest.raises(
+        dllm_fast.DllmFastError, match=rf"{head} and .*embeddings.weight in .* must be one matrix.*got \[330, 64\]"
+    ):
+        dllm_fast.load(tmp_path)
 
 
 @torch.no_grad()

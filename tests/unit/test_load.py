@@ -206,11 +206,107 @@ def test_any_setting_may_be_anything(folders, tmp_path_factory, twin, place, jun
 
 def test_harmless_and_unknown_keys(folders, tmp_path):
     state = load_file(folders("sdar") / "model.safetensors")
-    save_file(state | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}, tmp_path / "model.safetensors")
-    dllm_fast.load(changed(folders("sdar"), tmp_path))
-    save_file(state | {"model.layers.0.extra": torch.ones(8)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"model.safetensors .* holds model.layers.0.extra"):
+    key, frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq", 1e6 ** -(torch.arange(0, 32, 2) / 32)
+    for right in (frequencies, frequencies.bfloat16()):
+        save_file(state | {key: right}, tmp_path / "model.safetensors")
+        dllm_fast.load(changed(folders("sdar"), tmp_path))
+    for wrong in (frequencies * 1.01, frequencies[:8]):
+        save_file(state | {key: wrong}, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=r"inv_freq in .* must be the frequencies of the rotary settings"):
+            dllm_fast.load(tmp_path)
+    dllm_fast.load(tmp_path, ignore_keys=[key])
+    save_file(state | {"model.position_ids": torch.arange(9)[None]}, tmp_path / "model.safetensors")
+    dllm_fast.load(tmp_path)
+    save_file(state | {"model.position_ids": torch.arange(9)[None] + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model.position_ids in .* must be positions counted from 0, got 1, 2, 3, ..."):
         dllm_fast.load(tmp_path)
+    save_file(state | {"model.layers.0.extra": torch.ones(8)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors .* holds model.layers.0.extra.*ignore_keys=\['model.layers.0.\*'\]"
+    ):
+        dllm_fast.load(tmp_path)
+
+
+def test_keys_that_the_caller_leaves_out(folders, tmp_path):
+    state = load_file(folders("sdar") / "model.safetensors")
+    save_file(state | {"other.head.weight": torch.ones(8), "other.head.bias": torch.ones(8)}, tmp_path / "model.safetensors")
+    folder = changed(folders("sdar"), tmp_path)
+    model = dllm_fast.load(folder, ignore_keys=("other.*",))
+    assert torch.equal(model(torch.arange(9)[None]), dllm_fast.load(folders("sdar"))(torch.arange(9)[None]))
+    assert model.info.notes == ("left out by ignore_keys: other.head.bias, other.head.weight",)
+    assert "left out by ignore_keys" in str(dllm_fast.explain(model))
+    with pytest.raises(InvalidValueError, match=r"must fit a key of the weights, got 'othr.*', which fits none; nearest are"):
+        dllm_fast.load(folder, ignore_keys=["other.*", "othr.*"])
+    with pytest.raises(InvalidTypeError, match=r"ignore_keys must be a list of patterns, got 'other.*'"):
+        dllm_fast.load(folder, ignore_keys="other.*")
+    with pytest.raises(CheckpointError, match=r"ignore_keys must leave out only what the model .* got model.norm.weight"):
+        dllm_fast.load(folder, ignore_keys=["other.*", "model.norm.weight"])
+    with pytest.raises(CheckpointError, match=r"ignore_keys must leave lm_head.weight in"):
+        dllm_fast.load(folder, ignore_keys=["other.*", "lm_head.*"])
+
+
+TIED = ("a2d-qwen3", "a2d-llama", "llada", "nemotron-labs-diffusion")
+
+
+@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("says", [True, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_head_of_the_files_counts(folders, tmp_path, name, says, dtype):
+    """Whether the config ties it or not, a head that differs from the token table by one number is used."""
+    setting = "weight_tying" if name == "llada" else "tie_word_embeddings"
+    table = next(
+        key for key in ("wte", "embed_tokens") if any(key in k for k in load_file(folders(name) / "model.safetensors"))
+    )
+    state = load_file(folders(name) / "model.safetensors")
+    table = next(key for key in state if f"{table}.weight" in key)
+    head = {"llada": "model.transformer.ff_out.weight", "nemotron-labs-diffusion": "diffusion_head.weight"}.get(
+        name, "lm_head.weight"
+    )
+    for own, changed_at in ((state[table], None), (state[table].clone(), -1)):
+        if changed_at is not None:
+            own[changed_at, changed_at] += 0.5
+        (tmp_path / "model.safetensors").unlink(missing_ok=True)
+        save_file(state | {head: own.to(dtype).clone()}, tmp_path / "model.safetensors")
+        model = dllm_fast.load(changed(folders(name), tmp_path, **{setting: says}))
+        reference = dllm_fast.load(changed(folders(name), tmp_path, **{setting: False}))
+        ids = torch.arange(12)[None]
+        assert torch.equal(model(ids), reference(ids))
+        noted = changed_at is not None and (says is True or (says is None and name == "llada"))
+        assert model.info.notes == (
+            (f"{head} differs from {table} and is used, although {setting} in config.json is true or left out",)
+            if noted
+            else ()
+        )
+        assert noted == ("\nnote " in str(dllm_fast.explain(model)))
+        assert dllm_fast.explain(model).to_dict()["notes"] == list(model.info.notes)
+
+
+def test_heads_that_cannot_be(folders, tmp_path):
+    state = load_file(folders("a2d-qwen3") / "model.safetensors")
+    folder = changed(folders("a2d-qwen3"), tmp_path)
+    table = "model.embed_tokens.weight"
+
+    def saved(**tensors):
+        (folder / "model.safetensors").unlink()
+        save_file(
+            {key: tensor for key, tensor in (state | tensors).items() if tensor is not None}, folder / "model.safetensors"
+        )
+
+    saved(**{"lm_head.weight": torch.ones(4, 64)})
+    with pytest.raises(
+        CheckpointError, match=r"lm_head.weight and model.embed_tokens.weight in .* must be one matrix.*got \[4, 64\] and"
+    ):
+        dllm_fast.load(folder)
+    # Tied weights are written once, under either name.
+    saved(**{"lm_head.weight": state[table], table: None})
+    ids = torch.arange(12)[None]
+    assert torch.equal(dllm_fast.load(folder)(ids), dllm_fast.load(folders("a2d-qwen3"))(ids))
+    saved()
+    changed(folder, tmp_path, tie_word_embeddings=None)
+    with pytest.raises(
+        CheckpointError, match=r"must hold lm_head.weight, because tie_word_embeddings .* write \"tie_word_embeddings\": true"
+    ):
+        dllm_fast.load(folder)
 
 
 @pytest.mark.parametrize(

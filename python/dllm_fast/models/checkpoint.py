@@ -7,9 +7,11 @@ an index) must be a plain file name.
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -52,6 +54,7 @@ class Checkpoint:
         generation_config, tokenizer_config: the files of these names, or {}.
         tensors: what the headers of the weights say, by key.
         bytes: size of all weights.
+        ignored: keys that the caller leaves out; they are not among `tensors`.
     """
 
     folder: Path
@@ -60,6 +63,7 @@ class Checkpoint:
     tokenizer_config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
     bytes: int
+    ignored: frozenset[str] = frozenset()
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -86,10 +90,36 @@ class Checkpoint:
             bytes=sum(info.bytes for info in tensors.values()),
         )
 
-    def read(self, key: str) -> Tensor:
+    def without(self, patterns: Sequence[str]) -> Self:
+        """The checkpoint as if it did not hold some keys.
+
+        Args:
+            patterns: of these keys, as a shell writes them: `cls.other.*`.
+
+        Raises:
+            InvalidTypeError: a single string, or patterns that are none.
+            InvalidValueError: a pattern that no key fits.
+        """
+        if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise InvalidTypeError(f"ignore_keys must be a list of patterns, got {shown(patterns)}; use ['cls.other.*']")
+        found = {pattern: fnmatch.filter(self.tensors, pattern) for pattern in patterns}
+        if idle := [pattern for pattern, keys in found.items() if not keys]:
+            near = difflib.get_close_matches(idle[0], self.tensors, n=3, cutoff=0.0)
+            raise InvalidValueError(
+                f"a pattern of ignore_keys must fit a key of the weights, got {shown(idle[0])}, which fits none; "
+                f"nearest are {', '.join(map(shown, near)) or 'none: there are no weights'}"
+            )
+        ignored = frozenset(key for keys in found.values() for key in keys)
+        return replace(self, tensors={k: v for k, v in self.tensors.items() if k not in ignored}, ignored=ignored)
+
+    def read(self, key: str, *, integers: bool = False) -> Tensor:
         """One weight in the dtype of the file: a view of the mapped file, no copy in private memory.
 
         Writing into it changes memory, never the file.
+
+        Args:
+            key: its name.
+            integers: it may hold whole numbers as well.
 
         Raises:
             CheckpointError: there is no such key, it holds no floating-point numbers, or the file has changed.
@@ -97,7 +127,7 @@ class Checkpoint:
         info = self.tensors.get(key)
         if info is None:
             raise CheckpointError(f"{self.folder} must hold {shown(key)}, which no file of weights has; fetch it again")
-        if not info.dtype.is_floating_point:
+        if not (integers or info.dtype.is_floating_point):
             raise CheckpointError(
                 f"{info.file}: {shown(key)} must hold floating-point numbers, got {info.dtype}; use an unquantised checkpoint"
             )

@@ -142,11 +142,16 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A `Network`: token ids to features, features to logits."""
+    """A `Network`: token ids to features, features to logits.
+
+    Attributes: `config`, `rotaries` that its positions turn by, and `notes` on the checkpoint for `explain`.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.notes: tuple[str, ...] = ()
+        self.rotaries = (config.rotary,)
         self.layers, self.kv_heads, self.head_dim = config.layers, config.kv_heads, config.head_dim
         self.vocabulary, self.context = config.vocabulary, config.context
         self.embed = Embedding(config.vocabulary, config.width)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,10 @@ from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueErro
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.fields import flag, positive
+from dllm_fast.models.head import decide, decide_bias
+
+if TYPE_CHECKING:
+    from dllm_fast.models.checkpoint import Checkpoint
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -42,13 +46,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 FIXED_SETTINGS: dict[str, object] = {"position_embedding_type": "absolute", "is_decoder": False}
 
-# Of BERT's other heads, of training, and of older versions of transformers.
+# Of BERT's other heads; and the head twice, which `build` has compared.
 HARMLESS: tuple[str, ...] = (
     r"(bert|roberta)\.pooler\.dense\.(weight|bias)",
     r"cls\.seq_relationship\.(weight|bias)",
-    r"(.*\.)?position_ids",
-    r"(cls\.predictions|lm_head)\.decoder\.(weight|bias)",  # tied: the token table and the bias once more
-    r"(cls\.predictions|lm_head)\.bias",  # where the decoder has the same bias under its own name
+    r"(cls\.predictions|lm_head)\.decoder\.weight",
+    r"(cls\.predictions|lm_head)\.bias",
 )
 
 
@@ -233,12 +236,14 @@ class Head(nn.Module):
 class Encoder(nn.Module):
     """A `Network`; called with ids `[B, L]` (int64) it gives logits `[B, L, V]`, L at most `context`.
 
-    Attributes: `config`, and the ids `mask_token_id` and `eos_token_id` (None where the config has none).
+    Attributes: `config`, the ids `mask_token_id` and `eos_token_id` (None where the config has none), and `notes` on the
+    checkpoint for `explain`.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.notes: tuple[str, ...] = ()
         self.mask_token_id = config.mask_token_id
         self.eos_token_id = config.eos_token_id
         self.layers, self.kv_heads = config.num_hidden_layers, config.num_attention_heads
@@ -270,13 +275,24 @@ class Encoder(nn.Module):
         return self.logits(self.hidden(Batch(ids=ids, positions=positions)))
 
 
-def build(config: Mapping[str, Any]) -> Encoder:
-    """The network of a `config.json`.
+def build(checkpoint: Checkpoint) -> Encoder:
+    """The network of a checkpoint, still without values.
 
     Raises:
         CheckpointError: a setting is missing, or asks for what this forward does not compute.
     """
-    return Encoder(EncoderConfig.from_settings(config))
+    config = EncoderConfig.from_settings(checkpoint.config)
+    root, head = ("bert", "cls.predictions") if config.model_type == "bert" else ("roberta", "lm_head")
+    output = decide(
+        checkpoint,
+        table=(f"{root}.embeddings.word_embeddings.weight",),
+        head=(f"{head}.decoder.weight",),
+        tied=config.tie_word_embeddings,
+    )
+    _, notes = decide_bias(checkpoint, bias=f"{head}.bias", own=f"{head}.decoder.bias")
+    network = Encoder(replace(config, tie_word_embeddings=output.tied))
+    network.notes = output.notes + notes
+    return network
 
 
 def pieces(network: nn.Module, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -285,7 +301,9 @@ def pieces(network: nn.Module, keys: Collection[str]) -> dict[str, tuple[str, ..
     found: dict[str, tuple[str, ...]] = {}
     for name, _ in network.named_parameters():
         names = _names(name, config)
-        found[name] = (next((key for key in names if key in keys), names[0]),)
+        there = [key for key in names if key in keys]
+        # Of two biases on the logits it is the decoder's that the stock classes add; `build` has compared them.
+        found[name] = ((there[-1] if name.endswith("predictions.bias") else there[0]) if there else names[0],)
     return found
 
 
@@ -303,8 +321,8 @@ def _names(name: str, config: EncoderConfig) -> list[str]:
                 key = theirs + name.removeprefix(ours)
                 break
     if name == "cls.predictions.bias":
-        bias = [key, key.replace(".bias", ".decoder.bias")]
-        # Where the two are not tied, it is the decoder's that the stock classes add.
-        return bias if config.tie_word_embeddings else bias[::-1]
+        return [key, key.replace(".bias", ".decoder.bias")]
+    if name == "bert.embeddings.word_embeddings.weight" and config.tie_word_embeddings:
+        return [key, "cls.predictions.decoder.weight" if config.model_type == "bert" else "lm_head.decoder.weight"]
     old = key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
     return [key, old]

@@ -42,6 +42,7 @@ class Explanation:
         refused: ways and policies that were ruled out, and why.
         sources: of each choice, who made it.
         verified: how it is known that the numbers are right.
+        notes: what is unusual about the files, and what was done.
     """
 
     family: str
@@ -63,6 +64,7 @@ class Explanation:
     refused: tuple[tuple[str, str], ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     verified: str
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings, lists and dictionaries only."""
@@ -73,6 +75,7 @@ class Explanation:
             "probed": dict(self.probed),
             "refused": [{"what": what, "why": why} for what, why in self.refused],
             "sources": dict(self.sources),
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
@@ -83,6 +86,7 @@ class Explanation:
         lines += [("default", f"{name}={value!r}", "") for name, value in self.settings.items()]
         lines += [("probed", name, _shown(value)) for name, value in self.probed.items()]
         lines += [("not taken", what, why) for what, why in self.refused]
+        lines += [("note", "", note) for note in self.notes]
         lines += [("verified", self.verified, "")]
         first, second = (max(len(line[i]) for line in lines) for i in (0, 1))
         return "\n".join(f"{a:{first}}  {b:{min(second, 40)}}  {c}".rstrip() for a, b, c in lines)
@@ -153,6 +157,7 @@ def _explained(
         refused=tuple(refused),
         sources=dict(info.sources),
         verified=info.verified,
+        notes=info.notes,
     )
 
 

@@ -87,6 +87,7 @@ class Layout:
 
     read: Callable[[Mapping[str, Any]], DecoderConfig]
     keys: Keys
+    tied_setting: str = "tie_word_embeddings"
 
     def pieces(self, config: DecoderConfig, names: list[str]) -> dict[str, tuple[str, ...]]:
         """For each of our parameters, the keys of the checkpoint whose rows make it."""
@@ -253,7 +254,7 @@ QWEN2 = Layout(_qwen2, _STANDARD)
 QWEN3 = Layout(_qwen3, _STANDARD)
 QWEN3_MOE = Layout(_qwen3_moe, _STANDARD)
 WEDLM = Layout(_wedlm, _STANDARD)
-LLADA = Layout(_llada, _LLADA)
+LLADA = Layout(_llada, _LLADA, tied_setting="weight_tying")
 LLADA_MOE = Layout(_llada_moe, _LLADA_MOE)
 LLADA2 = Layout(_llada2, _LLADA2)
 NEMOTRON = Layout(_nemotron, _NEMOTRON)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
-from dllm_fast.models import families, weights
+from dllm_fast.models import families, head, weights
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.choices import Choices, token_ids
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 _OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Written by training and by older versions of transformers; no forward needs them.
-_HARMLESS_DECODER = (r".*rotary_emb\.inv_freq", r".*\.masked_bias", r".*position_ids")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +52,7 @@ class ModelInfo:
         preset, defaults: the family's recommended rule, and its settings over that.
         sources: for each choice, who made it.
         verified: how it is known that this family's numbers are right.
+        notes: what is unusual about the files, and what was done.
     """
 
     family: str
@@ -69,6 +69,7 @@ class ModelInfo:
     defaults: Mapping[str, Any]
     sources: Mapping[str, str] = field(repr=False)
     verified: str
+    notes: tuple[str, ...] = ()
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         """`mask_token_id` or `eos_token_id`; None where nobody says it. That there is no end token can be said."""
@@ -163,6 +164,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    ignore_keys: Sequence[str] = (),
     **overrides: Any,
 ) -> LoadedModel:
     """Opens a checkpoint in Hugging Face format without running any code that comes with it.
@@ -173,6 +175,7 @@ def load(
         dtype: of the weights: a torch dtype or its name; default: as in the files.
         device: where the weights go.
         revision: branch, tag or commit of a hub id.
+        ignore_keys: patterns such as `cls.other.*` of weights that this model does not need, for instance of further heads.
         overrides: `mask_token_id`, `shift`, `block_length`, `attention` (`full`, `block_causal`, `causal_context`,
             `causal_reordered`) and
             `eos_token_ids`, over what the checkpoint and the table of families say.
@@ -183,7 +186,7 @@ def load(
     """
     _check_overrides(overrides)
     where = _device(device)
-    checkpoint = Checkpoint.open(locate(folder_or_id, revision))
+    checkpoint = Checkpoint.open(locate(folder_or_id, revision)).without(ignore_keys)
     family = families.recognise(checkpoint.config, overrides.get("attention"))
     wanted = _dtype(dtype, checkpoint)
     with torch.device("meta"):
@@ -204,10 +207,20 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
     try:
         if not isinstance(family.layout, Layout):
             module = importlib.import_module(f"dllm_fast.models.{family.layout}")
-            network = module.build(checkpoint.config)
+            network = module.build(checkpoint)
             return network, module.pieces(network, checkpoint.tensors.keys()), module.HARMLESS
+        keys = family.layout.keys
         config = family.layout.read(checkpoint.config)
+        output = head.decide(
+            checkpoint,
+            table=keys["embed.weight"],
+            head=keys["head.weight"],
+            tied=config.tied,
+            setting=family.layout.tied_setting,
+        )
+        config = replace(config, tied=output.tied)
         decoder = Decoder(config)
+        decoder.notes = output.notes
     except DllmFastError:
         raise
     except Exception as error:  # of any class, from a setting that nobody foresaw
@@ -216,8 +229,8 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
             f"{type(error).__name__}: {error}; fetch the file again"
         ) from error
     pieces = family.layout.pieces(config, [name for name, _ in decoder.named_parameters()])
-    heads = family.layout.keys["head.weight"] if config.tied else ()
-    return decoder, pieces, (*_HARMLESS_DECODER, *heads)
+    pieces["embed.weight"] = (output.table,)
+    return decoder, pieces, tuple(map(re.escape, keys["head.weight"] if output.tied else ()))
 
 
 def _check_counts(checkpoint: Checkpoint) -> None:
@@ -282,7 +295,13 @@ def _info(
         defaults=family.defaults,
         sources=sources,
         verified=family.verified,
+        notes=(*getattr(network, "notes", ()), *_ignored(checkpoint)),
     )
+
+
+def _ignored(checkpoint: Checkpoint) -> list[str]:
+    ignored = sorted(checkpoint.ignored)
+    return [f"left out by ignore_keys: {', '.join(ignored[:5])}{', ...' if len(ignored) > 5 else ''}"] if ignored else []
 
 
 def _masks(family: Family, checkpoint: Checkpoint, tokenizer: Tokenizer | None, vocabulary: int) -> list[tuple[Any, str]]:

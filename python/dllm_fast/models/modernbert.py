@@ -6,7 +6,7 @@ The module tree carries the key names of the stock `ModernBertForMaskedLM`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,20 +17,20 @@ from dllm_fast.errors import CheckpointError
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.encoder import ACTIVATIONS
 from dllm_fast.models.fields import flag, positive, whole
+from dllm_fast.models.head import decide
 from dllm_fast.models.rotary import Rotary, rotate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dllm_fast.models.batch import Batch
+    from dllm_fast.models.checkpoint import Checkpoint
 
 _KINDS = ("full_attention", "sliding_attention")
 _THETA = {"full_attention": 160000.0, "sliding_attention": 10000.0}
 
-HARMLESS: tuple[str, ...] = (
-    r"decoder\.weight",  # tied: the token table once more
-    r"(.*\.)?(position_ids|inv_freq)",
-)
+_TABLE, _HEAD = "model.embeddings.tok_embeddings.weight", "decoder.weight"
+HARMLESS: tuple[str, ...] = (r"decoder\.weight",)  # the token table once more, which `build` has compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +121,8 @@ class ModernBert(nn.Module):
     def __init__(self, config: ModernBertConfig) -> None:
         super().__init__()
         self.config = config
+        self.notes: tuple[str, ...] = ()
+        self.rotaries = tuple(config.rotary.values())
         self.layers, self.kv_heads, self.head_dim = len(config.kinds), config.heads, config.width // config.heads
         self.vocabulary = config.vocabulary
         self.context: int | None = config.context
@@ -167,44 +169,53 @@ class _Decoder(nn.Module):
         self.register_parameter("bias", bias)
 
 
-def build(config: Mapping[str, Any]) -> ModernBert:
-    """The network of a `config.json`, as transformers 4 or 5 writes it.
+def build(checkpoint: Checkpoint) -> ModernBert:
+    """The network of a checkpoint, as transformers 4 or 5 writes it, still without values.
 
     Raises:
         CheckpointError: a setting is missing, or asks for what this forward does not compute.
     """
+    config = _read(checkpoint.config)
+    output = decide(checkpoint, table=(_TABLE,), head=(_HEAD,), tied=config.tied)
+    network = ModernBert(replace(config, tied=output.tied))
+    network.notes = output.notes
+    return network
+
+
+def pieces(network: nn.Module, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """For every parameter the key that holds it: the same name; where tied, either of two."""
+    found: dict[str, tuple[str, ...]] = {name: (name,) for name, _ in network.named_parameters()}
+    if _HEAD not in found and _TABLE not in keys:
+        found[_TABLE] = (_HEAD,)
+    return found
+
+
+def _read(config: Mapping[str, Any]) -> ModernBertConfig:
     width, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
     if width % heads or width // heads % 2:
         raise CheckpointError(
             f"num_attention_heads in config.json must divide hidden_size into heads of even width, got {heads} and {width}; "
             "is it the one of these weights?"
         )
-    return ModernBert(
-        ModernBertConfig(
-            vocabulary=whole(config, "vocab_size"),
-            context=whole(config, "max_position_embeddings"),
-            width=width,
-            heads=heads,
-            inner=whole(config, "intermediate_size"),
-            kinds=_kinds(config),
-            reach=whole(config, "local_attention", 128) // 2,
-            rotary={kind: _rotary(config, kind, width // heads) for kind in _KINDS},
-            act=_act(config, "hidden_activation"),
-            head_act=_act(config, "classifier_activation"),
-            norm_eps=positive(config, "norm_eps", 1e-5),
-            norm_bias=flag(config, "norm_bias"),
-            attention_bias=flag(config, "attention_bias"),
-            mlp_bias=flag(config, "mlp_bias"),
-            head_bias=flag(config, "classifier_bias"),
-            decoder_bias=flag(config, "decoder_bias", default=True),
-            tied=flag(config, "tie_word_embeddings", default=True),
-        )
+    return ModernBertConfig(
+        vocabulary=whole(config, "vocab_size"),
+        context=whole(config, "max_position_embeddings"),
+        width=width,
+        heads=heads,
+        inner=whole(config, "intermediate_size"),
+        kinds=_kinds(config),
+        reach=whole(config, "local_attention", 128) // 2,
+        rotary={kind: _rotary(config, kind, width // heads) for kind in _KINDS},
+        act=_act(config, "hidden_activation"),
+        head_act=_act(config, "classifier_activation"),
+        norm_eps=positive(config, "norm_eps", 1e-5),
+        norm_bias=flag(config, "norm_bias"),
+        attention_bias=flag(config, "attention_bias"),
+        mlp_bias=flag(config, "mlp_bias"),
+        head_bias=flag(config, "classifier_bias"),
+        decoder_bias=flag(config, "decoder_bias", default=True),
+        tied=flag(config, "tie_word_embeddings", default=True),
     )
-
-
-def pieces(network: nn.Module, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """For every parameter the key that holds it: the same name."""
-    return {name: (name,) for name, _ in network.named_parameters()}
 
 
 def _kinds(config: Mapping[str, Any]) -> tuple[str, ...]:

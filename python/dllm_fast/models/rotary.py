@@ -107,6 +107,12 @@ class Rotary:
         stretched = ((ramp - low) / max(high - low, 0.001)).clamp(0, 1)
         return plain / self.factor * stretched + plain * (1 - stretched)
 
+    def written(self) -> tuple[Tensor, ...]:
+        """What checkpoints have as `inv_freq`: these frequencies, or, where they are evenly stretched, those before that."""
+        here = torch.device("cpu")
+        own = self.frequencies(here)
+        return (own, replace(self, kind="default").frequencies(here)) if self.kind == "linear" else (own,)
+
     def _turning_point(self, turns: float) -> float:
         """The pair of numbers that turns so many times over the original context."""
         return self.width * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(self.theta))

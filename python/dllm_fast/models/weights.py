@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models.spare import is_constant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,13 +37,14 @@ def fill(
 
     Args:
         pieces: for every parameter, the keys whose rows make it, in order.
-        harmless: patterns of keys that may be in the files without being used.
+        harmless: patterns of keys that may be in the files without being used, because no logit depends on them.
 
     Raises:
-        CheckpointError: keys are missing or not expected, or a shape is not that of the config.
+        CheckpointError: keys are missing or not expected, a shape is not that of the config, or a constant is not what the
+            network computes in its place.
     """
     wanted = dict(network.named_parameters())
-    _check_keys(checkpoint, pieces, wanted, harmless)
+    _check_keys(network, checkpoint, pieces, harmless)
     for name, parameter in wanted.items():
         _check_shapes(checkpoint, pieces[name], parameter)
     state = {}
@@ -61,22 +63,34 @@ def fill(
 
 
 def _check_keys(
-    checkpoint: Checkpoint, pieces: Mapping[str, Sequence[str]], wanted: Iterable[str], harmless: Iterable[str]
+    network: nn.Module, checkpoint: Checkpoint, pieces: Mapping[str, Sequence[str]], harmless: Iterable[str]
 ) -> None:
-    used = {key for name in wanted for key in pieces[name]}
-    if missing := sorted(used - checkpoint.tensors.keys()):
+    used = {key for name, _ in network.named_parameters() for key in pieces[name]}
+    missing = sorted(used - checkpoint.tensors.keys())
+    if ignored := [key for key in missing if key in checkpoint.ignored]:
+        raise CheckpointError(
+            f"ignore_keys must leave out only what the model of {checkpoint.folder} does not need, got {_some(ignored)}; "
+            "leave its parameters in"
+        )
+    if missing:
         raise CheckpointError(
             f"{checkpoint.folder} must hold a tensor for every part of the model, got none for {_some(missing)}; "
             "is config.json the one of these weights?"
         )
     spare = [re.compile(pattern) for pattern in harmless]
-    unknown = sorted(key for key in checkpoint.tensors.keys() - used if not any(p.fullmatch(key) for p in spare))
-    if unknown:
+    others = sorted(key for key in checkpoint.tensors.keys() - used if not any(p.fullmatch(key) for p in spare))
+    if unknown := [key for key in others if not is_constant(checkpoint, key, network)]:
         file = checkpoint.tensors[unknown[0]].file.name
         raise CheckpointError(
             f"{file} in {checkpoint.folder} holds {_some(unknown)}, which the model of this config.json does not have; "
-            "is config.json the one of these weights?"
+            f"is config.json the one of these weights? Where they are another head, pass ignore_keys={_patterns(unknown)}"
         )
+
+
+def _patterns(keys: Sequence[str]) -> list[str]:
+    """What to pass as `ignore_keys` to leave out these and their kin."""
+    groups = dict.fromkeys(f"{key.rpartition('.')[0]}.*" if "." in key else key for key in keys)
+    return list(groups)[:_SHOWN]
 
 
 def _check_shapes(checkpoint: Checkpoint, keys: Sequence[str], parameter: torch.Tensor) -> None:
