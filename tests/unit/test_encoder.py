@@ -92,7 +92,7 @@ def test_a_wrong_shape_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("model_type", "electra"), ("hidden_act", "mish"), ("position_embedding_type", "relative_key"), ("is_decoder", True)],
+    [("model_type", "electra"), ("hidden_act", "prelu"), ("position_embedding_type", "relative_key"), ("is_decoder", True)],
 )
 def test_other_architectures_are_refused(folder: Path, name: str, value: object) -> None:
     rewrite_config(folder, **{name: value})

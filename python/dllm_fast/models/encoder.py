@@ -8,9 +8,8 @@ under other names, with its positions counted from behind the id of the padding 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.models.activations import ACTIVATIONS
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.fields import flag, positive
@@ -25,16 +25,6 @@ from dllm_fast.models.head import decide, decide_bias
 
 if TYPE_CHECKING:
     from dllm_fast.models.checkpoint import Checkpoint
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_python": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-}
 
 # What transformers takes where config.json leaves a setting out, and what this forward computes: None is anything.
 _BERT: dict[str, Any] = {"type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0}

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models.activations import ACTIVATIONS, activation
 from dllm_fast.models.blank import Embedding, Linear
-from dllm_fast.models.encoder import ACTIVATIONS
 from dllm_fast.models.fields import flag, positive, whole
 from dllm_fast.models.head import decide
 from dllm_fast.models.rotary import Rotary, rotate
@@ -206,8 +206,8 @@ def _read(config: Mapping[str, Any]) -> ModernBertConfig:
         kinds=_kinds(config),
         reach=whole(config, "local_attention", 128) // 2,
         rotary={kind: _rotary(config, kind, width // heads) for kind in _KINDS},
-        act=_act(config, "hidden_activation"),
-        head_act=_act(config, "classifier_activation"),
+        act=activation(config, "hidden_activation", "gelu"),
+        head_act=activation(config, "classifier_activation", "gelu"),
         norm_eps=positive(config, "norm_eps", 1e-5),
         norm_bias=flag(config, "norm_bias"),
         attention_bias=flag(config, "attention_bias"),
@@ -241,12 +241,3 @@ def _rotary(config: Mapping[str, Any], kind: str, head_dim: int) -> Rotary:
         # In transformers 4 a null means the theta of the global layers; left out, it is the default.
         theta = positive(config, "local_rope_theta", theta if "local_rope_theta" in config else _THETA[kind])
     return Rotary.from_config({"rope_parameters": dict(given or {})}, head_dim, theta=theta)
-
-
-def _act(config: Mapping[str, Any], name: str) -> str:
-    act = config.get(name, "gelu")
-    if act not in ACTIVATIONS:
-        raise CheckpointError(
-            f"{name} in config.json must be one of {', '.join(ACTIVATIONS)}, got {act!r}; it is not computed here"
-        )
-    return str(act)
