@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from dllm_fast import __version__
-    from dllm_fast.commands import doctor, explain, generate, kernels
+    from dllm_fast.commands import convert, doctor, explain, generate, kernels
 
     parser = argparse.ArgumentParser(
         prog="dllm-fast",
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     generate.add_parsers(commands)
     explain.add_parser(commands)
+    convert.add_parser(commands)
     kernels.add_parser(commands)
     doctor.add_parser(commands)
     return parser

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from safetensors import SafetensorError, safe_open
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.models import foreign
 from dllm_fast.models.header import TensorInfo, read_header
 from dllm_fast.models.jsonfile import optional_json, read_json, shown
 
@@ -34,11 +35,15 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
 )
 
 # What is fetched of a hub id: no code, no pickles, no weights of other frameworks.
 _FETCHED = ("config.json", "generation_config.json", INDEX, "model*.safetensors", *TOKENIZER_FILES)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.safetensors")
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
@@ -78,9 +83,12 @@ class Checkpoint:
             raise CheckpointError(
                 f"a checkpoint is a folder, got {str(folder)!r}, which is none; pass the folder of config.json"
             )
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(foreign.no_config(folder, sorted(path.name for path in _files(folder))))
         config = read_json(folder / "config.json")
-        _refuse_quantised(config, folder / "config.json")
+        foreign.refuse_quantised_settings(folder, config)
         tensors = _tensors(folder)
+        foreign.refuse_quantised_tensors(folder, tensors)
         return cls(
             folder=folder,
             config=config,
@@ -142,14 +150,6 @@ class Checkpoint:
         return tensor
 
 
-def _refuse_quantised(config: Mapping[str, Any], path: Path) -> None:
-    for name in ("quantization_config", "compression_config"):
-        if config.get(name):
-            raise CheckpointError(
-                f"{path}: quantised checkpoints are not supported, got {name}; use the float16, bfloat16 or float32 checkpoint"
-            )
-
-
 def _tensors(folder: Path) -> dict[str, TensorInfo]:
     """The weights of a folder, from the one file, the index, or the shards, whichever there is first."""
     if (folder / SINGLE).is_file():
@@ -160,7 +160,8 @@ def _tensors(folder: Path) -> dict[str, TensorInfo]:
     if shards:
         _check_complete(folder, shards)
         return _joined(shards)
-    raise CheckpointError(_no_weights(folder))
+    names = sorted(path.name for path in _files(folder))
+    raise CheckpointError(foreign.no_weights(folder, names, f"{SINGLE}, or {INDEX} and its shards"))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -168,18 +169,6 @@ def _files(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError as error:
         raise CheckpointError(f"cannot list {folder}: {error}; check its permissions") from error
-
-
-def _no_weights(folder: Path) -> str:
-    names = sorted(path.name for path in _files(folder))
-    wanted = f"{folder} must hold {SINGLE}, or {INDEX} and its shards"
-    if pickles := [name for name in names if name.endswith(_PICKLES)]:
-        return (
-            f"{wanted}, got {shown(pickles[0])}: a pickle can run any code, so it is not opened; "
-            "convert it with safetensors.torch.save_file where you trust it"
-        )
-    others = ", ".join(shown(name) for name in names[:8])
-    return f"{wanted}, got {others or 'an empty folder'}; fetch the weights"
 
 
 def _check_complete(folder: Path, shards: list[Path]) -> None:

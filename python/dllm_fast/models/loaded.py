@@ -13,6 +13,7 @@ import torch
 
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
 from dllm_fast.models import families, head, weights
+from dllm_fast.models.arguments import DTYPES, known_dtype
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.choices import Choices, token_ids
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from dllm_fast.models.families import Attention, Family
 
 _OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,12 +347,9 @@ def _device(device: str | torch.device) -> torch.device:
 
 def _dtype(dtype: torch.dtype | str | None, checkpoint: Checkpoint) -> torch.dtype:
     if dtype is None:
-        found = {info.dtype for info in checkpoint.tensors.values() if info.dtype in _DTYPES.values()}
-        named = _DTYPES.get(str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")))
+        found = {info.dtype for info in checkpoint.tensors.values() if info.dtype in DTYPES.values()}
+        named = DTYPES.get(str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")))
         if len(found) == 1:
             return found.pop()
         return named or torch.float32
-    known = _DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if known is None or known not in _DTYPES.values():
-        raise InvalidValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}; leave it out for that of the files")
-    return known
+    return known_dtype(dtype)

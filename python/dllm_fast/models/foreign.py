@@ -1,0 +1,113 @@
+"""What a folder may hold that `load` does not open: each kind gets an answer that names the file and the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dllm_fast.errors import CheckpointError
+from dllm_fast.models import pickles
+from dllm_fast.models.jsonfile import optional_json, present, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Settings under which programs say that weights are quantised. MLX writes `quantization`, with group_size and bits.
+_KEYS = ("quantization_config", "compression_config", "quantization", "quant_config", "quant_method", "awq_config")
+# Files of their own that say it: AutoGPTQ, AutoAWQ, Quanto, HQQ, TensorRT.
+_FILES = ("quantize_config.json", "quant_config.json", "quantization_map.json", "hf_quant_config.json", "qmodel.pt")
+# What only quantised weights hold, where no setting says so: GPTQ and AWQ, bitsandbytes, fp8, compressed-tensors, HQQ, EETQ.
+_PARTS = re.compile(
+    r"(.*\.)?(qweight|qzeros|SCB|absmax|quant_map|nested_absmax|quant_state\..*|weight\.(absmax|quant_map|quant_state\..*)|"
+    r"weight_packed|weight_scale|weight_scale_inv|weight_scales|W_q)"
+)
+_REMEDY = "use the float16, bfloat16 or float32 checkpoint that it was made from"
+# By the end of a name: what such a file is, and the way from it.
+_WEIGHTS = {
+    ".gguf": ("weights of llama.cpp", "fetch the safetensors checkpoint that it was made from"),
+    ".msgpack": ("weights of Flax", "save them anew as safetensors with transformers (from_pretrained(..., from_flax=True))"),
+    ".h5": ("weights of TensorFlow", "save them anew as safetensors with transformers (from_pretrained(..., from_tf=True))"),
+    ".onnx": ("an exported program", "fetch the safetensors checkpoint that it was made from"),
+    ".npz": ("arrays of MLX or NumPy", "fetch the safetensors checkpoint that they were made from"),
+    ".ckpt.index": ("weights of TensorFlow", "convert them with transformers to safetensors"),
+}
+
+
+def refuse_quantised_settings(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuses a folder whose settings say that its weights are quantised.
+
+    Raises:
+        CheckpointError: names the key or the file, the method, and the remedy.
+    """
+    for name in _KEYS:
+        if value := config.get(name):
+            raise CheckpointError(
+                f"{folder / 'config.json'}: quantised checkpoints are not supported, got {name}{_method(value)}; {_REMEDY}"
+            )
+    for name in _FILES:
+        if present(folder / name):
+            value = optional_json(folder / name) if name.endswith(".json") else None
+            raise CheckpointError(f"{folder}: quantised checkpoints are not supported, got {name}{_method(value)}; {_REMEDY}")
+
+
+def refuse_quantised_tensors(folder: Path, keys: Iterable[str]) -> None:
+    """Refuses weights whose names say that they are quantised, where no setting does.
+
+    Raises:
+        CheckpointError: names the key and the remedy.
+    """
+    names = set(keys)
+    # MLX writes a weight with its scales and biases beside it.
+    scaled = {key for key in names if key.endswith(".scales") and f"{key.removesuffix('scales')}biases" in names}
+    if found := sorted(scaled | {key for key in names if _PARTS.fullmatch(key)}):
+        raise CheckpointError(
+            f"{folder}: quantised checkpoints are not supported, got the tensor {shown(found[0])}, which belongs to "
+            f"quantised weights; {_REMEDY}"
+        )
+
+
+def _method(value: object) -> str:
+    """What a setting says about the method, in brackets."""
+    if not isinstance(value, Mapping):
+        return f" ({shown(value)})" if isinstance(value, str) else ""
+    names = ("quant_method", "quant_algo", "quant_type", "bits", "w_bit", "load_in_4bit", "load_in_8bit", "group_size")
+    said = [f"{name} {value[name]}" for name in names if isinstance(value.get(name), str | int) and value[name]]
+    return f" ({', '.join(said)[:100]})" if said else ""
+
+
+def no_config(folder: Path, names: list[str]) -> str:
+    """Why a folder without `config.json` is not opened, and the way from what it holds instead."""
+    wanted = f"{folder} must hold config.json, which is missing or no file"
+    for end, (what, way) in _WEIGHTS.items():
+        if found := [name for name in names if name.endswith(end)]:
+            return f"{wanted}; got {shown(found[0])}: {what}; {way}"
+    if "params.json" in names:
+        return f"{wanted}; got 'params.json' of a model's own program; fetch the checkpoint in Hugging Face format"
+    if "config.json" not in names and not any(name.endswith((".safetensors", *pickles.SUFFIXES)) for name in names):
+        return f"{wanted}, and no weights; pass the folder of config.json"
+    return f"{wanted}; fetch it again, or write it: model_type and the sizes of the model"
+
+
+def no_weights(folder: Path, names: list[str], wanted: str) -> str:
+    """Why a folder without safetensors is not opened, and the way from what it holds instead.
+
+    Args:
+        names: of its files.
+        wanted: what it must hold.
+    """
+    if found := [name for name in names if pickles.may_hold_weights(name)]:
+        return (
+            f"{folder} must hold {wanted}, got {shown(found[0])}: a pickle can run any code, so it is not opened; "
+            f"run `dllm-fast convert {folder} OUT`, which reads tensors and nothing else, and open OUT"
+        )
+    for end, (what, way) in _WEIGHTS.items():
+        if found := [name for name in names if name.endswith(end)]:
+            return f"{folder} must hold {wanted}, got {shown(found[0])}: {what}; {way}"
+    if found := [name for name in names if name.endswith(".safetensors")]:
+        return (
+            f"{folder} must hold {wanted}, got {shown(found[0])}: a name that no index lists; "
+            "rename it if it is the model, or fetch the index"
+        )
+    others = ", ".join(shown(name) for name in names[:8])
+    return f"{folder} must hold {wanted}, got {others or 'an empty folder'}; fetch the weights"
