@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.generation_config import READ, check_config, check_objects, settings_of, told_by
 from dllm_fast.settings import NAMES
 
 if TYPE_CHECKING:
@@ -13,21 +17,17 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dllm_fast.config import SamplerConfig
     from dllm_fast.result import Result, StepEvent
 
-# What transformers puts together from settings that we read ourselves.
-_OURS = frozenset(
-    {
-        "TemperatureLogitsWarper",
-        "TopKLogitsWarper",
-        "TopPLogitsWarper",
-        "MinPLogitsWarper",
-        "SuppressTokensLogitsProcessor",
-        "MaxLengthCriteria",
-        "EosTokenCriteria",
-    }
-)
+# Our name there, where our own would meet one of theirs: transformers hands its cache of keys and values on as `cache`.
+RENAMED = {"cache": "cache_policy"}
+# Names of ours that a GenerationConfig has, too, with the same meaning. Every other meeting is a fault; a test looks for it.
+SHARED = frozenset({"temperature", "top_k", "top_p", "min_p", "eos_token_id", "suppress_tokens"})
+# What sample calls them: our names here. The length comes with the generation config.
+_NAMES = {RENAMED.get(name, name): name for name in NAMES if name != "max_new_tokens"}
+# Arguments of a forward that transformers makes and that say nothing about the answer.
+_BOOKKEEPING = frozenset({"use_cache", "logits_to_keep", "num_logits_to_keep", "cache_position"})
+_CACHES = ("cache", "past_key_values", "cache_params")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,67 +60,58 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     config: SamplerConfig | None = None,
     seed: int | Sequence[int] = 0,
     on_step: Callable[[StepEvent], object] | None = None,
-    steps: int | None = None,
-    steps_per_block: int | None = None,
-    block_length: int | None = None,
-    schedule: str | None = None,
-    eps: float | None = None,
-    order: str | None = None,
-    order_temperature: float | None = None,
-    threshold: float | None = None,
-    factor: float | None = None,
-    entropy_bound: float | None = None,
-    min_commit: int | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    mask_token_id: int | None = None,
-    eos_token_id: int | Sequence[int] | None = None,
-    stop_at_eos: bool | None = None,
-    suppress_tokens: Sequence[int] | None = None,
-    shift: bool | None = None,
-    as_published: bool | None = None,
-    cache: str | None = None,
-    refresh_every: int | None = None,
-    max_batch_rows: int | None = None,
-    **model_kwargs: Any,
+    **given: Any,
 ) -> torch.Tensor | Generated:
     """Runs `dllm_fast.sample` with the arguments that `generate` of transformers hands to a `custom_generate` callable.
 
-    The settings are those of `sample`, each a named argument, for transformers passes on no others. `max_new_tokens`,
-    `max_length`, `do_sample`, `num_return_sequences`, `pad_token_id` and `return_dict_in_generate` come with the generation
-    config, and so do end tokens, temperature and cuts of the distribution (with `do_sample`) where they are not named.
+    The settings are those of `sample`, each a named argument of the signature, for transformers passes on no others; only
+    `cache` is called `cache_policy`, because transformers hands its own cache on under that name. Lengths, `do_sample`,
+    `num_return_sequences`, `pad_token_id`, `use_cache` and `return_dict_in_generate` come with the generation config, and so
+    do end tokens, temperature and cuts of the distribution (with `do_sample`) where they are not named.
 
     Args:
         model, input_ids: the model, and prompts `[B, L]`.
-        model_kwargs: of these only `attention_mask` is read: 0 where a prompt is padding. Prompts are run without their
-            padding and returned with it.
+        given: settings. Of the arguments for a forward, `attention_mask` is read: 0 where a prompt is padding. Prompts are run
+            without their padding and returned with it.
         seed: as in `sample`; rows of `num_return_sequences` are its samples.
 
     Returns:
         Prompts and new tokens `[B * num_return_sequences, L + new]`, padded behind the end token; or `Generated`.
 
     Raises:
-        InvalidValueError: what cannot be honoured (logits processors, stopping criteria, streamers, beams), and whatever
-            `sample` refuses.
+        InvalidValueError: what cannot be honoured (logits processors, stopping criteria, streamers, assistants, filled caches,
+            settings of the generation config that nothing here reads), and whatever `sample` refuses.
     """
-    settings = {name: value for name, value in locals().items() if name in NAMES and value is not None}
     from dllm_fast.sampling import sample
 
-    _check(model_kwargs, streamer, logits_processor, stopping_criteria, generation_config)
-    settings |= _lengths(input_ids, generation_config, model_kwargs)
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = {_NAMES[name]: given.pop(name) for name in [*given] if name in _NAMES}
+    told = told_by(generation_config, given)
+    check_config(generation_config, told)
+    check_objects("logits processors", logits_processor)
+    check_objects("stopping criteria", stopping_criteria)
+    _check_withheld(streamer)
+    prompts = _prompts(input_ids, given.pop("attention_mask", None), given.pop("position_ids", None))
+    rest = _settings_among({name: value for name, value in given.items() if name not in READ})
+    num_samples = _num_samples(prompts, told, given)
     if config is None:
-        settings = _sampling(generation_config) | settings
+        settings = settings_of(generation_config, told) | settings
     if settings.get("top_k") == 0:
         del settings["top_k"]  # which is how transformers says that it is off
-    num_samples = getattr(generation_config, "num_return_sequences", None) or 1
-    prompts = _prompts(input_ids, model_kwargs.get("attention_mask"))[::num_samples]
     result = sample(
-        model, prompts, preset=preset, config=config, seed=seed, num_samples=num_samples, on_step=on_step, **settings
+        model,
+        prompts[::num_samples],
+        preset=preset,
+        config=config,
+        seed=seed,
+        num_samples=num_samples,
+        on_step=on_step,
+        **_length(input_ids, told),
+        **settings,
+        **rest,
     )
-    sequences = _sequences(input_ids, result, generation_config)
-    if not getattr(generation_config, "return_dict_in_generate", False):
+    sequences = _sequences(input_ids, result, told.get("pad_token_id"))
+    if not told.get("return_dict_in_generate"):
         return sequences
     return Generated(
         sequences=sequences,
@@ -130,68 +121,102 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     )
 
 
-def _check(
-    model_kwargs: dict[str, Any],
-    streamer: object,
-    logits_processor: Iterable[object] | None,
-    stopping_criteria: Iterable[object] | None,
-    generation_config: Any,
-) -> None:
-    if model_kwargs.get("inputs_embeds") is not None:
-        raise InvalidValueError("dllm_fast.generate takes prompts as tokens, got inputs_embeds; pass input_ids")
+def _signature() -> inspect.Signature:
+    """The signature of `generate` with all settings by name; transformers reads it to know what it may pass on."""
+    own = inspect.signature(generate)
+    *named, given = own.parameters.values()
+    kinds = {field.name: field.type for field in dataclasses.fields(SamplerConfig)}
+    settings = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kinds[ours])
+        for name, ours in _NAMES.items()
+    ]
+    return own.replace(parameters=[*named, *settings, given])
+
+
+vars(generate)["__signature__"] = _signature()
+
+
+def _check_withheld(streamer: object) -> None:
+    """Refuses a streamer and an assistant. `model.generate` hands neither on, so they are looked for in its frame."""
+    frame = inspect.currentframe()
+    caller = frame.f_back.f_back if frame is not None and frame.f_back is not None else None
+    theirs = caller.f_locals if caller is not None and caller.f_code.co_name == "generate" else {}
+    streamer = streamer if streamer is not None else theirs.get("streamer")
     if streamer is not None:
         raise InvalidValueError(
             f"dllm_fast.generate writes tokens in no fixed order, got a {type(streamer).__name__}; use on_step= instead"
         )
-    beams = getattr(generation_config, "num_beams", None) or 1
-    if beams > 1:
-        raise InvalidValueError(f"dllm_fast.generate has no beams, got num_beams={beams}; leave it out")
-    for kind, things in (("logits processors", logits_processor), ("stopping criteria", stopping_criteria)):
-        unknown = [type(thing).__name__ for thing in things or () if type(thing).__name__ not in _OURS]
-        if unknown:
+    assistant = theirs.get("assistant_model")
+    if assistant is not None:
+        raise InvalidValueError(f"dllm_fast.generate has no assistants, got a {type(assistant).__name__}; leave it out")
+
+
+def _settings_among(given: dict[str, Any]) -> dict[str, Any]:
+    """What is left for `sample` to understand or to refuse, without the arguments that transformers makes for a forward."""
+    for name in ("inputs_embeds", "encoder_outputs"):
+        if name in given:
+            raise InvalidValueError(f"dllm_fast.generate takes prompts as tokens, got {name}; pass input_ids")
+    for name in _CACHES:
+        cache = given.pop(name, None)
+        if isinstance(cache, str):
+            given["cache"] = cache  # ours, where generate is called directly
+        elif cache is not None and _filled(cache):
             raise InvalidValueError(
-                f"dllm_fast.generate does not call {kind}, got {unknown[0]}; leave it out, or use suppress_tokens=, "
-                "stop_at_eos= and the cuts of the distribution (top_k=, top_p=, min_p=)"
+                f"dllm_fast.generate begins with an empty cache, got {name} that holds tokens; pass the whole prompt, "
+                "and the policy as cache_policy="
             )
+    segments = given.pop("token_type_ids", None)
+    if segments is not None and bool((segments != 0).any()):
+        raise InvalidValueError("token_type_ids must all be 0, got others; dllm_fast knows one segment, leave them out")
+    return {name: value for name, value in given.items() if name not in _BOOKKEEPING}
 
 
-def _lengths(input_ids: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any]) -> dict[str, int]:
-    """How many tokens to write. They come with the generation config, or directly where `generate` is called directly."""
-    new_tokens = model_kwargs.get("max_new_tokens", getattr(generation_config, "max_new_tokens", None))
-    longest = getattr(generation_config, "max_length", None)
+def _filled(cache: Any) -> bool:
+    """True where a cache holds tokens, or cannot be asked."""
+    return int(cache.get_seq_length()) > 0 if hasattr(cache, "get_seq_length") else True
+
+
+def _num_samples(prompts: list[Any], told: dict[str, Any], given: dict[str, Any]) -> int:
+    """Samples of a prompt, whose copies transformers has put beside each other."""
+    count = int(told.get("num_return_sequences") or 1)
+    groups = [prompts[start : start + count] for start in range(0, len(prompts), count)]
+    repeated = all(len(group) == count and all(row.equal(group[0]) for row in group) for group in groups)
+    if not repeated or (count > 1 and "num_return_sequences" in given):
+        raise InvalidValueError(
+            f"num_return_sequences={count} needs each prompt {count} times, as model.generate repeats it, "
+            f"got {len(prompts)} rows; call dllm_fast.sample with num_samples={count}"
+        )
+    return count
+
+
+def _length(input_ids: torch.Tensor, told: dict[str, Any]) -> dict[str, int]:
+    """How many tokens to write."""
+    new_tokens, longest = told.get("max_new_tokens"), told.get("max_length")
     if new_tokens is None and longest is not None:
         new_tokens = longest - input_ids.shape[1]
     return {} if new_tokens is None else {"max_new_tokens": new_tokens}
 
 
-def _sampling(generation_config: Any) -> dict[str, Any]:
-    """Settings of a generation config that have the same meaning here."""
-    names = ["eos_token_id", "suppress_tokens"]
-    if getattr(generation_config, "do_sample", False):
-        names += ["temperature", "top_k", "top_p", "min_p"]
-    found = {name: getattr(generation_config, name, None) for name in names}
-    if "temperature" in found and found["temperature"] is None:
-        found["temperature"] = 1.0
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> list[Any]:
+def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None) -> list[Any]:
+    """Rows without their padding."""
     if getattr(input_ids, "ndim", 0) != 2:
         raise InvalidTypeError(f"input_ids must be a tensor [B, L], got {type(input_ids).__name__}; pass one row a prompt")
-    if attention_mask is None:
-        return list(input_ids.cpu())
-    if attention_mask.shape != input_ids.shape:
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
         raise InvalidValueError(
             f"attention_mask must have the shape {list(input_ids.shape)} of input_ids, got {list(attention_mask.shape)}; "
             "1 marks a token, 0 padding"
         )
-    return [row[real] for row, real in zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)]
+    real = (input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask).bool().cpu()
+    if position_ids is not None:
+        counted = (real.cumsum(1) - 1).expand(position_ids.shape)
+        if not bool(((position_ids.cpu() == counted) | ~real).all()):
+            raise InvalidValueError("position_ids must count each prompt's tokens from 0, got others; leave them out")
+    return [row[kept] for row, kept in zip(input_ids.cpu(), real, strict=True)]
 
 
-def _sequences(input_ids: torch.Tensor, result: Result, generation_config: Any) -> torch.Tensor:
+def _sequences(input_ids: torch.Tensor, result: Result, padding: int | None) -> torch.Tensor:
     import torch
 
-    padding = getattr(generation_config, "pad_token_id", None)
     if padding is None:
         padding = next(iter(result.config.eos_token_ids), 0)
     new = [torch.from_numpy(tokens) for tokens in result.new_tokens]
