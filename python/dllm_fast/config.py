@@ -20,8 +20,8 @@ class SamplerConfig:
 
     Args:
         max_new_tokens: masks that `sample` appends to the prompt; default 128, or what the model's context leaves.
-        steps: forwards in total, a multiple of the number of blocks. Default: one token a forward; with a threshold,
-            factor or entropy bound, as few as it allows.
+        steps: forwards of a row in total, dealt evenly to its blocks that hold masks, the remainder to the first; at least
+            one for each. Default: one token a forward; with a threshold, factor or entropy bound, as few as it allows.
         steps_per_block: forwards in each block; give this or `steps`.
         block_length: positions that are finished before the next ones begin; default: the whole canvas.
         schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit` or `first-hitting`
@@ -44,7 +44,8 @@ class SamplerConfig:
             Default: True in `sample` where an end token is known, False in `infill`.
         suppress_tokens: ids that are never proposed and count as -inf everywhere.
         shift: the logits of row i - 1 predict position i (Dream, Fast-dLLM v2). A property of the model.
-        as_published: keep the quirks of the published loops where their rule and their code differ.
+        as_published: keep the quirks of the published loops where their rule and their code differ: ties of float32 and
+            bfloat16 softmaxes, Dream's counts over the batch, Fast-dLLM's factor, float32 in `linear` and `cosine`.
         cache: of keys and values, for models that dllm_fast runs itself: `none`; `exact_block` for block-causal models, the
             same tokens as `none`; `prefix` and `dual`, approximate where the model sees both ways (Fast-dLLM); `auto`, the
             fastest that gives the same tokens as `none`.

@@ -84,17 +84,21 @@ def mask_predict(
     return prediction
 
 
-def schedule(name: str, masks: int, steps: int, *, eps: float = 1e-3) -> NDArray[np.int64]:
+def schedule(name: str, masks: int, steps: int, *, eps: float = 1e-3, as_published: bool = False) -> NDArray[np.int64]:
     """Masks that each of `steps` steps commits, an int64 array that adds up to `masks`.
 
     `even`: equal counts, the remainder first (LLaDA, 2502.09992). `linear`, `cosine`: rounded expectations of the noise
-    schedules 1 - t and 1 - cos(pi/2 (1 - t)) (MDLM, 2406.07524; MD4, 2406.04329). `dream`: truncated, times from 1 to
-    `eps`, the last step takes the rest (Dream, 2508.15487). `maskgit`: masks left follow a cosine, at least one until the
-    last step (2202.04200).
+    schedules 1 - t and 1 - cos(pi/2 (1 - t)) (MDLM, 2406.07524; MD4, 2406.04329), in float64, halves to the even number:
+    `linear` of 4 masks in 3 steps is [1, 2, 1]. `dream`: truncated, times from 1 to `eps`, the last step takes the rest
+    (Dream, 2508.15487). `maskgit`: masks left follow a cosine, at least one until the last step (2202.04200).
+
+    With `as_published` the probabilities of `linear` and `cosine` are computed in float32, as in dllm's code, where the 1.5
+    of that example is 1.4999999: [1, 1, 2]. The other schedules are the same either way.
 
     Raises:
         InvalidValueError: an unknown name, negative masks, no steps, or `eps` outside (0, 1).
+        InvalidTypeError: an argument of another type.
     """
     import numpy as np  # late: keeps `import dllm_fast` quick
 
-    return np.asarray(_core.schedule(name, masks, steps, eps), dtype=np.int64)
+    return np.asarray(_core.schedule(name, masks, steps, eps, as_published), dtype=np.int64)

@@ -12,7 +12,7 @@ use crate::logits::draw::Sampling;
 pub enum Steps {
     /// One token a forward, or as many as the cut lets through.
     Open,
-    /// Over the whole canvas, shared evenly by the blocks that hold masks.
+    /// Over the whole canvas, dealt evenly to the blocks that hold masks.
     Total(usize),
     /// In each block.
     PerBlock(usize),
@@ -180,25 +180,24 @@ impl Config {
         Ok(())
     }
 
-    /// Steps for each block of a row that has `blocks` blocks with masks; `None` for open-ended.
-    pub fn steps_per_block(&self, blocks: usize) -> Result<Option<usize>> {
+    /// Steps for one of the `blocks` blocks of a row that hold masks, the `index`-th from the left; `None` for open-ended.
+    /// A total is dealt evenly, the remainder to the first blocks.
+    pub fn steps_of_block(&self, index: usize, blocks: usize) -> Option<usize> {
         match self.steps {
-            Steps::Open => Ok(None),
-            Steps::PerBlock(steps) => Ok(Some(steps)),
-            Steps::Total(_) if blocks == 0 => Ok(Some(1)),
-            Steps::Total(steps) if steps % blocks == 0 => Ok(Some(steps / blocks)),
-            Steps::Total(steps) => {
-                let (below, above) = (steps / blocks * blocks, steps.div_ceil(blocks) * blocks);
-                let nearest = if below == 0 {
-                    format!("{above}")
-                } else {
-                    format!("{below} or {above}")
-                };
-                Err(Error::Mismatch(format!(
-                    "steps is the total over all blocks and must be a multiple of their number, got {steps} steps for {blocks} blocks; \
-                     use steps={nearest}, or steps_per_block"
-                )))
-            }
+            Steps::Open => None,
+            Steps::PerBlock(steps) => Some(steps),
+            Steps::Total(steps) => Some(steps / blocks + usize::from(index < steps % blocks)),
+        }
+    }
+
+    /// Refuses a total of steps that leaves a block of a row without any.
+    pub fn check_blocks(&self, row: usize, blocks: usize) -> Result<()> {
+        match self.steps {
+            Steps::Total(steps) if steps < blocks => Err(Error::Mismatch(format!(
+                "steps is the total of a row and must be at least the number of its blocks that hold masks, \
+                 got {steps} steps for the {blocks} blocks of row {row}; use steps={blocks} or more, or steps_per_block"
+            ))),
+            _ => Ok(()),
         }
     }
 

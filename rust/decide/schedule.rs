@@ -9,9 +9,15 @@ pub enum Schedule {
     /// Equal counts, the remainder in the first steps (LLaDA, Nie et al., 2502.09992).
     Even,
     /// Expected counts of the noise schedule `alpha = 1 - t` (MDLM, Sahoo et al., 2406.07524).
-    Linear,
+    Linear {
+        /// Its probabilities in float32, as dllm computes them, so that halves may round the other way.
+        as_published: bool,
+    },
     /// Expected counts of the noise schedule `alpha = 1 - cos(pi/2 (1 - t))` (MD4, Shi et al., 2406.04329).
-    Cosine,
+    Cosine {
+        /// Its probabilities in float32, as dllm computes them.
+        as_published: bool,
+    },
     /// Times from 1 to `eps`; counts truncated, the last step takes the rest (Dream, Ye et al., 2508.15487).
     Dream {
         /// Last time before 0.
@@ -67,7 +73,7 @@ impl Schedule {
         let count = match self {
             _ if step.is_last() => left,
             Self::Even => masks / steps + usize::from(index < masks % steps),
-            Self::Linear | Self::Cosine => {
+            Self::Linear { .. } | Self::Cosine { .. } => {
                 (left as f64 * self.probability(step)).round_ties_even() as usize
             }
             Self::Dream { .. } => (left as f64 * self.probability(step)) as usize,
@@ -88,8 +94,11 @@ impl Schedule {
         }
         let grid = |j: usize| (step.steps - j) as f64 / step.steps as f64;
         let (t, s) = (grid(step.index), grid(step.index + 1));
+        if let Self::Linear { as_published: true } | Self::Cosine { as_published: true } = self {
+            return 1.0 - f64::from(self.single_alive(s as f32) / self.single_alive(t as f32));
+        }
         let masked = |t: f64| match self {
-            Self::Cosine => cos_half_pi(1.0 - t),
+            Self::Cosine { .. } => cos_half_pi(1.0 - t),
             // Written as 1 - alpha(t) with alpha(t) = 1 - t, as the formulas have it: the roundings decide halves.
             _ => 1.0 - (1.0 - t),
         };
@@ -98,6 +107,18 @@ impl Schedule {
             return 1.0 - point(step.index + 1) / point(step.index);
         }
         1.0 - masked(s) / masked(t)
+    }
+
+    /// Share of masks alive at time `t`, `1 - alpha(t)`, with every operation in float32.
+    fn single_alive(self, t: f32) -> f32 {
+        let alpha = match self {
+            Self::Cosine { .. } => {
+                let angle = std::f32::consts::FRAC_PI_2 * (1.0 - t);
+                1.0 - cos_half_pi(f64::from(angle) / std::f64::consts::FRAC_PI_2) as f32
+            }
+            _ => 1.0 - t,
+        };
+        1.0 - alpha
     }
 
     /// Does a step that commits nothing still cost a forward? Only where the published loop spends it.
@@ -135,7 +156,11 @@ mod tests {
     #[test]
     fn published_examples() {
         assert_eq!(Schedule::Even.counts(10, 4), [3, 3, 2, 2]);
-        assert_eq!(Schedule::Linear.counts(10, 4), [2, 3, 2, 3]);
+        let [exact, published] =
+            [false, true].map(|as_published| Schedule::Linear { as_published });
+        assert_eq!(exact.counts(10, 4), [2, 3, 2, 3]);
+        assert_eq!(exact.counts(4, 3), [1, 2, 1]);
+        assert_eq!(published.counts(4, 3), [1, 1, 2]);
         assert_eq!(Schedule::Even.counts(2, 4), [1, 1, 0, 0]);
         let dream = Schedule::Dream { eps: 1e-3 };
         assert_eq!(dream.counts(6, 6), [0, 1, 1, 1, 1, 2]);
@@ -148,8 +173,14 @@ mod tests {
     fn counts_add_up_and_probabilities_rise() {
         let all = [
             Schedule::Even,
-            Schedule::Linear,
-            Schedule::Cosine,
+            Schedule::Linear {
+                as_published: false,
+            },
+            Schedule::Linear { as_published: true },
+            Schedule::Cosine {
+                as_published: false,
+            },
+            Schedule::Cosine { as_published: true },
             Schedule::Dream { eps: 1e-3 },
             Schedule::MaskGit,
         ];

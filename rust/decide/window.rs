@@ -23,15 +23,12 @@ impl Blocks {
         start.max(0) as usize..(start + b).min(len as i128) as usize
     }
 
-    /// Number of blocks that hold one of `positions`, which rise.
-    pub fn count(self, positions: impl Iterator<Item = usize>, len: usize) -> usize {
-        let mut end = 0;
-        let mut count = 0;
-        for p in positions {
-            if p >= end {
-                end = self.around(p, len).end;
-                count += 1;
-            }
+    /// Number of blocks before `end` that hold a position which may be written.
+    pub fn count(self, writable: &[bool], end: usize) -> usize {
+        let (mut from, mut count) = (0, 0);
+        while let Some(ahead) = writable[from..end].iter().position(|&open| open) {
+            from = self.around(from + ahead, end).end;
+            count += 1;
         }
         count
     }
@@ -51,7 +48,11 @@ mod tests {
         for p in 0..11 {
             assert!(expected.contains(&blocks.around(p, 11)) && blocks.around(p, 11).contains(&p));
         }
-        assert_eq!(blocks.count([0, 2, 9, 10].into_iter(), 11), 3);
+        let writable: Vec<bool> = (0..11).map(|p| [0, 2, 9, 10].contains(&p)).collect();
+        assert_eq!(
+            [0, 1, 5, 9, 11].map(|end| blocks.count(&writable, end)),
+            [0, 1, 2, 2, 3]
+        );
         assert_eq!(
             Blocks {
                 origin: 5,

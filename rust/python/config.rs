@@ -12,11 +12,11 @@ use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
 /// A schedule by its name.
-pub(super) fn schedule(name: &str, eps: f64) -> PyResult<Schedule> {
+pub(super) fn schedule(name: &str, eps: f64, as_published: bool) -> PyResult<Schedule> {
     Ok(match name {
         "even" => Schedule::Even,
-        "linear" => Schedule::Linear,
-        "cosine" => Schedule::Cosine,
+        "linear" => Schedule::Linear { as_published },
+        "cosine" => Schedule::Cosine { as_published },
         "dream" => Schedule::Dream { eps },
         "maskgit" => Schedule::MaskGit,
         "first-hitting" => Schedule::FirstHitting,
@@ -131,6 +131,7 @@ fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
 const MOST_NEW_TOKENS: usize = 1 << 24;
 pub(super) const COUNT: &str = "a whole number, at least 1";
 pub(super) const NUMBER: &str = "a number";
+pub(super) const FLAG: &str = "True or False";
 const ID: &str = "a token id, a whole number from 0";
 
 fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {
@@ -178,7 +179,7 @@ fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
 
 /// Reads a `SamplerConfig`. Without a mask id, `mask` stands in for it.
 pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<Config> {
-    let flag = |name| get::<bool>(object, name, "True or False").map(|b| b.unwrap_or(false));
+    let flag = |name| get::<bool>(object, name, FLAG).map(|b| b.unwrap_or(false));
     let as_published = flag("as_published")?;
     let Some(mask) = get::<u32>(object, "mask_token_id", ID)?.or(mask) else {
         return Err(bad_value(
@@ -186,7 +187,8 @@ pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<C
         ));
     };
     let name: String = get(object, "schedule", "a name")?.unwrap_or_else(|| "even".into());
-    let schedule = schedule(&name, get(object, "eps", NUMBER)?.unwrap_or(1e-3))?;
+    let eps = get(object, "eps", NUMBER)?.unwrap_or(1e-3);
+    let schedule = schedule(&name, eps, as_published)?;
     let read = Config {
         mask,
         block_length: get(object, "block_length", COUNT)?,

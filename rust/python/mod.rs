@@ -9,7 +9,7 @@ mod sampler;
 
 use crate::error::Error;
 use crate::{openmp, pool};
-use config::{COUNT, NUMBER, convert};
+use config::{COUNT, FLAG, NUMBER, convert};
 use pyo3::prelude::*;
 
 /// See `dllm_fast.schedule`, which documents the arguments.
@@ -19,9 +19,11 @@ fn schedule(
     masks: &Bound<'_, PyAny>,
     steps: &Bound<'_, PyAny>,
     eps: &Bound<'_, PyAny>,
+    as_published: &Bound<'_, PyAny>,
 ) -> PyResult<Vec<usize>> {
     let name: String = convert(name, "name", "a name")?;
-    let schedule = config::schedule(&name, convert(eps, "eps", NUMBER)?)?;
+    let as_published = convert(as_published, "as_published", FLAG)?;
+    let schedule = config::schedule(&name, convert(eps, "eps", NUMBER)?, as_published)?;
     schedule.check().map_err(error::raise)?;
     let masks: usize = convert(masks, "masks", "a whole number, at least 0")?;
     let steps: usize = convert(steps, "steps", COUNT)?;

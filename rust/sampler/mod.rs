@@ -79,10 +79,15 @@ impl Sampler {
     /// positions without looking at the model; the edits are the same.
     pub fn new(config: Config, starts: Vec<Start>, score_all: bool) -> Result<Self> {
         config.check()?;
-        let rows = starts
+        let rows: Vec<Row> = starts
             .into_iter()
             .map(|start| Row::new(&config, start))
-            .collect::<Result<_>>()?;
+            .collect();
+        let counts = rows.iter().map(Row::block_count).enumerate();
+        if let Some((row, blocks)) = counts.max_by_key(|&(row, blocks)| (blocks, usize::MAX - row))
+        {
+            config.check_blocks(row, blocks)?;
+        }
         Ok(Self {
             excluded: config.excluded(),
             config,

@@ -8,7 +8,6 @@ use crate::decide::score::{Order, Place};
 use crate::decide::select::{Candidate, Cut, select};
 use crate::decide::stop::first_end;
 use crate::decide::window::Blocks;
-use crate::error::Result;
 use crate::rng::{Draw, Stream};
 use std::ops::Range;
 
@@ -50,8 +49,8 @@ pub struct Row {
     writable: Vec<bool>,
     stream: Stream,
     blocks: Blocks,
-    /// Steps for each block; `None` for open-ended.
-    steps: Option<usize>,
+    /// Number of blocks that held masks at the start.
+    block_count: usize,
     block: Option<Block>,
     forwards: u32,
     /// Steps of the schedule so far, those passed over without a forward included.
@@ -62,25 +61,28 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn new(config: &Config, start: Start) -> Result<Self> {
+    pub fn new(config: &Config, start: Start) -> Self {
         let writable: Vec<bool> = start.canvas.iter().map(|&t| t == config.mask).collect();
         let blocks = config.blocks(start.origin);
-        let masks = (0..writable.len()).filter(|&p| writable[p]);
-        let steps = config.steps_per_block(blocks.count(masks, writable.len()))?;
-        Ok(Self {
+        Self {
+            block_count: blocks.count(&writable, writable.len()),
             mask: config.mask,
             canvas: start.canvas,
             writable,
             stream: start.stream,
             blocks,
-            steps,
             block: None,
             forwards: 0,
             scheduled: 0,
             time: f64::NAN,
             pending: None,
             trajectory: Vec::new(),
-        })
+        }
+    }
+
+    /// Number of blocks that held masks at the start.
+    pub fn block_count(&self) -> usize {
+        self.block_count
     }
 
     pub fn canvas(&self) -> &[u32] {
@@ -175,10 +177,12 @@ impl Row {
             .filter(|&&t| t == self.mask)
             .count();
         if self.block.as_ref().is_none_or(|b| b.window != window) {
+            let index = self.blocks.count(&self.writable, window.start);
+            let steps = config.steps_of_block(index, self.block_count);
             self.block = Some(Block {
                 window,
                 masks: left,
-                steps: self.steps.unwrap_or(left),
+                steps: steps.unwrap_or(left),
                 index: 0,
             });
             self.time = if config.schedule == Schedule::FirstHitting {

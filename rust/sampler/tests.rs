@@ -93,14 +93,23 @@ fn total_steps_are_shared_by_the_blocks_that_hold_masks() {
         ..config()
     };
     let canvas = [1, 1, 1, 1, MASK, MASK, MASK, 1, MASK, MASK];
-    let mut sampler = Sampler::new(of(4), vec![start(&canvas, 0)], false).unwrap();
-    assert_eq!(run(&mut sampler), [4]);
-    let error = Sampler::new(of(3), vec![start(&canvas, 0)], false)
+    let committed = |steps| {
+        let mut sampler = Sampler::new(of(steps), vec![start(&canvas, 0)], false).unwrap();
+        assert_eq!(run(&mut sampler), [steps as u32]);
+        let of_step = |s| sampler.trajectory(0).iter().filter(|e| e.step == s).count();
+        (0..steps as u32).map(of_step).collect::<Vec<_>>()
+    };
+    assert_eq!(committed(2), [3, 2]);
+    assert_eq!(committed(3), [2, 1, 2]);
+    assert_eq!(committed(4), [2, 1, 1, 1]);
+    let starts = vec![start(&canvas[..8], 0), start(&canvas, 0), start(&canvas, 0)];
+    let error = Sampler::new(of(1), starts, false)
         .err()
         .unwrap()
         .to_string();
     assert!(
-        error.contains("got 3 steps for 2 blocks") && error.contains("steps=2 or 4"),
+        error.contains("got 1 steps for the 2 blocks of row 1")
+            && error.contains("steps=2 or more"),
         "{error}"
     );
 }
@@ -127,7 +136,9 @@ fn blind_orders_ask_only_for_what_they_commit() {
         let config = Config {
             order,
             steps: Steps::Total(3),
-            schedule: Schedule::Linear,
+            schedule: Schedule::Linear {
+                as_published: false,
+            },
             ..config()
         };
         let starts = || vec![start(&[MASK; 12], 4)];

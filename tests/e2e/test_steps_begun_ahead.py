@@ -90,6 +90,8 @@ def same_tokens(model, prompts, **given):
 RULES = [
     {"preset": "llada"},
     {"preset": "llada", "steps_per_block": 5},
+    {"preset": "llada", "steps": 11},
+    {"order": "confidence", "schedule": "linear", "steps": 9, "as_published": True},
     {"preset": "dream-entropy"},
     {"preset": "dream-origin"},
     {"preset": "fast-dllm", "threshold": 0.03},

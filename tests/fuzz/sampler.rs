@@ -115,10 +115,11 @@ impl Dice {
 const VOCABULARY: usize = 9;
 
 fn config(dice: &mut Dice) -> Config {
+    let as_published = dice.one_in(2);
     let schedule = match dice.below(6) {
         0 => Schedule::Even,
-        1 => Schedule::Linear,
-        2 => Schedule::Cosine,
+        1 => Schedule::Linear { as_published },
+        2 => Schedule::Cosine { as_published },
         3 => Schedule::Dream {
             eps: if dice.one_in(3) { dice.number() } else { 1e-3 },
         },
@@ -304,11 +305,9 @@ fn masks(canvas: &[u32], mask: u32) -> usize {
 
 /// An upper bound on the forwards of a row.
 fn bound(config: &Config, start: &Start) -> usize {
-    let masked = (0..start.canvas.len()).filter(|&p| start.canvas[p] == config.mask);
-    let masks = masked.clone().count();
-    let blocks = config
-        .blocks(start.origin)
-        .count(masked, start.canvas.len());
+    let masked: Vec<bool> = start.canvas.iter().map(|&t| t == config.mask).collect();
+    let masks = masks(&start.canvas, config.mask);
+    let blocks = config.blocks(start.origin).count(&masked, masked.len());
     let steps = match config.steps {
         Steps::Open => return masks,
         Steps::Total(steps) => steps,

@@ -91,6 +91,33 @@ def test_a_row_is_the_row_alone(opened, twin, prompts, rule):
     assert together == alone
 
 
+@given(st.sampled_from(BLOCKS), prompts, rules(), st.integers(0, 30))
+def test_a_total_of_steps_is_dealt_to_the_blocks_of_each_row(opened, twin, prompts, rule, more):
+    """Blocks lie at absolute places, so prompts of different lengths have different numbers of them: any total that is enough
+    for the row with the most is enough, and no row knows of the others."""
+    model = opened(twin)
+    new, block = rule["max_new_tokens"], model.info.block_length
+    steps = more + max((len(prompt) + new - 1) // block - len(prompt) // block + 1 for prompt in prompts)
+    together = dllm_fast.sample(model, prompts, steps=steps, **rule)
+    alone = [row for prompt in prompts for row in tokens(dllm_fast.sample(model, prompt, steps=steps, **rule))]
+    assert tokens(together) == alone
+    assert max(together.stats.nfe_per_row) <= steps
+
+
+@pytest.mark.parametrize("steps", [4, 7, 8, 9, 10])
+def test_a_total_of_steps_for_prompts_of_12_and_13_tokens(opened, steps):
+    """Twelve new tokens in blocks of 4: three blocks behind the prompt of 12, four behind that of 13 (3, 4, 4 and 1 masks)."""
+    model = opened(next(t for t in TWINS if t.name == "sdar"))
+    prompts = [list(range(12)), list(range(13))]
+    result = dllm_fast.sample(model, prompts, max_new_tokens=12, steps=steps, preset="llada", stop_at_eos=False)
+    masks = [[4, 4, 4], [3, 4, 4, 1]]
+    dealt = [[steps // len(of) + (i < steps % len(of)) for i in range(len(of))] for of in masks]
+    expected = [sum(min(pair) for pair in zip(of, given, strict=True)) for of, given in zip(masks, dealt, strict=True)]
+    assert result.stats.nfe_per_row == expected
+    with pytest.raises(dllm_fast.DllmFastError, match=r"3 steps for the 4 blocks of row 1; use steps=4 or more"):
+        dllm_fast.sample(model, prompts, max_new_tokens=12, steps=3, preset="llada")
+
+
 @given(st.sampled_from(BLOCKS + FULL[:2]), st.data())
 def test_infill_with_masks_anywhere(opened, twin, data):
     """Blocks of which some hold no mask, rows that end inside a block, rows without any mask."""

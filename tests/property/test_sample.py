@@ -491,13 +491,13 @@ VALUE_ERRORS = {
         dllm_fast.sample,
         [1],
         {"max_new_tokens": 12, "block_length": 3, "steps": 2},
-        ["steps", "multiple", "2 steps for 4 blocks", "steps=4"],
+        ["steps", "at least", "2 steps for the 4 blocks of row 0", "steps=4 or more", "steps_per_block"],
     ),
-    "steps over blocks": (
-        dllm_fast.sample,
-        [1],
-        {"max_new_tokens": 12, "block_length": 4, "steps": 8},
-        ["steps", "multiple", "8 steps for 3 blocks", "steps=6 or 9", "steps_per_block"],
+    "more blocks than steps in one row": (
+        dllm_fast.infill,
+        [[1, MASK], [MASK, MASK, MASK, MASK, MASK], [MASK, 1, MASK]],
+        {"block_length": 2, "steps": 2},
+        ["steps", "2 steps for the 3 blocks of row 1", "steps=3 or more"],
     ),
     "total and per block": (
         dllm_fast.sample,

@@ -101,20 +101,55 @@ def test_maskgit_noise_is_on_the_logarithm_and_fades_out(config, temperature, ba
     assert_equals_reference(sampler, config, batch, model)
 
 
+@given(
+    strategies.settings(orders=("random", "left-to-right", "ancestral"), schedules=["linear", "cosine"]),
+    batches(),
+    tables,
+)
+def test_as_published_spreads_the_masks_as_float32_does(config, batch, model):
+    """Orders that do not look at the model: the other quirk, probabilities as float32 has them, moves none."""
+    for name in ("threshold", "factor", "entropy_bound"):
+        config.pop(name, None)
+    canvases, seeds, requests, starts = batch
+    config |= {"as_published": True, "steps_per_block": config.get("steps_per_block", 3)}
+    sampler = drive(config, canvases, model, seed=seeds, request=requests, block_start=starts)
+    for i, canvas in enumerate(canvases):
+        expected = reference.run(model.alone, canvas, config, seed=seeds[i], request=requests[i], block_start=starts[i])
+        ours, theirs = ([(e.step, e.position, e.token) for e in run] for run in (sampler.trajectory[i], expected.trajectory))
+        assert ours == theirs
+
+
 COUNTED = [name for name in strategies.SCHEDULES if name != "first-hitting"]  # that one takes no number of steps
 
 
 @given(strategies.settings(schedules=COUNTED), strategies.canvases(), st.integers(1, 4), tables)
-def test_total_steps_are_shared_by_the_blocks_with_masks(config, canvas, each, model):
+def test_total_steps_are_dealt_to_the_blocks_with_masks(config, canvas, each, model):
     config.pop("steps_per_block", None)
     windows = reference.windows(len(canvas), config.get("block_length"), 0)
     blocks = sum(bool((canvas[w.start : w.stop] == MASK).any()) for w in windows)
     per_block = drive({**config, "steps_per_block": each}, [canvas], model)
     total = drive({**config, "steps": each * max(blocks, 1)}, [canvas], model)
     assert same(edits_of(per_block.trajectory[0]), edits_of(total.trajectory[0]))
+    for more in range(1, blocks):
+        config["steps"] = each * blocks + more
+        assert_equals_reference(drive(config, [canvas], model), config, ([canvas], [0], [0], [0]), model)
     if blocks > 1:
-        with pytest.raises(dllm_fast.DllmFastError, match=rf"multiple.*got {each * blocks + 1} steps for {blocks} blocks; use"):
-            drive({**config, "steps": each * blocks + 1}, [canvas], model)
+        rule = rf"at least.*got {blocks - 1} steps for the {blocks} blocks of row 0; use steps={blocks} or more"
+        with pytest.raises(dllm_fast.DllmFastError, match=rule):
+            drive({**config, "steps": blocks - 1}, [canvas], model)
+
+
+@given(strategies.settings(schedules=COUNTED), batches(), st.integers(20, 60), tables)
+def test_a_total_of_steps_is_of_each_row_alone(config, batch, steps, model):
+    """Rows of any lengths, with any number of blocks: together as alone."""
+    canvases, seeds, requests, starts = batch
+    config.pop("steps_per_block", None)
+    config["steps"] = steps
+    together = drive(config, canvases, model, seed=seeds, request=requests, block_start=starts)
+    assert_equals_reference(together, config, batch, model)
+    for i, canvas in enumerate(canvases):
+        alone = drive(config, [canvas], model, seed=seeds[i], request=requests[i], block_start=starts[i])
+        assert same(edits_of(alone.trajectory[0]), edits_of(together.trajectory[i]))
 
 
 @given(strategies.settings(), batches(), tables, st.randoms(use_true_random=False))
@@ -711,14 +746,18 @@ BAD_ARGUMENTS = {
     "seed negative": ((CANVAS,), {"seed": -1}, ["seed", "-1", "2^64"]),
     "too many seeds": ((CANVAS,), {"seed": [1, 2]}, ["seed", "1 rows", "got 2"]),
     "request negative": ((CANVAS,), {"request": -1}, ["request", "-1"]),
-    "steps over blocks": (([np.full(9, MASK)],), {}, ["steps", "multiple", "4 steps for 3 blocks", "3 or 6"]),
+    "more blocks than steps": (
+        ([np.full(9, MASK)],),
+        {},
+        ["steps", "at least", "2 steps for the 3 blocks of row 0", "steps=3"],
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BAD_ARGUMENTS)
 def test_bad_arguments_are_refused(case):
     arguments, keywords, words = BAD_ARGUMENTS[case]
-    config = {**CONFIG, **({"steps": 4, "block_length": 3} if case == "steps over blocks" else {})}
+    config = {**CONFIG, **({"steps": 2, "block_length": 3} if case == "more blocks than steps" else {})}
     with pytest.raises(dllm_fast.DllmFastError) as caught:
         dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), *arguments, **keywords)
     assert isinstance(caught.value, ValueError)

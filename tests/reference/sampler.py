@@ -34,6 +34,7 @@ DEFAULTS = {
     "stop_at_eos": False,
     "suppress_tokens": (),
     "shift": False,
+    "as_published": False,
 }
 
 
@@ -99,7 +100,7 @@ class Row:
 
     def ancestral_step(self, eligible, step: Step) -> None:
         """Every position commits by itself, with the probability of the schedule."""
-        chance = schedule.probability(self.config.schedule, step, self.config.eps)
+        chance = schedule.probability(self.config.schedule, step, self.config.eps, as_published=self.config.as_published)
         picks = [p for p in eligible if self.uniform(p, self.scheduled, philox.COMMIT) < chance]
         if picks or self.config.schedule == "dream":
             self.forward(picks, lambda proposals: picks, step)
@@ -200,9 +201,9 @@ def run(model, canvas, config, *, seed: int = 0, request: int = 0, block_start: 
 def fill_all(row: Row, block_start: int) -> None:
     """Fills the blocks of a row from left to right; those without masks are passed over."""
     blocks = [w for w in windows(len(row.canvas), row.config.block_length, block_start) if row.masked(w)]
-    for window in blocks:
+    for index, window in enumerate(blocks):
         if masks := len(row.masked(window)):
-            row.fill(window, steps_of_block(row.config, len(blocks), masks))
+            row.fill(window, steps_of_block(row.config, index, len(blocks), masks))
 
 
 def windows(length: int, block_length: int | None, start: int) -> list[range]:
@@ -213,14 +214,14 @@ def windows(length: int, block_length: int | None, start: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
 
-def steps_of_block(config, blocks: int, masks: int) -> int:
-    """Steps for a block with `masks` masks, where `blocks` blocks of the row hold masks."""
+def steps_of_block(config, index: int, blocks: int, masks: int) -> int:
+    """Steps for a block with `masks` masks, the `index`-th of the `blocks` blocks of the row that hold masks."""
     if config.steps_per_block is not None:
         return config.steps_per_block
     if config.steps is not None:
-        if config.steps % blocks:
-            raise ValueError(f"steps must be a multiple of the number of blocks, got {config.steps} and {blocks}")
-        return config.steps // blocks
+        if config.steps < blocks:
+            raise ValueError(f"steps must be at least the number of blocks, got {config.steps} and {blocks}")
+        return config.steps // blocks + (index < config.steps % blocks)
     return masks
 
 
@@ -228,7 +229,10 @@ def least(config, step: Step) -> int:
     """How many masks a step commits at least; exactly so many where counts alone decide."""
     is_open = config.steps is None and config.steps_per_block is None
     has_cut = any(cut is not None for cut in (config.threshold, config.factor, config.entropy_bound))
-    count = 1 if is_open and config.schedule != "dream" else schedule.count(config.schedule, step, config.eps)
+    if is_open and config.schedule != "dream":
+        count = 1
+    else:
+        count = schedule.count(config.schedule, step, config.eps, as_published=config.as_published)
     if not has_cut:
         floor = max(count, config.min_commit or 0)
     elif is_open:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
+
+import numpy as np
 
 from reference.arithmetic import SMALLEST_NORMAL, cos_half_pi, exp64, ln
 
@@ -19,7 +22,7 @@ class Step(NamedTuple):
 NAMES = ("even", "linear", "cosine", "dream", "maskgit")
 
 
-def probability(name: str, step: Step, eps: float = 1e-3) -> float:
+def probability(name: str, step: Step, eps: float = 1e-3, *, as_published: bool = False) -> float:
     """Probability with which each mask is filled in this step of the reverse process; the last step fills all."""
     index, steps, _, _ = step
     if index >= steps - 1:
@@ -31,6 +34,8 @@ def probability(name: str, step: Step, eps: float = 1e-3) -> float:
         return 1.0 - s / t
     t = (steps - index) / steps
     s = (steps - index - 1) / steps
+    if as_published and name in ("linear", "cosine"):
+        return 1.0 - float(single_alive(name, s) / single_alive(name, t))
     if name == "cosine":
         # 1 - alpha with alpha_t = 1 - cos(pi/2 (1 - t))
         return 1.0 - cos_half_pi(1.0 - s) / cos_half_pi(1.0 - t)
@@ -38,7 +43,17 @@ def probability(name: str, step: Step, eps: float = 1e-3) -> float:
     return 1.0 - (1.0 - (1.0 - s)) / (1.0 - (1.0 - t))
 
 
-def count(name: str, step: Step, eps: float = 1e-3) -> int:
+def single_alive(name: str, t: float) -> np.float32:
+    """Share of masks alive at a time, `1 - alpha(t)`, with every operation in float32, as dllm computes it."""
+    one, t = np.float32(1), np.float32(t)
+    if name == "linear":
+        return one - (one - t)
+    angle = np.float32(math.pi / 2) * (one - t)
+    alpha = one - np.float32(cos_half_pi(float(angle) / (math.pi / 2)))
+    return one - alpha
+
+
+def count(name: str, step: Step, eps: float = 1e-3, *, as_published: bool = False) -> int:
     """Masks that this step commits."""
     index, steps, masks, left = step
     if index >= steps - 1:
@@ -46,7 +61,7 @@ def count(name: str, step: Step, eps: float = 1e-3) -> int:
     if name == "even":
         k = masks // steps + (index < masks % steps)
     elif name in ("linear", "cosine"):
-        k = round(left * probability(name, step))  # halves go to the even neighbour
+        k = round(left * probability(name, step, as_published=as_published))  # halves go to the even neighbour
     elif name == "dream":
         k = int(left * probability(name, step, eps))
     elif name == "maskgit":
@@ -60,11 +75,11 @@ def count(name: str, step: Step, eps: float = 1e-3) -> int:
     return max(0, min(k, left))
 
 
-def counts(name: str, masks: int, steps: int, eps: float = 1e-3) -> list[int]:
+def counts(name: str, masks: int, steps: int, eps: float = 1e-3, *, as_published: bool = False) -> list[int]:
     """The counts of all steps."""
     left, result = masks, []
     for index in range(steps):
-        result.append(count(name, Step(index, steps, masks, left), eps))
+        result.append(count(name, Step(index, steps, masks, left), eps, as_published=as_published))
         left -= result[-1]
     return result
 
