@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dllm_fast.aliases import ALIASES
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.settings import ALIASES, NAMES
+from dllm_fast.settings import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

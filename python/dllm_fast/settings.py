@@ -1,13 +1,14 @@
-"""From what people type to a `SamplerConfig`: presets, the names that peers use, and errors that explain themselves."""
+"""From what people type to a `SamplerConfig`: presets, our names and those of others, over what the model recommends."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dllm_fast.aliases import ALIASES, translate
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.published import presets
@@ -16,52 +17,10 @@ if TYPE_CHECKING:
     from dllm_fast.models.loaded import ModelInfo
 
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
-
-# Their name: ours. Steps are converted by name, never by guess: Diffusers counts them per block, LLaDA in total.
-ALIASES = {
-    "gen_length": "max_new_tokens",
-    "gen_len": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "diffusion_steps": "steps",
-    "num_inference_steps": "steps_per_block",
-    "denoising_steps": "steps_per_block",
-    "max_denoising_steps": "steps_per_block",
-    "block_size": "block_length",
-    "bd_size": "block_length",
-    "canvas_length": "block_length",
-    "remasking": "order",
-    "remasking_strategy": "order",
-    "alg": "order",
-    "alg_temp": "order_temperature",
-    "confidence_threshold": "threshold",
-    "minimal_topk": "min_commit",
-    "num_to_transfer": "min_commit",
-    "mask_id": "mask_token_id",
-}
-
-# Their value: ours, for the names above that stand for `order`. What they call confidence is that of the drawn token.
-_ORDERS = {
-    "low_confidence": "sampled-confidence",
-    "random": "random",
-    "origin": "ancestral",
-    "maskgit_plus": "sampled-confidence",
-    "topk_margin": "margin",
-    "entropy": "entropy",
-}
-
-_LATER = {
-    "cfg_scale": "classifier-free guidance",
-    "edit_threshold": "editing of committed tokens",
-    "editing_threshold": "editing of committed tokens",
-    "max_post_steps": "editing of committed tokens",
-}
-# What `generate` of transformers takes and we need not be told.
-_ELSEWHERE = {
-    "do_sample": "temperature=0 is greedy and any other temperature draws",
-    "attention_mask": "rows of any length go in one call, without padding",
-    "input_ids": "they are the second argument, prompt",
-    "mask_token": "pass its id as mask_token_id",
-}
+# Of `sample`, for those who misspell them.
+_ARGUMENTS = ("preset", "config", "tokenizer", "seed", "num_samples", "on_step")
+# Letters of a word that says something by itself.
+_TELLING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +30,7 @@ class Resolved:
     Attributes:
         config: the settings; its `sources` say who set each.
         given: names that the caller set, in our words; the others come from the preset, the model's family or the defaults.
-        aliases: what the caller typed, to our name for it.
+        aliases: what the caller typed, to our name for it, or to a note where there was nothing to set.
     """
 
     config: SamplerConfig
@@ -152,20 +111,19 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
     typed: dict[str, str] = {}
     aliases: dict[str, str] = {}
     for name, value in settings.items():
-        ours, canonical = name, value
+        found = {name: value}
         if name in ALIASES:
-            ours = aliases[name] = ALIASES[name]
-            if ours == "order":
-                canonical = _order(name, value)
+            found, aliases[name] = translate(name, value, settings)
         elif name not in NAMES:
             raise InvalidValueError(_unknown(name))
-        if ours in values and not _same(values[ours], canonical):
-            raise InvalidValueError(
-                f"{typed[ours]} and {name} mean the same ({ours}) and must agree, "
-                f"got {settings[typed[ours]]!r} and {value!r}; keep one of them"
-            )
-        values[ours] = canonical
-        typed[ours] = name
+        for ours, canonical in found.items():
+            if ours in values and not _same(values[ours], canonical):
+                raise InvalidValueError(
+                    f"{typed[ours]} and {name} both say {ours} and must agree, "
+                    f"got {settings[typed[ours]]!r} and {value!r}; keep one of them"
+                )
+            values[ours] = canonical
+            typed[ours] = name
     total, each = typed.get("steps"), typed.get("steps_per_block")
     if total and each and values["steps"] is not None and values["steps_per_block"] is not None:
         raise InvalidValueError(
@@ -181,20 +139,18 @@ def _same(a: object, b: object) -> bool:
     return repr(a) == repr(b) if hasattr(a, "__len__") or hasattr(b, "__len__") else bool(a == b)
 
 
-def _order(name: str, value: object) -> str:
-    if isinstance(value, str) and value in _ORDERS:
-        return _ORDERS[value]
-    raise InvalidValueError(f"{name} must be one of {', '.join(_ORDERS)}, got {value!r}; our own names go with order=")
-
-
 def _unknown(name: str) -> str:
-    if name in _LATER:
-        return f"{name} is not a setting yet, got {name}; {_LATER[name]} is not implemented, leave it out"
-    if name in _ELSEWHERE:
-        return f"{name} is not a setting, got {name}; leave it out: {_ELSEWHERE[name]}"
-    return f"{name} is not a setting{_nearest(name, [*NAMES, *ALIASES])}; the settings are {', '.join(NAMES)}"
+    near = _nearest(name, [*NAMES, *_ARGUMENTS, *ALIASES])
+    return f"{name} is not a setting{near or ';'} help(dllm_fast.SamplerConfig) describes all of them"
 
 
-def _nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """A question after the few names that are spelled or begin like this one, or else share a word with it."""
+    plain, known = name.replace("-", "_").lower(), list(known)
+    close = difflib.get_close_matches(plain, known, n=3, cutoff=0.75)
+    if len(plain) >= _TELLING:
+        words = {word for word in plain.split("_") if len(word) >= _TELLING}
+        close += [other for other in known if other.startswith(plain)]
+        close = close or [other for other in known if words & set(other.split("_"))]
+    close = list(dict.fromkeys(close))[:3] or difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,264 @@
+"""Names that people bring along from elsewhere: each is understood or answered."""
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+import dllm_fast
+from dllm_fast.aliases import ALIASES, NOTHING, markdown
+from dllm_fast.settings import NAMES, resolve
+
+# Three lines of a terminal.
+LONGEST = 3 * 120
+
+# What is typed, and the settings that it must become.
+UNDERSTOOD: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"gen_length": 64}, {"max_new_tokens": 64}),
+    ({"max_tokens": 64}, {"max_new_tokens": 64}),
+    ({"gen_length": 64, "max_new_tokens": 64}, {"max_new_tokens": 64}),
+    ({"diffusion_steps": 8}, {"steps": 8}),
+    ({"num_inference_steps": 8}, {"steps_per_block": 8}),
+    ({"denoising_steps": 8}, {"steps_per_block": 8}),
+    ({"block_size": 4}, {"block_length": 4}),
+    ({"bd_size": 4}, {"block_length": 4}),
+    ({"diffusion_block_length": 4, "diffusion_eps": 0.1}, {"block_length": 4, "eps": 0.1}),
+    ({"batch_size": 4}, {"max_batch_rows": 4}),
+    ({"remasking": "low_confidence"}, {"order": "sampled-confidence"}),
+    ({"remasking": "random"}, {"order": "random"}),
+    ({"alg": "origin"}, {"order": "ancestral"}),
+    ({"alg": "maskgit_plus"}, {"order": "sampled-confidence"}),
+    ({"alg": "topk_margin", "alg_temp": 0.1}, {"order": "margin", "order_temperature": 0.1}),
+    ({"alg": "entropy", "alg_temp": None}, {"order": "entropy", "order_temperature": 0.0}),
+    ({"confidence_threshold": 0.9}, {"threshold": 0.9}),
+    ({"minimal_topk": 2}, {"min_commit": 2}),
+    ({"mask_id": 5, "eos_id": 6}, {"mask_token_id": 5, "eos_token_id": 6}),
+    ({"stopping_criteria_idx": [6, 7]}, {"eos_token_id": (6, 7)}),
+    ({"eos_early_stop": True, "eos_id": 6}, {"stop_at_eos": True, "eos_token_id": 6}),
+    ({"eos_early_stop": False}, {"stop_at_eos": False}),
+    ({"early_stop": False}, {"stop_at_eos": False}),
+    ({"ignore_eos": True}, {"stop_at_eos": False}),
+    ({"right_shift_logits": True}, {"shift": True}),
+    ({"use_shift": True}, {"shift": True}),
+    ({"use_cache": False}, {"cache": "none"}),
+    ({"use_cache": True}, {"cache": "auto"}),
+    ({"use_cache": "dual"}, {"cache": "dual"}),
+    ({"remasking_strategy": "low_confidence_static"}, {"order": "sampled-confidence", "threshold": None}),
+    ({"remasking_strategy": "sequential"}, {"order": "left-to-right", "threshold": None}),
+    ({"remasking_strategy": "low_confidence_dynamic"}, {"order": "sampled-confidence", "threshold": 0.85}),
+    (
+        {"remasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.7, "eb_threshold": 0.35},
+        {"order": "sampled-confidence", "threshold": 0.7, "entropy_bound": None},
+    ),
+    # SDAR's own call names every argument, also those that its strategy does not read.
+    (
+        {
+            **{"gen_length": 64, "block_length": 4, "denoising_steps": 4, "remasking_strategy": "low_confidence_static"},
+            **{"confidence_threshold": 0.85, "eb_threshold": None, "stopping_criteria_idx": None},
+        },
+        {"order": "sampled-confidence", "threshold": None, "steps_per_block": 4, "max_new_tokens": 64},
+    ),
+]
+
+
+@pytest.mark.parametrize(("typed", "ours"), UNDERSTOOD)
+def test_names_of_peers_are_understood_and_recorded(typed: dict[str, Any], ours: dict[str, Any]) -> None:
+    # A strategy of SDAR's is a whole rule, also over a preset with a threshold.
+    resolved = resolve("fast-dllm" if "remasking_strategy" in typed else None, None, typed)
+    for name, value in ours.items():
+        assert getattr(resolved.config, name) == value, name
+    assert set(resolved.aliases) == set(typed) & set(ALIASES)
+    recorded = {name for said in resolved.aliases.values() for name in said.split(", ") if said != NOTHING}
+    assert recorded <= set(NAMES)
+    assert resolved.given >= recorded
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *({"cfg_scale": 0.0}, {"cfg_scale": None}, {"guidance_scale": None}, {"guidance_scale": 1.0}),
+        *({"output_history": False}, {"return_dict_in_generate": True}, {"return_dict": True}, {"output_scores": False}),
+        *({"n": 1}, {"num_return_sequences": 1}, {"num_beams": 1}, {"repetition_penalty": 1.0}, {"no_repeat_ngram_size": 0}),
+        *({"logits_processor": []}, {"logits_processor": None}, {"stopping_criteria": []}, {"stop": []}, {"stop": None}),
+        *({"streamer": None}, {"callback_on_step_end": None}, {"generator": None}, {"past_key_values": None}),
+        *({"logits_eos_inf": False}, {"confidence_eos_eot_inf": False}, {"stochastic_transfer": False}, {"echo": False}),
+        {"cfg_scale": 0, "cfg_keep_tokens": [1]},
+        {"editing_threshold": None, "max_post_steps": 16},
+    ],
+)
+def test_what_asks_for_what_is_done_anyway_is_recorded_as_such(typed: dict[str, Any]) -> None:
+    resolved = resolve("llada", None, typed)
+    assert resolved.aliases == dict.fromkeys(typed, NOTHING)
+    assert resolved.config == dllm_fast.presets()["llada"]
+
+
+@pytest.mark.parametrize("name", ["output_history", "return_trace"])
+def test_what_is_always_kept_is_recorded_with_its_place(name: str) -> None:
+    assert resolve(None, None, {name: True}).aliases == {name: "result.trajectory"}
+
+
+# A name and a value that cannot be understood, and the name that the answer must hold.
+ANSWERED: list[tuple[str, Any, str]] = [
+    ("stop", ["\n"], "eos_token_id="),
+    ("stop_strings", "###", "eos_token_id="),
+    ("stop_token_ids", [5], "eos_token_id="),
+    ("stopping_criteria", [print], "stop_at_eos="),
+    ("n", 4, "num_samples="),
+    ("num_return_sequences", 4, "num_samples="),
+    ("best_of", 4, "num_samples="),
+    ("max_length", 200, "max_new_tokens="),
+    ("min_length", 20, "stop_at_eos="),
+    ("min_new_tokens", 20, "stop_at_eos="),
+    ("callback", print, "on_step="),
+    ("callback_on_step_end", print, "on_step="),
+    ("streamer", object(), "on_step="),
+    ("use_tqdm", True, "on_step="),
+    ("guidance_scale", 2.0, "guidance is not implemented"),
+    ("cfg_scale", 1.5, "guidance is not implemented"),
+    ("cfg_keep_tokens", [3], "guidance is not implemented"),
+    ("generator", object(), "seed="),
+    ("random_seed", 3, "seed="),
+    ("manual_seed", 3, "seed="),
+    ("return_dict_in_generate", False, "result.sequences"),
+    ("logits_processor", [print], "suppress_tokens="),
+    ("generation_logits_hook_func", print, "changes its logits"),
+    ("generation_tokens_hook_func", print, "Sampler"),
+    ("repetition_penalty", 1.2, "leave it out"),
+    ("no_repeat_ngram_size", 3, "leave it out"),
+    ("bad_words_ids", [[3]], "suppress_tokens="),
+    ("begin_suppress_tokens", [3], "suppress_tokens="),
+    ("logit_bias", {3: -100}, "suppress_tokens="),
+    ("frequency_penalty", 0.5, "leave it out"),
+    ("presence_penalty", 0.5, "leave it out"),
+    ("pad_token_id", 0, "leave it out"),
+    ("num_beams", 4, "num_samples="),
+    ("length_penalty", 2.0, "num_samples="),
+    ("early_stopping", True, "num_samples="),
+    ("dtype", "bfloat16", "dllm_fast.load(folder, dtype=...)"),
+    ("torch_dtype", "bfloat16", "dllm_fast.load(folder, dtype=...)"),
+    ("device", "cuda", "dllm_fast.load(folder, device=...)"),
+    ("trust_remote_code", True, "no code"),
+    ("past_key_values", object(), "cache="),
+    ("dual_cache", True, "cache='dual'"),
+    ("cache_update_iter", 4, "refresh_every="),
+    ("logprobs", 5, "result.trajectory"),
+    ("top_logprobs", 5, "result.trajectory"),
+    ("output_scores", True, "result.trajectory"),
+    ("echo", True, "result.sequences"),
+    ("messages", [{}], "second argument"),
+    ("text", "hi", "second argument"),
+    ("prompts", ["hi"], "second argument"),
+    ("inputs", [1, 2], "second argument"),
+    ("use_chat_template", True, "chat="),
+    ("add_generation_prompt", False, "chat="),
+    ("remasking_strategy", "entropy_bounded", "entropy_bound="),
+    ("eb_threshold", 0.35, "entropy_bound="),
+    ("gamma", 0.1, "entropy_bound="),
+    ("remasking", "confidence", "order="),
+    ("alg", "confidence_threshold", "order="),
+    ("diffusion_algorithm", 4, "order="),
+    ("stochastic_transfer", True, "order='ancestral'"),
+    ("low_threshold", 0.4, "threshold="),
+    ("small_block_size", 8, "block_length="),
+    ("editing_threshold", 0.5, "not implemented"),
+    ("editing_threshold", 0.0, "not implemented"),  # off in Diffusers, "rewrite whatever differs" in SGLang
+    ("max_post_steps", 16, "not implemented"),
+    ("logits_eos_inf", True, "suppress_tokens="),
+    ("confidence_eos_eot_inf", True, "suppress_tokens="),
+    ("do_sample", True, "temperature="),
+    ("mask_token", "[MASK]", "mask_token_id="),
+    ("structured_outputs", {"json": {}}, "not implemented"),
+    ("generation_config", object(), "config="),
+    ("output_type", "latent", "result.texts"),
+    ("sampling_params", object(), "config="),
+    ("use_cache", 3, "cache="),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), ANSWERED)
+def test_a_name_without_a_counterpart_is_answered_with_the_nearest(name: str, value: Any, remedy: str) -> None:
+    with pytest.raises(dllm_fast.DllmFastError) as caught:
+        resolve(None, None, {name: value})
+    text = str(caught.value)
+    assert re.match(rf"{name} (is not a setting|must be one of .*), got ", text)
+    assert remedy in text.partition(", got ")[2].partition("; ")[2]
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_every_name_of_the_table_is_within_reach(name: str) -> None:
+    """Whatever is listed resolves; whatever is not is refused, where the name has no setting, with the row's own words."""
+    alias = ALIASES[name]
+    assert name not in NAMES
+    assert alias.ours is None or alias.ours in NAMES
+    for key in alias.values:
+        value = [] if key == () else key
+        assert set(resolve(None, None, {name: value, "eos_token_id": 1}).aliases) == {name}
+    if not alias.remedy:
+        assert alias.ours is not None, "nothing else would be done with it"
+        assert resolve(None, None, {name: None}).aliases == {name: alias.ours}
+        return
+    with pytest.raises(dllm_fast.DllmFastError, match=name) as caught:
+        resolve(None, None, {name: "a value that nobody has ever heard of " * 9})
+    assert str(caught.value).endswith(alias.remedy)
+    assert len(str(caught.value)) <= LONGEST
+
+
+def test_no_name_of_the_table_is_an_argument_of_sample() -> None:
+    """It would be bound there, and the row never read. (A mask of padding is taken by neither yet.)"""
+    taken = inspect.signature(dllm_fast.sample).parameters
+    assert set(taken) & set(ALIASES) <= {"attention_mask"}
+
+
+def test_the_table_can_be_printed() -> None:
+    lines = markdown().splitlines()
+    assert len(lines) == len(ALIASES) + 2
+    assert {line.count(" | ") for line in lines} == {2}
+    assert "| `gen_length` | tokens to write (LLaDA, SDAR, Diffusers) | `max_new_tokens` |" in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("treshold", "'threshold'"),
+        ("confidence_treshold", "'confidence_threshold'"),
+        ("max-new-tokens", "'max_new_tokens'"),
+        ("temperatur", "'temperature'"),
+        ("block", "'block_length'"),
+        ("kv_cache", "'cache'"),
+        ("gama", "'gamma'"),
+        ("num_sample", "'num_samples'"),
+        ("onstep", "'on_step'"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_few_and_no_list(name: str, nearest: str) -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=f"^{name} is not a setting; did you mean ") as caught:
+        resolve(None, None, {name: 1})
+    question = str(caught.value).partition("?")[0]
+    assert nearest in question
+    assert question.count("'") <= 6
+    assert str(caught.value).endswith("? help(dllm_fast.SamplerConfig) describes all of them")
+
+
+def test_a_name_like_no_other_is_not_guessed_at() -> None:
+    with pytest.raises(dllm_fast.DllmFastError) as caught:
+        resolve(None, None, {"xyzzy": 1})
+    assert str(caught.value) == "xyzzy is not a setting; help(dllm_fast.SamplerConfig) describes all of them"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"gen_length": 3, "max_new_tokens": 4}, "gen_length and max_new_tokens both say max_new_tokens .* got 3 and 4"),
+        (
+            {"remasking_strategy": "sequential", "threshold": 0.9},
+            "remasking_strategy and threshold both say threshold and must agree, got 'sequential' and 0.9; keep one of them",
+        ),
+        ({"use_cache": True, "cache": "none"}, "use_cache and cache both say cache and must agree, got True and 'none'"),
+        ({"steps": 8, "num_inference_steps": 4}, "steps is the total .* num_inference_steps the number in each block"),
+        ({"steps": 8, "steps_per_block": 4}, "steps is the total .* give one of them"),
+    ],
+)
+def test_two_names_that_disagree_are_an_error(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=says):
+        resolve(None, None, settings)
