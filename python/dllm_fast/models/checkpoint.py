@@ -36,10 +36,11 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spiece.model",
     "spm.model",
+    "tokenizer.model",
 )
 
 # What is fetched of a hub id: no code, no pickles, no weights of other frameworks.

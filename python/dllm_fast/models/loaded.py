@@ -191,8 +191,10 @@ def load(
     wanted = _dtype(dtype, checkpoint)
     with torch.device("meta"):
         network, pieces, harmless = _build(family, checkpoint)
-    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    tokenizer, missing = Tokenizer.find(checkpoint.folder)
     info = _info(family, checkpoint, network, tokenizer, overrides, place=(wanted, where))  # type: ignore[arg-type]
+    if missing is not None:
+        info = replace(info, notes=(*info.notes, f"no tokenizer for text: {missing}"))
     weights.fill(network, checkpoint, pieces, harmless, dtype=wanted, device=where)
     return LoadedModel(network, tokenizer, info, checkpoint.config)  # type: ignore[arg-type]
 

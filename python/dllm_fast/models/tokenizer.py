@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder: `tokenizer.json`, with the special tokens and the chat template that stand beside it."""
+"""The tokenizer of a model folder: its vocabulary, with the special tokens and the chat template that stand beside it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any, Literal, Self, overload
 import tokenizers
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.models import vocabulary
 from dllm_fast.models.chat import ChatTemplate
 from dllm_fast.models.jsonfile import LARGEST, optional_json, present, shown
+from dllm_fast.models.vocabulary import content_of, flags_of
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -41,24 +43,47 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self | None:
-        """The tokenizer of a folder, or None where it has neither `tokenizer.json` nor the files of a Qwen tokenizer.
+        """The tokenizer of a folder, or None where it has none that can be used; `find` says why.
+
+        Raises:
+            CheckpointError: one of the files is broken, or they contradict each other.
+        """
+        return cls.find(folder)[0]
+
+    @classmethod
+    def find(cls, folder: str | Path) -> tuple[Self | None, str | None]:
+        """The tokenizer of a folder, or what is wrong with the files of one; neither where there are no such files.
+
+        `tokenizer.json` comes first, with what the tokenizer's class and its settings change of it as transformers does; else
+        the vocabulary that the class reads.
 
         Raises:
             CheckpointError: one of the files is broken, or they contradict each other.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
-        settings = optional_json(folder / "special_tokens_map.json") | optional_json(folder / "tokenizer_config.json")
+        settings = _settings(folder)
+        name = vocabulary.class_of(folder, settings)
+        kind = vocabulary.kind_of(name)
+        usual = {} if kind is None else kind.special
         if present(path):
             backend = _backend(path)
+            if kind is not None:
+                vocabulary.adjust(backend, kind, settings)
         elif settings.get("tokenizer_class") in _QWEN_CLASSES and present(folder / "vocab.json"):
             backend = _qwen_backend(folder)
         else:
-            return None
-        _add_tokens(backend, settings, folder / "tokenizer_config.json")
-        special = {name: token for name in _NAMES if (token := _content(settings.get(name))) is not None}
+            try:
+                built = vocabulary.build(folder, name, settings)
+            except vocabulary.UnusableError as error:
+                return None, str(error)
+            if built is None:
+                return None, None
+            backend, usual = built
+        _add_tokens(backend, settings, folder)
+        special = {name: token for name in _NAMES if (token := content_of(settings.get(name, usual.get(name)))) is not None}
         _mark_special(backend, [*special.values(), *_listed(settings)])
-        return cls(backend, special_tokens=special, templates=_templates(folder, settings))
+        return cls(backend, special_tokens=special, templates=_templates(folder, settings)), None
 
     @property
     def vocabulary(self) -> int:
@@ -202,41 +227,58 @@ def _qwen_backend(folder: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _content(token: Any) -> str | None:
-    """A token is written as a string or as an object with its flags."""
-    text = token.get("content") if isinstance(token, Mapping) else token
-    return text if isinstance(text, str) and text else None
-
-
 def _listed(settings: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for name in _LISTS:
         value = settings.get(name) or []
         items = list(value.values()) if isinstance(value, Mapping) else value
-        found += [token for item in items if (token := _content(item)) is not None] if isinstance(items, list) else []
+        found += [token for item in items if (token := content_of(item)) is not None] if isinstance(items, list) else []
     return found
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], path: Path) -> None:
-    """Adds what `tokenizer_config.json` lists and `tokenizer.json` lacks; the ids must come out as listed."""
-    listed = settings.get("added_tokens_decoder") or {}
-    if not isinstance(listed, Mapping) or not all(number.isdecimal() and len(number) < 12 for number in listed):
-        raise CheckpointError(f"{path}: added_tokens_decoder must map ids to tokens, got {shown(listed)}; fetch it again")
-    for number, token in sorted(listed.items(), key=lambda item: int(item[0])):
-        text = _content(token)
-        if text is None or backend.token_to_id(text) is not None:
+def _settings(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json`; what it leaves open of the special tokens stands in `special_tokens_map.json`."""
+    return optional_json(folder / "special_tokens_map.json") | optional_json(folder / "tokenizer_config.json")
+
+
+def _added(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, Any]]:
+    """Ids and tokens that the settings add, or the older `added_tokens.json`."""
+    path = folder / "tokenizer_config.json"
+    listed = settings.get("added_tokens_decoder")
+    if listed is None:
+        path = folder / "added_tokens.json"
+        ids = optional_json(path)
+        named = {content_of(settings.get(name)) for name in _NAMES} | set(_listed(settings))
+        found: list[tuple[Any, Any]] = [
+            (i, {"content": text, "special": text in named, "normalized": text not in named}) for text, i in ids.items()
+        ]
+        valid = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < LARGEST for i, _ in found)
+    else:
+        valid = isinstance(listed, Mapping) and all(number.isdecimal() and len(number) < 12 for number in listed)
+        found = [(int(number), token) for number, token in listed.items()] if valid else []
+    if not valid:
+        raise CheckpointError(
+            f"{path}: {'added_tokens_decoder must map ids to tokens' if listed is not None else 'it must map tokens to ids'}, "
+            f"got {shown(listed if listed is not None else ids)}; fetch it again"
+        )
+    return sorted(found, key=lambda item: int(item[0]))
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], folder: Path) -> None:
+    """Adds what the settings list and the tokenizer lacks; the ids must come out as listed."""
+    there = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for number, token in _added(folder, settings):
+        text = content_of(token)
+        if text is None or text in there:
             continue
-        flags = {
-            flag: token[flag]
-            for flag in ("lstrip", "rstrip", "single_word", "normalized")
-            if isinstance(token, Mapping) and isinstance(token.get(flag), bool)
-        }
         special = isinstance(token, Mapping) and token.get("special") is True
-        backend.add_tokens([tokenizers.AddedToken(text, special=special, **flags)])
-        if backend.token_to_id(text) != int(number):
+        known = backend.token_to_id(text)
+        if known is None or known == number:  # of another id, the file of the vocabulary knows better
+            backend.add_tokens([tokenizers.AddedToken(text, special=special, **flags_of(token))])
+        if known is None and backend.token_to_id(text) != number:
             raise CheckpointError(
-                f"{path}: the token {shown(text)} must get the id {number}, got {backend.token_to_id(text)} "
-                "behind the ids of tokenizer.json; fetch both again"
+                f"{folder / 'tokenizer_config.json'}: the token {shown(text)} must get the id {number}, got "
+                f"{backend.token_to_id(text)} behind the ids of the vocabulary; fetch both again"
             )
 
 
