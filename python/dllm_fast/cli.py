@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,27 +33,46 @@ DEFAULT_PRESET = "fast-dllm-factor"
 DEFAULT_SETTINGS: dict[str, Any] = {"block_length": None, "factor": 0.01}
 
 
+# 128 and the number of the signal, as a shell reports a command that SIGINT or SIGPIPE ended.
+_INTERRUPTED, _NOBODY_READS = 130, 141
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command. Status 0: done and, for the demo, solved; 1: not solved; 2: bad input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # An answer may hold what the encoding of a terminal or a file cannot.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except DllmFastError as error:
+        print(f"dllm-fast: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dllm-fast: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # `| head` has read enough. Python flushes once more at its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
         return 2
-    try:
-        return int(options.run(options))
-    except DllmFastError as error:
-        print(f"dllm-fast: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return int(options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
     from dllm_fast import __version__
     from dllm_fast.commands import convert, doctor, explain, generate, kernels
+    from dllm_fast.commands.parser import Parser
 
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="dllm-fast",
         description="Sample from diffusion language models.",
         epilog=_EPILOG,

@@ -101,7 +101,8 @@ def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:
     if not isinstance(preset, str):
         raise InvalidTypeError(f"preset must be a name, got {type(preset).__name__}; the names are {', '.join(known)}")
     if preset not in known:
-        raise InvalidValueError(f"preset must be one of {', '.join(known)}, got {preset!r}{_nearest(str(preset), known)}")
+        near = _nearest(preset, known) or "; leave it out for what the model's family recommends"
+        raise InvalidValueError(f"preset must be one of {', '.join(known)}, got {preset!r}{near}")
     return known[preset]
 
 

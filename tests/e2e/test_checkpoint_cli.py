@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,8 +64,26 @@ def test_generate_json_is_one_object(run, folder):
     assert 1 <= len(said["new_tokens"]) <= 8
 
 
+def test_a_file_of_prompts_may_begin_with_a_byte_order_mark_and_hold_any_character(run, folder, tmp_path):
+    """As Windows writes it; and U+2028 ends a line of text, not one of JSON."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "Hello"}\r\n\r\n{"prompt": "a\xe2\x80\xa8b"}\r\n')
+    status, out, _ = run("generate", folder, "--prompts", file, "--max-new-tokens", 4)
+    assert status == 0
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["Hello", "a\u2028b"]
+
+
+def test_an_answer_that_the_terminal_cannot_show_is_escaped(folder):
+    command = [sys.executable, "-m", "dllm_fast.cli", "generate", str(folder), "-p", "Hello", "--max-new-tokens", "8"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True)
+    plain = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"}, check=True)
+    text = plain.stdout.decode("utf-8")
+    assert not text.isascii()
+    assert done.stdout == text.encode("ascii", "backslashreplace")
+
+
 def test_generate_reads_standard_input(run, folder, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffHello\n"))  # a byte order mark, as PowerShell sends one
     _, piped, _ = run("generate", folder, "-p", "-", "--max-new-tokens", 4, "--json")
     _, typed, _ = run("generate", folder, "-p", "Hello", "--max-new-tokens", 4, "--json")
     assert json.loads(piped) == json.loads(typed)

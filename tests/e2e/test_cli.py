@@ -91,6 +91,67 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str) -> 
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("genrate", "dllm-fast: genrate is not a command; did you mean generate?"),
+        ("expl", "dllm-fast: expl is not a command; did you mean explain?"),
+        ("xyz", "dllm-fast: xyz is not a command; there are demo, generate, infill, explain, "),
+        ("kernels complie", "dllm-fast kernels: complie is not a command; did you mean compile?"),
+        ("kernels", "dllm-fast kernels: the following arguments are required: action;"),
+        ("--verion", "dllm-fast: --verion is not an option; did you mean --version?"),
+        ("demo --sede 3", "dllm-fast demo: --sede is not an option; did you mean --seed?"),
+        ("demo --see 3", "dllm-fast demo: --see is not an option; did you mean --seed?"),
+        ("demo --seed three", "dllm-fast demo: argument --seed: invalid int value: 'three';"),
+        ("doctor --jsn", "dllm-fast doctor: --jsn is not an option; did you mean --json?"),
+        ("infill here --txt [MASK]", "dllm-fast infill: --txt is not an option; did you mean --text?"),
+        # The option that does not exist is named, not what it leaves missing or takes for the folder.
+        ("generate here --promt hi", "dllm-fast generate: --promt is not an option; did you mean --prompt?"),
+        ("generate --max-new-token 3 here -p hi", "--max-new-token is not an option; did you mean --max-new-tokens?"),
+        ("generate here --gen-length=3 -p hi", "--gen-length is not an option; did you mean --max-new-tokens?"),
+        ("generate here -p hi --confidence-threshold .9", "--confidence-threshold is not an option; did you mean --threshold?"),
+        ("generate here -p hi -q", "dllm-fast generate: -q is not an option;"),
+        ("generate here -p hi there", "there must be no further argument, got 'there'; put a text with spaces into quotes;"),
+        ("generate here -p hi --xyzzy", "dllm-fast generate: --xyzzy is not an option; see dllm-fast generate --help"),
+    ],
+)
+def test_what_is_mistyped_gets_one_line_with_the_nearest_and_status_2(
+    arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments.split())
+    said = capsys.readouterr()
+    assert caught.value.code == 2
+    assert says in said.err
+    assert said.err.endswith(" --help\n")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_an_option_behind_two_dashes_is_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", "--", "--no-such-folder"]) == 2
+    assert "got '--no-such-folder'" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """`dllm-fast demo | head -1`: no traceback, and the status that a shell gives for it."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "dllm_fast.cli", "demo", "--preset", "llada"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.stderr, done.returncode) == ("", 141)
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dllm_fast, "infill", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "dllm-fast: interrupted\n"
+
+
 def test_without_a_command_it_explains_itself() -> None:
     done = run()
     assert done.returncode == 2

@@ -123,11 +123,13 @@ def _prompts(options: argparse.Namespace) -> list[str]:
         InvalidValueError: an unreadable file, or a line without a prompt.
     """
     if options.prompts is None:
-        return [sys.stdin.read().rstrip("\n") if options.prompt == "-" else options.prompt]
+        return [sys.stdin.read().removeprefix("\ufeff").rstrip("\n") if options.prompt == "-" else options.prompt]
     try:
-        lines = Path(options.prompts).read_text(encoding="utf-8").splitlines()
+        lines = Path(options.prompts).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidValueError(f"--prompts must name a file of JSON lines, got {options.prompts}: {error}") from error
+        raise InvalidValueError(
+            f"--prompts must name a file of JSON lines in UTF-8, got {options.prompts}: {error}; check the path"
+        ) from error
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -135,13 +137,19 @@ def _prompts(options: argparse.Namespace) -> list[str]:
         try:
             entry = json.loads(line)
         except ValueError as error:
-            raise InvalidValueError(f"{options.prompts}, line {number}, must be JSON: {error}") from error
+            raise InvalidValueError(
+                f'{options.prompts}, line {number}, must be JSON, got {line[:60]} ({error}); write {{"prompt": "..."}}'
+            ) from error
         prompt = entry.get("prompt") if isinstance(entry, dict) else None
         if not isinstance(prompt, str):
-            raise InvalidValueError(f'{options.prompts}, line {number}, must be like {{"prompt": "..."}}, got {line[:60]}')
+            raise InvalidValueError(
+                f'{options.prompts}, line {number}, must hold a text, got {line[:60]}; write {{"prompt": "..."}}'
+            )
         found.append(prompt)
     if not found:
-        raise InvalidValueError(f"--prompts must hold a prompt, got none in {options.prompts}")
+        raise InvalidValueError(
+            f'--prompts must hold a prompt, got none in {options.prompts}; write {{"prompt": "..."}} a line'
+        )
     return found
 
 

@@ -1,0 +1,56 @@
+"""The parser of `dllm-fast`: what is wrong is said in one line, with the nearest of what there is."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the command and, as argparse makes subparsers of the class of their parent, of each subcommand."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # An abbreviation that works today would name two options once another is added.
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        """Options that do not exist are refused first, so that what they leave missing is not blamed instead."""
+        if args is not None and self._subparsers is None:
+            for argument in args[: args.index("--")] if "--" in args else args:
+                if argument.startswith("--"):
+                    self._check_option(argument.partition("=")[0])
+        found, rest = super().parse_known_args(args, namespace)
+        for argument in rest:
+            if argument.strip("-") != argument != "--":
+                self._check_option(argument)
+            self.error(f"there must be no further argument, got {argument!r}; put a text with spaces into quotes")
+        return found, rest
+
+    def _check_option(self, option: str) -> None:
+        if option in self._option_string_actions:
+            return
+        from dllm_fast.aliases import ALIASES
+
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        alias = ALIASES.get(option.strip("-").replace("-", "_"))
+        ours = f"--{alias.ours.replace('_', '-')}" if alias is not None and alias.ours is not None else None
+        self.error(f"{option} is not an option{f'; did you mean {ours}?' if ours in known else _nearest(option, known)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if isinstance(action, argparse._SubParsersAction) else "value"
+            known = [str(choice) for choice in action.choices]
+            self.error(f"{value} is not a {kind}{_nearest(str(value), known) or '; there are ' + ', '.join(known)}")
+
+    def error(self, message: str) -> NoReturn:
+        """One line and status 2, as for everything else that is wrong with the input."""
+        self.exit(2, f"{self.prog}: {message}{' ' if message.endswith('?') else '; '}see {self.prog} --help\n")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = [other for other in known if other.startswith(name)] or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
