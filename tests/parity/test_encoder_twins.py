@@ -10,7 +10,7 @@ import transformers
 
 import checkpoints
 import dllm_fast
-from dllm_fast.models import encoder, modernbert
+from dllm_fast.models import encoder_layouts, modernbert
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.checkpoint import Checkpoint
@@ -24,26 +24,48 @@ SIZES = {
     "intermediate_size": 128,
     "max_position_embeddings": 64,
 }
+MASK = 259  # of the tokenizer of tests/checkpoints.py
 LENGTHS = (23, 40, 31, 1)
 
 
-def bert(**changes):
-    return transformers.BertForMaskedLM, transformers.BertConfig(**SIZES | {"type_vocab_size": 2} | changes), encoder
+def twin(name, *, module=encoder_layouts, **settings):
+    """The stock class, its config in our sizes with these settings, and the module that opens its folders."""
+
+    def form(**changes):
+        config = getattr(transformers, f"{name}Config")(**SIZES | settings | changes)
+        return getattr(transformers, f"{name}ForMaskedLM"), config, module
+
+    return form
 
 
-def roberta(**changes):
-    return transformers.RobertaForMaskedLM, transformers.RobertaConfig(**SIZES | {"type_vocab_size": 1} | changes), encoder
-
-
-def xlm_roberta(**changes):
-    return transformers.XLMRobertaForMaskedLM, transformers.XLMRobertaConfig(**SIZES | changes), encoder
-
-
-def modern_bert(**changes):
-    sizes = SIZES | {"num_hidden_layers": 4, "local_attention": 16, "pad_token_id": 0}
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-    return transformers.ModernBertForMaskedLM, transformers.ModernBertConfig(**sizes | ids | changes), modernbert
-
+bert = twin("Bert", type_vocab_size=2)
+roberta = twin("Roberta", type_vocab_size=1)
+albert = twin("Albert", embedding_size=24, bos_token_id=2, eos_token_id=3)
+electra = twin("Electra", embedding_size=24)
+ernie = twin("Ernie")
+esm = twin("Esm", mask_token_id=MASK, pad_token_id=1, position_embedding_type="rotary", token_dropout=True)
+roformer = twin("RoFormer", embedding_size=24)
+deberta = twin(
+    "DebertaV2",
+    relative_attention=True,
+    pos_att_type=["p2c", "c2p"],
+    position_buckets=8,
+    max_relative_positions=-1,
+    norm_rel_ebd="layer_norm",
+    share_att_key=True,
+    position_biased_input=False,
+)
+modern_bert = twin(
+    "ModernBert",
+    module=modernbert,
+    num_hidden_layers=4,
+    local_attention=16,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+    cls_token_id=1,
+    sep_token_id=2,
+)
 
 FORMS = {
     "bert": bert,
@@ -53,7 +75,30 @@ FORMS = {
     "roberta": roberta,
     "roberta-relu": lambda: roberta(hidden_act="relu", pad_token_id=5),
     "roberta-untied": lambda: roberta(tie_word_embeddings=False),
-    "xlm-roberta": xlm_roberta,
+    "xlm-roberta": twin("XLMRoberta"),
+    "xlm-roberta-xl": twin("XLMRobertaXL"),
+    "camembert": twin("Camembert"),
+    "roberta-prelayernorm": twin("RobertaPreLayerNorm"),
+    "data2vec-text": twin("Data2VecText"),
+    "distilbert": twin("DistilBert", dim=64, hidden_dim=128),
+    "distilbert-relu": lambda: twin("DistilBert", dim=64, hidden_dim=128)(activation="relu", tie_word_embeddings=False),
+    "albert": albert,
+    "albert-groups": lambda: albert(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2, hidden_act="gelu"),
+    "electra": electra,
+    "electra-one-width": lambda: electra(embedding_size=64, hidden_act="relu"),
+    "ernie": ernie,
+    "ernie-tasks": lambda: ernie(use_task_id=True),
+    "esm": esm,
+    "esm-1b": lambda: esm(position_embedding_type="absolute", emb_layer_norm_before=True),
+    "esm-plain": lambda: esm(token_dropout=False),
+    "roformer": roformer,
+    "roformer-values": lambda: roformer(rotary_value=True, embedding_size=64),
+    "mpnet": twin("MPNet"),
+    "deberta-v3": deberta,
+    "deberta-v2": lambda: deberta(share_att_key=False, position_biased_input=True, position_buckets=-1, norm_rel_ebd="none"),
+    "deberta-one-kind": lambda: deberta(pos_att_type=["c2p"], max_relative_positions=16, type_vocab_size=2),
+    "deberta-other-kind": lambda: deberta(pos_att_type=["p2c"], share_att_key=False),
+    "nomic-bert": twin("NomicBert"),
     "modernbert": modern_bert,
     "modernbert-untied": lambda: modern_bert(tie_word_embeddings=False),
     "modernbert-biases": lambda: modern_bert(
@@ -71,15 +116,19 @@ FORMS = {
         },
     ),
 }
+# One of each kind; the others differ from it in single settings.
+KINDS = (
+    *("bert", "roberta", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "distilbert", "albert", "electra", "ernie"),
+    *("esm", "esm-1b", "roformer", "mpnet", "deberta-v3", "deberta-v2", "nomic-bert", "modernbert"),
+)
 
 
 def opened(folder: Path, module, dtype=torch.float32):
     """The network of a folder, as `load` opens it."""
     checkpoint = Checkpoint.open(folder)
     with torch.device("meta"):
-        network = module.build(checkpoint)
-    pieces = module.pieces(network, checkpoint.tensors.keys())
-    fill(network, checkpoint, pieces, module.HARMLESS, dtype=dtype, device=torch.device("cpu"))
+        network, pieces, harmless = module.build(checkpoint)
+    fill(network, checkpoint, pieces, harmless, dtype=dtype, device=torch.device("cpu"))
     return network
 
 
@@ -97,7 +146,10 @@ def batch_of(ids, ends=None, **cache):
 
 
 def some_ids(shape, seed=0, low=6):
-    return torch.randint(low, 320, shape, generator=torch.Generator().manual_seed(seed))
+    """Tokens, of which some are masks."""
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.randint(low, 320, shape, generator=random)
+    return ids.masked_fill(torch.rand(shape, generator=random) < 0.3, MASK)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -105,6 +157,8 @@ def some_ids(shape, seed=0, low=6):
 @torch.no_grad()
 def test_logits_of_ragged_rows_are_those_of_the_stock_class(tmp_path, form, attention):
     stock, module = saved(form, tmp_path)
+    if attention == "sdpa" and not stock._supports_sdpa:
+        attention = "eager"
     stock.set_attn_implementation(attention)
     network = opened(tmp_path, module)
     ids = some_ids((len(LENGTHS), max(LENGTHS)))
@@ -130,12 +184,13 @@ def test_logits_of_full_rows_with_any_ids(tmp_path, form):
     torch.testing.assert_close(logits, expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("form", KINDS)
 @torch.no_grad()
 def test_keys_from_a_cache_change_nothing(tmp_path, form):
-    _, module = saved(form, tmp_path)
+    stock, module = saved(form, tmp_path)
     network = opened(tmp_path, module)
     ids = some_ids((2, 40))
+    ids[1, 3] = stock.config.pad_token_id  # left of the block: what stands behind is counted without it
     whole = network.hidden(batch_of(ids))
     cache = SlotCache(network, 2, 40, dtype=torch.float32, device=torch.device("cpu"))
     everywhere = torch.arange(40).expand(2, 40)
@@ -232,7 +287,7 @@ def test_modernbert_as_transformers_4_wrote_it(tmp_path):
     torch.testing.assert_close(network.logits(network.hidden(batch_of(ids))), stock(input_ids=ids).logits, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("form", KINDS)
 @torch.no_grad()
 def test_bfloat16_is_as_close_as_the_stock_class(tmp_path, form):
     stock, module = saved(form, tmp_path)
@@ -244,7 +299,7 @@ def test_bfloat16_is_as_close_as_the_stock_class(tmp_path, form):
     assert ours < 1.1 * theirs
 
 
-@pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("form", KINDS)
 def test_from_folder_to_text(tmp_path, form):
     stock, _ = saved(form, tmp_path)
     checkpoints.write_tokenizer(tmp_path)
@@ -273,12 +328,25 @@ def test_a_hostile_folder_opens_and_nothing_of_it_runs(tmp_path):
 @pytest.mark.parametrize(
     ("form", "change", "message"),
     [
-        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type must be 'absolute'"),
-        ("bert", {"is_decoder": True}, "is_decoder must be False"),
-        ("bert", {"hidden_act": "prelu"}, "hidden_act must be one of"),
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type in config.json must be 'absolute'"),
+        ("bert", {"is_decoder": True}, "is_decoder in config.json must be False"),
+        ("bert", {"hidden_act": "prelu"}, "hidden_act in config.json must be one of"),
         ("bert", {"hidden_size": ...}, "hidden_size"),
         ("bert", {"num_attention_heads": 5}, "must divide"),
         ("roberta", {"pad_token_id": 400}, "pad_token_id must lie in"),
+        ("distilbert", {"activation": "prelu"}, "activation in config.json must be one of"),
+        ("distilbert", {"dim": ...}, "hidden_size in config.json must be a whole number"),
+        ("distilbert", {"n_layers": 3000}, "n_layers in config.json must be at most"),
+        ("albert", {"num_hidden_groups": 3}, "num_hidden_groups in config.json must be at most num_hidden_layers=2, got 3"),
+        ("electra", {"is_decoder": True}, "is_decoder in config.json must be False"),
+        ("esm", {"position_embedding_type": "relative_key"}, "must be 'absolute' or 'rotary'"),
+        ("esm", {"mask_token_id": ...}, "mask_token_id must be in config.json where token_dropout is true"),
+        ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets in config.json must be 32"),
+        ("deberta-v3", {"conv_kernel_size": 3}, "conv_kernel_size in config.json must be 0 .* got 3; open the model with"),
+        ("deberta-v3", {"relative_attention": ...}, "relative_attention in config.json must be True"),
+        ("deberta-v3", {"pos_att_type": ["c2p", "p2p"]}, "pos_att_type in config.json must name c2p and p2c"),
+        ("nomic-bert", {"prenorm": True}, "prenorm in config.json must be False"),
+        ("nomic-bert", {"rotary_scaling_factor": 2}, "rotary_scaling_factor in config.json must be None"),
         ("modernbert", {"layer_types": ["full_attention"]}, "layer_types in config.json"),
         ("modernbert", {"hidden_activation": "prelu"}, "hidden_activation in config.json"),
         ("modernbert", {"local_attention": 0}, "local_attention in config.json"),
@@ -288,6 +356,26 @@ def test_a_hostile_folder_opens_and_nothing_of_it_runs(tmp_path):
 def test_settings_that_are_not_computed_are_refused(tmp_path, form, change, message):
     saved(form, tmp_path)
     checkpoints.change_config(tmp_path, **change)
+    with pytest.raises(dllm_fast.DllmFastError, match=message):
+        dllm_fast.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "head", "message"),
+    [
+        ("electra", "discriminator_predictions", "got an ELECTRA discriminator, .*; use its generator"),
+        ("bert", "classifier", "must hold the head that fills masks, got none for cls.predictions.transform.dense.weight"),
+        ("mpnet", None, "must hold the head that fills masks, got none for lm_head.dense.weight"),
+    ],
+)
+def test_a_model_without_a_head_is_refused_as_that(tmp_path, form, head, message):
+    saved(form, tmp_path)
+
+    def change(tensors):
+        kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(("generator_", "cls.", "lm_head."))}
+        return kept | ({} if head is None else {f"{head}.dense.weight": torch.zeros(2, 64)})
+
+    checkpoints.change_weights(tmp_path, change)
     with pytest.raises(dllm_fast.DllmFastError, match=message):
         dllm_fast.load(tmp_path)
 

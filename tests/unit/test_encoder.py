@@ -92,11 +92,11 @@ def test_a_wrong_shape_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("model_type", "electra"), ("hidden_act", "prelu"), ("position_embedding_type", "relative_key"), ("is_decoder", True)],
+    [("model_type", "t5"), ("hidden_act", "prelu"), ("position_embedding_type", "relative_key"), ("is_decoder", True)],
 )
 def test_other_architectures_are_refused(folder: Path, name: str, value: object) -> None:
     rewrite_config(folder, **{name: value})
-    with pytest.raises(CheckpointError, match=rf"{name} .*must be"):
+    with pytest.raises(CheckpointError, match=rf"{name} (in config.json )?must be"):
         opened(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from dllm_fast.models.cache import SlotCache
     from dllm_fast.ops.fused import Heads
 
+    # Of queries [B, heads, Q, D] and the keys [B, heads, K, D] that they meet, what is added to their scores [B, heads, Q, K].
+    Bias = Callable[[Tensor, Tensor], Tensor]
 
 # From so many queries on, where every query sees every key, torch has the faster kernels.
 _MANY_QUERIES = 256
@@ -73,8 +76,28 @@ class Batch:
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
+    @property
+    def key_count(self) -> int:
+        """Number of slots that anybody sees; slot j stands for position j."""
+        return self.ids.shape[1] if self.keys is None else self.keys
+
+    def row_ids(self) -> Tensor:
+        """The tokens of whole rows by slot, `[B, key_count]`: those of the queries, and what the cache saw of the others."""
+        if self.cache is None:
+            return self.ids
+        assert self.slots is not None
+        return self.cache.note(self.slots, self.ids, self.key_count)
+
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, reach: int | None = None, scale: float | None = None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        reach: int | None = None,
+        scale: float | None = None,
+        bias: Bias | None = None,
     ) -> Tensor:
         """Attention of queries `[B, heads, Q, D]`; keys and values `[B, kv_heads, Q, D]`, each shared by a group of heads.
 
@@ -82,6 +105,7 @@ class Batch:
             layer: number of the layer, from 0.
             reach: a query sees only keys at most so many positions away (local attention); None for all.
             scale: factor on the scores; None for `1 / sqrt(D)`.
+            bias: what is added to the scaled scores.
 
         Returns:
             `[B, heads, Q, D]`.
@@ -90,7 +114,11 @@ class Batch:
             assert self.slots is not None
             assert self.keys is not None
             key, value = self.cache.write(layer, self.slots, key, value, self.keys)
-        return self._mix(query, key, value, reach, scale)
+        if bias is None:
+            return self._mix(query, key, value, reach, scale)
+        added, seen = bias(query, key), self.mask(reach)
+        added = added if seen is None else added.masked_fill(~seen, -torch.inf)
+        return F.scaled_dot_product_attention(query, key, value, added.to(query.dtype), scale=scale)
 
     def attend_projected(self, layer: int, projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor]) -> Tensor:
         """As `attend`, from the projection that `fused.qkv` takes; angles are float32 `[B, 1, Q, rotated]`."""
@@ -124,7 +152,7 @@ class Batch:
     def ranges(self, reach: int | None = None) -> tuple[Tensor, Tensor]:
         """Which slots each query sees as `[begin, end)`, both int32 `[B, Q]`, made once a forward."""
         if reach not in self._ranges:
-            keys = self.ids.shape[1] if self.keys is None else self.keys
+            keys = self.key_count
             begin = torch.zeros_like(self.positions)
             end = torch.full_like(self.positions, keys) if self.end is None else self.end.clamp(max=keys)
             if reach is not None:
@@ -142,8 +170,7 @@ class Batch:
     def _mask(self, reach: int | None) -> Tensor | None:
         if self.end is None and reach is None:
             return None
-        keys = self.ids.shape[1] if self.keys is None else self.keys
-        slots = torch.arange(keys, device=self.ids.device)
+        slots = torch.arange(self.key_count, device=self.ids.device)
         seen = torch.ones((), dtype=torch.bool, device=self.ids.device)
         if self.end is not None:
             seen = slots < self.end[:, :, None]

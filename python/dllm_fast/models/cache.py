@@ -24,6 +24,7 @@ class SlotCache:
         # Zeros, not whatever memory holds: a slot that no query may see still meets a weight of 0, and 0 * nan is nan.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
+        self.ids = torch.zeros(lines, length + 1, dtype=torch.int64, device=device)
         self.spare = length
 
     def write(self, layer: int, slots: Tensor | slice, key: Tensor, value: Tensor, seen: int) -> tuple[Tensor, Tensor]:
@@ -44,13 +45,27 @@ class SlotCache:
             values[lines, :, slots] = value.transpose(1, 2)
         return keys[:, :, :seen], values[:, :, :seen]
 
+    def note(self, slots: Tensor | slice, ids: Tensor, seen: int) -> Tensor:
+        """Puts tokens `[B, Q]` into the slots, as `write`; gives the tokens `[B, seen]` of the first `seen` slots.
+
+        For networks in which a token's features depend on tokens that it does not attend to in the same forward.
+        """
+        rows = len(ids)
+        if isinstance(slots, slice):
+            self.ids[:rows, slots] = ids
+        else:
+            self.ids[:rows].scatter_(1, slots, ids)
+        return self.ids[:rows, :seen]
+
     def take(self, other: SlotCache, source: Tensor, target: Tensor, length: int) -> None:
         """Gives the lines `target` what stands in the first `length` slots of `source`, lines of another cache or of this."""
         self.keys[:, target, :, :length] = other.keys[:, source, :, :length]
         self.values[:, target, :, :length] = other.values[:, source, :, :length]
+        self.ids[target, :length] = other.ids[source, :length]
 
     def keep(self, lines: Tensor) -> None:
         """Moves these lines to the front, in this order; the lines behind them are free."""
         count = len(lines)
         self.keys[:, :count] = self.keys[:, lines]
         self.values[:, :count] = self.values[:, lines]
+        self.ids[:count] = self.ids[lines]

@@ -24,7 +24,7 @@ class Family:
         name: what we call it.
         model_types: `model_type` of its configs.
         architectures: `architectures[0]`, where the model type alone does not tell.
-        layout: of a decoder; or the name of the module of an encoder.
+        layout: of a decoder; or the name of the module that builds an encoder.
         attention: which tokens a token sees: all; those of its block and of the blocks before it (`block_causal`); those
             before it, and in the block that is being filled all of that (`causal_context`); or, for models that read known
             tokens first and masks last, those before it in that order (`causal_reordered`).
@@ -241,7 +241,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="bert",
         model_types=("bert",),
-        layout="encoder",
+        layout="encoder_layouts",
         mask_token="[MASK]",
         models="BERT and its kin, and the embedded models",
         verified="twin (Bert), real weights (our own)",
@@ -249,10 +249,98 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="roberta",
         model_types=("roberta", "xlm-roberta", "camembert"),
-        layout="encoder",
+        layout="encoder_layouts",
         mask_token="<mask>",
-        models="RoBERTa, XLM-R",
+        models="RoBERTa (also with fairseq's keys), XLM-R, CamemBERT",
         verified="twin (Roberta)",
+    ),
+    Family(
+        name="roberta-prenorm",
+        model_types=("xlm-roberta-xl", "roberta-prelayernorm"),
+        layout="encoder_layouts",
+        mask_token="<mask>",
+        models="XLM-R XL and XXL, RoBERTa-PreLayerNorm",
+        verified="twin (XLMRobertaXL, RobertaPreLayerNorm)",
+    ),
+    Family(
+        name="data2vec-text",
+        model_types=("data2vec-text",),
+        layout="encoder_layouts",
+        mask_token="<mask>",
+        models="Data2Vec for text",
+        verified="twin (Data2VecText)",
+    ),
+    Family(
+        name="distilbert",
+        model_types=("distilbert",),
+        layout="encoder_layouts",
+        mask_token="[MASK]",
+        models="DistilBERT",
+        verified="twin (DistilBert)",
+    ),
+    Family(
+        name="albert",
+        model_types=("albert",),
+        layout="encoder_layouts",
+        mask_token="[MASK]",
+        models="ALBERT",
+        verified="twin (Albert)",
+    ),
+    Family(
+        name="electra",
+        model_types=("electra",),
+        layout="encoder_layouts",
+        mask_token="[MASK]",
+        models="ELECTRA, its generators",
+        verified="twin (Electra)",
+    ),
+    Family(
+        name="ernie",
+        model_types=("ernie",),
+        layout="encoder_layouts",
+        mask_token="[MASK]",
+        models="ERNIE 1.0 to 3.0",
+        verified="twin (Ernie)",
+    ),
+    Family(
+        name="esm",
+        model_types=("esm",),
+        layout="encoder_layouts",
+        mask_token="<mask>",
+        models="ESM-1b, ESM-2 (proteins)",
+        verified="twin (Esm)",
+    ),
+    Family(
+        name="roformer",
+        model_types=("roformer",),
+        layout="encoder_layouts",
+        mask_token="[MASK]",
+        models="RoFormer",
+        verified="twin (RoFormer)",
+    ),
+    Family(
+        name="mpnet",
+        model_types=("mpnet",),
+        layout="encoder_layouts",
+        mask_token="<mask>",
+        models="MPNet",
+        verified="twin (MPNet)",
+    ),
+    Family(
+        name="deberta-v2",
+        model_types=("deberta-v2",),
+        layout="encoder_layouts",
+        mask_token="[MASK]",
+        models="DeBERTa v2 and v3 (without convolution)",
+        verified="twin (DebertaV2)",
+    ),
+    Family(
+        name="nomic-bert",
+        model_types=("nomic_bert",),
+        layout="encoder_layouts",
+        mask_token="[MASK]",
+        models="nomic-bert",
+        verified="twin (NomicBert)",
     ),
     Family(
         name="modernbert",

@@ -209,8 +209,8 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
     try:
         if not isinstance(family.layout, Layout):
             module = importlib.import_module(f"dllm_fast.models.{family.layout}")
-            network = module.build(checkpoint)
-            return network, module.pieces(network, checkpoint.tensors.keys()), module.HARMLESS
+            built: tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]] = module.build(checkpoint)
+            return built
         keys = family.layout.keys
         config = family.layout.read(checkpoint.config)
         output = head.decide(
@@ -238,7 +238,7 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
 def _check_counts(checkpoint: Checkpoint) -> None:
     """Refuses more layers or experts than there are tensors, before that many are built."""
     there = len(checkpoint.tensors)
-    for name in ("num_hidden_layers", "n_layers", "num_experts", "num_local_experts"):
+    for name in ("num_hidden_layers", "n_layers", "n_layer", "num_experts", "num_local_experts"):
         value = checkpoint.config.get(name)
         if isinstance(value, int) and value > there:
             raise CheckpointError(

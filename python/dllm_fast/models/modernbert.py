@@ -5,7 +5,8 @@ The module tree carries the key names of the stock `ModernBertForMaskedLM`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +31,6 @@ _KINDS = ("full_attention", "sliding_attention")
 _THETA = {"full_attention": 160000.0, "sliding_attention": 10000.0}
 
 _TABLE, _HEAD = "model.embeddings.tok_embeddings.weight", "decoder.weight"
-HARMLESS: tuple[str, ...] = (r"decoder\.weight",)  # the token table once more, which `build` has compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +169,8 @@ class _Decoder(nn.Module):
         self.register_parameter("bias", bias)
 
 
-def build(checkpoint: Checkpoint) -> ModernBert:
-    """The network of a checkpoint, as transformers 4 or 5 writes it, still without values.
+def build(checkpoint: Checkpoint) -> tuple[ModernBert, dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """The network of a checkpoint as transformers 4 or 5 writes it, without values, and the keys of its parameters.
 
     Raises:
         CheckpointError: a setting is missing, or asks for what this forward does not compute.
@@ -179,15 +179,10 @@ def build(checkpoint: Checkpoint) -> ModernBert:
     output = decide(checkpoint, table=(_TABLE,), head=(_HEAD,), tied=config.tied)
     network = ModernBert(replace(config, tied=output.tied))
     network.notes = output.notes
-    return network
-
-
-def pieces(network: nn.Module, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """For every parameter the key that holds it: the same name; where tied, either of two."""
-    found: dict[str, tuple[str, ...]] = {name: (name,) for name, _ in network.named_parameters()}
-    if _HEAD not in found and _TABLE not in keys:
-        found[_TABLE] = (_HEAD,)
-    return found
+    pieces: dict[str, tuple[str, ...]] = {name: (name,) for name, _ in network.named_parameters()}
+    # Where the two are tied, the table lies under either name.
+    pieces[_TABLE] = (output.table,)
+    return network, pieces, (re.escape(_HEAD),)
 
 
 def _read(config: Mapping[str, Any]) -> ModernBertConfig:

@@ -133,6 +133,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned if width == x.shape[-1] else torch.cat((turned, rest), dim=-1)
 
 
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns neighbours of every head of `[B, heads, Q, D]` as pairs, by cosine and sine `[B, 1, Q, D / 2]`."""
+    first, second = x[..., ::2], x[..., 1::2]
+    turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
 @dataclass(frozen=True, slots=True)
 class Turns:
     """What a forward turns its queries and keys by, made once for all layers.
