@@ -29,10 +29,11 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Twin:
-    """A family's tiny checkpoint.
+    """A family's tiny checkpoint, or one of a form that others have given it.
 
     `stock` makes the transformers config, `written` the config.json as the family writes it, `rename` turns the stock
-    class's state dict into the family's. `attention` and `block` say how the family attends.
+    class's state dict into the family's. `attention` and `block` say how the family attends; `form_of` is the row of the table
+    where the name is not.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Twin:
     attention: str = "full"
     block: int | None = None
     shift: int = 0
+    form_of: str | None = None
+
+    @property
+    def family(self) -> str:
+        """The row of the table."""
+        return self.form_of or self.name
 
     def model(self, seed: int = 0) -> Any:
         """The stock class in float32, its weights redrawn so that what a mask predicts depends on its place and the rest."""
@@ -375,6 +382,78 @@ TWINS = (
         renamed(("model.", "encoder."), ("lm_head", "diffusion_head")),
         attention="causal_context",
         block=8,
+    ),
+    Twin(
+        "illada",
+        lambda: hf.LlamaConfig(**_settings(rms_norm_eps=1e-5, tie_word_embeddings=True), **_rope(6e5)),
+        _settings(
+            model_type="illada",
+            architectures=["ILLaDAForCausalLM"],
+            attention_bias=False,
+            mlp_bias=False,
+            layer_norm_eps=None,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            rope_theta=6e5,
+            eos_token_id=2,
+            mask_token_id=MASK,
+        ),
+    ),
+    Twin(
+        "dream-reasoner",
+        lambda: hf.Qwen3Config(**_settings(head_dim=16), **_rope(1e6)),
+        _settings(
+            model_type="Dream",
+            architectures=["DreamForCausalLM"],
+            head_dim=16,
+            rope_theta=1e6,
+            block_size=8,
+            mask_token_id=MASK,
+        ),
+        attention="block_causal",
+        block=8,
+    ),
+    Twin(
+        "llada-as-llama",
+        lambda: hf.LlamaConfig(**_settings(num_key_value_heads=4, rms_norm_eps=1e-5), **_rope(6e5)),
+        _settings(
+            model_type="llada",
+            architectures=["LLaDAModelLM"],
+            num_key_value_heads=4,
+            rms_norm_eps=1e-5,
+            rope_theta=6e5,
+            mask_token_id=MASK,
+        ),
+        form_of="llada",
+    ),
+    Twin(
+        "lladamoe",
+        lambda: hf.Qwen3MoeConfig(**_settings(head_dim=16, norm_topk_prob=True, **_MOE), **_rope(5e4)),
+        _settings(
+            model_type="lladamoe",
+            norm_topk_prob=True,
+            num_experts=4,
+            num_experts_per_tok=2,
+            expert_intermediate_size=32,
+            rope_theta=5e4,
+            mask_token_id=MASK,
+        ),
+        form_of="llada-moe",
+    ),
+    Twin(
+        "dream-without-biases",
+        lambda: hf.LlamaConfig(**_settings(), **_rope(1e6)),
+        _settings(model_type="Dream", architectures=["DreamModel"], attention_bias=False, rope_theta=1e6, mask_token_id=MASK),
+        shift=1,
+        form_of="dream",
+    ),
+    Twin(
+        "sdar-without-norms",
+        lambda: hf.Qwen2Config(**_settings(), **_rope(1e6)),
+        _settings(model_type="sdar", architectures=["SDARForCausalLM"], rope_theta=1e6, block_size=4, mask_token_id=MASK),
+        attention="block_causal",
+        block=4,
+        form_of="sdar",
     ),
 )
 

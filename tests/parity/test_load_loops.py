@@ -50,7 +50,12 @@ def assert_same(result, canvas):
     assert result.stats.nfe == canvas.forwards
 
 
-@given(seeds, lengths, st.sampled_from([(16, 16, 16), (16, 8, 4), (24, 8, 12)]), st.sampled_from(["llada", "llada-moe"]))
+@given(
+    seeds,
+    lengths,
+    st.sampled_from([(16, 16, 16), (16, 8, 4), (24, 8, 12)]),
+    st.sampled_from(["llada", "llada-moe", "illada", "llada-as-llama"]),
+)
 def test_llada(opened, seed, length, sizes, name):
     model, alone = opened(name)
     new, block, steps = sizes
@@ -60,9 +65,15 @@ def test_llada(opened, seed, length, sizes, name):
     assert_same(result, canvas)
 
 
-@given(seeds, lengths, st.sampled_from([8, 16]), st.sampled_from(["entropy", "topk_margin", "maskgit_plus"]))
-def test_dream(opened, seed, length, steps, alg):
-    model, alone = opened("dream")
+@given(
+    seed=seeds,
+    length=lengths,
+    steps=st.sampled_from([8, 16]),
+    alg=st.sampled_from(["entropy", "topk_margin", "maskgit_plus"]),
+    name=st.sampled_from(["dream", "dream-without-biases"]),
+)
+def test_dream(*, opened, seed, length, steps, alg, name):
+    model, alone = opened(name)
     prompt = draw_prompt(seed, length)
     canvas = dream.sample(alone, [*prompt, *[MASK] * 16], mask=MASK, steps=steps, alg=alg)
     result = dllm_fast.sample(
@@ -76,12 +87,15 @@ def test_dream(opened, seed, length, steps, alg):
     length=lengths,
     tau=st.sampled_from([0.02, 0.05, 0.9]),
     cache=st.sampled_from(["exact_block", "none"]),
-    name=st.sampled_from(["sdar", "sdar-moe"]),
+    name=st.sampled_from(["sdar", "sdar-moe", "dream-reasoner"]),
 )
 def test_sdar(*, opened, seed, length, tau, cache, name):
     model, alone = opened(name)
     prompt = draw_prompt(seed, length)
-    canvas = block_diffusion.generate(alone, prompt, mask=MASK, gen_length=17, block_length=4, choose=fast_dllm.threshold(tau))
+    block = BY_NAME[name].block
+    canvas = block_diffusion.generate(
+        alone, prompt, mask=MASK, gen_length=17, block_length=block, choose=fast_dllm.threshold(tau)
+    )
     result = dllm_fast.sample(model, prompt, threshold=tau, max_new_tokens=17, cache=cache, stop_at_eos=False)
     assert_same(result, canvas)
 

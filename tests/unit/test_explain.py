@@ -44,7 +44,7 @@ def told(model, *args):
 @pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
 def test_every_family_from_its_folder(folders, twin):
     said = told(folders(twin))
-    assert said["family"] == twin.name
+    assert said["family"] == twin.family
     assert (said["attention"], said["block_length"], said["shift"]) == (twin.attention, twin.block, twin.shift)
     assert said["tier"] == "own decoder"
     assert said["probed"] == {}

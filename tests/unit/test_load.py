@@ -44,12 +44,12 @@ def changed(folder, tmp_path, **settings):
 def test_what_is_known_of_each_family(folders, twin):
     model = dllm_fast.load(folders(twin.name))
     info = model.info
-    assert (info.family, info.attention, info.block_length) == (twin.name, twin.attention, twin.block)
+    assert (info.family, info.attention, info.block_length) == (twin.family, twin.attention, twin.block)
     assert (model.mask_token_id, info.shift, info.vocabulary, info.context) == (MASK, twin.shift, VOCABULARY, 512)
     assert info.sources["mask_token_id"] == "config.json: mask_token_id"
     assert set(info.sources) >= {"family", "mask_token_id", "eos_token_ids", "shift", "attention"}
     assert model.tokenizer is None
-    assert twin.name in repr(model)
+    assert twin.family in repr(model)
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
@@ -166,12 +166,12 @@ def test_a_plain_model_that_the_caller_vouches_for(folders, tmp_path):
     ("settings", "message"),
     [
         ({"model_type": "gpt_oss"}, "model_type in config.json must be one of .*got 'gpt_oss'"),
-        ({"model_type": None}, "model_type in config.json must be one of"),
         ({"n_layers": 0}, "n_layers in config.json must be a whole number above 0, got 0"),
         ({"d_model": "64"}, "d_model in config.json must be a whole number"),
         ({"block_type": "sequential"}, "block_type in config.json must be 'llama'"),
         ({"alibi": True}, "alibi in config.json must be False"),
-        ({"model_type": None, "architectures": None}, "config.json must name its model_type, got none"),
+        ({"activation_type": "swiglu"}, "activation_type in config.json must be 'silu' or 'gelu' or 'relu'"),
+        ({"rope_scaling": {"factor": 2}}, "rope_scaling in config.json must be None"),
         ({"rope_theta": "big"}, "rope_theta in config.json must be a number above 0, got 'big'"),
         ({"rope_theta": 0}, "rope_theta in config.json must be a number above 0, got 0"),
         ({"rms_norm_eps": -1.0}, "rms_norm_eps in config.json must be a number above 0, got -1.0"),

@@ -1,8 +1,8 @@
 """The one decoder: LLaDA, Dream, SDAR, LLaDA2 and their kin are this transformer with different flags.
 
-Pre-norm RMSNorm layers with rotary positions and SwiGLU, as in Llama, Qwen2, Qwen3 and GLM-4-MoE. Which key a query sees is
-not decided here but by the `Batch`: the same weights run bidirectionally, by blocks or causally. Projections that read the
-same input are one matrix (query, key, value; gate, up).
+Pre-norm RMSNorm layers with rotary positions and a gated feedforward, as in Llama, Qwen2, Qwen3 and GLM-4-MoE. Which key a
+query sees is not decided here but by the `Batch`: the same weights run bidirectionally, by blocks or causally. Projections
+that read the same input are one matrix (query, key, value; gate, up).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class DecoderConfig:
         rotary_float32: positions are turned in float32 whatever the dtype of the model (LLaDA).
         qkv_bias, out_bias: biases of the attention's projections in, and out.
         qk_norm: RMSNorm of every query and key head, before the rotation.
+        act: activation of the gate, a key of `ACTIVATIONS`.
         tied: the head is the token table.
         experts: the mixture, or None; `dense` holds the layers that have none all the same.
         clip: bound on queries, keys and values, or None.
@@ -57,6 +58,7 @@ class DecoderConfig:
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: bool = False
+    act: str = "silu"
     tied: bool = False
     experts: ExpertsConfig | None = None
     dense: frozenset[int] = frozenset()
@@ -98,7 +100,11 @@ class Layer(nn.Module):
         self.out = Linear(config.heads * config.head_dim, config.width, bias=config.out_bias)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps)
         sparse = config.experts is not None and index not in config.dense
-        self.mlp = Experts(config.width, config.experts) if sparse else Feedforward(config.width, config.inner)  # type: ignore[arg-type]
+        self.mlp = (
+            Experts(config.width, config.experts, config.act)  # type: ignore[arg-type]
+            if sparse
+            else Feedforward(config.width, config.inner, config.act)
+        )
 
     def forward(self, x: Tensor, delta: Tensor | None, batch: Batch, turns: Turns) -> tuple[Tensor, Tensor]:
         """The stream, and what is still to be added to it: the next norm does both at once."""

@@ -90,10 +90,10 @@ def says_bidirectional(model: nn.Module) -> bool:
 
 def _family(model: nn.Module, model_type: str) -> Family | None:
     """The row of the table that fits the type of the config and the class, or what its config says of the class."""
-    written = _entry(getattr(model, "config", None), "architectures")
+    config = getattr(model, "config", None)
+    written = _entry(config, "architectures")
     names = [type(model).__name__, *(written if isinstance(written, Sequence) else ())]
-    rows = (row for row in families.FAMILIES if any(row.fits(model_type, str(name)) for name in names))
-    return next(rows, None)
+    return families.find(model_type, [str(name) for name in names], lambda name: _entry(config, name))
 
 
 def _block(config: object, family: Family | None, sources: dict[str, str], table: str) -> int | None:

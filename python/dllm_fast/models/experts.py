@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models.activations import ACTIVATIONS
 from dllm_fast.models.blank import Linear
 from dllm_fast.ops import fused
 
@@ -57,16 +58,25 @@ class ExpertsConfig:
             )
 
 
-class Feedforward(nn.Module):
-    """SwiGLU (2002.05202), the two projections in as one matrix."""
+def gated(gate_up: Tensor, act: str) -> Tensor:
+    """`act(gate) * up` (2002.05202) for the halves of the last dimension."""
+    if act in ("silu", "swish"):
+        return fused.swiglu(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return ACTIVATIONS[act](gate) * up
 
-    def __init__(self, width: int, inner: int) -> None:
+
+class Feedforward(nn.Module):
+    """A gated feedforward, the two projections in as one matrix."""
+
+    def __init__(self, width: int, inner: int, act: str) -> None:
         super().__init__()
+        self.act = act
         self.gate_up = Linear(width, 2 * inner, bias=False)
         self.down = Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.down(fused.swiglu(self.gate_up(x))))
+        return cast("Tensor", self.down(gated(self.gate_up(x), self.act)))
 
 
 class Router(nn.Module):
@@ -107,12 +117,13 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """The weighted sum of what the chosen experts say, and of the shared one."""
 
-    def __init__(self, width: int, config: ExpertsConfig) -> None:
+    def __init__(self, width: int, config: ExpertsConfig, act: str) -> None:
         super().__init__()
+        self.act = act
         self.router = Router(width, config)
         self.gate_up = nn.Parameter(torch.empty(config.count, 2 * config.inner, width))
         self.down = nn.Parameter(torch.empty(config.count, width, config.inner))
-        self.shared = Feedforward(width, config.shared) if config.shared else None
+        self.shared = Feedforward(width, config.shared, act) if config.shared else None
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
@@ -129,4 +140,4 @@ class Experts(nn.Module):
         return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
 
     def _expert(self, e: int, x: Tensor) -> Tensor:
-        return F.linear(fused.swiglu(F.linear(x, self.gate_up[e])), self.down[e])
+        return F.linear(gated(F.linear(x, self.gate_up[e]), self.act), self.down[e])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from dllm_fast.errors import CheckpointError
+from dllm_fast.errors import CheckpointError, InvalidValueError
 from dllm_fast.models import layouts
 from dllm_fast.models.layouts import Layout
 
@@ -23,7 +23,10 @@ class Family:
     Attributes:
         name: what we call it.
         model_types: `model_type` of its configs.
-        architectures: `architectures[0]`, where the model type alone does not tell.
+        shared_types: model types that its configs have and those of another family, too: one of the next two must tell.
+        architectures: classes that its configs name.
+        marks: settings that only its configs have.
+        tensors: weights that only its files have; they tell where the config says nothing.
         layout: of a decoder; or the name of the module that builds an encoder.
         attention: which tokens a token sees: all; those of its block and of the blocks before it (`block_causal`); those
             before it, and in the block that is being filled all of that (`causal_context`); or, for models that read known
@@ -43,7 +46,10 @@ class Family:
     name: str
     model_types: tuple[str, ...]
     layout: Layout | str
+    shared_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
     attention: Attention = "full"
     block_length: int | None = None
     block_keys: tuple[str, ...] = ()
@@ -56,20 +62,35 @@ class Family:
     models: str
     verified: str
 
-    def fits(self, model_type: str, architecture: str) -> bool:
-        """Does it describe this checkpoint? Architectures are compared without regard to case, as their authors write them."""
-        named = architecture.lower() in {name.lower() for name in self.architectures}
-        return model_type in self.model_types and (not self.architectures or named)
+    def fits(self, model_type: str, classes: Sequence[str], says: Callable[[str], object]) -> bool:
+        """Does it describe this model?
+
+        Args:
+            model_type: of its config; "" for none.
+            classes: that its config names, or its own.
+            says: gives a setting of its config, None where it has none.
+        """
+        if model_type in self.model_types:
+            return True
+        # Compared without regard to case, because their authors do not agree.
+        named = bool({name.lower() for name in classes} & {name.lower() for name in self.architectures})
+        if model_type not in self.shared_types:
+            return named and not model_type
+        return named or any(says(mark) is not None for mark in self.marks)
 
 
+# Settings of attention by blocks; in some configs `block_length` is only a recommendation for sampling.
+BLOCK_SIZES = ("block_size", "bd_size")
 _BLOCKS = ("block_size", "block_length", "bd_size", "canvas_length")
 
 # The first row that fits counts, so the narrower rows of a model type come first.
 FAMILIES: tuple[Family, ...] = (
     Family(
         name="llada-moe",
-        model_types=("llada", "llada_moe"),
+        model_types=("llada_moe", "lladamoe"),
+        shared_types=("llada",),
         architectures=("LLaDAMoEModelLM", "LLaDAMoEModel", "LLaDAMoEForCausalLM"),
+        marks=("num_experts",),
         layout=layouts.LLADA_MOE,
         mask_token="<|mask|>",
         mask_token_id=156895,
@@ -81,17 +102,32 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="llada",
         model_types=("llada",),
+        architectures=("LLaDAModelLM",),
+        tensors=("model.transformer.wte.weight",),
         layout=layouts.LLADA,
         mask_token="<|mdm_mask|>",
         mask_token_id=126336,
         end_tokens=("<|eot_id|>",),
         preset="llada",
-        models="LLaDA-8B, LLaDA-1.5, iLLaDA-8B",
+        models="LLaDA-8B, LLaDA-1.5, under their own names or those of Llama",
+        verified="twin (Llama), loop",
+    ),
+    Family(
+        name="illada",
+        model_types=("illada",),
+        architectures=("ILLaDAForCausalLM",),
+        layout=layouts.ILLADA,
+        mask_token="<[MASK]>",
+        mask_token_id=5,
+        preset="llada",
+        models="iLLaDA-8B",
         verified="twin (Llama), loop",
     ),
     Family(
         name="llada2",
         model_types=("llada2_moe",),
+        architectures=("LLaDA2MoeModelLM",),
+        tensors=("model.word_embeddings.weight",),
         layout=layouts.LLADA2,
         attention="block_causal",
         block_length=32,
@@ -104,8 +140,25 @@ FAMILIES: tuple[Family, ...] = (
         verified="twin (Glm4Moe), loop (diffusers' pipeline)",
     ),
     Family(
+        name="dream-reasoner",
+        model_types=("dream_reasoner",),
+        shared_types=("Dream", "dream"),
+        marks=BLOCK_SIZES,
+        layout=layouts.QWEN3,
+        attention="block_causal",
+        block_length=32,
+        block_keys=_BLOCKS,
+        mask_token_id=151669,
+        end_tokens=("<|im_end|>",),
+        preset="fast-dllm",
+        defaults={"threshold": 0.9},
+        models="DreamReasoner-8B",
+        verified="twin (Qwen3), loop",
+    ),
+    Family(
         name="dream",
         model_types=("Dream", "dream"),
+        architectures=("DreamModel",),
         layout=layouts.QWEN2,
         shift=1,
         mask_token="<|mask|>",
@@ -119,6 +172,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="fast-dllm-v2",
         model_types=("Fast_dLLM_Qwen", "fast_dllm_qwen"),
+        architectures=("Fast_dLLM_QwenForCausalLM",),
         layout=layouts.QWEN2,
         attention="block_causal",
         block_length=32,
@@ -135,6 +189,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="sdar",
         model_types=("sdar",),
+        architectures=("SDARForCausalLM",),
         layout=layouts.QWEN3,
         attention="block_causal",
         block_length=4,
@@ -150,6 +205,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="sdar-moe",
         model_types=("sdar_moe",),
+        architectures=("SDARMoeForCausalLM",),
         layout=layouts.QWEN3_MOE,
         attention="block_causal",
         block_length=4,
@@ -165,6 +221,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="wedlm",
         model_types=("wedlm",),
+        architectures=("WeDLMForCausalLM",),
         layout=layouts.WEDLM,
         attention="causal_reordered",
         mask_token="<|mask|>",
@@ -176,6 +233,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="rnd1",
         model_types=("rnd1",),
+        architectures=("RND1LM",),
         layout=layouts.QWEN3_MOE,
         mask_token="<|mask|>",
         mask_token_id=151669,
@@ -187,6 +245,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="a2d-qwen3",
         model_types=("a2d-qwen3",),
+        architectures=("A2DQwen3LMHeadModel",),
         layout=layouts.QWEN3,
         mask_token="<|mask|>",
         preset="llada",
@@ -196,6 +255,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="a2d-qwen2",
         model_types=("a2d-qwen2",),
+        architectures=("A2DQwen2LMHeadModel",),
         layout=layouts.QWEN2,
         mask_token="<|mask|>",
         preset="llada",
@@ -205,6 +265,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="a2d-llama",
         model_types=("a2d-llama",),
+        architectures=("A2DLlamaLMHeadModel",),
         layout=layouts.LLAMA,
         mask_token="<|mask|>",
         preset="llada",
@@ -213,7 +274,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="stable-diffcoder",
-        model_types=("stable_diffcoder", "llama"),
+        model_types=("stable_diffcoder",),
+        shared_types=("llama",),
         architectures=("StableDiffCoderForCausalLM", "StableDiffCoderModelLM", "StableDiffCoderModel"),
         layout=layouts.LLAMA,
         attention="block_causal",
@@ -228,6 +290,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="nemotron-labs-diffusion",
         model_types=("nemotron_labs_diffusion",),
+        architectures=("NemotronLabsDiffusionModel",),
+        tensors=("encoder.embed_tokens.weight",),
         layout=layouts.NEMOTRON,
         attention="causal_context",
         block_length=32,
@@ -241,6 +305,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="bert",
         model_types=("bert",),
+        architectures=("BertForMaskedLM", "BertForPreTraining"),
+        tensors=("bert.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="[MASK]",
         models="BERT and its kin, and the embedded models",
@@ -249,6 +315,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="roberta",
         model_types=("roberta", "xlm-roberta", "camembert"),
+        architectures=("RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM"),
+        tensors=("roberta.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="<mask>",
         models="RoBERTa (also with fairseq's keys), XLM-R, CamemBERT",
@@ -265,6 +333,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="data2vec-text",
         model_types=("data2vec-text",),
+        architectures=("Data2VecTextForMaskedLM",),
+        tensors=("data2vec_text.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="<mask>",
         models="Data2Vec for text",
@@ -273,6 +343,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="distilbert",
         model_types=("distilbert",),
+        architectures=("DistilBertForMaskedLM",),
+        tensors=("distilbert.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="[MASK]",
         models="DistilBERT",
@@ -281,6 +353,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="albert",
         model_types=("albert",),
+        architectures=("AlbertForMaskedLM", "AlbertForPreTraining"),
+        tensors=("albert.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="[MASK]",
         models="ALBERT",
@@ -289,6 +363,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="electra",
         model_types=("electra",),
+        architectures=("ElectraForMaskedLM",),
+        tensors=("electra.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="[MASK]",
         models="ELECTRA, its generators",
@@ -297,6 +373,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="ernie",
         model_types=("ernie",),
+        architectures=("ErnieForMaskedLM", "ErnieForPreTraining"),
+        tensors=("ernie.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="[MASK]",
         models="ERNIE 1.0 to 3.0",
@@ -305,6 +383,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="esm",
         model_types=("esm",),
+        architectures=("EsmForMaskedLM",),
+        tensors=("esm.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="<mask>",
         models="ESM-1b, ESM-2 (proteins)",
@@ -313,6 +393,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="roformer",
         model_types=("roformer",),
+        architectures=("RoFormerForMaskedLM",),
+        tensors=("roformer.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="[MASK]",
         models="RoFormer",
@@ -321,6 +403,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="mpnet",
         model_types=("mpnet",),
+        architectures=("MPNetForMaskedLM",),
+        tensors=("mpnet.embeddings.word_embeddings.weight",),
         layout="encoder_layouts",
         mask_token="<mask>",
         models="MPNet",
@@ -329,6 +413,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="deberta-v2",
         model_types=("deberta-v2",),
+        architectures=("DebertaV2ForMaskedLM",),
+        tensors=("deberta.encoder.layer.0.attention.self.query_proj.weight",),
         layout="encoder_layouts",
         mask_token="[MASK]",
         models="DeBERTa v2 and v3 (without convolution)",
@@ -337,6 +423,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="nomic-bert",
         model_types=("nomic_bert",),
+        architectures=("NomicBertForMaskedLM",),
         layout="encoder_layouts",
         mask_token="[MASK]",
         models="nomic-bert",
@@ -345,6 +432,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="modernbert",
         model_types=("modernbert",),
+        architectures=("ModernBertForMaskedLM",),
+        tensors=("model.embeddings.tok_embeddings.weight",),
         layout="modernbert",
         mask_token="[MASK]",
         models="ModernBERT, ModernBERT-chat",
@@ -355,7 +444,7 @@ FAMILIES: tuple[Family, ...] = (
 # Causal language models of the same form: they run, but only if somebody trained them to look both ways.
 _PLAIN: Mapping[str, Layout] = {
     "llama": layouts.LLAMA,
-    "mistral": layouts.LLAMA,
+    "mistral": layouts.MISTRAL,
     "qwen2": layouts.QWEN2,
     "qwen3": layouts.QWEN3,
     "qwen3_moe": layouts.QWEN3_MOE,
@@ -383,33 +472,64 @@ def works_with() -> str:
     return "\n".join([head, *rows])
 
 
-def recognise(config: Mapping[str, Any], attention: str | None) -> Family:
-    """The family of a checkpoint.
+def find(model_type: str, classes: Sequence[str], says: Callable[[str], object]) -> Family | None:
+    """The row of the table that describes a model, by what `Family.fits` takes."""
+    return next((family for family in FAMILIES if family.fits(model_type, classes, says)), None)
+
+
+def recognise(
+    config: Mapping[str, Any], tensors: Collection[str], *, attention: str | None, name: str | None
+) -> tuple[Family, str]:
+    """The family of a checkpoint, and what says so.
 
     Args:
         config: its config.json.
+        tensors: keys of its weights.
         attention: what the caller says; makes a plain Llama or Qwen acceptable.
+        name: of the family, where the caller says it.
 
     Raises:
+        InvalidValueError: a name that is no family.
         CheckpointError: a causal model, or a family that is not in the table.
     """
-    model_type = str(config.get("model_type", ""))
+    model_type = str(config.get("model_type") or "")
     named = config.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else ""
-    for family in FAMILIES:
-        if family.fits(model_type, architecture):
-            return family
+    classes = [str(entry) for entry in named] if isinstance(named, list) else []
+    if name is not None:
+        return _by_name(name), "caller"
+    family = find(model_type, classes, config.get)
+    if family is not None:
+        return family, f"config.json: {f'model_type {model_type!r}' if model_type else f'architectures {classes[0]!r}'}"
     if model_type in _PLAIN:
         if attention is None and config.get("is_causal", True) is not False:
             raise CheckpointError(
                 f"a diffusion model must see both ways, got model_type {model_type!r}, which is causal; if this checkpoint "
                 "was trained bidirectionally pass attention='full' (or 'block_causal' with block_length=)"
             )
-        return Family(name=model_type, model_types=(model_type,), layout=_PLAIN[model_type], models="", verified="twin")
-    if not model_type and not architecture:
-        raise CheckpointError("config.json must name its model_type, got none; fetch the file again")
+        return _plain(model_type), f"config.json: model_type {model_type!r}"
+    if not model_type:
+        for family in FAMILIES:
+            if key := next((key for key in family.tensors if key in tensors), None):
+                return family, f"weights: {key}"
+        raise CheckpointError(
+            "config.json must name its model_type, got none, and neither classes nor weights tell; write for instance "
+            '"model_type": "bert" into it, or pass family='
+        )
     known = ", ".join(sorted({name for family in FAMILIES for name in family.model_types}))
     raise CheckpointError(
-        f"model_type in config.json must be one of {known}, got {model_type!r} ({architecture or 'no architecture'}); "
-        "open it with transformers and pass the model to sample"
+        f"model_type in config.json must be one of {known}, got {model_type!r} ({', '.join(classes) or 'no architecture'}); "
+        "where it is one of these under another name pass family=, else open it with transformers and pass the model to sample"
     )
+
+
+def _by_name(name: str) -> Family:
+    rows = {family.name: family for family in FAMILIES}
+    if name in rows:
+        return rows[name]
+    if name in _PLAIN:
+        return _plain(name)
+    raise InvalidValueError(f"family must be one of {', '.join([*rows, *_PLAIN])}, got {name!r}")
+
+
+def _plain(name: str) -> Family:
+    return Family(name=name, model_types=(name,), layout=_PLAIN[name], models="", verified="twin")

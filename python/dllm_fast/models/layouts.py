@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models.activations import activation
 from dllm_fast.models.decoder import DecoderConfig
 from dllm_fast.models.experts import ExpertsConfig
 from dllm_fast.models.fields import context, flag, mapping, positive, whole
+from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.rotary import Rotary
 
 # Our parameter: the keys whose rows make it, in order. {i} is a layer, {e} runs over the experts.
@@ -83,26 +85,40 @@ _NEMOTRON: Keys = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Reads a config and names the keys."""
+    """Reads a config and names the keys.
+
+    Attributes:
+        read: makes a `DecoderConfig` of the settings.
+        keys: where our parameters lie.
+        tied_setting: says that the head is the token table.
+        converted: where they lie after a conversion to another form.
+    """
 
     read: Callable[[Mapping[str, Any]], DecoderConfig]
     keys: Keys
     tied_setting: str = "tie_word_embeddings"
+    converted: Keys | None = None
 
-    def pieces(self, config: DecoderConfig, names: list[str]) -> dict[str, tuple[str, ...]]:
-        """For each of our parameters, the keys of the checkpoint whose rows make it."""
-        found = {}
-        for name in names:
-            layer, short = (name.split(".")[1], name.split(".", 2)[2]) if name.startswith("stack.") else ("", name)
-            experts = range(config.experts.count) if config.experts is not None and "{e}" in self.keys[short][0] else range(1)
-            found[name] = tuple(key.replace("{i}", layer).replace("{e}", str(e)) for e in experts for key in self.keys[short])
-        return found
+    def found(self, tensors: Collection[str]) -> Keys:
+        """The keys under which a checkpoint with these tensors has its token table."""
+        if self.converted is None or self.keys["embed.weight"][0] in tensors:
+            return self.keys
+        return self.converted if self.converted["embed.weight"][0] in tensors else self.keys
+
+
+def pieces(keys: Keys, config: DecoderConfig, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """For each of our parameters, the keys of the checkpoint whose rows make it."""
+    found = {}
+    for name in names:
+        layer, short = (name.split(".")[1], name.split(".", 2)[2]) if name.startswith("stack.") else ("", name)
+        experts = range(config.experts.count) if config.experts is not None and "{e}" in keys[short][0] else range(1)
+        found[name] = tuple(key.replace("{i}", layer).replace("{e}", str(e)) for e in experts for key in keys[short])
+    return found
 
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the Llama form and all that follow it call alike."""
-    _only(config, "hidden_act", "silu", "swish")
-    _only(config, "use_sliding_window", False)
+    _only(config, "use_sliding_window", False, None)
     if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
         raise CheckpointError(
             f"layer_types in config.json must be full_attention, got {config['layer_types']}; "
@@ -121,6 +137,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         "inner": whole(config, "intermediate_size", 0, least=0),
         "norm_eps": positive(config, "rms_norm_eps", 1e-6),
         "rotary": Rotary.from_config(config, head_dim),
+        "act": activation(config, "hidden_act", "silu"),
         "tied": flag(config, "tie_word_embeddings"),
     }
 
@@ -129,6 +146,16 @@ def _llama(config: Mapping[str, Any]) -> DecoderConfig:
     _only(config, "mlp_bias", False)
     bias = flag(config, "attention_bias")
     return DecoderConfig(**_sizes(config), qkv_bias=bias, out_bias=bias)
+
+
+def _mistral(config: Mapping[str, Any]) -> DecoderConfig:
+    _no_window(config)
+    return _llama(config)
+
+
+def _illada(config: Mapping[str, Any]) -> DecoderConfig:
+    _only(config, "layer_norm_eps", None)  # it would make the norms LayerNorms
+    return _llama(config)
 
 
 def _qwen2(config: Mapping[str, Any]) -> DecoderConfig:
@@ -160,12 +187,17 @@ def _qwen3_moe(config: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _llada(config: Mapping[str, Any]) -> DecoderConfig:
+    if "d_model" not in config and "hidden_size" in config:  # converted to the names of Llama
+        tied = flag(config, "weight_tying", default=flag(config, "tie_word_embeddings"))
+        return replace(_llama(config), rotary_float32=flag(config, "rope_full_precision", default=True), tied=tied)
     _only(config, "block_type", "llama")
     _only(config, "layer_norm_type", "rms")
-    _only(config, "activation_type", "silu", "swiglu")
-    for name in ("alibi", "attention_layer_norm", "input_emb_norm", "include_bias", "multi_query_attention"):
+    # With "swiglu" the published class halves what it has projected, and does not run.
+    _only(config, "activation_type", "silu", "gelu", "relu")
+    for name in ("alibi", "attention_layer_norm", "input_emb_norm", "include_bias", "multi_query_attention", "norm_after"):
         _only(config, name, False, None)
     _only(config, "rope", True)
+    _only(config, "rope_scaling", None)
     width, heads = whole(config, "d_model"), whole(config, "n_heads")
     theta = {"rope_theta": config.get("rope_theta", 10000.0)}
     return DecoderConfig(
@@ -180,6 +212,7 @@ def _llada(config: Mapping[str, Any]) -> DecoderConfig:
         norm_eps=positive(config, "rms_norm_eps", 1e-5),
         rotary=Rotary.from_config(theta, width // heads),
         rotary_float32=flag(config, "rope_full_precision", default=True),
+        act=activation(config, "activation_type", "silu"),
         qkv_bias=flag(config, "include_qkv_bias"),
         tied=flag(config, "weight_tying", default=True),
         logit_scale=width**-0.5 if config.get("scale_logits") else 1.0,
@@ -213,7 +246,8 @@ def _llada_moe(config: Mapping[str, Any]) -> DecoderConfig:
 
 def _llada2(config: Mapping[str, Any]) -> DecoderConfig:
     sizes = _sizes({"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5, **config})
-    _only(config, "norm_head", False)
+    _only(config, "norm_head", False, None)
+    _only(config, "score_function", "sigmoid", None)
     inner = whole(config, "moe_intermediate_size")
     experts = ExpertsConfig(
         count=whole(config, "num_experts"),
@@ -238,6 +272,7 @@ def _llada2(config: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _nemotron(config: Mapping[str, Any]) -> DecoderConfig:
+    _no_window(config)
     rope = mapping(config, "rope_parameters") or mapping(config, "rope_scaling")
     bias = flag(config, "attention_bias")
     return DecoderConfig(
@@ -250,14 +285,34 @@ def _nemotron(config: Mapping[str, Any]) -> DecoderConfig:
 
 
 LLAMA = Layout(_llama, _STANDARD)
+MISTRAL = Layout(_mistral, _STANDARD)
+ILLADA = Layout(_illada, _STANDARD)
 QWEN2 = Layout(_qwen2, _STANDARD)
 QWEN3 = Layout(_qwen3, _STANDARD)
 QWEN3_MOE = Layout(_qwen3_moe, _STANDARD)
 WEDLM = Layout(_wedlm, _STANDARD)
-LLADA = Layout(_llada, _LLADA, tied_setting="weight_tying")
+LLADA = Layout(_llada, _LLADA, tied_setting="weight_tying", converted=_STANDARD)
 LLADA_MOE = Layout(_llada_moe, _LLADA_MOE)
 LLADA2 = Layout(_llada2, _LLADA2)
 NEMOTRON = Layout(_nemotron, _NEMOTRON)
+
+
+def _no_window(config: Mapping[str, Any]) -> None:
+    """Refuses a window of attention that is shorter than the context.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    window, longest = config.get("sliding_window"), context(config, "max_position_embeddings")
+    if (
+        window is not None
+        and config.get("layer_types") is None
+        and (longest is None or whole(config, "sliding_window") < longest)
+    ):
+        raise CheckpointError(
+            f"sliding_window in config.json must be null or at least max_position_embeddings, got {shown(window)} and "
+            f"{longest}; sliding windows are not computed by this decoder"
+        )
 
 
 def _only(config: Mapping[str, Any], name: str, *allowed: object) -> None:

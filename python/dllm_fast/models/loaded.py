@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
-from dllm_fast.models import families, head, weights
+from dllm_fast.models import families, head, layouts, weights
 from dllm_fast.models.arguments import DTYPES, known_dtype
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.choices import Choices, token_ids
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.fields import LARGEST_SIZE
+from dllm_fast.models.form import settle
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.layouts import Layout
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from dllm_fast.models.families import Attention, Family
 
-_OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids")
+_OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids", "family")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +178,8 @@ def load(
         revision: branch, tag or commit of a hub id.
         ignore_keys: patterns such as `cls.other.*` of weights that this model does not need, for instance of further heads.
         overrides: `mask_token_id`, `shift`, `block_length`, `attention` (`full`, `block_causal`, `causal_context`,
-            `causal_reordered`) and
-            `eos_token_ids`, over what the checkpoint and the table of families say.
+            `causal_reordered`), `eos_token_ids` and `family` (a row of the table), over what the checkpoint and the table of
+            families say.
 
     Raises:
         CheckpointError: the folder cannot be used; names the file, the key and a remedy.
@@ -187,16 +188,21 @@ def load(
     _check_overrides(overrides)
     where = _device(device)
     checkpoint = Checkpoint.open(locate(folder_or_id, revision)).without(ignore_keys)
-    family = families.recognise(checkpoint.config, overrides.get("attention"))
+    family, source = families.recognise(
+        checkpoint.config, checkpoint.tensors, attention=overrides.get("attention"), name=overrides.get("family")
+    )
+    config = checkpoint.config
+    if config.get("model_type") not in (*family.model_types, *family.shared_types):
+        checkpoint = replace(checkpoint, config={**config, "model_type": family.model_types[0]})
     wanted = _dtype(dtype, checkpoint)
     with torch.device("meta"):
         network, pieces, harmless = _build(family, checkpoint)
     tokenizer, missing = Tokenizer.find(checkpoint.folder)
-    info = _info(family, checkpoint, network, tokenizer, overrides, place=(wanted, where))  # type: ignore[arg-type]
+    info = _info(family, checkpoint, network, tokenizer, overrides, source=source, place=(wanted, where))  # type: ignore[arg-type]
     if missing is not None:
         info = replace(info, notes=(*info.notes, f"no tokenizer for text: {missing}"))
     weights.fill(network, checkpoint, pieces, harmless, dtype=wanted, device=where)
-    return LoadedModel(network, tokenizer, info, checkpoint.config)  # type: ignore[arg-type]
+    return LoadedModel(network, tokenizer, info, config)  # type: ignore[arg-type]
 
 
 def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]]:
@@ -211,8 +217,8 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
             module = importlib.import_module(f"dllm_fast.models.{family.layout}")
             built: tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]] = module.build(checkpoint)
             return built
-        keys = family.layout.keys
-        config = family.layout.read(checkpoint.config)
+        keys = family.layout.found(checkpoint.tensors)
+        config, notes = settle(family.layout.read(checkpoint.config), keys, checkpoint)
         output = head.decide(
             checkpoint,
             table=keys["embed.weight"],
@@ -222,7 +228,7 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
         )
         config = replace(config, tied=output.tied)
         decoder = Decoder(config)
-        decoder.notes = output.notes
+        decoder.notes = output.notes + notes
     except DllmFastError:
         raise
     except Exception as error:  # of any class, from a setting that nobody foresaw
@@ -230,7 +236,7 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
             f"config.json in {checkpoint.folder} must describe a {family.name} model, got settings that do not: "
             f"{type(error).__name__}: {error}; fetch the file again"
         ) from error
-    pieces = family.layout.pieces(config, [name for name, _ in decoder.named_parameters()])
+    pieces = layouts.pieces(keys, config, [name for name, _ in decoder.named_parameters()])
     pieces["embed.weight"] = (output.table,)
     return decoder, pieces, tuple(map(re.escape, keys["head.weight"] if output.tied else ()))
 
@@ -254,10 +260,11 @@ def _info(
     tokenizer: Tokenizer | None,
     overrides: Mapping[str, Any],
     *,
+    source: str,
     place: tuple[torch.dtype, torch.device],
 ) -> ModelInfo:
     table = f"family {family.name}"
-    choices = Choices(family=f"config.json: model_type {checkpoint.config.get('model_type')!r}")
+    choices = Choices(family=source)
     sources = choices.sources
 
     def choose(name: str, *candidates: tuple[Any, str]) -> Any:
@@ -265,6 +272,7 @@ def _info(
         return choices.first(name, (overrides.get(name), "caller"), *candidates)
 
     attention = choose("attention", (family.attention, table))
+    _check_blocks(family, checkpoint, overrides)
     keys = [(checkpoint.config.get(key), f"config.json: {key}") for key in family.block_keys]
     block = choose("block_length", *keys, (family.block_length, table))
     if attention not in EXACT:
@@ -299,6 +307,17 @@ def _info(
         verified=family.verified,
         notes=(*getattr(network, "notes", ()), *_ignored(checkpoint)),
     )
+
+
+def _check_blocks(family: Family, checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> None:
+    """Refuses a block size in the config of a family that sees everything: one of the two is wrong about this checkpoint."""
+    said = [key for key in families.BLOCK_SIZES if checkpoint.config.get(key) is not None]
+    sees_all = family.attention == "full" and isinstance(family.layout, Layout)
+    if said and sees_all and overrides.get("attention") is None:
+        raise CheckpointError(
+            f"{said[0]} in config.json is {shown(checkpoint.config[said[0]])}, but models of the family {family.name} attend "
+            "without blocks; pass attention='block_causal' with block_length=, or attention='full' to go by the family"
+        )
 
 
 def _ignored(checkpoint: Checkpoint) -> list[str]:
