@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import checkpoints
 import dllm_fast
 from dllm_fast.errors import CheckpointError, InvalidValueError
+from dllm_fast.models.described import describe
 from families import MASK, TWINS
 
 BY_NAME = {twin.name: twin for twin in TWINS}
@@ -258,3 +260,27 @@ def test_weights_and_settings_of_llada_are_told_apart(tmp_path):
     (tmp_path / "mixed" / "config.json").write_text(json.dumps(BY_NAME["llada"].written))
     save_file({key: tensor.clone() for key, tensor in plain.items()}, tmp_path / "mixed" / "model.safetensors")
     assert torch.equal(dllm_fast.load(tmp_path / "mixed")(IDS), dllm_fast.load(tmp_path / "own")(IDS))
+
+
+@pytest.mark.parametrize(
+    ("settings", "family", "rule"),
+    [
+        ({"model_type": "Dream", "block_size": 32}, "dream-reasoner", ("block_causal", 32, 0)),
+        ({"model_type": "Dream"}, "dream", ("full", None, 1)),
+        ({"model_type": "llada", "num_experts": 4}, "llada-moe", ("full", None, 0)),
+        ({"model_type": "lladamoe"}, "llada-moe", ("full", None, 0)),
+        ({"model_type": "llada", "d_model": 64}, "llada", ("full", None, 0)),
+        ({"model_type": "illada"}, "illada", ("full", None, 0)),
+    ],
+)
+def test_a_model_in_memory_is_told_apart_in_the_same_way(settings, family, rule):
+    model = torch.nn.Linear(4, 4)
+    model.config = SimpleNamespace(**settings)
+    info = describe(model)
+    assert (info.family, (info.attention, info.block_length, info.shift)) == (family, rule)
+
+
+@pytest.mark.parametrize("family", [[], {}, 3, "nothing"])
+def test_a_family_is_a_name_of_the_table(tmp_path, family):
+    with pytest.raises(InvalidValueError, match="family must be one of"):
+        dllm_fast.load(saved("sdar", tmp_path), family=family)

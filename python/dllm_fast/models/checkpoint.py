@@ -47,6 +47,8 @@ TOKENIZER_FILES = (
 _FETCHED = ("config.json", "generation_config.json", INDEX, "model*.safetensors", *TOKENIZER_FILES)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.safetensors")
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+# A key of one of many layers, experts or the like: no further head.
+IN_LAYER = re.compile(r"\.\d+\.")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 
@@ -111,12 +113,13 @@ class Checkpoint:
         """
         if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
             raise InvalidTypeError(f"ignore_keys must be a list of patterns, got {shown(patterns)}; use ['cls.other.*']")
-        found = {pattern: fnmatch.filter(self.tensors, pattern) for pattern in patterns}
+        found = {pattern: [key for key in self.tensors if fnmatch.fnmatchcase(key, pattern)] for pattern in patterns}
         if idle := [pattern for pattern, keys in found.items() if not keys]:
-            near = difflib.get_close_matches(idle[0], self.tensors, n=3, cutoff=0.0)
+            outside = [key for key in self.tensors if len(key) < 200 and not IN_LAYER.search(key)]
+            near = difflib.get_close_matches(idle[0], outside[:1000], n=3, cutoff=0.0)
             raise InvalidValueError(
                 f"a pattern of ignore_keys must fit a key of the weights, got {shown(idle[0])}, which fits none; "
-                f"nearest are {', '.join(map(shown, near)) or 'none: there are no weights'}"
+                f"nearest outside of the layers are {', '.join(map(shown, near)) or 'none'}"
             )
         ignored = frozenset(key for keys in found.values() for key in keys)
         return replace(self, tensors={k: v for k, v in self.tensors.items() if k not in ignored}, ignored=ignored)

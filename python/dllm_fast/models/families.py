@@ -524,9 +524,9 @@ def recognise(
 
 def _by_name(name: str) -> Family:
     rows = {family.name: family for family in FAMILIES}
-    if name in rows:
+    if isinstance(name, str) and name in rows:
         return rows[name]
-    if name in _PLAIN:
+    if isinstance(name, str) and name in _PLAIN:
         return _plain(name)
     raise InvalidValueError(f"family must be one of {', '.join([*rows, *_PLAIN])}, got {name!r}")
 

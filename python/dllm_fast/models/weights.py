@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models.checkpoint import IN_LAYER
 from dllm_fast.models.spare import is_constant
 
 if TYPE_CHECKING:
@@ -83,14 +84,16 @@ def _check_keys(
         file = checkpoint.tensors[unknown[0]].file.name
         raise CheckpointError(
             f"{file} in {checkpoint.folder} holds {_some(unknown)}, which the model of this config.json does not have; "
-            f"is config.json the one of these weights? Where they are another head, pass ignore_keys={_patterns(unknown)}"
+            f"is config.json the one of these weights?{_advice(unknown)}"
         )
 
 
-def _patterns(keys: Sequence[str]) -> list[str]:
-    """What to pass as `ignore_keys` to leave out these and their kin."""
-    groups = dict.fromkeys(f"{key.rpartition('.')[0]}.*" if "." in key else key for key in keys)
-    return list(groups)[:_SHOWN]
+def _advice(keys: Sequence[str]) -> str:
+    """What to pass as `ignore_keys` to leave out a further head; nothing for parts of layers, which are never one."""
+    if any(IN_LAYER.search(key) for key in keys):
+        return ""
+    groups = list(dict.fromkeys(f"{key.rpartition('.')[0]}.*" if "." in key else key for key in keys))
+    return f" Where they are another head, pass ignore_keys={groups[:_SHOWN]}"
 
 
 def _check_shapes(checkpoint: Checkpoint, keys: Sequence[str], parameter: torch.Tensor) -> None:
