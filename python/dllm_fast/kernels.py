@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import KernelError
+from dllm_fast.nvrtc import INSTALL, nvrtc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +35,6 @@ OLDEST_CAPABILITY = (8, 0)
 # More than this must be asked for.
 _STATIC_SHARED_BYTES = 48 * 1024
 _FLAGS = ("-std=c++17", "--ptxas-options=-v")
-_INSTALL_NVRTC = "pip install nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,87 +82,6 @@ def _headers() -> dict[str, bytes]:
     return {f"dllm/{entry.name}": entry.read_bytes() for entry in sorted(folder.iterdir(), key=lambda e: e.name)}
 
 
-# --- NVRTC
-
-
-class _Nvrtc:
-    """The library, through ctypes."""
-
-    def __init__(self, path: str) -> None:
-        self._library = ctypes.CDLL(path)
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
-        self.version = f"{major.value}.{minor.value}"
-        self.path = path
-
-    def compile(self, name: str, source: bytes, headers: dict[str, bytes], options: Iterable[str]) -> tuple[bytes, str]:
-        """Cubin and log.
-
-        Raises:
-            KernelError: with the compiler's text.
-        """
-        program = ctypes.c_void_p()
-        array = ctypes.c_char_p * len(headers)
-        texts, names = array(*headers.values()), array(*(name.encode() for name in headers))
-        create = self._library.nvrtcCreateProgram
-        self._check(create(ctypes.byref(program), source, f"{name}.cu".encode(), len(headers), texts, names))
-        try:
-            flags = [option.encode() for option in options]
-            status = self._library.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
-            log = self._read(program, "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")
-            if status != 0:
-                raise KernelError(f"NVRTC {self.version} must compile {name}.cu, got {self._text(status)}; see\n{log}")
-            return self._read(program, "nvrtcGetCUBIN"), log
-        finally:
-            self._library.nvrtcDestroyProgram(ctypes.byref(program))
-
-    def _read(self, program: ctypes.c_void_p, what: str) -> bytes:
-        size = ctypes.c_size_t()
-        self._check(getattr(self._library, f"{what}Size")(program, ctypes.byref(size)))
-        buffer = ctypes.create_string_buffer(size.value)
-        self._check(getattr(self._library, what)(program, buffer))
-        return buffer.raw
-
-    def _text(self, status: int) -> str:
-        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
-        text: bytes = self._library.nvrtcGetErrorString(status)
-        return text.decode()
-
-    def _check(self, status: int) -> None:
-        if status != 0:
-            raise KernelError(f"NVRTC must answer, got {self._text(status)}; reinstall it: {_INSTALL_NVRTC}")
-
-
-def _nvrtc_candidates() -> list[str]:
-    """Where the library may be: NVIDIA's wheels (torch brings one), a CUDA toolkit, the loader's own places."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
-    found = [path for folder in folders for path in sorted(folder.glob("*/lib/libnvrtc.so.*"), reverse=True)]
-    for variable in ("CUDA_HOME", "CUDA_PATH"):
-        if home := os.environ.get(variable):
-            found += sorted(Path(home, "lib64").glob("libnvrtc.so.*"), reverse=True)
-    found += sorted(Path("/usr/local/cuda/lib64").glob("libnvrtc.so.*"), reverse=True)
-    return [*map(str, found), "libnvrtc.so.13", "libnvrtc.so.12"]
-
-
-@cache
-def nvrtc() -> _Nvrtc:
-    """The compiler.
-
-    Raises:
-        KernelError: there is none.
-    """
-    for candidate in _nvrtc_candidates():
-        try:
-            # The compiler opens its own second half by name, which only works if that is loaded already.
-            for second_half in sorted(Path(candidate).parent.glob("libnvrtc-builtins.so.*")):
-                ctypes.CDLL(str(second_half), ctypes.RTLD_GLOBAL)
-            return _Nvrtc(candidate)
-        except OSError:
-            continue
-    raise KernelError(f"compiling kernels needs NVRTC, got no libnvrtc; {_INSTALL_NVRTC}")
-
-
 # --- cubins
 
 
@@ -176,32 +95,76 @@ def compile_kernels(name: str, arch: str) -> Compiled:
     """The cubin of a kernel file for an architecture, from the cache if it is there.
 
     Raises:
-        KernelError: no NVRTC, an architecture that it does not know, or a file that does not compile.
+        KernelError: no NVRTC, an architecture that it or the kernels do not know, or a file that does not compile.
     """
-    options = (f"-arch={arch}", *_FLAGS)
-    digest = hashlib.sha256()
-    # Lengths keep two different lists from giving the same bytes.
-    for part in (name.encode(), _source(name), *(b for item in _headers().items() for b in (item[0].encode(), item[1]))):
-        digest.update(len(part).to_bytes(8, "little") + part)
-    digest.update(repr((options, nvrtc().version)).encode())
-    path = cache_folder() / f"{digest.hexdigest()}.cubin"
-    log_path = path.with_suffix(".log")
-    try:
-        log = log_path.read_text(encoding="utf-8")
-        if path.is_file():
-            return Compiled(path, _usage(name, arch, log))
-    except OSError:
-        pass
-    cubin, log = nvrtc().compile(name, _source(name), _headers(), options)
+    if (found := cached(name, arch)) is not None:
+        return found
+    check_architecture(arch)
+    cubin, log = nvrtc().compile(name, _source(name), _headers(), _options(arch))
+    path = _cubin_path(name, arch)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, cubin)
-        _write(log_path, log.encode())
+        _write(path.with_suffix(".log"), log.encode())
     except OSError:
         # A folder that cannot be written to costs the next process a compilation, nothing more.
         path = _process_folder() / path.name
         path.write_bytes(cubin)
     return Compiled(path, _usage(name, arch, log))
+
+
+def compile_with_notice(name: str, arch: str) -> Compiled:
+    """`compile_kernels`, with a line on standard error where something has to be compiled: that takes up to half a minute."""
+    if cached(name, arch) is None:
+        print(
+            f"dllm_fast: compiling {name}.cu for {arch}, once (ahead: dllm-fast kernels compile)", file=sys.stderr, flush=True
+        )
+    return compile_kernels(name, arch)
+
+
+def cached(name: str, arch: str) -> Compiled | None:
+    """What has been compiled before of a kernel file for an architecture, or None.
+
+    Raises:
+        KernelError: no NVRTC, whose version decides what a cubin can be used for.
+    """
+    path = _cubin_path(name, arch)
+    try:
+        log = path.with_suffix(".log").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return Compiled(path, _usage(name, arch, log)) if path.is_file() else None
+
+
+def check_architecture(arch: str) -> None:
+    """Refuses an architecture that the kernels or NVRTC cannot be compiled for.
+
+    Raises:
+        KernelError: it is older than the kernels' instructions, newer than NVRTC, or no architecture.
+    """
+    oldest = OLDEST_CAPABILITY[0] * 10 + OLDEST_CAPABILITY[1]
+    known = re.fullmatch(r"sm_(\d+)[af]?", arch)
+    if known is None or int(known[1]) < oldest:
+        raise KernelError(f"an architecture must be sm_{oldest} or newer, got {arch}; use some of {', '.join(ARCHITECTURES)}")
+    numbers = nvrtc().known()
+    if int(known[1]) not in numbers:
+        raise KernelError(
+            f"an architecture must be known to NVRTC {nvrtc().version} (sm_{min(numbers)} to sm_{max(numbers)}), got {arch}; "
+            f"check the name, or install a newer one: {INSTALL}"
+        )
+
+
+def _options(arch: str) -> tuple[str, ...]:
+    return (f"-arch={arch}", *_FLAGS)
+
+
+def _cubin_path(name: str, arch: str) -> Path:
+    digest = hashlib.sha256()
+    # Lengths keep two different lists from giving the same bytes.
+    for part in (name.encode(), _source(name), *(b for item in _headers().items() for b in (item[0].encode(), item[1]))):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    digest.update(repr((_options(arch), nvrtc().version)).encode())
+    return cache_folder() / f"{digest.hexdigest()}.cubin"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -299,7 +262,7 @@ def load(source: str, device: int) -> Any:
     import cupy
     import torch
 
-    compiled = compile_kernels(source, architecture(torch.cuda.get_device_capability(device)))
+    compiled = compile_with_notice(source, architecture(torch.cuda.get_device_capability(device)))
     with torch.cuda.device(device):
         module = cupy.RawModule(path=str(compiled.path))
         module.compile()  # loads the file now rather than at the first launch, which a graph may be capturing

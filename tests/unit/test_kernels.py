@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dllm_fast import cli, kernels
+from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ SYSTEM_SHARED_BYTES = 1024  # what newer architectures count for themselves
 
 def nvrtc_or_skip():
     try:
-        return kernels.nvrtc()
+        return compiler.nvrtc()
     except KernelError as error:
         pytest.skip(str(error))
 
@@ -126,28 +127,72 @@ def test_the_log_of_the_assembler_is_understood():
 
 
 def test_no_nvrtc_is_an_error_that_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(kernels, "_nvrtc_candidates", lambda: ["/nowhere/libnvrtc.so.13"])
+    monkeypatch.setattr(compiler, "_candidates", lambda: ["/nowhere/libnvrtc.so.13"])
     with pytest.raises(KernelError, match="pip install nvidia-cuda-nvrtc"):
-        kernels.nvrtc.__wrapped__()
+        compiler.nvrtc.__wrapped__()
 
 
-def test_an_architecture_that_nvrtc_does_not_know_is_an_error(cache, capsys):
+@pytest.mark.parametrize(
+    ("arch", "says"),
+    [
+        ("sm_75", "an architecture must be sm_80 or newer, got sm_75; use some of sm_80, sm_90a, sm_100a"),
+        ("sm_90a,cuda", "an architecture must be sm_80 or newer, got cuda; use some of sm_80, sm_90a, sm_100a"),
+        ("sm_999", r"an architecture must be known to NVRTC \d+\.\d+ \(sm_\d+ to sm_\d+\), got sm_999; .* install a newer one"),
+        (" , ", "--arch must name an architecture, got ' , '; leave it out"),
+    ],
+)
+def test_an_architecture_that_cannot_be_compiled_for_is_one_line(cache, capsys, arch, says):
     nvrtc_or_skip()
-    assert cli.main(["kernels", "compile", "--arch", "sm_12"]) == 2
-    assert "NVRTC" in capsys.readouterr().err
+    assert cli.main(["kernels", "compile", "--arch", arch]) == 2
+    said = capsys.readouterr()
+    assert re.fullmatch(rf"dllm-fast: {says}.*\n", said.err)
+    assert said.out == ""
     assert not cache.exists()
 
 
-def test_kernels_compile_prints_a_list_of_objects(cache, monkeypatch, capsys):
+def test_a_file_that_does_not_compile_is_one_line_and_a_note(cache, monkeypatch):
+    """ptxas says the same of each of thousands of instructions."""
+    nvrtc_or_skip()
+    monkeypatch.setattr(kernels, "_source", lambda _: b"__device__ int f() { return one; }\n__device__ int g() { return two; }")
+    with pytest.raises(KernelError) as caught:
+        kernels.compile_kernels("mask_predict", "sm_80")
+    text = str(caught.value)
+    assert re.fullmatch(
+        r"NVRTC \S+ must compile mask_predict\.cu for sm_80, got: .*\(1\): error: .*one.*; report it with .*", text
+    )
+    assert "two" in "".join(caught.value.__notes__)
+
+
+def test_kernels_compile_counts_on_standard_error_and_prints_a_list_of_objects(cache, monkeypatch, capsys):
     nvrtc = nvrtc_or_skip()
     monkeypatch.setattr(nvrtc, "compile", lambda *_: (b"cubin", LOG))
-    assert cli.main(["kernels", "compile", "--arch", "sm_90a", "--json"]) == 1, "28 bytes are spilled"
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["file"] for row in rows] == [name for name in kernels.sources() for _ in range(2)]
+    arguments = ["kernels", "compile", "--arch", "sm_90a, sm_80, sm_90a"]
+    assert cli.main([*arguments, "--json"]) == 1, "28 bytes are spilled"
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
+    jobs = [(name, arch) for name in kernels.sources() for arch in ("sm_90a", "sm_80")]
+    assert [(row["file"], row["arch"]) for row in rows] == [job for job in jobs for _ in range(2)]
     one = {"kernel": "dllm_one_bf16", "arch": "sm_90a", "registers": 104, "spills": 28, "shared_bytes": 26136}
     assert rows[0].items() >= one.items()
-    assert cli.main(["kernels", "compile", "--arch", "sm_90a"]) == 1
-    assert "dllm_two_f32" in capsys.readouterr().out
+    lines = said.err.splitlines()
+    assert len(lines) == len(jobs)
+    for number, (line, (name, arch)) in enumerate(zip(lines, jobs, strict=True), 1):
+        assert re.fullmatch(rf" *{number}/{len(jobs)}  {name}\.cu for {arch}: \d+\.\d s", line)
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "dllm_two_f32" in said.out
+    assert said.err.count(": in the cache\n") == len(jobs)
+
+
+def test_a_compilation_that_nobody_asked_for_is_announced_once(cache, monkeypatch, capsys):
+    nvrtc = nvrtc_or_skip()
+    monkeypatch.setattr(nvrtc, "compile", lambda *_: (b"cubin", LOG))
+    first = kernels.compile_with_notice("mask_predict", "sm_80")
+    assert capsys.readouterr().err == (
+        "dllm_fast: compiling mask_predict.cu for sm_80, once (ahead: dllm-fast kernels compile)\n"
+    )
+    assert kernels.compile_with_notice("mask_predict", "sm_80") == first
+    assert capsys.readouterr().err == ""
 
 
 def test_the_doctor_reports_and_says_what_to_do(capsys):

@@ -22,19 +22,20 @@ def report() -> dict[str, Any]:
 
     from dllm_fast import kernels
     from dllm_fast.errors import KernelError
+    from dllm_fast.nvrtc import nvrtc
 
     arch = kernels.architecture(torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
     try:
-        nvrtc = kernels.nvrtc().version
+        version = nvrtc().version
     except KernelError:
-        nvrtc = None
+        version = None
     why, fix = kernels.problem() or ("", "")
     entries = {name: _kernel(name, arch, why, fix) for name in kernels.sources()}
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cupy": kernels.cupy_version(),
-        "nvrtc": nvrtc,
+        "nvrtc": version,
         "arch": arch,
         "kernels": entries,
     }
@@ -46,7 +47,7 @@ def _kernel(name: str, arch: str | None, why: str, fix: str) -> dict[str, Any]:
 
     if not why and arch is not None:
         try:
-            kernels.compile_kernels(name, arch)
+            kernels.compile_with_notice(name, arch)
         except KernelError as error:
             why, fix = str(error), "report it with this text"
     return {"usable": not why, "why": why or None, "fix": fix or None}
