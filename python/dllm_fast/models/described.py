@@ -12,6 +12,7 @@ from dllm_fast.errors import InvalidValueError
 from dllm_fast.models import families
 from dllm_fast.models.choices import CONTEXT_KEYS, Choices, token_ids
 from dllm_fast.models.loaded import ModelInfo
+from dllm_fast.models.recognise import find
 from dllm_fast.models.runner import EXACT
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _family(model: nn.Module, model_type: str) -> Family | None:
     config = getattr(model, "config", None)
     written = _entry(config, "architectures")
     names = [type(model).__name__, *(written if isinstance(written, Sequence) else ())]
-    return families.find(model_type, [str(name) for name in names], lambda name: _entry(config, name))
+    return find(model_type, [str(name) for name in names], lambda name: _entry(config, name))
 
 
 def _block(config: object, family: Family | None, sources: dict[str, str], table: str) -> int | None:

@@ -1,12 +1,11 @@
-"""The table of families: how to recognise a checkpoint, how it is laid out, and what its files do not say."""
+"""The table of families: what tells a checkpoint, how it is laid out, and what its files do not say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from dllm_fast.errors import CheckpointError, InvalidValueError
 from dllm_fast.models import layouts
 from dllm_fast.models.layouts import Layout
 
@@ -141,7 +140,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="dream-reasoner",
-        model_types=("dream_reasoner",),
+        model_types=(),
         shared_types=("Dream", "dream"),
         marks=BLOCK_SIZES,
         layout=layouts.QWEN3,
@@ -441,15 +440,6 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 
-# Causal language models of the same form: they run, but only if somebody trained them to look both ways.
-_PLAIN: Mapping[str, Layout] = {
-    "llama": layouts.LLAMA,
-    "mistral": layouts.MISTRAL,
-    "qwen2": layouts.QWEN2,
-    "qwen3": layouts.QWEN3,
-    "qwen3_moe": layouts.QWEN3_MOE,
-}
-
 
 def masks(family: Family, written: Candidate, spoken: Candidate, vocabulary: int) -> list[Candidate]:
     """Candidates for the mask with their sources, the best first: what the config says, the tokenizer, and the table."""
@@ -470,66 +460,3 @@ def works_with() -> str:
         rule = " ".join([f"`{family.preset}`" if family.preset else "one token a forward", f"({more})" if more else ""]).strip()
         rows.append(f"| {family.name} | {family.models} | {attention} | {family.shift} | {rule} | {family.verified} |")
     return "\n".join([head, *rows])
-
-
-def find(model_type: str, classes: Sequence[str], says: Callable[[str], object]) -> Family | None:
-    """The row of the table that describes a model, by what `Family.fits` takes."""
-    return next((family for family in FAMILIES if family.fits(model_type, classes, says)), None)
-
-
-def recognise(
-    config: Mapping[str, Any], tensors: Collection[str], *, attention: str | None, name: str | None
-) -> tuple[Family, str]:
-    """The family of a checkpoint, and what says so.
-
-    Args:
-        config: its config.json.
-        tensors: keys of its weights.
-        attention: what the caller says; makes a plain Llama or Qwen acceptable.
-        name: of the family, where the caller says it.
-
-    Raises:
-        InvalidValueError: a name that is no family.
-        CheckpointError: a causal model, or a family that is not in the table.
-    """
-    model_type = str(config.get("model_type") or "")
-    named = config.get("architectures")
-    classes = [str(entry) for entry in named] if isinstance(named, list) else []
-    if name is not None:
-        return _by_name(name), "caller"
-    family = find(model_type, classes, config.get)
-    if family is not None:
-        return family, f"config.json: {f'model_type {model_type!r}' if model_type else f'architectures {classes[0]!r}'}"
-    if model_type in _PLAIN:
-        if attention is None and config.get("is_causal", True) is not False:
-            raise CheckpointError(
-                f"a diffusion model must see both ways, got model_type {model_type!r}, which is causal; if this checkpoint "
-                "was trained bidirectionally pass attention='full' (or 'block_causal' with block_length=)"
-            )
-        return _plain(model_type), f"config.json: model_type {model_type!r}"
-    if not model_type:
-        for family in FAMILIES:
-            if key := next((key for key in family.tensors if key in tensors), None):
-                return family, f"weights: {key}"
-        raise CheckpointError(
-            "config.json must name its model_type, got none, and neither classes nor weights tell; write for instance "
-            '"model_type": "bert" into it, or pass family='
-        )
-    known = ", ".join(sorted({name for family in FAMILIES for name in family.model_types}))
-    raise CheckpointError(
-        f"model_type in config.json must be one of {known}, got {model_type!r} ({', '.join(classes) or 'no architecture'}); "
-        "where it is one of these under another name pass family=, else open it with transformers and pass the model to sample"
-    )
-
-
-def _by_name(name: str) -> Family:
-    rows = {family.name: family for family in FAMILIES}
-    if isinstance(name, str) and name in rows:
-        return rows[name]
-    if isinstance(name, str) and name in _PLAIN:
-        return _plain(name)
-    raise InvalidValueError(f"family must be one of {', '.join([*rows, *_PLAIN])}, got {name!r}")
-
-
-def _plain(name: str) -> Family:
-    return Family(name=name, model_types=(name,), layout=_PLAIN[name], models="", verified="twin")

@@ -23,6 +23,7 @@ from dllm_fast.models.form import settle
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.layouts import Layout
+from dllm_fast.models.recognise import recognise
 from dllm_fast.models.runner import EXACT
 from dllm_fast.models.tokenizer import Tokenizer
 
@@ -188,12 +189,13 @@ def load(
     _check_overrides(overrides)
     where = _device(device)
     checkpoint = Checkpoint.open(locate(folder_or_id, revision)).without(ignore_keys)
-    family, source = families.recognise(
+    family, source = recognise(
         checkpoint.config, checkpoint.tensors, attention=overrides.get("attention"), name=overrides.get("family")
     )
     config = checkpoint.config
-    if config.get("model_type") not in (*family.model_types, *family.shared_types):
-        checkpoint = replace(checkpoint, config={**config, "model_type": family.model_types[0]})
+    types = (*family.model_types, *family.shared_types)
+    if config.get("model_type") not in types:
+        checkpoint = replace(checkpoint, config={**config, "model_type": types[0]})
     wanted = _dtype(dtype, checkpoint)
     with torch.device("meta"):
         network, pieces, harmless = _build(family, checkpoint)
