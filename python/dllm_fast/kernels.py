@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.metadata
 import os
 import re
 import sys
@@ -248,6 +247,8 @@ def problem(device: int | None = None) -> tuple[str, str] | None:
 
 def cupy_version() -> str | None:
     """Version of CuPy, without importing it; None if there is none."""
+    import importlib.metadata  # late: `dllm-fast --help` need not wait for it
+
     for distribution in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
         try:
             return importlib.metadata.version(distribution)

@@ -110,6 +110,11 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str) -> 
         ("generate --max-new-token 3 here -p hi", "--max-new-token is not an option; did you mean --max-new-tokens?"),
         ("generate here --gen-length=3 -p hi", "--gen-length is not an option; did you mean --max-new-tokens?"),
         ("generate here -p hi --confidence-threshold .9", "--confidence-threshold is not an option; did you mean --threshold?"),
+        (
+            "generate here -p hi --num-return-sequences 2",
+            "--num-return-sequences is not an option; did you mean --num-samples?",
+        ),
+        ("generate here -p hi --device-map auto", "--device-map is not an option; did you mean --device?"),
         ("generate here -p hi -q", "dllm-fast generate: -q is not an option;"),
         ("generate here -p hi there", "there must be no further argument, got 'there'; put a text with spaces into quotes;"),
         ("generate here -p hi --xyzzy", "dllm-fast generate: --xyzzy is not an option; see dllm-fast generate --help"),

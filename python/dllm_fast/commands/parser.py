@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
                     self._check_option(argument.partition("=")[0])
         found, rest = super().parse_known_args(args, namespace)
         for argument in rest:
-            if argument.strip("-") != argument != "--":
+            if argument.startswith("-") and argument.strip("-"):
                 self._check_option(argument)
             self.error(f"there must be no further argument, got {argument!r}; put a text with spaces into quotes")
         return found, rest
@@ -33,12 +33,9 @@ class Parser(argparse.ArgumentParser):
     def _check_option(self, option: str) -> None:
         if option in self._option_string_actions:
             return
-        from dllm_fast.aliases import ALIASES
-
         known = [name for name in self._option_string_actions if name.startswith("--")]
-        alias = ALIASES.get(option.strip("-").replace("-", "_"))
-        ours = f"--{alias.ours.replace('_', '-')}" if alias is not None and alias.ours is not None else None
-        self.error(f"{option} is not an option{f'; did you mean {ours}?' if ours in known else _nearest(option, known)}")
+        ours = [name for name in _meant(option) if name in known]
+        self.error(f"{option} is not an option{f'; did you mean {ours[0]}?' if ours else _nearest(option, known)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -51,6 +48,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}{' ' if message.endswith('?') else '; '}see {self.prog} --help\n")
 
 
+def _meant(option: str) -> list[str]:
+    """Options that would be the settings which a name of another library stands for, or is answered with."""
+    from dllm_fast.aliases import ALIASES
+
+    alias = ALIASES.get(option.strip("-").replace("-", "_"))
+    if alias is None:
+        return []
+    names = re.findall(r"(\w+)=", alias.remedy) if alias.ours is None else [alias.ours]
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
 def _nearest(name: str, known: Sequence[str]) -> str:
+    import difflib  # late: nothing is wrong, most of the time
+
     close = [other for other in known if other.startswith(name)] or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
