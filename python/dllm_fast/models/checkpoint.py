@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from safetensors import SafetensorError, safe_open
-
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models import foreign
-from dllm_fast.models.header import TensorInfo, read_header
+from dllm_fast.models.header import TensorInfo, read_header, read_tensor
 from dllm_fast.models.jsonfile import optional_json, read_json, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dllm_fast.models.lora import Adapter
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -44,7 +44,17 @@ TOKENIZER_FILES = (
 )
 
 # What is fetched of a hub id: no code, no pickles, no weights of other frameworks.
-_FETCHED = ("config.json", "generation_config.json", INDEX, "model*.safetensors", *TOKENIZER_FILES)
+_FETCHED = (
+    "config.json",
+    "generation_config.json",
+    INDEX,
+    "model*.safetensors",
+    *TOKENIZER_FILES,
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    # Small, and what says that weights are quantised.
+    *foreign.QUANTISED_FILES,
+)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.safetensors")
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 # A key of one of many layers, experts or the like: no further head.
@@ -63,6 +73,7 @@ class Checkpoint:
         tensors: what the headers of the weights say, by key.
         bytes: size of all weights.
         ignored: keys that the caller leaves out; they are not among `tensors`.
+        adapter: what is merged into the weights, or None.
     """
 
     folder: Path
@@ -72,6 +83,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     bytes: int
     ignored: frozenset[str] = frozenset()
+    adapter: Adapter | None = None
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -143,15 +155,18 @@ class Checkpoint:
             raise CheckpointError(
                 f"{info.file}: {shown(key)} must hold floating-point numbers, got {info.dtype}; use an unquantised checkpoint"
             )
-        try:
-            if info.file not in self._open:
-                self._open[info.file] = safe_open(info.file, framework="pt", device="cpu")
-            tensor: Tensor = self._open[info.file].get_tensor(key)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"cannot read {shown(key)} of {info.file}: {error}; fetch the file again") from error
-        if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
-            raise CheckpointError(f"{info.file} has changed since it was opened, see {shown(key)}; open the folder again")
-        return tensor
+        if self.adapter is not None and self.adapter.replaces(key):
+            return self.adapter.replacement(key)
+        tensor = read_tensor(info, key, self._open)
+        return tensor if self.adapter is None else self.adapter.merged(key, tensor)
+
+    def under(self, adapter: Adapter) -> Self:
+        """The checkpoint with an adapter merged into its weights; they are read from both folders when they are needed.
+
+        Raises:
+            CheckpointError: the adapter does not fit.
+        """
+        return replace(self, tensors=adapter.over(self.tensors, self.folder), adapter=adapter)
 
 
 def _tensors(folder: Path) -> dict[str, TensorInfo]:
@@ -227,7 +242,16 @@ def _joined(shards: Iterable[Path]) -> dict[str, TensorInfo]:
     return tensors
 
 
-def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
+def locate(
+    folder_or_id: str | Path,
+    revision: str | None = None,
+    *,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
     """The folder of a checkpoint: a folder as it is, or a hub id such as `org/name` through `huggingface_hub`.
 
     Of a hub id only configuration, safetensors, tokenizer and template are fetched, never code. What is in the cache
@@ -236,6 +260,8 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
     Args:
         folder_or_id: a folder, or an id of the hub.
         revision: branch, tag or commit of a hub id.
+        subfolder: the part of it that holds the checkpoint.
+        token, cache_dir, local_files_only, force_download: of `huggingface_hub`, for a hub id.
 
     Raises:
         InvalidValueError: neither a folder nor an id, or a revision of a folder.
@@ -243,6 +269,9 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
     """
     if not isinstance(folder_or_id, str | Path):
         raise InvalidTypeError(f"a model is opened from a folder or a hub id, got {type(folder_or_id).__name__}; pass a string")
+    parts = () if subfolder in (None, "") else Path(str(subfolder)).parts
+    if any(part in ("..", "/") for part in parts) or Path(*parts).is_absolute():
+        raise InvalidValueError(f"subfolder must lie in the model's folder, got {subfolder!r}; name a folder below it")
     try:
         folder = Path(folder_or_id).expanduser()
         is_folder = str(folder_or_id) != "" and folder.is_dir()  # an empty path would be the working directory
@@ -251,14 +280,17 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
     if is_folder:
         if revision is not None:
             raise InvalidValueError(f"revision is for hub ids, got {revision!r} for the folder {folder}; leave it out")
-        return folder
+        return folder.joinpath(*parts)
     name = str(folder_or_id)
     if isinstance(folder_or_id, Path) or len(name) > 96 or not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
         raise InvalidValueError(f"a model is opened from a folder or a hub id like org/name, got {shown(name)}; check the path")
-    return _fetch(name, revision)
+    how: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
+    how |= {"local_files_only": local_files_only or None, "force_download": force_download or None}
+    patterns = ["/".join((*parts, pattern)) for pattern in _FETCHED]
+    return _fetch(name, revision, patterns, {key: value for key, value in how.items() if value is not None}).joinpath(*parts)
 
 
-def _fetch(name: str, revision: str | None) -> Path:
+def _fetch(name: str, revision: str | None, patterns: list[str], how: Mapping[str, Any]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -267,7 +299,7 @@ def _fetch(name: str, revision: str | None) -> Path:
             "check the path, or pip install huggingface_hub (the extra `hf`)"
         ) from error
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FETCHED)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, **how))
     except (OSError, ValueError) as error:  # every error of the hub, of the network and of the cache is one of these
         at = "" if revision is None else f" at revision {revision!r}"
         raise CheckpointError(

@@ -1,6 +1,6 @@
 """Settings of a `config.json`, which somebody else wrote: each is of the kind that it must be, or an error that names it.
 
-A setting that is null counts as missing, as transformers writes it.
+Of another file, errors name that one (`file`). A setting that is null counts as missing, as transformers writes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ LARGEST_SIZE = 2**40
 _SMALLEST, _LARGEST = 1e-37, 3e38
 
 
-def whole(config: Mapping[str, Any], name: str, default: int | None = None, *, least: int = 1) -> int:
+def whole(
+    config: Mapping[str, Any], name: str, default: int | None = None, *, least: int = 1, file: str = "config.json"
+) -> int:
     """A size.
 
     Raises:
@@ -26,10 +28,10 @@ def whole(config: Mapping[str, Any], name: str, default: int | None = None, *, l
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise CheckpointError(
-            f"{name} in config.json must be a whole number above {least - 1}, got {shown(value)}; this folder is incomplete"
+            f"{name} in {file} must be a whole number above {least - 1}, got {shown(value)}; this folder is incomplete"
         )
     if value > LARGEST_SIZE:
-        raise CheckpointError(f"{name} in config.json must be a size, got {shown(value)}; fetch the file again")
+        raise CheckpointError(f"{name} in {file} must be a size, got {shown(value)}; fetch the file again")
     return value
 
 
@@ -42,7 +44,7 @@ def context(config: Mapping[str, Any], name: str) -> int | None:
     return None if config.get(name) is None else whole(config, name)
 
 
-def positive(config: Mapping[str, Any], name: str, default: float) -> float:
+def positive(config: Mapping[str, Any], name: str, default: float, *, file: str = "config.json") -> float:
     """A number above 0.
 
     Raises:
@@ -51,11 +53,11 @@ def positive(config: Mapping[str, Any], name: str, default: float) -> float:
     value = config.get(name)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST <= value <= _LARGEST:
-        raise CheckpointError(f"{name} in config.json must be a number above 0, got {shown(value)}; fetch the file again")
+        raise CheckpointError(f"{name} in {file} must be a number above 0, got {shown(value)}; fetch the file again")
     return float(value)
 
 
-def flag(config: Mapping[str, Any], name: str, default: bool = False) -> bool:
+def flag(config: Mapping[str, Any], name: str, default: bool = False, *, file: str = "config.json") -> bool:
     """Yes or no.
 
     Raises:
@@ -64,11 +66,11 @@ def flag(config: Mapping[str, Any], name: str, default: bool = False) -> bool:
     value = config.get(name)
     value = default if value is None else value
     if not isinstance(value, int) or value not in (0, 1):
-        raise CheckpointError(f"{name} in config.json must be true or false, got {shown(value)}; fetch the file again")
+        raise CheckpointError(f"{name} in {file} must be true or false, got {shown(value)}; fetch the file again")
     return bool(value)
 
 
-def mapping(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def mapping(config: Mapping[str, Any], name: str, *, file: str = "config.json") -> Mapping[str, Any]:
     """An object, empty where it is missing.
 
     Raises:
@@ -77,5 +79,5 @@ def mapping(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = config.get(name)
     value = {} if value is None else value
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"{name} in config.json must be an object, got {shown(value)}; fetch the file again")
+        raise CheckpointError(f"{name} in {file} must be an object, got {shown(value)}; fetch the file again")
     return value

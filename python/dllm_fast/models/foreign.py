@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # Settings under which programs say that weights are quantised. MLX writes `quantization`, with group_size and bits.
 _KEYS = ("quantization_config", "compression_config", "quantization", "quant_config", "quant_method", "awq_config")
-# Files of their own that say it: AutoGPTQ, AutoAWQ, Quanto, HQQ, TensorRT.
-_FILES = ("quantize_config.json", "quant_config.json", "quantization_map.json", "hf_quant_config.json", "qmodel.pt")
+# Files of their own that say it: AutoGPTQ, AutoAWQ, Quanto, TensorRT.
+QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "quantization_map.json", "hf_quant_config.json")
 # What only quantised weights hold, where no setting says so: GPTQ and AWQ, bitsandbytes, fp8, compressed-tensors, HQQ, EETQ.
 _PARTS = re.compile(
     r"(.*\.)?(qweight|qzeros|SCB|absmax|quant_map|nested_absmax|quant_state\..*|weight\.(absmax|quant_map|quant_state\..*)|"
@@ -45,7 +45,7 @@ def refuse_quantised_settings(folder: Path, config: Mapping[str, Any]) -> None:
             raise CheckpointError(
                 f"{folder / 'config.json'}: quantised checkpoints are not supported, got {name}{_method(value)}; {_REMEDY}"
             )
-    for name in _FILES:
+    for name in QUANTISED_FILES:
         if present(folder / name):
             value = optional_json(folder / name) if name.endswith(".json") else None
             raise CheckpointError(f"{folder}: quantised checkpoints are not supported, got {name}{_method(value)}; {_REMEDY}")

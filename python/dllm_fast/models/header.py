@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models.jsonfile import LARGEST, parse, shown
@@ -120,3 +121,25 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
             f"{path}: the header describes {at:,} bytes of weights, the file has {size:,}; "
             "it is truncated or not what it says, fetch it again"
         )
+
+
+def read_tensor(info: TensorInfo, key: str, open_files: dict[Path, Any]) -> torch.Tensor:
+    """A tensor in the dtype of its file: a view of the mapped file, no copy in private memory.
+
+    Args:
+        info: what the header says of it.
+        key: its name in the file.
+        open_files: those that are mapped already; a new one is added.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has changed.
+    """
+    try:
+        if info.file not in open_files:
+            open_files[info.file] = safe_open(info.file, framework="pt", device="cpu")
+        tensor: torch.Tensor = open_files[info.file].get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {shown(key)} of {info.file}: {error}; fetch the file again") from error
+    if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
+        raise CheckpointError(f"{info.file} has changed since it was opened, see {shown(key)}; open the folder again")
+    return tensor

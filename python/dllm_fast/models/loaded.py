@@ -13,12 +13,13 @@ import torch
 
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
 from dllm_fast.models import families, head, layouts, weights
-from dllm_fast.models.arguments import DTYPES, known_dtype
+from dllm_fast.models.arguments import DTYPES, understand
 from dllm_fast.models.batch import Batch, Network
-from dllm_fast.models.checkpoint import Checkpoint, locate
+from dllm_fast.models.checkpoint import Checkpoint
 from dllm_fast.models.choices import Choices, token_ids
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.fields import LARGEST_SIZE
+from dllm_fast.models.folder import open_folder
 from dllm_fast.models.form import settle
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.jsonfile import shown
@@ -164,47 +165,55 @@ def load(
     folder_or_id: str | Path,
     *,
     dtype: torch.dtype | str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | int | None = None,
     revision: str | None = None,
+    adapter: str | Path | None = None,
     ignore_keys: Sequence[str] = (),
     **overrides: Any,
 ) -> LoadedModel:
     """Opens a checkpoint in Hugging Face format without running any code that comes with it.
 
     Args:
-        folder_or_id: a folder with `config.json`, `model*.safetensors` and, for text, `tokenizer.json`; or the id of a model
-            on the hub, where `huggingface_hub` is installed.
+        folder_or_id: a folder with `config.json`, `model*.safetensors` and, for text, a tokenizer; or the id of a model on the
+            hub, where `huggingface_hub` is installed. A folder of a LoRA adapter opens its base with the adapter merged.
         dtype: of the weights: a torch dtype or its name; default: as in the files.
-        device: where the weights go.
+        device: where the weights go; default: the CPU.
         revision: branch, tag or commit of a hub id.
+        adapter: a folder or hub id of a LoRA adapter that peft wrote, to be merged into the weights.
         ignore_keys: patterns such as `cls.other.*` of weights that this model does not need, for instance of further heads.
         overrides: `mask_token_id`, `shift`, `block_length`, `attention` (`full`, `block_causal`, `causal_context`,
             `causal_reordered`), `eos_token_ids` and `family` (a row of the table), over what the checkpoint and the table of
-            families say.
+            families say. Arguments of `from_pretrained` are understood (`torch_dtype`, `device_map` of one device, `token`,
+            `cache_dir`, `local_files_only`, `subfolder`) or answered.
 
     Raises:
         CheckpointError: the folder cannot be used; names the file, the key and a remedy.
         InvalidValueError, InvalidTypeError: an argument.
     """
-    _check_overrides(overrides)
-    where = _device(device)
-    checkpoint = Checkpoint.open(locate(folder_or_id, revision)).without(ignore_keys)
+    asked = understand(dtype, device, overrides, _OVERRIDES)
+    named = asked.overrides
+    _check_overrides(named)
+    checkpoint, texts = open_folder(folder_or_id, revision, adapter, asked.hub)
+    checkpoint = checkpoint.without(ignore_keys)
     family, source = recognise(
-        checkpoint.config, checkpoint.tensors, attention=overrides.get("attention"), name=overrides.get("family")
+        checkpoint.config, checkpoint.tensors, attention=named.get("attention"), name=named.get("family")
     )
     config = checkpoint.config
     types = (*family.model_types, *family.shared_types)
     if config.get("model_type") not in types:
         checkpoint = replace(checkpoint, config={**config, "model_type": types[0]})
-    wanted = _dtype(dtype, checkpoint)
+    place = asked.dtype or _dtype(checkpoint), asked.device
     with torch.device("meta"):
         network, pieces, harmless = _build(family, checkpoint)
-    tokenizer, missing = Tokenizer.find(checkpoint.folder)
-    info = _info(family, checkpoint, network, tokenizer, overrides, source=source, place=(wanted, where))  # type: ignore[arg-type]
+    tokenizer, missing = Tokenizer.find(texts)
+    info = _info(family, checkpoint, network, tokenizer, named, source=source, place=place)  # type: ignore[arg-type]
+    notes = [*info.notes, *asked.notes]
+    if checkpoint.adapter is not None:
+        notes.append(checkpoint.adapter.note)
     if missing is not None:
-        info = replace(info, notes=(*info.notes, f"no tokenizer for text: {missing}"))
-    weights.fill(network, checkpoint, pieces, harmless, dtype=wanted, device=where)
-    return LoadedModel(network, tokenizer, info, config)  # type: ignore[arg-type]
+        notes.append(f"no tokenizer for text: {missing}")
+    weights.fill(network, checkpoint, pieces, harmless, dtype=place[0], device=place[1])
+    return LoadedModel(network, tokenizer, replace(info, notes=tuple(notes)), config)  # type: ignore[arg-type]
 
 
 def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]]:
@@ -346,8 +355,6 @@ def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[tuple[Any
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
-    if unknown := sorted(overrides.keys() - set(_OVERRIDES)):
-        raise InvalidValueError(f"{unknown[0]} is no setting of load; the overrides are {', '.join(_OVERRIDES)}")
     attention = overrides.get("attention")
     if attention is not None and attention not in families.ATTENTION:
         raise InvalidValueError(f"attention must be one of {', '.join(families.ATTENTION)}, got {attention!r}")
@@ -358,21 +365,8 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
         raise InvalidValueError(f"block_length must be a whole number above 0, got {block!r}")
 
 
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        where = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidValueError(f"device must be a torch device such as 'cpu' or 'cuda', got {device!r}") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError(f"device {device!r} needs CUDA, which torch does not find here; use device='cpu'")
-    return where
-
-
-def _dtype(dtype: torch.dtype | str | None, checkpoint: Checkpoint) -> torch.dtype:
-    if dtype is None:
-        found = {info.dtype for info in checkpoint.tensors.values() if info.dtype in DTYPES.values()}
-        named = DTYPES.get(str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")))
-        if len(found) == 1:
-            return found.pop()
-        return named or torch.float32
-    return known_dtype(dtype)
+def _dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype of the files, or what the config says of files of several."""
+    found = {info.dtype for info in checkpoint.tensors.values() if info.dtype in DTYPES.values()}
+    named = DTYPES.get(str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")))
+    return found.pop() if len(found) == 1 else named or torch.float32

@@ -1,0 +1,215 @@
+"""An adapter of peft in LoRA's form (Hu et al., 2021, arXiv:2106.09685), merged into the weights as they are read.
+
+A folder of one holds `adapter_config.json` and `adapter_model.safetensors`: for some weights W two thin matrices, so that
+W + scale * B A takes the place of W; and whole tensors that were trained beside them. What is no plain LoRA is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dllm_fast.errors import CheckpointError
+from dllm_fast.models import fields
+from dllm_fast.models.header import TensorInfo, read_header, read_tensor
+from dllm_fast.models.jsonfile import present, read_json, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_MATRIX = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+# Whole tensors: peft writes the layer that it wrapped, or the copy that it trained, into the name.
+_WRAPPED = re.compile(r"\.(base_layer|modules_to_save(?:\.default)?|original_module)\.")
+_PATTERN = re.compile(r"\^?[\w.]+\$?")
+# Settings that change what is computed, or that began from weights other than the base's. All others say how it was trained.
+_VARIANTS = (
+    "use_dora",
+    "use_qalora",
+    "lora_bias",
+    "target_parameters",
+    "trainable_token_indices",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "kasa_config",
+    "velora_config",
+    "arrow_config",
+    "monteclora_config",
+    "fan_in_fan_out",
+)
+_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_REMEDY = "merge it with peft (merge_and_unload, then save_pretrained) and open that folder"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What an adapter makes of the weights of its base.
+
+    Attributes:
+        folder: where it lies.
+        base: folder or hub id of its base, or None where it does not say.
+        revision: of the base.
+        pairs: for a key of the base, the keys of A and B in the adapter, and the scale.
+        whole: for a key of the base, the key of the tensor that takes its place.
+        tensors: what the header of the adapter says.
+    """
+
+    folder: Path
+    base: str | None
+    revision: str | None
+    pairs: Mapping[str, tuple[str, str, float]]
+    whole: Mapping[str, str]
+    tensors: Mapping[str, TensorInfo]
+    _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Adapter:
+        """Reads the settings and the header.
+
+        Raises:
+            CheckpointError: a file is missing or broken, or it is no plain LoRA.
+        """
+        path = folder / CONFIG
+        config = read_json(path)
+        _refuse_variants(path, config)
+        if not present(folder / WEIGHTS):
+            raise CheckpointError(
+                f"{folder} must hold {WEIGHTS}; save it anew with peft, which writes it, where it has adapter_model.bin"
+            )
+        tensors = read_header(folder / WEIGHTS)
+        modules: dict[str, dict[str, str]] = {}
+        whole: dict[str, str] = {}
+        for key in tensors:
+            name = key.removeprefix(_PREFIX)
+            if match := _MATRIX.fullmatch(name):
+                modules.setdefault(match[1], {})[match[2]] = key
+            elif "lora_" in name:
+                raise CheckpointError(f"{folder / WEIGHTS} must be a plain LoRA of linear layers, got {shown(key)}; {_REMEDY}")
+            else:
+                whole[_WRAPPED.sub(".", name)] = key
+        pairs = {}
+        for name, found in modules.items():
+            pairs[f"{name}.weight"] = _pair(folder, config, tensors, name, found)
+        base = config.get("base_model_name_or_path")
+        revision = config.get("revision")
+        return cls(
+            folder=folder,
+            base=base if isinstance(base, str) and base else None,
+            revision=revision if isinstance(revision, str) else None,
+            pairs=pairs,
+            whole=whole,
+            tensors=tensors,
+        )
+
+    def over(self, base: Mapping[str, TensorInfo], folder: Path) -> dict[str, TensorInfo]:
+        """The tensors of the base under this adapter; whole ones that the base lacks come to them.
+
+        Raises:
+            CheckpointError: the adapter changes what the base does not hold, or holds in another shape.
+        """
+        for key, (a, b, _) in self.pairs.items():
+            made = (self.tensors[b].shape[0], self.tensors[a].shape[1])
+            self._check(base, folder, key, made)
+        for key, own in self.whole.items():
+            if key in base:
+                self._check(base, folder, key, self.tensors[own].shape)
+        return dict(base) | {key: self.tensors[own] for key, own in self.whole.items() if key not in base}
+
+    def _check(self, base: Mapping[str, TensorInfo], folder: Path, key: str, made: tuple[int, ...]) -> None:
+        if key not in base:
+            raise CheckpointError(
+                f"the adapter {self.folder} changes {shown(key)}, which {folder} does not hold; is that its base? "
+                f"If it is, {_REMEDY}"
+            )
+        if base[key].shape != made:
+            raise CheckpointError(
+                f"the adapter {self.folder} must fit {shown(key)} of {folder}, got shape {list(made)} for "
+                f"{list(base[key].shape)}; is that its base? If its vocabulary was made larger, {_REMEDY}"
+            )
+
+    def replaces(self, key: str) -> bool:
+        """Does a tensor of the adapter take the place of this one?"""
+        return key in self.whole
+
+    def replacement(self, key: str) -> Tensor:
+        """The tensor that takes the place of one of the base."""
+        return self._read(self.whole[key])
+
+    def merged(self, key: str, weight: Tensor) -> Tensor:
+        """A weight with the product added, in float32 where there is one, so that it is rounded once, in the model's dtype."""
+        if key not in self.pairs:
+            return weight
+        a, b, scale = self.pairs[key]
+        return weight.float() + (self._read(b).float() @ self._read(a).float()) * scale
+
+    def _read(self, key: str) -> Tensor:
+        return read_tensor(self.tensors[key], key, self._open)
+
+    @property
+    def note(self) -> str:
+        """What `explain` says about it."""
+        ranks = sorted({self.tensors[a].shape[0] for a, _, _ in self.pairs.values()})
+        scales = sorted({round(scale, 6) for _, _, scale in self.pairs.values()})
+        more = f", {len(self.whole)} whole tensors" if self.whole else ""
+        return (
+            f"LoRA of {self.folder} is merged: {len(self.pairs)} weights, rank {', '.join(map(str, ranks))}, "
+            f"scale {', '.join(map(str, scales))}{more}"
+        )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Does a folder hold an adapter and no model? One that holds both is a model whose adapter is beside it."""
+    has_model = any(path.name.startswith("model") and path.suffix == ".safetensors" for path in folder.iterdir())
+    return present(folder / CONFIG) and not has_model
+
+
+def _refuse_variants(path: Path, config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"{path}: peft_type must be LORA, got {shown(kind)}; {_REMEDY}")
+    for name in _VARIANTS:
+        if config.get(name):
+            raise CheckpointError(f"{path}: the adapter must be a plain LoRA, got {name} {shown(config[name])}; {_REMEDY}")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_STARTS):
+        raise CheckpointError(
+            f"{path}: the adapter must begin from its base as it is, got init_lora_weights {shown(start)}, which changes the "
+            f"base; {_REMEDY}"
+        )
+
+
+def _pair(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], name: str, found: Mapping[str, str]
+) -> tuple[str, str, float]:
+    if len(found) != 2:
+        raise CheckpointError(f"{folder / WEIGHTS} must hold lora_A and lora_B of {shown(name)}, got one; fetch it again")
+    a, b = found["A"], found["B"]
+    shapes = [tensors[a].shape, tensors[b].shape]
+    rank = _of(folder, config, "rank_pattern", name, fields.whole(config, "r", file=CONFIG))
+    if len(shapes[0]) != 2 or len(shapes[1]) != 2 or not shapes[0][0] == shapes[1][1] == rank:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} must hold matrices of rank {rank} for {shown(name)}, got {list(shapes[0])} and "
+            f"{list(shapes[1])}; fetch it again"
+        )
+    alpha = _of(folder, config, "alpha_pattern", name, fields.positive(config, "lora_alpha", 8.0, file=CONFIG))
+    return a, b, alpha / (math.sqrt(rank) if fields.flag(config, "use_rslora", file=CONFIG) else rank)
+
+
+def _of(folder: Path, config: Mapping[str, Any], setting: str, name: str, usual: float) -> float:
+    """A setting that may differ from layer to layer: by the end of the layer's name, as peft compares them."""
+    for pattern, value in fields.mapping(config, setting, file=CONFIG).items():
+        if not _PATTERN.fullmatch(pattern):  # a pattern of somebody else's could run for ever
+            raise CheckpointError(f"{folder / CONFIG}: {setting} must name layers, got {shown(pattern)}; {_REMEDY}")
+        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                raise CheckpointError(
+                    f"{folder / CONFIG}: {setting} must hold numbers above 0, got {shown(value)}; fetch it again"
+                )
+            return value
+    return usual
