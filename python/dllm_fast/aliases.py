@@ -287,7 +287,6 @@ ALIASES: dict[str, Alias] = {
     "input_ids": _answer("the prompts", _PROMPT),
     "prompt_token_ids": _answer("the prompts (vLLM)", _PROMPT),
     "inputs_embeds": _answer("the prompts as vectors", _PROMPT),
-    "attention_mask": _answer("0 where there is padding", "leave it out: rows of any length go in one call, without padding"),
     "use_chat_template": _answer("a text is a user's message (Diffusers)", _CHAT),
     "apply_chat_template": _answer("a text is a user's message", _CHAT),
     "chat_template": _answer("the template", f"the tokenizer's own is taken; {_CHAT}"),

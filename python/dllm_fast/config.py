@@ -42,7 +42,10 @@ class SamplerConfig:
         eos_token_id: token, or tokens, that end an answer; default from the model or the tokenizer.
         stop_at_eos: finish a row once an end token has no mask before it, and fill what follows with the first end token.
             Default: True in `sample` where an end token is known, False in `infill`.
-        suppress_tokens: ids that are never proposed and count as -inf everywhere.
+        suppress_tokens: ids that are never proposed and count as -inf everywhere; names of tokens, too, where there is a
+            tokenizer.
+        allow_special: let special tokens of the tokenizer ([UNK], [CLS], [PAD]) be proposed. By default they are suppressed,
+            except for end tokens and where `as_published` is set; without a tokenizer none are known.
         shift: the logits of row i - 1 predict position i (Dream, Fast-dLLM v2). A property of the model.
         as_published: keep the quirks of the published loops where their rule and their code differ: ties of float32 and
             bfloat16 softmaxes, Dream's counts over the batch, Fast-dLLM's factor, float32 in `linear` and `cosine`.
@@ -77,7 +80,8 @@ class SamplerConfig:
     mask_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     stop_at_eos: bool | None = None
-    suppress_tokens: tuple[int, ...] = ()
+    suppress_tokens: tuple[int | str, ...] = ()
+    allow_special: bool = False
     shift: bool = False
     as_published: bool = False
     cache: str = "auto"
@@ -94,8 +98,16 @@ class SamplerConfig:
         for name in ("suppress_tokens", "eos_token_id"):
             ids = getattr(self, name)
             if not isinstance(ids, tuple | str) and hasattr(ids, "__iter__") and getattr(ids, "ndim", 1) == 1:
-                object.__setattr__(self, name, tuple(sorted(ids) if isinstance(ids, set | frozenset) else ids))
-        _core.check_config(self)
+                object.__setattr__(self, name, tuple(sorted(ids, key=_by_kind) if isinstance(ids, set | frozenset) else ids))
+        names = self.suppress_tokens
+        names = (names,) if isinstance(names, str) else names if isinstance(names, tuple) else ()
+        if any(isinstance(name, str) for name in names):
+            # Which ids they are, the tokenizer says; the core knows none.
+            object.__setattr__(self, "suppress_tokens", tuple(token for token in names if not isinstance(token, str)))
+            _core.check_config(self)
+            object.__setattr__(self, "suppress_tokens", tuple(str(name) if isinstance(name, str) else name for name in names))
+        else:
+            _core.check_config(self)
         if not isinstance(self.suppress_tokens, tuple):
             object.__setattr__(self, "suppress_tokens", (int(self.suppress_tokens),))
         self._check_run()
@@ -106,6 +118,10 @@ class SamplerConfig:
             raise InvalidTypeError(f"cache must be a name, got {type(self.cache).__name__}; the names are {', '.join(CACHES)}")
         if self.cache not in CACHES:
             raise InvalidValueError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}; use 'auto'")
+        if not isinstance(self.allow_special, bool):
+            raise InvalidTypeError(
+                f"allow_special must be True or False, got {self.allow_special!r}; leave it out to suppress special tokens"
+            )
         for name in ("refresh_every", "max_batch_rows"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
@@ -125,3 +141,8 @@ class SamplerConfig:
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
         return self.threshold is None and self.factor is None and self.entropy_bound is None
+
+
+def _by_kind(token: object) -> tuple[bool, object]:
+    """Numbers before names, so that a set of both has an order."""
+    return isinstance(token, str), token

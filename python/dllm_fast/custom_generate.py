@@ -189,7 +189,7 @@ def _num_samples(prompts: list[Any], told: dict[str, Any], given: dict[str, Any]
     return count
 
 
-def _length(input_ids: torch.Tensor, told: dict[str, Any]) -> dict[str, int]:
+def _length(input_ids: torch.Tensor, told: dict[str, Any]) -> dict[str, Any]:
     """How many tokens to write."""
     new_tokens, longest = told.get("max_new_tokens"), told.get("max_length")
     if new_tokens is None and longest is not None:

@@ -19,3 +19,7 @@ class CheckpointError(DllmFastError, ValueError):
 
 class KernelError(DllmFastError, RuntimeError):
     """A CUDA kernel that cannot be compiled or used here. The text says why and what to install."""
+
+
+class UnknownTextWarning(UserWarning):
+    """Text of a prompt that the tokenizer does not know. The warning shows some of it, and how many tokens it became."""

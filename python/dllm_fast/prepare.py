@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast import text
+from dllm_fast import tokens
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dllm_fast.config import SamplerConfig
     from dllm_fast.models.runner import Runner
     from dllm_fast.settings import Resolved
+    from dllm_fast.text import Prompt
 
 DEFAULT_NEW_TOKENS = 128
 
@@ -32,7 +33,7 @@ def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerCon
         mask = model.token_id("mask_token_id")  # type: ignore[assignment]
         sources["mask_token_id"] = _source(model, "mask_token_id")
     if mask is None:
-        mask = text.mask_token_id(tokenizer)
+        mask = tokens.mask_token_id(tokenizer)
         sources["mask_token_id"] = "tokenizer"
     if mask is None:
         raise InvalidValueError(
@@ -44,13 +45,34 @@ def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerCon
         ends = model.token_id("eos_token_id")
         sources["eos_token_id"] = _source(model, "eos_token_ids")
     if ends is None:
-        ends = text.eos_token_id(tokenizer)
+        ends = tokens.eos_token_id(tokenizer)
         sources["eos_token_id"] = "tokenizer" if ends is not None else "default"
     return dataclasses.replace(config, mask_token_id=mask, eos_token_id=ends, sources=sources)
 
 
 def _source(model: Runner, name: str) -> str:
     return "model" if model.info is None else model.info.sources.get(name, "model")
+
+
+def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tuple[SamplerConfig, tuple[int, ...]]:
+    """The settings with names of tokens as ids, and the special tokens of the tokenizer that are suppressed besides.
+
+    Those are not written into the settings, which stay short and fit any tokenizer; `sources` names them.
+
+    Raises:
+        InvalidValueError: a name without a tokenizer, or one that it does not know.
+    """
+    given = tokens.ids_of(config.suppress_tokens, tokenizer, "suppress_tokens")
+    special: tuple[int, ...] = ()
+    if not (config.allow_special or config.as_published):
+        ends = model.token_id("eos_token_id")
+        written = {config.mask_token_id, *config.eos_token_ids, *((ends,) if isinstance(ends, int) else ends or ())}
+        special = tokens.not_written(tokenizer, written, model.vocabulary)
+    sources = dict(config.sources)
+    if special:
+        by_tokenizer = f"tokenizer: {tokens.shown(tokenizer, special)} (special; allow_special=True lets them be written)"
+        sources["suppress_tokens"] = f"{sources['suppress_tokens']}; {by_tokenizer}" if given else by_tokenizer
+    return dataclasses.replace(config, suppress_tokens=given, sources=sources), special
 
 
 def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> SamplerConfig:
@@ -74,24 +96,22 @@ def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> Sam
     return dataclasses.replace(config, block_length=whole, sources=sources)
 
 
-def check_ids(prompts: list[NDArray[np.int64]], config: SamplerConfig, model: Runner, *, infilling: bool) -> None:
+def check_ids(prompts: list[Prompt], config: SamplerConfig, model: Runner, *, infilling: bool) -> None:
     """Refuses ids outside the vocabulary, as far as that is known, and masks in a prompt."""
     vocabulary = model.vocabulary
     if vocabulary is not None:
         masks = () if config.mask_token_id is None else (config.mask_token_id,)
-        settings = {
-            "mask_token_id": masks,
-            "eos_token_id": config.eos_token_ids,
-            "suppress_tokens": config.suppress_tokens,
-        }
-        for setting, tokens in settings.items():
-            if outside := [token for token in tokens if token >= vocabulary]:
+        suppressed = [token for token in config.suppress_tokens if isinstance(token, int)]
+        settings = {"mask_token_id": masks, "eos_token_id": config.eos_token_ids, "suppress_tokens": suppressed}
+        for setting, ids_of_it in settings.items():
+            if outside := [token for token in ids_of_it if token >= vocabulary]:
                 raise InvalidValueError(
                     f"{setting} must be an id of the vocabulary, got {outside[0]} for {vocabulary} ids; "
                     "check it against the tokenizer"
                 )
     name = "canvas" if infilling else "prompt"
-    for row, ids in enumerate(prompts):
+    for row, prompt in enumerate(prompts):
+        ids = np.concatenate([prompt.ids, prompt.tail])
         low, high = ids.min(), ids.max()
         if low < 0 or (vocabulary is not None and high >= vocabulary):
             raise InvalidValueError(
@@ -106,10 +126,10 @@ def check_ids(prompts: list[NDArray[np.int64]], config: SamplerConfig, model: Ru
 
 
 def with_length(
-    config: SamplerConfig, resolved: Resolved, prompts: list[NDArray[np.int64]], model: Runner, *, infilling: bool
+    config: SamplerConfig, resolved: Resolved, prompts: list[Prompt], model: Runner, *, infilling: bool
 ) -> SamplerConfig:
     """The settings with the number of new tokens, the block and the end rule decided."""
-    longest = max(len(prompt) for prompt in prompts)
+    longest = max(len(prompt.ids) + len(prompt.tail) for prompt in prompts)
     context = model.context
     if infilling:
         if "max_new_tokens" in resolved.given:
@@ -162,11 +182,11 @@ def _block_error(block: int, new_tokens: int) -> str:
     )
 
 
-def canvas_of(prompt: NDArray[np.int64], config: SamplerConfig, *, infilling: bool) -> NDArray[np.int64]:
-    """The canvas that is filled: the prompt and its masks, or what `infill` was given."""
+def canvas_of(prompt: Prompt, config: SamplerConfig, *, infilling: bool) -> NDArray[np.int64]:
+    """The canvas that is filled: the prompt, its masks and what closes a text, or what `infill` was given."""
     if infilling:
-        return prompt
-    return np.concatenate([prompt, np.full(config.max_new_tokens or 0, config.mask_token_id, dtype=np.int64)])
+        return prompt.ids
+    return np.concatenate([prompt.ids, np.full(config.max_new_tokens or 0, config.mask_token_id, dtype=np.int64), prompt.tail])
 
 
 def plain_seed(seed: int | Sequence[int]) -> int | list[int]:

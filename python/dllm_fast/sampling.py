@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dllm_fast.settings import Resolved
 
     Model = str | Path | LoadedModel | Callable[[torch.Tensor], Any]
-    Prompt = str | Sequence[Any] | NDArray[np.int64] | torch.Tensor
+    Prompt = str | Mapping[str, Any] | Sequence[Any] | NDArray[np.int64] | torch.Tensor
     OnStep = Callable[[StepEvent], object]
 
 
@@ -41,12 +41,16 @@ def sample(
     preset: str | None = None,
     config: SamplerConfig | None = None,
     tokenizer: Any = None,
+    attention_mask: Any = None,
+    chat: bool | None = None,
     seed: int | Sequence[int] = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
     **settings: Any,
 ) -> Result:
     """Appends `max_new_tokens` masks to each prompt and fills them.
+
+    What a tokenizer adds at the end of a text (`[SEP]`, `</s>`) stands behind the masks. Ids are taken as they are.
 
     A row's tokens depend on its prompt, its seed, its sample index and the settings, never on the other rows, its place
     among them or the number of threads (as far as the model's own logits do not).
@@ -55,11 +59,15 @@ def sample(
         model: a folder or hub id in Hugging Face format, what `dllm_fast.load` made of one, a transformers model, or any torch
             module or callable that takes ids `[B, L]` (int64 tensor) and returns logits `[B, L, V]` (tensor, NumPy array, or
             an object with `.logits`); None for the embedded one. `dllm_fast.explain(model)` says how it will be run.
-        prompt: a string, a list of strings (both need a tokenizer), a sequence of ids, or a list of sequences of any
-            lengths (lists, arrays, tensors; a 2-D tensor is rows).
+        prompt: a string or messages (both need a tokenizer), a sequence of ids, or a list of those of any lengths (lists,
+            arrays, tensors; a 2-D tensor is rows); or what a tokenizer of transformers gives.
         preset: a name of `dllm_fast.presets()`.
         config: a `SamplerConfig` instead of a preset.
         tokenizer: from `tokenizers` or transformers; default: the checkpoint's own.
+        attention_mask: for padded ids, of their shape: 0 where there is padding, at either end. It is left out, also of the
+            result; rows of any lengths need none.
+        chat: True gives a string to the chat template as a user's message; by default it is taken as it is. Messages always go
+            through the template; where the last is the assistant's, the answer continues it.
         seed: from 0 below 2^64, one for all prompts or one for each.
         num_samples: answers per prompt; they differ where the temperature is above 0 or the order is random.
         on_step: called with a `StepEvent` after every step.
@@ -71,7 +79,8 @@ def sample(
         Exception: what the model raises, the same object with a note that says which forward it was.
     """
     rule = functools.partial(resolve, preset, config, settings)
-    return _run(model, prompt, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=False)
+    read = functools.partial(text.prompts, prompt, name="prompt", attention_mask=attention_mask, chat=chat)
+    return _run(model, read, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=False)
 
 
 def infill(
@@ -81,6 +90,7 @@ def infill(
     preset: str | None = None,
     config: SamplerConfig | None = None,
     tokenizer: Any = None,
+    attention_mask: Any = None,
     seed: int | Sequence[int] = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
@@ -88,17 +98,19 @@ def infill(
 ) -> Result:
     """Fills exactly the mask tokens of each canvas and appends nothing. Blocks are counted from position 0.
 
-    Arguments and errors are those of `sample`, without `max_new_tokens`.
-    In a text each [MASK] is one mask, however the tokenizer spells its own. A canvas of ids without masks comes back
+    Arguments and errors are those of `sample`, without `max_new_tokens` and `chat`.
+    In a text each [MASK] is one mask, however the tokenizer spells its own; a space before it belongs to the token that fills
+    it where words carry the space before them. A canvas of ids without masks comes back
     unchanged after zero forwards; text without any is refused.
     """
     rule = functools.partial(resolve, preset, config, settings)
-    return _run(model, canvas, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=True)
+    read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
+    return _run(model, read, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=True)
 
 
 def _run(
     model: Model | None,
-    prompt: Prompt,
+    read: Callable[..., list[text.Prompt]],
     rule: Callable[..., Resolved],
     tokenizer: Any,
     *,
@@ -112,9 +124,8 @@ def _run(
     runner, tokenizer = open_runner(model, tokenizer)
     resolved = rule(runner.info)
     config = prepare.with_ids(resolved.config, runner, tokenizer)
-    prompts = text.rows(
-        prompt, tokenizer, "canvas" if infilling else "prompt", mask=config.mask_token_id if infilling else None
-    )
+    config, special = prepare.with_suppressed(config, runner, tokenizer)
+    prompts = read(tokenizer=tokenizer, mask=config.mask_token_id if infilling else None)
     config = prepare.with_blocks(config, resolved, runner)
     prepare.check_ids(prompts, config, runner, infilling=infilling)
     config = prepare.with_length(config, resolved, prompts, runner, infilling=infilling)
@@ -122,9 +133,10 @@ def _run(
     seeds, requests = prepare.streams(seed, streams[1], len(prompts))
     num_samples = len(seeds) // len(prompts)
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
-    starts = [0 if infilling else len(prompt) for prompt in prompts for _ in range(num_samples)]
+    starts = [0 if infilling else len(prompt.ids) for prompt in prompts for _ in range(num_samples)]
     assert config.mask_token_id is not None
-    predictor = Predictor(config)
+    used = dataclasses.replace(config, suppress_tokens=(*config.suppress_tokens, *special))
+    predictor = Predictor(used, special)
     policy = runner.begin(
         Task(
             lengths=[len(canvas) for canvas in canvases],
@@ -142,7 +154,7 @@ def _run(
     # The blocks of a block-causal model lie at multiples of their length, those of a rule behind the prompt.
     absolute = runner.info is not None and runner.info.attention == "block_causal"
     sampler = _core.Sampler(
-        config,
+        used,
         canvases,
         seed=seeds,
         request=requests,
@@ -157,14 +169,15 @@ def _run(
     total = time.perf_counter() - began - watching
 
     sequences = sampler.canvases
-    new_tokens = [_new_tokens(before, after, config) for before, after in zip(canvases, sequences, strict=True)]
+    written = [_written(before, after, config) for before, after in zip(canvases, sequences, strict=True)]
     trajectory = sampler.trajectory
     committed = sum(edit.kind == "commit" for edits in trajectory for edit in edits)
-    shown = sequences if infilling else new_tokens
     return Result(
         sequences=sequences,
-        new_tokens=new_tokens,
-        texts=None if tokenizer is None else [text.decode(tokenizer, ids) for ids in shown],
+        new_tokens=[after[row.positions] for after, row in zip(sequences, written, strict=True)],
+        texts=None
+        if tokenizer is None
+        else [_text(tokenizer, after, row, infilling=infilling) for after, row in zip(sequences, written, strict=True)],
         trajectory=trajectory,
         stats=Stats(
             nfe=runner.forwards,
@@ -223,11 +236,29 @@ def _event(
     )
 
 
-def _new_tokens(before: NDArray[np.int64], after: NDArray[np.int64], config: SamplerConfig) -> NDArray[np.int64]:
-    """What was written, cut after the first end token where that ends the row."""
-    written: NDArray[np.int64] = after[before == config.mask_token_id]
-    if config.stop_at_eos:
-        ends = np.flatnonzero(np.isin(written, config.eos_token_ids))
-        if ends.size:
-            return written[: ends[0] + 1]
-    return written
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Written:
+    """What was written in a row.
+
+    Attributes:
+        positions: rising, int64; cut behind the end token where that ended the row.
+        masks: every position that was a mask, int64.
+        is_ended: is the last of `positions` the end token that ended the row?
+    """
+
+    positions: NDArray[np.int64]
+    masks: NDArray[np.int64]
+    is_ended: bool
+
+
+def _written(before: NDArray[np.int64], after: NDArray[np.int64], config: SamplerConfig) -> _Written:
+    masks = np.flatnonzero(before == config.mask_token_id)
+    ends = np.flatnonzero(np.isin(after[masks], config.eos_token_ids)) if config.stop_at_eos else masks[:0]
+    return _Written(masks[: ends[0] + 1] if ends.size else masks, masks, bool(ends.size))
+
+
+def _text(tokenizer: Any, canvas: NDArray[np.int64], row: _Written, *, infilling: bool) -> str:
+    """The answer, or the whole canvas, without the end token that ended it and what was filled in behind."""
+    answer = row.positions[:-1] if row.is_ended else row.positions
+    shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.masks, answer)) if infilling else answer
+    return text.decode(tokenizer, canvas[shown], np.isin(shown, answer))

@@ -1,85 +1,142 @@
-"""Prompts and answers as text: the only module that knows strings.
+"""Prompts and answers as text: with `tokens.py` and `masks.py` the only module that knows strings.
 
 A tokenizer is one of `models/tokenizer.py`, of `tokenizers` or of transformers.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dllm_fast import masks, padding, tokens
 from dllm_fast.arrays import integer_array, is_tensor
-from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError
+from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError, UnknownTextWarning
+from dllm_fast.masks import MASK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: What stands for a mask in a text, however the tokenizer spells its own.
-MASK = "[MASK]"
-_MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|MASK|>")
-_ENDS = ("[EOS]", "</s>", "<|endoftext|>", "<|im_end|>", "<eos>")
+# From `warn_unknown` to the line that called `sample` or `infill`.
+_CALLER = 5
 
 
-def rows(prompt: object, tokenizer: Any, name: str, *, mask: int | None = None) -> list[NDArray[np.int64]]:
-    """The prompt as rows of ids.
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt, or one canvas.
+
+    Attributes:
+        ids: int64 `[L]`.
+        tail: what the tokenizer adds at the end of a text, int64: it stands behind the masks of an answer.
+        text: what was written, or None for ids.
+    """
+
+    ids: NDArray[np.int64]
+    tail: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    text: str | None = None
+
+
+def prompts(
+    prompt: object,
+    tokenizer: Any,
+    name: str,
+    *,
+    mask: int | None = None,
+    attention_mask: object = None,
+    chat: bool | None = None,
+) -> list[Prompt]:
+    """The prompts, or canvases, that the caller gave.
 
     Args:
-        prompt: text, messages or ids, or a list of those.
+        prompt: text, messages or ids, or a list of those, or what a tokenizer of transformers gives.
         tokenizer: for text and messages.
         name: of the prompt in errors.
         mask: for canvases, in whose text each [MASK] is one of these.
+        attention_mask: for padded ids: 0 where there is padding.
+        chat: True makes a user's message of a text, False refuses messages; None takes both as they are.
 
     Raises:
-        InvalidValueError: no row, an empty row, a string without a tokenizer, messages without a chat template, or canvases
-            of text without a mask.
+        InvalidValueError: no row, an empty row, a string without a tokenizer, messages without a chat template, canvases of
+            text without a mask, or ids that are padded without a mask that says so.
         InvalidTypeError: something that is neither text nor messages nor ids.
     """
+    if chat is not None and not isinstance(chat, bool):
+        raise InvalidTypeError(f"chat must be True, False or None, got {chat!r}; leave it out for text as it is")
+    if padding.is_encoding(prompt):
+        prompt, found = padding.opened(prompt, name)  # type: ignore[arg-type]
+        if found is not None and attention_mask is not None:
+            raise InvalidValueError(
+                f"a {name} with an attention_mask of its own takes no other, got attention_mask=; leave it out"
+            )
+        attention_mask = attention_mask if found is None else found
     items: Sequence[Any] = [prompt] if _is_single(prompt, name) else list(prompt)  # type: ignore[call-overload]
     if not items:
         raise InvalidValueError(f"{name} must hold at least one row, got none; pass a string or a list of token ids")
-    encoded = []
-    for i, item in enumerate(items):
-        if isinstance(item, str):
-            ids = encode(item, tokenizer, name) if mask is None else canvas(item, tokenizer, name, mask)
-        else:
-            ids = chat(item, tokenizer, name) if is_messages(item) else integer_array(item, name)
-        if ids.ndim != 1:
+    has_text = any(isinstance(item, str) or is_messages(item) for item in items)
+    if attention_mask is not None:
+        if has_text:
+            raise InvalidValueError(f"attention_mask is for ids, got a {name} of text, which has no padding; leave it out")
+        items = padding.unpadded(prompt, attention_mask, name)
+    elif not has_text and (pad := tokens.pad_token_id(tokenizer)) not in (None, mask):
+        padding.check_pads(prompt, pad, shared=tokens.has_other_role(tokenizer, pad), name=name)
+    encoded = [_prompt(item, tokenizer, name, mask, chat) for item in items]
+    for i, row in enumerate(encoded):
+        if row.ids.ndim != 1:
             raise InvalidTypeError(
-                f"each row of {name} must be a flat sequence of ids, got shape {list(ids.shape)}; pass a list of rows"
+                f"each row of {name} must be a flat sequence of ids, got shape {list(row.ids.shape)}; pass a list of rows"
             )
-        if ids.size == 0:
+        if row.ids.size == 0:
             raise InvalidValueError(f"{name} must not be empty, got no tokens in row {i}; pass at least one token (BOS, say)")
-        encoded.append(ids)
-    if mask is not None and all(isinstance(item, str) for item in items) and not any((ids == mask).any() for ids in encoded):
+    if (
+        mask is not None
+        and all(isinstance(item, str) for item in items)
+        and not any((row.ids == mask).any() for row in encoded)
+    ):
         raise InvalidValueError(
             f"a {name} of text must hold a mask, got {items[0][:60]!r}, in which nothing is the mask {mask}; write {MASK} "
             "where a token is to be filled in"
         )
+    warn_unknown(encoded, tokenizer)
     return encoded
+
+
+def _prompt(item: Any, tokenizer: Any, name: str, mask: int | None, chat: bool | None) -> Prompt:
+    if isinstance(item, str):
+        return _of_text(item, tokenizer, name, mask, chat)
+    if is_messages(item):
+        if chat is False:
+            raise InvalidValueError("messages are written by a chat template, got chat=False; pass text, or leave chat out")
+        return _of_messages(item, tokenizer, name)
+    if chat:
+        raise InvalidValueError(f"chat=True is for text, got a {name} of ids, which are taken as they are; leave it out")
+    if padding.is_encoding(item):
+        ids, attention = padding.opened(item, name)
+        rows = padding.flat_rows(ids, name) if attention is None else padding.unpadded(ids, attention, name)
+        if len(rows) != 1:
+            raise InvalidValueError(f"each of several {name}s must be one row, got {len(rows)} in one; pass it alone")
+        return Prompt(rows[0])
+    return Prompt(integer_array(item, name))
 
 
 def _is_single(prompt: object, name: str) -> bool:
     if isinstance(prompt, str):
         return True
-    if isinstance(prompt, Mapping) and "input_ids" in prompt:  # what a tokenizer of transformers gives
-        raise InvalidTypeError(
-            f'{name} must be text or ids, got {type(prompt).__name__}; pass its "input_ids" (rows of any length need no '
-            "padding and no attention mask), or the text itself"
-        )
     if isinstance(prompt, np.ndarray) or is_tensor(prompt):
         return len(prompt.shape) <= 1  # type: ignore[attr-defined]
     if isinstance(prompt, Sequence):
-        return bool(prompt) and not isinstance(prompt[0], str | list | tuple | np.ndarray) and not is_tensor(prompt[0])
+        if not prompt or padding.is_encoding(prompt[0]):
+            return False
+        return not isinstance(prompt[0], str | list | tuple | np.ndarray) and not is_tensor(prompt[0])
     raise InvalidTypeError(
         f"{name} must be a string, a list of strings, messages, a sequence of ids or a list of those, "
         f"got {type(prompt).__name__}; convert it first"
     )
 
 
-def encode(text: str, tokenizer: Any, name: str) -> NDArray[np.int64]:
-    """Ids of a string."""
+def _of_text(text: str, tokenizer: Any, name: str, mask: int | None, chat: bool | None) -> Prompt:
     if tokenizer is None:
         raise InvalidValueError(
             f"a {name} of text needs a tokenizer, got {text[:40]!r} and none; "
@@ -91,33 +148,25 @@ def encode(text: str, tokenizer: Any, name: str) -> NDArray[np.int64]:
         raise InvalidValueError(
             f"a {name} of text must be valid Unicode, got {text[:40]!r}; replace the lone surrogate"
         ) from error
+    if chat:
+        return _of_messages([{"role": "user", "content": text}], tokenizer, name)
     try:
-        return _ids(tokenizer.encode(text))
+        if mask is not None:
+            return Prompt(_array(masks.canvas(text, tokenizer, mask)), text=text.replace(MASK, " "))
+        whole, tail = tokens.ids(tokenizer.encode(text)), tokens.around(tokenizer, text)[1]
     except DllmFastError:
         raise
     except Exception as error:  # tokenizers raises nothing more precise
         raise InvalidValueError(
             f"a {name} of text must be made of what the tokenizer knows, got {text[:40]!r}: {error}; use its words"
         ) from error
+    if not tail or whole[-len(tail) :] != tail:
+        return Prompt(_array(whole), text=text)
+    return Prompt(_array(whole[: -len(tail)]), _array(tail), text)
 
 
-def canvas(text: str, tokenizer: Any, name: str, mask: int) -> NDArray[np.int64]:
-    """Ids of a string in which each [MASK] is the mask, and so is the mask as the tokenizer spells it."""
-    look_up = getattr(tokenizer, "id_to_token", None) or getattr(tokenizer, "convert_ids_to_tokens", None)
-    token = None if look_up is None else look_up(mask)
-    if MASK not in text or look_up is None or token == MASK:
-        return encode(text, tokenizer, name)
-    if token is not None and mask in encode(token, tokenizer, name):
-        return encode(text.replace(MASK, token), tokenizer, name)
-    # The mask has an id and no text: the pieces between the masks are encoded one by one.
-    found: list[int] = []
-    for i, piece in enumerate(text.split(MASK)):
-        found += ([mask] if i else []) + (_ids(tokenizer.encode(piece, add_special_tokens=False)).tolist() if piece else [])
-    return np.array(found, dtype=np.int64)
-
-
-def _ids(encoding: Any) -> NDArray[np.int64]:
-    return np.asarray(getattr(encoding, "ids", encoding), dtype=np.int64)
+def _array(ids: list[int]) -> NDArray[np.int64]:
+    return np.array(ids, dtype=np.int64)
 
 
 def is_messages(item: object) -> bool:
@@ -125,8 +174,11 @@ def is_messages(item: object) -> bool:
     return isinstance(item, list | tuple) and bool(item) and isinstance(item[0], Mapping)
 
 
-def chat(messages: Any, tokenizer: Any, name: str) -> NDArray[np.int64]:
-    """Ids of a conversation, with what opens the answer, as the tokenizer's chat template writes it."""
+def _of_messages(messages: Any, tokenizer: Any, name: str) -> Prompt:
+    """A conversation as the tokenizer's chat template writes it.
+
+    With what opens an answer behind it, or, where the last message is the assistant's, cut behind that, so that it goes on.
+    """
     if name != "prompt":
         raise InvalidTypeError(f"a {name} is filled in place, got messages; pass text with masks, or give messages to sample")
     if not getattr(tokenizer, "chat_template", None):
@@ -134,31 +186,68 @@ def chat(messages: Any, tokenizer: Any, name: str) -> NDArray[np.int64]:
         raise InvalidValueError(
             f"messages need a tokenizer with a chat template, got {have}; pass text, or the tokenizer of a chat model"
         )
+    last = messages[-1]
+    goes_on = isinstance(last, Mapping) and last.get("role") == "assistant"
+    how = {"add_generation_prompt": False, "continue_final_message": True} if goes_on else {"add_generation_prompt": True}
+    try:
+        written = tokenizer.apply_chat_template(messages, **how)
+    except DllmFastError:
+        raise
+    except ValueError as error:
+        if not goes_on:
+            raise
+        raise InvalidValueError(  # the words of `models/tokenizer.py`, for tokenizers of transformers
+            "this chat template does not write the last message as it is, so that it cannot go on; end with a user's message, "
+            f"or pass the text that is to be continued ({str(error).splitlines()[0][:200]})"
+        ) from error
     # transformers 4 gives a list, 5 a mapping.
-    written = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    return integer_array(written["input_ids"] if isinstance(written, Mapping) else written, name)
+    ids = integer_array(written["input_ids"] if isinstance(written, Mapping) else written, name)
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    return Prompt(ids, text=" ".join(text for text in contents if isinstance(text, str)))
 
 
-def decode(tokenizer: Any, ids: NDArray[np.int64]) -> str:
-    """Text of ids, without special tokens."""
-    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+def decode(tokenizer: Any, ids: NDArray[np.int64], written: NDArray[np.bool_]) -> str:
+    """Text of ids. What was written is shown, whatever it is; of the others the special tokens are not."""
+    special = tokens.special_ids(tokenizer)
+    shown = ids[written | ~np.isin(ids, list(special))]
+    return str(tokenizer.decode(shown.tolist(), skip_special_tokens=False))
 
 
-def mask_token_id(tokenizer: Any) -> int | None:
-    """The mask of a tokenizer, where it has one of the usual names."""
-    return _special(tokenizer, "mask_token_id", _MASKS)
+def warn_unknown(prompts: list[Prompt], tokenizer: Any) -> None:
+    """Says once which text the tokenizer does not know: the model reads one and the same token for all of it.
+
+    Who writes that token out means it.
+    """
+    unknown = None if tokenizer is None else tokens.unk_token_id(tokenizer)
+    if unknown is None:
+        return
+    name = tokens.spelling(tokenizer, unknown) or str(unknown)
+    count, pieces = 0, dict[str, None]()
+    for prompt in prompts:
+        if prompt.text is None:
+            continue
+        text = prompt.text.replace(name, " ")
+        lost = int((prompt.ids == unknown).sum()) - prompt.text.count(name)
+        if lost > 0 and (found := _unknown_pieces(text, tokenizer, unknown)):
+            count += lost
+            pieces |= dict.fromkeys(found)
+    if count:
+        shown = ", ".join(map(repr, list(pieces)[:3])) + (", ..." if len(pieces) > 3 else "")
+        warnings.warn(
+            f"the tokenizer does not know {shown}: {count} token{'s are' if count > 1 else ' is'} {name} in what the model "
+            "reads; write it in other words, or use the tokenizer of this model",
+            UnknownTextWarning,
+            stacklevel=_CALLER,
+        )
 
 
-def eos_token_id(tokenizer: Any) -> int | None:
-    """The end token of a tokenizer, where it has one of the usual names."""
-    return _special(tokenizer, "eos_token_id", _ENDS)
-
-
-def _special(tokenizer: Any, attribute: str, names: tuple[str, ...]) -> int | None:
-    known = getattr(tokenizer, attribute, None)
-    if known is not None:
-        return int(known)
-    look_up = getattr(tokenizer, "token_to_id", None)
-    if look_up is None:
-        return None
-    return next((int(found) for n in names if (found := look_up(n)) is not None), None)
+def _unknown_pieces(text: str, tokenizer: Any, unknown: int) -> list[str]:
+    """Up to four words that become the unknown token, or the characters of long ones."""
+    found: list[str] = []
+    for word in dict.fromkeys(text.split()):
+        if unknown in tokens.encode_plain(tokenizer, word):
+            letters = [letter for letter in word if unknown in tokens.encode_plain(tokenizer, letter)] if len(word) > 20 else []
+            found += letters or [word[:20]]
+        if len(found) > 3:
+            break
+    return found[:4]

@@ -102,6 +102,21 @@ def test_the_system_message_and_the_template_matter(run, folder, tmp_path):
     assert err.startswith("dllm-fast: --system needs a checkpoint with a chat template")
 
 
+def test_chat_and_no_chat(run, folder, tmp_path):
+    def said(*more):
+        return run("generate", folder, "-p", "Hello", "--max-new-tokens", 8, *more)
+
+    model = dllm_fast.load(folder)
+    assert said("--chat")[1] == said()[1] == dllm_fast.sample(model, "Hello", max_new_tokens=8, chat=True).text + "\n"
+    assert said("--no-chat")[1] == dllm_fast.sample(model, "Hello", max_new_tokens=8).text + "\n" != said()[1]
+    status, out, err = said("--no-chat", "--system", "Be brief")
+    assert (status, out) == (2, "")
+    assert err.startswith("dllm-fast: --system is part of a conversation, got --no-chat beside it")
+    status, _, err = run("generate", save(tmp_path, "sdar", template=None), "-p", "Hello", "--chat")
+    assert status == 2
+    assert "messages need a tokenizer with a chat template" in err
+
+
 def test_several_prompts_make_json_lines(run, folder, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "one"}\n\n{"prompt": "two", "id": 7}\n')

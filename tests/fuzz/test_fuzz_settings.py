@@ -73,9 +73,9 @@ plausible = {
     "order": st.sampled_from(WORDS[6:13]),
     "mask_token_id": st.sampled_from([None, 7, 0, 2**32 - 1, 2**32]),
     "eos_token_id": st.sampled_from([None, 3, 7, (3, 5), [3], (), (3, 7)]),
-    "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1)]),
+    "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1), "[UNK]", ["[UNK]", 1]]),
     "cache": st.sampled_from(["auto", "none", "prefix", "dual", "exact_block"]),
-    **dict.fromkeys(("stop_at_eos", "shift", "as_published"), st.sampled_from([True, False, None])),
+    **dict.fromkeys(("stop_at_eos", "shift", "as_published", "allow_special"), st.sampled_from([True, False, None])),
 }
 assert set(plausible) == set(NAMES)
 

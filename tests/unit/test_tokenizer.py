@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import checkpoints
 import dllm_fast
-from dllm_fast import text
+from dllm_fast import text, tokens
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.chat import ChatTemplate
 from dllm_fast.models.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def test_any_text_goes_there_and_back(tmp_path_factory: pytest.TempPathFactory, 
 def test_no_tokenizer(tmp_path: Path) -> None:
     assert Tokenizer.from_folder(tmp_path) is None
     with pytest.raises(InvalidValueError, match=r"a prompt of text needs a tokenizer, .*tokenizer.json"):
-        text.rows("hello", None, "prompt")
+        text.prompts("hello", None, "prompt")
 
 
 def test_lone_surrogates_and_other_types(folder: Path) -> None:
@@ -81,31 +81,39 @@ def test_lone_surrogates_and_other_types(folder: Path) -> None:
 def test_prompts_with_lone_surrogates(folder: Path) -> None:
     for tokenizer in (opened(folder), checkpoints.byte_tokenizer(), stock(folder)):
         with pytest.raises(InvalidValueError, match="a prompt of text must be valid Unicode"):
-            text.rows("a\ud800b", tokenizer, "prompt")
+            text.prompts("a\ud800b", tokenizer, "prompt")
 
 
 def test_a_mask_in_a_text_however_the_tokenizer_spells_it(folder: Path) -> None:
     for tokenizer in (opened(folder), checkpoints.byte_tokenizer(), stock(folder)):
-        spelled = [row.tolist() for row in text.rows(["a[MASK]b", "a<|mask|>b"], tokenizer, "canvas", mask=MASK)]
+        spelled = [row.ids.tolist() for row in text.prompts(["a[MASK]b", "a<|mask|>b"], tokenizer, "canvas", mask=MASK)]
         assert spelled[0] == spelled[1]
         assert spelled[0].count(MASK) == 1
-        assert text.rows("a[MASK]b", tokenizer, "canvas", mask=999)[0].tolist().count(999) == 1, "one without a text"
+        assert text.prompts("a[MASK]b", tokenizer, "canvas", mask=999)[0].ids.tolist().count(999) == 1, "one without a text"
         with pytest.raises(
             InvalidValueError, match=r"must hold a mask, got 'ab', in which nothing is the mask.*write \[MASK\]"
         ):
-            text.rows("ab", tokenizer, "canvas", mask=MASK)
-    assert len(text.rows([[1, 2], "ab"], opened(folder), "canvas", mask=MASK)) == 2, "ids may be without"
+            text.prompts("ab", tokenizer, "canvas", mask=MASK)
+    assert len(text.prompts([[1, 2], "ab"], opened(folder), "canvas", mask=MASK)) == 2, "ids may be without"
 
 
 def test_text_that_a_tokenizer_cannot_write() -> None:
     _, tokenizer = dllm_fast.demo.load_text()
     with pytest.raises(InvalidValueError, match="a prompt of text must be made of what the tokenizer knows, got 'Hello'"):
-        text.rows("Hello", tokenizer, "prompt")
+        text.prompts("Hello", tokenizer, "prompt")
 
 
 def test_what_a_tokenizer_of_transformers_gives(folder: Path) -> None:
-    with pytest.raises(InvalidTypeError, match=r'got BatchEncoding; pass its "input_ids"'):
-        text.rows(stock(folder)("ab"), None, "prompt")
+    given = text.prompts(stock(folder)("ab"), None, "prompt")
+    assert [row.ids.tolist() for row in given] == [opened(folder).encode("ab")]
+    theirs = stock(folder)
+    rows = [theirs("abc")["input_ids"], theirs("d")["input_ids"]]
+    for tensors in (None, "pt", "np"):
+        for side in ("left", "right"):
+            padded = theirs(["abc", "d"], padding=True, padding_side=side, return_tensors=tensors)
+            assert [row.ids.tolist() for row in text.prompts(padded, theirs, "prompt")] == rows
+    for several in ([theirs("abc"), theirs("d")], [theirs("abc", return_tensors="pt"), rows[1]]):
+        assert [row.ids.tolist() for row in text.prompts(several, theirs, "prompt")] == rows
 
 
 def test_a_folder_that_transformers_wrote(folder: Path, tmp_path: Path) -> None:
@@ -135,7 +143,7 @@ def test_special_tokens_of_all_places(folder: Path) -> None:
 def test_a_special_token_that_the_vocabulary_lacks_is_left_out(folder: Path) -> None:
     change_settings(folder, mask_token="[MASK]", cls_token=None)
     assert opened(folder).mask_token_id is None
-    assert text.mask_token_id(opened(folder)) == MASK  # by its usual name
+    assert tokens.mask_token_id(opened(folder)) == MASK  # by its usual name
 
 
 def test_plain_words_become_special(folder: Path) -> None:
@@ -351,16 +359,16 @@ def test_messages_hold_plain_data_only() -> None:
 def test_one_conversation_and_several(folder: Path) -> None:
     tokenizer = opened(folder)
     expected = tokenizer.apply_chat_template(HELLO)
-    ids = text.rows(HELLO, tokenizer, "prompt")
-    assert [row.tolist() for row in ids] == [expected]
-    ids = text.rows([HELLO, "plain", [1, 2], tuple(HELLO)], tokenizer, "prompt")
-    assert [row.tolist() for row in ids] == [expected, tokenizer.encode("plain"), [1, 2], expected]
+    ids = text.prompts(HELLO, tokenizer, "prompt")
+    assert [row.ids.tolist() for row in ids] == [expected]
+    ids = text.prompts([HELLO, "plain", [1, 2], tuple(HELLO)], tokenizer, "prompt")
+    assert [row.ids.tolist() for row in ids] == [expected, tokenizer.encode("plain"), [1, 2], expected]
 
 
 def test_tokenizers_of_transformers_give_the_same_ids(folder: Path) -> None:
     theirs = stock(folder)
     expected = opened(folder).apply_chat_template(HELLO)
-    assert text.rows(HELLO, theirs, "prompt")[0].tolist() == expected
+    assert text.prompts(HELLO, theirs, "prompt")[0].ids.tolist() == expected
 
     class Older:
         """transformers 4 returns a list."""
@@ -371,16 +379,16 @@ def test_tokenizers_of_transformers_give_the_same_ids(folder: Path) -> None:
             assert add_generation_prompt
             return expected
 
-    assert text.rows([HELLO], Older(), "prompt")[0].tolist() == expected
+    assert text.prompts([HELLO], Older(), "prompt")[0].ids.tolist() == expected
 
 
 def test_messages_without_a_template(folder: Path) -> None:
     change_settings(folder, chat_template=...)
     for tokenizer in (None, checkpoints.byte_tokenizer(), opened(folder), stock(folder)):
         with pytest.raises(InvalidValueError, match="messages need a tokenizer with a chat template, got"):
-            text.rows(HELLO, tokenizer, "prompt")
+            text.prompts(HELLO, tokenizer, "prompt")
     with pytest.raises(InvalidTypeError, match="a canvas is filled in place, got messages"):
-        text.rows(HELLO, opened(folder), "canvas")
+        text.prompts(HELLO, opened(folder), "canvas")
 
 
 def test_sample_takes_messages(folder: Path) -> None:

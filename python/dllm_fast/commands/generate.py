@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from dllm_fast.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
     from dllm_fast.models.loaded import LoadedModel
@@ -40,6 +40,11 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     prompts = generate.add_mutually_exclusive_group(required=True)
     prompts.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt; - reads it from standard input")
     prompts.add_argument("--prompts", metavar="FILE.jsonl", help='one {"prompt": "..."} a line; answers are JSON lines')
+    generate.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="the prompt is a user's message for the chat template, or taken as it is (default: --chat where there is one)",
+    )
     generate.add_argument("--system", metavar="TEXT", help="system message, for checkpoints with a chat template")
     _add_common(generate, _SETTINGS)
     generate.set_defaults(run=_generate)
@@ -64,13 +69,16 @@ def _add_common(parser: argparse.ArgumentParser, settings: Sequence[str] | dict[
 
 
 def _generate(options: argparse.Namespace) -> int:
-    """Answer a prompt with a checkpoint. A checkpoint with a chat template is given the prompt as a user's message."""
+    """Answer a prompt with a checkpoint. One with a chat template is given the prompt as a user's message (but --no-chat)."""
     prompts = _prompts(options)
     model = _load(options)
-    templated = model.tokenizer is not None and model.tokenizer.chat_template is not None
+    has_template = model.tokenizer is not None and model.tokenizer.chat_template is not None
+    templated = has_template if options.chat is None else options.chat
     if options.system is not None and not templated:
         raise InvalidValueError(
-            f"--system needs a checkpoint with a chat template, got {options.model} without one; put the text into the prompt"
+            "--system is part of a conversation, got --no-chat beside it; put the text into the prompt"
+            if has_template
+            else f"--system needs a checkpoint with a chat template, got {options.model} without one; put it into the prompt"
         )
     given = [_messages(prompt, options.system) for prompt in prompts] if templated else prompts
     from dllm_fast import sample

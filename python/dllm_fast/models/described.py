@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dllm_fast import text
+from dllm_fast import tokens
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models import families
 from dllm_fast.models.choices import CONTEXT_KEYS, Choices, token_ids
@@ -53,7 +53,7 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
     mask = choices.first("mask_token_id", *_masks(model, config, tokenizer, family, vocabulary))
     ends = choices.first("eos_token_ids", *_ends(model, config, tokenizer)) or ()
     if family is not None and tokenizer is not None:
-        more = [_token(tokenizer, token) for token in family.end_tokens]
+        more = [tokens.token_id(tokenizer, token) for token in family.end_tokens]
         ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
     parameter = next(model.parameters(), None)
     number = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -114,11 +114,11 @@ def _block(config: object, family: Family | None, sources: dict[str, str], table
 def _masks(model: nn.Module, config: object, tokenizer: Any, family: Family | None, vocabulary: int) -> list[tuple[Any, str]]:
     """Candidates for the mask, the best first."""
     written = (_id(getattr(model, "mask_token_id", None), _entry(config, "mask_token_id")), "config: mask_token_id")
-    spoken = (None if tokenizer is None else text.mask_token_id(tokenizer), "tokenizer: mask token")
+    spoken = (None if tokenizer is None else tokens.mask_token_id(tokenizer), "tokenizer: mask token")
     if family is None:
         return [written, spoken]
     if spoken[0] is None and tokenizer is not None and family.mask_token is not None:
-        spoken = (_token(tokenizer, family.mask_token), f"tokenizer: {family.mask_token}")
+        spoken = (tokens.token_id(tokenizer, family.mask_token), f"tokenizer: {family.mask_token}")
     return families.masks(family, written, spoken, vocabulary)
 
 
@@ -126,20 +126,13 @@ def _ends(model: nn.Module, config: object, tokenizer: Any) -> list[tuple[Any, s
     found = [
         (_entry(getattr(model, "generation_config", None), "eos_token_id"), "generation config: eos_token_id"),
         (_id(getattr(model, "eos_token_id", None), _entry(config, "eos_token_id")), "config: eos_token_id"),
-        (None if tokenizer is None else text.eos_token_id(tokenizer), "tokenizer: end token"),
+        (None if tokenizer is None else tokens.eos_token_id(tokenizer), "tokenizer: end token"),
     ]
     return [(None if (ids := token_ids(value)) is None else tuple(map(int, ids)), source) for value, source in found]
 
 
 def _id(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
-
-
-def _token(tokenizer: Any, token: str) -> int | None:
-    """The id of a token as it is written; tokenizers of transformers answer an unknown one with their unknown token."""
-    look_up = getattr(tokenizer, "token_to_id", None)
-    found = look_up(token) if look_up is not None else tokenizer.get_vocab().get(token)
-    return None if found is None else int(found)
 
 
 def _vocabulary(model: nn.Module, config: object) -> int:

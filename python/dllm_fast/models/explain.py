@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from dllm_fast import text
+from dllm_fast import tokens
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.open_runner import is_pretrained, open_runner
@@ -42,7 +42,7 @@ class Explanation:
         refused: ways and policies that were ruled out, and why.
         sources: of each choice, who made it.
         verified: how it is known that the numbers are right.
-        notes: what is unusual about the files, and what was done.
+        notes: what is unusual about the files and what was done; what becomes of text under the tokenizer.
     """
 
     family: str
@@ -107,12 +107,20 @@ def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokeniz
 
         model, own = demo.load()
         tokenizer = own if tokenizer is None else tokenizer
-    if is_pretrained(model):
-        found = study(cast("nn.Module", model), tokenizer)
+    opened: Any = model if callable(model) else load(model)
+    found = _way(opened, tokenizer)
+    read = opened.tokenizer if tokenizer is None and isinstance(opened, LoadedModel) else tokenizer
+    said = tokens.remarks(read, {found.mask_token_id, *found.eos_token_ids}, found.vocabulary)
+    return dataclasses.replace(found, notes=(*found.notes, *said))
+
+
+def _way(opened: Any, tokenizer: Any) -> Explanation:
+    """How a model in memory would be run."""
+    if is_pretrained(opened):
+        found = study(cast("nn.Module", opened), tokenizer)
         cached = found.plan is not None
         refused = [*found.refused, *_policies(found.info, cached=cached)]
         return _explained(found.info, found.tier, found.reason, refused, found.probed, cached=cached)
-    opened: Any = model if callable(model) else load(model)
     if isinstance(opened, LoadedModel):
         tier = "own decoder" if isinstance(opened.network, Decoder) else "own encoder"
         reason = f"opened by dllm_fast.load: {type(opened.network).__name__}"
@@ -184,10 +192,10 @@ def _unknown(model: Any, tokenizer: Any) -> Explanation:
     mask, ends = runner.token_id("mask_token_id"), runner.token_id("eos_token_id")
     sources["mask_token_id"] = sources["eos_token_ids"] = "model"
     if mask is None:
-        mask = text.mask_token_id(tokenizer)
+        mask = tokens.mask_token_id(tokenizer)
         sources["mask_token_id"] = "unknown" if mask is None else "tokenizer"
     if ends is None:
-        ends = text.eos_token_id(tokenizer)
+        ends = tokens.eos_token_id(tokenizer)
         sources["eos_token_ids"] = "unknown" if ends is None else "tokenizer"
     return Explanation(
         family=type(model).__name__,

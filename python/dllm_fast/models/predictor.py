@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dllm_fast import _core
+from dllm_fast.errors import InvalidValueError
 from dllm_fast.ops import commit
 from dllm_fast.ops import mask_predict as device
 
@@ -85,14 +86,16 @@ class Predictor:
     On a device the logits stay where they are; what comes to the host are 60 bytes a position, in one copy.
     """
 
-    def __init__(self, config: SamplerConfig) -> None:
+    def __init__(self, config: SamplerConfig, special: tuple[int, ...] = ()) -> None:
+        """`special` are those of the suppressed tokens that the tokenizer says, not the caller."""
         mask = () if config.mask_token_id is None else (config.mask_token_id,)
+        self._last_special = max(special, default=-1)
         self.draw = device.Draw(
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
             min_p=config.min_p,
-            suppressed=tuple(sorted({*config.suppress_tokens, *mask})),
+            suppressed=tuple(sorted({*(token for token in config.suppress_tokens if isinstance(token, int)), *mask})),
         )
         self._config = config
         # The published count loops take the softmax in the dtype of the logits, so that sure positions tie. No graph does.
@@ -131,6 +134,11 @@ class Predictor:
         assert self._sampler is not None
         if isinstance(logits, device.AwaitedPrediction):
             return self.read(logits, rows)
+        if self._last_special >= logits.shape[-1]:
+            raise InvalidValueError(
+                f"special tokens of the tokenizer must be ids of the model's vocabulary, got {self._last_special} for "
+                f"logits with {logits.shape[-1]} columns; use the tokenizer of this model, or pass allow_special=True"
+            )
         if not self.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)
         lines = np.arange(len(logits)) if lines is None else lines

@@ -110,6 +110,17 @@ class Tokenizer:
         return self._special("pad_token")
 
     @property
+    def unk_token_id(self) -> int | None:
+        """The id of what stands for text that the vocabulary lacks: `unk_token` of the settings, or the model's own."""
+        own = getattr(self._backend.model, "unk_token", None)
+        return self._special("unk_token") if own is None else self.token_to_id(own)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that no text is written with."""
+        return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
+
+    @property
     def chat_template(self) -> str | None:
         template = self._templates.get("default")
         return None if template is None else template.source
@@ -125,6 +136,10 @@ class Tokenizer:
     def id_to_token(self, token_id: int) -> str | None:
         """The token of an id, or None."""
         return self._backend.id_to_token(token_id)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self._backend.get_vocab(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text, with the tokens that the tokenizer puts around every text (BOS, `[CLS]`) unless told not to."""
@@ -147,6 +162,7 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = ...,
+        continue_final_message: bool = ...,
         tokenize: Literal[True] = ...,
         template: str = ...,
         **variables: Any,
@@ -157,6 +173,7 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = ...,
+        continue_final_message: bool = ...,
         tokenize: Literal[False],
         template: str = ...,
         **variables: Any,
@@ -166,6 +183,7 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tokenize: bool = True,
         template: str = "default",
         **variables: Any,
@@ -177,20 +195,52 @@ class Tokenizer:
         Args:
             messages: each a mapping with `role` and `content`.
             add_generation_prompt: end with what opens an answer.
+            continue_final_message: end with the last message, so that it goes on; then nothing opens an answer.
             tokenize: ids rather than text.
             template: name of the template, where the checkpoint has several.
             variables: further names that the template sees, such as `tools` or `enable_thinking`.
 
         Raises:
-            InvalidValueError, InvalidTypeError: no such template, or messages that do not fit it.
+            InvalidValueError, InvalidTypeError: no such template, messages that do not fit it, or a last message that cannot
+                go on because the template changes it.
             CheckpointError: the template is broken or unsafe.
         """
         chosen = self._templates.get(template)
         if chosen is None:
             have = ", ".join(self._templates) or "none"
             raise InvalidValueError(f"this tokenizer must have the chat template {template!r}, got {have}; pass text instead")
-        text = chosen.render(messages, self.special_tokens | {"add_generation_prompt": add_generation_prompt} | variables)
+        known = (
+            self.special_tokens | {"add_generation_prompt": add_generation_prompt and not continue_final_message} | variables
+        )
+        text = _open_ended(chosen, messages, known) if continue_final_message else chosen.render(messages, known)
         return self.encode(text, add_special_tokens=False) if tokenize else text
+
+
+# What is put behind the last message, to find again where that ends; the space shows whether the template trims.
+_END = "\N{LOZENGE}the message goes on here\N{LOZENGE}"
+
+
+def _open_ended(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+    """A conversation up to the end of its last message.
+
+    Raises:
+        InvalidValueError: the last message has no text, or the template does not write it as it is.
+    """
+    last = messages[-1] if messages else None
+    content = last.get("content") if isinstance(last, Mapping) else None
+    if not isinstance(last, Mapping) or not isinstance(content, str):
+        raise InvalidValueError(
+            f"a last message that goes on must have a text as its content, got {shown(content)}; pass "
+            "{'role': 'assistant', 'content': '...'}"
+        )
+    text = template.render([*messages[:-1], {**last, "content": f"{content}{_END} "}], variables)
+    if _END not in text or content.strip() not in text:
+        raise InvalidValueError(
+            f"this chat template does not write the last message as it is, so that it cannot go on, got {shown(content)}; "
+            "end with a user's message, or pass the text that is to be continued"
+        )
+    before, _, behind = text.rpartition(_END)
+    return before if behind.startswith(" ") else before.rstrip()
 
 
 def _backend(path: Path) -> tokenizers.Tokenizer:

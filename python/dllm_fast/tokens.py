@@ -1,0 +1,213 @@
+"""What a tokenizer says of its tokens: which ids have a role, which are special, and what it puts around a text.
+
+A tokenizer is one of `models/tokenizer.py`, of `tokenizers` or of transformers (fast or slow), or anything with `encode` and
+`decode`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from dllm_fast.errors import DllmFastError, InvalidValueError
+
+_MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|MASK|>")
+_ENDS = ("[EOS]", "</s>", "<|endoftext|>", "<|im_end|>", "<eos>")
+_PADS = ("[PAD]", "<pad>", "<|pad|>")
+_UNKNOWN = ("[UNK]", "<unk>")
+_ROLES = ("bos", "eos", "unk", "sep", "cls")
+# Where a text says nothing about what was put around it, one of these does.
+_PROBES = ("a", "1", "the", "x y")
+
+
+def mask_token_id(tokenizer: Any) -> int | None:
+    """The mask of a tokenizer, where it has one of the usual names."""
+    return _role(tokenizer, "mask_token_id", _MASKS)
+
+
+def eos_token_id(tokenizer: Any) -> int | None:
+    """The end token of a tokenizer, where it has one of the usual names."""
+    return _role(tokenizer, "eos_token_id", _ENDS)
+
+
+def pad_token_id(tokenizer: Any) -> int | None:
+    """The padding token of a tokenizer, where it has one of the usual names."""
+    return _role(tokenizer, "pad_token_id", _PADS)
+
+
+def unk_token_id(tokenizer: Any) -> int | None:
+    """What a tokenizer writes for text that it does not know, where it has such a token."""
+    named = getattr(getattr(tokenizer, "model", None), "unk_token", None)  # of `tokenizers`
+    known = token_id(tokenizer, named) if isinstance(named, str) else None
+    return _role(tokenizer, "unk_token_id", _UNKNOWN) if known is None else known
+
+
+def has_other_role(tokenizer: Any, token: int) -> bool:
+    """Is a token, the padding say, also the end, the beginning or another named one?"""
+    return token in {eos_token_id(tokenizer), *(getattr(tokenizer, f"{role}_token_id", None) for role in _ROLES)}
+
+
+def _role(tokenizer: Any, attribute: str, names: tuple[str, ...]) -> int | None:
+    known = getattr(tokenizer, attribute, None)
+    if known is not None:
+        return int(known)
+    look_up = getattr(tokenizer, "token_to_id", None)
+    if look_up is None:
+        return None
+    return next((int(found) for n in names if (found := look_up(n)) is not None), None)
+
+
+def token_id(tokenizer: Any, name: str) -> int | None:
+    """The id of a token as the vocabulary spells it, or None."""
+    look_up = getattr(tokenizer, "token_to_id", None)
+    # Tokenizers of transformers answer an unknown one with their unknown token.
+    found = look_up(name) if look_up is not None else vocabulary(tokenizer).get(name)
+    return None if found is None else int(found)
+
+
+def spelling(tokenizer: Any, token: int) -> str | None:
+    """The token of an id as the vocabulary spells it, or None."""
+    look_up = getattr(tokenizer, "id_to_token", None) or getattr(tokenizer, "convert_ids_to_tokens", None)
+    try:
+        found = None if look_up is None else look_up(token)
+    except Exception:  # an id outside of the vocabulary: sentencepiece raises an IndexError, tokenizers an OverflowError
+        return None
+    return found if isinstance(found, str) else None
+
+
+def vocabulary(tokenizer: Any) -> dict[str, int]:
+    """Every token with its id, or nothing where a tokenizer does not tell."""
+    listed = getattr(tokenizer, "get_vocab", None)
+    return {} if listed is None else dict(listed())
+
+
+def size(tokenizer: Any) -> int | None:
+    """How many ids a tokenizer has, where it tells."""
+    found = getattr(tokenizer, "vocabulary", None)  # of ours
+    if found is None and hasattr(tokenizer, "get_vocab_size"):
+        found = tokenizer.get_vocab_size()
+    if found is None and hasattr(tokenizer, "__len__"):
+        found = len(tokenizer)
+    return found if isinstance(found, int) else None
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """The ids that a tokenizer marks as special: no text is written with them."""
+    if tokenizer is None:
+        return frozenset()
+    own = getattr(tokenizer, "special_ids", None)
+    if own is not None:
+        return frozenset(own)
+    listed = getattr(tokenizer, "get_added_tokens_decoder", None)  # of `tokenizers`
+    added = listed() if listed is not None else getattr(tokenizer, "added_tokens_decoder", {})
+    found = {int(token) for token, flags in added.items() if getattr(flags, "special", False)}
+    found |= {int(token) for token in getattr(tokenizer, "all_special_ids", ()) if token is not None}
+    return frozenset(found)
+
+
+def not_written(tokenizer: Any, others: Collection[int | None], vocabulary: int | None) -> tuple[int, ...]:
+    """The special tokens that no answer should hold, rising.
+
+    Args:
+        tokenizer: that marks them; without one none are known.
+        others: those that may be written (ends), or never are (the mask). The tokenizer's own end is among them anyway.
+        vocabulary: of the model, where it is known; nothing behind it can be written.
+    """
+    special = special_ids(tokenizer)
+    count = size(tokenizer)
+    if not special or (count is not None and len(special) >= count):
+        return ()  # where all tokens are special the mark says nothing
+    left = special - {*others, eos_token_id(tokenizer)}
+    return tuple(sorted(token for token in left if vocabulary is None or token < vocabulary))
+
+
+def shown(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The first tokens by name, and how many more."""
+    names = [spelling(tokenizer, token) or str(token) for token in ids[:4]]
+    return ", ".join(names) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
+
+
+def remarks(tokenizer: Any, others: Collection[int | None], vocabulary: int | None) -> tuple[str, ...]:
+    """What `sample` and `infill` do with text under this tokenizer, in sentences; the arguments are those of `not_written`."""
+    if tokenizer is None:
+        return ()
+    chat = "no chat template: a string is taken as it is"
+    if getattr(tokenizer, "chat_template", None):
+        chat = (
+            "a string is taken as it is in Python (chat=True makes it a user's message of the chat template) and is such a "
+            "message on the command line (--no-chat takes it as it is)"
+        )
+    tail = around(tokenizer, "")[1] if hasattr(tokenizer, "encode") else []
+    closed = f"a text ends with {shown(tokenizer, tail)}, which stands behind the masks" if tail else ""
+    special = not_written(tokenizer, others, vocabulary)
+    kept = f"never written, unless allow_special=True: {shown(tokenizer, special)}" if special else ""
+    return tuple(filter(None, (chat, closed, kept)))
+
+
+def ids_of(names: tuple[int | str, ...], tokenizer: Any, setting: str) -> tuple[int, ...]:
+    """Ids, of which some may be given by name.
+
+    Raises:
+        InvalidValueError: a name without a tokenizer, or one that the vocabulary does not have.
+    """
+    found = []
+    for name in names:
+        if not isinstance(name, str):
+            found.append(name)
+            continue
+        if tokenizer is None:
+            raise InvalidValueError(
+                f"names of tokens in {setting} need a tokenizer, got {name!r} and none; pass tokenizer=, or ids"
+            )
+        token = token_id(tokenizer, name)
+        if token is None:
+            special = [text for i in sorted(special_ids(tokenizer)) if (text := spelling(tokenizer, i)) is not None]
+            close = _nearest(name, special) or _nearest(name, list(vocabulary(tokenizer)))
+            hint = f"did you mean {close!r}?" if close else "pass its id"
+            raise InvalidValueError(f"names in {setting} must be tokens of the vocabulary, got {name!r}; {hint}")
+        found.append(token)
+    return tuple(found)
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    folded = {text.casefold(): text for text in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return folded[close[0]] if close else None
+
+
+def ids(encoding: Any) -> list[int]:
+    """The ids of what `encode` gave."""
+    return [int(token) for token in getattr(encoding, "ids", encoding)]
+
+
+def encode_plain(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text with nothing put around it."""
+    try:
+        return ids(tokenizer.encode(text, add_special_tokens=False))
+    except DllmFastError:
+        raise
+    except TypeError:  # one that knows no such argument puts nothing around a text
+        return ids(tokenizer.encode(text))
+
+
+def around(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """What a tokenizer puts before and behind a text: `[CLS]` and `[SEP]`, say.
+
+    A special token that is written in the text is part of the text. Where the text says nothing about it, because it is empty
+    or made of the same tokens, another text does.
+    """
+    if not ids(tokenizer.encode("")):
+        return [], []
+    for probe in (text, *_PROBES):
+        try:
+            whole, plain = ids(tokenizer.encode(probe)), encode_plain(tokenizer, probe)
+        except Exception:  # a word that the tokenizer does not know
+            if probe is text:
+                raise
+            continue
+        most = len(whole) - len(plain)
+        places = [at for at in range(most + 1) if whole[at : at + len(plain)] == plain]
+        if len(places) == 1:
+            return whole[: places[0]], whole[places[0] + len(plain) :]
+    return [], []
