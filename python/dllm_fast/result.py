@@ -47,7 +47,7 @@ class Result:
         stats: forwards and milliseconds.
         config: every setting as it was used.
         seed: the seed as it was given, one number or one for each prompt.
-        aliases: names of peers that the caller typed, to ours.
+        aliases: names of peers that the caller typed, to ours, or to a note where there was nothing to set.
     """
 
     sequences: list[NDArray[np.int64]]

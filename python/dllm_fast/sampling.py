@@ -71,8 +71,9 @@ def sample(
         seed: from 0 below 2^64, one for all prompts or one for each.
         num_samples: answers per prompt; they differ where the temperature is above 0 or the order is random.
         on_step: called with a `StepEvent` after every step.
-        settings: single settings over the preset, as in `SamplerConfig`; the names of LLaDA, Dream, Fast-dLLM and
-            Diffusers are understood (`gen_length`, `remasking`, `alg`, `num_inference_steps`, ...).
+        settings: single settings over the preset, as in `SamplerConfig`; the names of LLaDA, Dream, Fast-dLLM, SDAR, dInfer,
+            Diffusers, transformers and vLLM are understood (`gen_length`, `remasking`, `num_inference_steps`, ...) or answered
+            with what to use instead.
 
     Raises:
         InvalidValueError, InvalidTypeError: before the first forward wherever that is possible.

@@ -73,9 +73,11 @@ def problems(n: int, seed: int = 0, givens: tuple[int, int] = (26, 50)) -> list[
 
     low, high = givens
     if not 22 <= low <= high <= CELLS:
-        raise InvalidValueError(f"givens must satisfy 22 <= low <= high <= 81, got {low} and {high}")
+        raise InvalidValueError(f"givens must satisfy 22 <= low <= high <= 81, got {low} and {high}; use (32, 40)")
     if n < 0 or not 0 <= seed < 2**64:
-        raise InvalidValueError(f"n must not be negative and seed must lie in [0, 2**64), got {n} and {seed}")
+        raise InvalidValueError(
+            f"n must not be negative and seed must lie in [0, 2**64), got {n} and {seed}; use numbers from 0"
+        )
     puzzles, _ = _core.sudoku_puzzles(n, seed, low, high, held_out=True)
     return list(np.where(puzzles == 0, MASK_ID, puzzles).astype(np.int64))
 
@@ -107,7 +109,7 @@ def text_problems(n: int, seed: int = 0) -> list[tuple[str, str]]:
     from dllm_fast.demo import word_tasks
 
     if n < 0:
-        raise InvalidValueError(f"n must not be negative, got {n}")
+        raise InvalidValueError(f"n must not be negative, got {n}; use a number from 0")
     dice = random.Random(seed)
     prompts = [word_tasks.random_prompt(dice, word_tasks.MAX_LETTERS, held_out=True) for _ in range(n)]
     return [(prompt, word_tasks.answer(prompt)) for prompt in prompts]

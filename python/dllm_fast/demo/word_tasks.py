@@ -32,7 +32,9 @@ def answer(prompt: str) -> str:
         case "pack":
             return "".join(f"{letter}{len(list(run))}" for letter, run in itertools.groupby(word))
         case _:
-            raise InvalidValueError(f"a prompt reads <task>:<word>= with a task of {', '.join(TASKS)}, got {prompt!r}")
+            raise InvalidValueError(
+                f"a prompt must read <task>:<word>= with a task of {', '.join(TASKS)}, got {prompt!r}; write it like sort:pear="
+            )
 
 
 def is_held_out(prompt: str) -> bool:

@@ -302,7 +302,8 @@ def _fetch(name: str, revision: str | None, patterns: list[str], how: Mapping[st
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, **how))
     except (OSError, ValueError) as error:  # every error of the hub, of the network and of the cache is one of these
         at = "" if revision is None else f" at revision {revision!r}"
+        why = next(iter(str(error).splitlines()), type(error).__name__)  # the hub goes on for paragraphs
         raise CheckpointError(
-            f"{shown(name)} is no folder here, and cannot be fetched from the hub{at}: {error}; "
+            f"{shown(name)} is no folder here, and cannot be fetched from the hub{at}: {why}; "
             "check name, revision and network, or pass a folder"
         ) from error
