@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fractions
 import io
 import json
 import pickle
@@ -120,6 +121,7 @@ def test_an_index_that_leaves_the_folder(tmp_path: Path) -> None:
         ({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, ("epoch",)),
         ({"model": {"a": torch.ones(2)}, "optimizer": {"state": {}}}, ("optimizer",)),
         ({"model": {"state_dict": {"a": torch.ones(2)}, "step": 1}, "args": {}}, ("args", "step")),
+        ({"args": argparse.Namespace(lr=1.0), "model": {"a": torch.ones(2)}, "extra_state": {}}, ("args", "extra_state")),
         ({"module.a": torch.ones(2)}, ()),
         ({"module._orig_mod.a": torch.ones(2)}, ()),
         ({"a": torch.nn.Parameter(torch.ones(2)), "version": 1}, ("version",)),
@@ -185,8 +187,8 @@ def test_pickles_with_code(tmp_path: Path) -> None:
     refused(folder, tmp_path / "out", r"pytorch_model.bin must hold tensors only, got .*nothing of it was read")
     torch.save({"a": torch.ones(2), "b": checkpoints._Marker(marker)}, folder / "pytorch_model.bin")
     refused(folder, tmp_path / "out", r"pytorch_model.bin must hold tensors only, got '\w.*nothing of it was read")
-    torch.save({"state_dict": {"a": torch.ones(2)}, "args": argparse.Namespace()}, folder / "pytorch_model.bin")
-    refused(folder, tmp_path / "out", r"must hold tensors only, got 'argparse.Namespace'")
+    torch.save({"state_dict": {"a": torch.ones(2)}, "device": fractions.Fraction(1, 2)}, folder / "pytorch_model.bin")
+    refused(folder, tmp_path / "out", r"must hold tensors only, got 'fractions\.Fraction'")
     assert not marker.exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import pickle
 import re
 import tarfile
@@ -83,7 +85,8 @@ def _loaded(path: Path) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about the pickle's version
             # A file from before the archives cannot be mapped.
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
+            with _containers():
+                return torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -98,6 +101,12 @@ def _loaded(path: Path) -> object:
         raise CheckpointError(
             f"{path} must be a file of torch.save, got {type(error).__name__}: {first_line[:200]}; fetch it again"
         ) from error
+
+
+def _containers() -> contextlib.AbstractContextManager[object]:
+    """Lets `torch.load` make the settings of fairseq and Lightning, a Namespace: a class that holds names and does nothing."""
+    safe = getattr(torch.serialization, "safe_globals", None)  # torch 2.4 has none
+    return contextlib.nullcontext() if safe is None else safe([argparse.Namespace])
 
 
 def _unwrapped(path: Path, loaded: object) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
