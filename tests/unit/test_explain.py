@@ -88,6 +88,11 @@ def test_a_native_class():
 def test_a_native_class_by_blocks():
     model = decoder(is_causal=False, mask_token_id=50, block_size=4)
     said = told(model)
+    # Who knows what a block_size is in an unknown family? What is measured counts.
+    assert (said["attention"], said["block_length"], said["cache"]) == ("full", None, "none")
+    assert said["probed"]["blocks"].startswith("none; block_size = 4 in the config is something else")
+    model.config.model_type = "sdar"
+    said = told(model)
     assert (said["attention"], said["block_length"], said["cache"]) == ("block_causal", 4, "exact_block")
     assert said["sources"]["block_length"] == "config: block_size"
     assert dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4).config.cache == "exact_block"

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.models.choices import CONTEXT_KEYS
+from dllm_fast.models.keep import evaluating
+from dllm_fast.models.places import places
 
 if TYPE_CHECKING:
     from dllm_fast._core import Request
@@ -57,17 +59,10 @@ class ModelAdapter:
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients and no dropout inside; the modes of all submodules are as before afterwards."""
-        modules = list(self._model.modules()) if isinstance(self._model, torch.nn.Module) else []
-        training = [m for m in modules if m.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        """No gradients and no dropout inside; afterwards the model is as it was."""
+        model = self._model
+        with evaluating(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext(), torch.inference_mode():
+            yield
 
     def begin(self, task: Task) -> str:
         """There is no cache for a model that is only called.
@@ -130,8 +125,7 @@ def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]
 
 
 def _device(model: object) -> torch.device:
-    parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device
+    return places(model).devices[0] if isinstance(model, torch.nn.Module) else torch.device("cpu")
 
 
 def _setting(model: object, name: str) -> Any:

@@ -12,6 +12,7 @@ from dllm_fast.errors import InvalidValueError
 from dllm_fast.models import families
 from dllm_fast.models.choices import CONTEXT_KEYS, Choices, token_ids
 from dllm_fast.models.loaded import ModelInfo
+from dllm_fast.models.places import places, storage
 from dllm_fast.models.recognise import find
 from dllm_fast.models.runner import EXACT
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from dllm_fast.models.families import Attention, Family
 
-_BLOCK_KEYS = ("block_length", "bd_size", "block_size")
-
 # They sample from a canvas of random tokens, or insert and delete: no mask to fill.
 _NOT_MASKED = ("diffusion_gemma", "udlm")
 
@@ -29,10 +28,11 @@ _NOT_MASKED = ("diffusion_gemma", "udlm")
 def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
     """The choices for a model with a `config`, each with its source: config, tokenizer, the table of families.
 
-    A family that the table does not know counts as bidirectional, without shift; whether it is, the probe finds out.
+    A family that the table does not know counts as bidirectional, without shift, whatever its config says of blocks (those
+    of sparse attention are called like that, too); the probe finds out.
 
     Raises:
-        InvalidValueError: a kind of diffusion model that has no mask token.
+        InvalidValueError: a kind of diffusion model that has no mask token, or weights that are nowhere.
     """
     config = getattr(model, "config", None)
     model_type = str(_entry(config, "model_type") or "")
@@ -47,15 +47,13 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
     vocabulary = _vocabulary(model, config)
     block = _block(config, family, sources, table)
     attention: Attention = family.attention if family else "full"
-    if block is not None and family is None:
-        attention = "block_causal"
-    sources["attention"] = table if family or block is None else sources["block_length"]
+    sources["attention"] = table
     mask = choices.first("mask_token_id", *_masks(model, config, tokenizer, family, vocabulary))
     ends = choices.first("eos_token_ids", *_ends(model, config, tokenizer)) or ()
     if family is not None and tokenizer is not None:
         more = [tokens.token_id(tokenizer, token) for token in family.end_tokens]
         ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
-    parameter = next(model.parameters(), None)
+    where = places(model)
     number = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     context = choices.first("context", *((_whole(config, key), f"config: {key}") for key in CONTEXT_KEYS))
     # RoBERTa and MPNet count positions from behind their padding id.
@@ -70,23 +68,37 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
         attention=attention,
         block_length=block,
         dtype=number,
-        device=torch.device("cpu") if parameter is None else parameter.device,
+        device=where.devices[0],
         vocabulary=vocabulary,
         context=context,
         preset=family.preset if family else None,
         defaults=family.defaults if family else {},
         sources=sources,
         verified="probe of this model",
+        notes=tuple(note for note in (storage(config), where.note) if note is not None),
     )
 
 
 def says_bidirectional(model: nn.Module) -> bool:
-    """True where config or table say that the model was trained to see both ways, whatever its class does by itself."""
+    """True where config or table say that the model was trained to see both ways, whatever its class does by itself.
+
+    Encoders of the table see both ways by themselves; where one does not, it was made a decoder.
+    """
     config = getattr(model, "config", None)
+    family = _family(model, str(_entry(config, "model_type") or ""))
+    is_encoder = family is not None and isinstance(family.layout, str)
+    if is_encoder or _entry(config, "is_decoder") is True:
+        return False
     if _entry(config, "is_causal") is False or _entry(config, "use_bidirectional_attention") is True:
         return True
-    family = _family(model, str(_entry(config, "model_type") or ""))
     return family is not None and family.attention != "causal_reordered"
+
+
+def named_block(model: nn.Module) -> tuple[str, int] | None:
+    """What the config of an unknown family says that may be the length of its blocks, and may be something else."""
+    config = getattr(model, "config", None)
+    found = ((key, _whole(config, key)) for key in families.BLOCK_KEYS)
+    return next(((key, value) for key, value in found if value is not None), None)
 
 
 def _family(model: nn.Module, model_type: str) -> Family | None:
@@ -98,17 +110,12 @@ def _family(model: nn.Module, model_type: str) -> Family | None:
 
 
 def _block(config: object, family: Family | None, sources: dict[str, str], table: str) -> int | None:
-    if family is not None and family.attention not in EXACT:
+    if family is None or family.attention not in EXACT:
         return None
-    for key in family.block_keys if family else _BLOCK_KEYS:
-        value = _whole(config, key)
-        if value is not None:
-            sources["block_length"] = f"config: {key}"
-            return value
-    if family is not None:
-        sources["block_length"] = table
-        return family.block_length
-    return None
+    found = ((key, _whole(config, key)) for key in family.block_keys)
+    key, block = next(((key, value) for key, value in found if value is not None), (None, family.block_length))
+    sources["block_length"] = table if key is None else f"config: {key}"
+    return block
 
 
 def _masks(model: nn.Module, config: object, tokenizer: Any, family: Family | None, vocabulary: int) -> list[tuple[Any, str]]:
@@ -137,6 +144,10 @@ def _id(*values: Any) -> Any:
 
 def _vocabulary(model: nn.Module, config: object) -> int:
     head = output_embeddings(model)
+    # The weight of a quantised head has another shape.
+    columns = getattr(head, "out_features", None)
+    if isinstance(columns, int) and columns > 0:
+        return columns
     weight = getattr(head, "weight", None)
     if isinstance(weight, torch.Tensor) and weight.dim() == 2:
         return int(weight.shape[0])

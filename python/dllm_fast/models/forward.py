@@ -25,10 +25,12 @@ class Forward:
         model: a class of transformers, or remote code.
         mask: what it gets as `attention_mask`: `none`; or 4 dimensions, `additive` (0 or the lowest number) or `bool`.
         block_length: of the mask's blocks; None for a mask that hides nothing.
+        call: what is called in its place, a wrapper around it.
     """
 
-    def __init__(self, model: nn.Module, mask: str, *, block_length: int | None) -> None:
+    def __init__(self, model: nn.Module, mask: str, *, block_length: int | None, call: Any = None) -> None:
         self._model = model
+        self._call = model if call is None else call
         self._mask = mask
         self._block_length = block_length
         self._head = output_embeddings(model)
@@ -44,7 +46,7 @@ class Forward:
         if self._timed:
             # Models that were trained with the time and run without it (MDLM, BD3-LM).
             arguments["timesteps"] = torch.zeros(ids.shape[0], device=ids.device)
-        output = self._model(ids, **(arguments | more))
+        output = self._call(ids, **(arguments | more))
         logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
         if not isinstance(logits, torch.Tensor):
             raise InvalidTypeError(
@@ -67,7 +69,7 @@ class Forward:
             if _RUNNING.get() is not pick:
                 return None
             calls += 1
-            return (args[0].flatten(0, -2)[lines][None],)
+            return (args[0].flatten(0, -2)[lines.to(args[0].device)][None],)
 
         # The hook may be met by a forward of another thread, which must get all its rows.
         token = _RUNNING.set(pick)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.forward import Forward
+from dllm_fast.models.keep import put_back
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,14 +29,21 @@ class HeadedRunner(ModelAdapter):
         info: what is known of it.
         mask: the form of the mask that it is given; see `Forward`.
         rows_only: compute logits of the scored rows only; otherwise of all.
+        call: a wrapper around the model, where that must be called.
+        changes: put the model back after every forward, so that none depends on those before it.
     """
 
-    def __init__(self, model: nn.Module, info: ModelInfo, *, mask: str, rows_only: bool) -> None:
+    def __init__(
+        self, model: nn.Module, info: ModelInfo, *, mask: str, rows_only: bool, call: Any = None, changes: bool = False
+    ) -> None:
         super().__init__(model)
+        self._device = info.device
+        self._module = model
         self.info: ModelInfo | None = info
         self.vocabulary = info.vocabulary
         self.context = info.context
-        self._forward = Forward(model, mask, block_length=info.block_length)
+        self._forward = Forward(model, mask, block_length=info.block_length, call=call)
+        self._changes = changes
         self._rows_only = rows_only
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
@@ -50,7 +59,8 @@ class HeadedRunner(ModelAdapter):
     def _logits(self, ids: Tensor, lines: Tensor | None) -> Tensor:
         began = time.perf_counter()
         try:
-            logits = self._forward(ids).flatten(0, 1) if lines is None else self._forward.rows(ids, lines)
+            with put_back(self._module) if self._changes else contextlib.nullcontext():
+                logits = self._forward(ids).flatten(0, 1) if lines is None else self._forward.rows(ids, lines)
         except Exception as error:
             batch, length = ids.shape
             error.add_note(f"dllm_fast: raised by forward {self.forwards} (from 0), {batch} rows of {length} tokens")

@@ -329,8 +329,10 @@ def _install(model: nn.Module, through: str, undo: contextlib.ExitStack) -> None
 
 def _restore(settings: dict[str, Any], before: dict[str, Any]) -> None:
     for name in _CHANGED:
-        settings.pop(name, None)
-    settings.update(before)
+        if name in before:
+            settings[name] = before[name]  # where it stood, so that the order stays, too
+        else:
+            settings.pop(name, None)
 
 
 def _configs(model: nn.Module) -> list[Any]:

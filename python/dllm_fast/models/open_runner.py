@@ -12,6 +12,7 @@ from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.native import NativeRunner
 from dllm_fast.models.probe import ROWS, study
 from dllm_fast.models.runner import NetworkRunner, Runner
+from dllm_fast.models.wrappers import unwrap
 
 if TYPE_CHECKING:
     from dllm_fast.models.probe import Study
@@ -38,13 +39,21 @@ def open_runner(model: Any, tokenizer: Any = None) -> tuple[Runner, Any]:
 
 
 def is_pretrained(model: object) -> bool:
-    """Is it a model of transformers? Whoever has one has imported transformers, so we do not."""
+    """Is it a model of transformers, or one inside a known wrapper? Whoever has one has imported transformers, so we do not."""
     base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
-    return base is not None and isinstance(model, base)
+    return base is not None and isinstance(unwrap(model).model, base)
 
 
 def runner_of(model: Any, found: Study) -> Runner:
     """The runner that a study recommends."""
+    inside = unwrap(model)
     if found.plan is not None:
-        return NativeRunner(model, found.plan, found.info)
-    return HeadedRunner(model, found.info, mask=found.mask, rows_only=found.tier == ROWS)
+        return NativeRunner(inside.model, found.plan, found.info)
+    return HeadedRunner(
+        inside.model,
+        found.info,
+        mask=found.mask,
+        rows_only=found.tier == ROWS,
+        call=inside.called,
+        changes=found.changes,
+    )

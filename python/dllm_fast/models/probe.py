@@ -6,6 +6,7 @@ Signatures are not trusted: classes swallow arguments silently. What is found is
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import weakref
 from collections.abc import Mapping
@@ -16,23 +17,30 @@ import torch
 
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models import native
-from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.buffers import check_buffers
 from dllm_fast.models.cache import SlotCache
-from dllm_fast.models.described import describe, output_embeddings, says_bidirectional
+from dllm_fast.models.described import describe, named_block, output_embeddings, says_bidirectional
 from dllm_fast.models.families import FAMILIES
 from dllm_fast.models.forward import Forward
+from dllm_fast.models.keep import untouched
 from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
-from dllm_fast.models.tiny import changed, difference, ends, line, tokens
+from dllm_fast.models.places import places
+from dllm_fast.models.sight import Sight, block_of, keeps_to, sight
+from dllm_fast.models.tiny import TOKENS, difference, ends, line, tokens
+from dllm_fast.models.wrappers import unwrap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dllm_fast.models.keep import Snapshot
     from dllm_fast.models.loaded import ModelInfo
+    from dllm_fast.models.wrappers import Unwrapped
 
 NATIVE, SWAPPED = "T3 native attention", "T2 torch attention"
 ROWS, PLAIN = "T1 head rows", "T0 plain forward"
+# Tokens of a trial forward at most, where a config names a block.
+_LONGEST = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +55,7 @@ class Study:
         mask: the form of the mask that its forward is given in the other tiers; see `Forward`.
         probed: each probe and its result.
         refused: ways that were ruled out, each with the reason.
+        changes: a forward changes the model beside its answer, so that it is put back after each.
     """
 
     tier: str
@@ -56,32 +65,50 @@ class Study:
     mask: str
     probed: Mapping[str, Any]
     refused: tuple[tuple[str, str], ...]
+    changes: bool
 
 
 _LOCK = threading.RLock()
-_STUDIES: weakref.WeakKeyDictionary[nn.Module, tuple[object, Study]] = weakref.WeakKeyDictionary()
+_STUDIES: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Study]] = weakref.WeakKeyDictionary()
 
 
 def study(model: nn.Module, tokenizer: Any = None) -> Study:
-    """Probes a model of transformers, or remembers.
+    """Probes a model of transformers, which wrappers may surround, or remembers. The model is as before afterwards.
 
     Raises:
-        InvalidValueError: a causal model, or one that fills no masks; names the class and the fix.
+        InvalidValueError: a causal model, one that fills no masks, or one without weights; names the class and the fix.
         Exception: what the model raises in a plain forward.
     """
-    info = describe(model, tokenizer)
-    config = getattr(model, "config", None)
-    told = tuple(getattr(config, name, None) for name in ("is_causal", "_attn_implementation"))
-    state = (info.attention, info.block_length, info.dtype, info.device, info.vocabulary, told)
+    found = unwrap(model)
+    info = describe(found.model, tokenizer)
     with _LOCK:
-        kept = _STUDIES.get(model)
+        kept = _STUDIES.get(found.model)
+        state = _state(found, info, kept)
         if kept is None or kept[0] != state:
-            with ModelAdapter(model).inference():
-                kept = state, _Probe(model, info).study()
-            _STUDIES[model] = kept
+            repaired = check_buffers(found.model)
+            with untouched(found.model) as snapshot:
+                kept = state, _Probe(found, info, snapshot, repaired).study()
+            _STUDIES[found.model] = kept
     # Mask and ends depend on the tokenizer, so they are as of now; what was found about the forward is as of then.
-    fresh = dataclasses.replace(info, dtype=kept[1].info.dtype)
+    then = kept[1].info
+    sources = {**info.sources, **{name: then.sources[name] for name in _MEASURED if name in then.sources}}
+    fresh = dataclasses.replace(
+        info, dtype=then.dtype, attention=then.attention, block_length=then.block_length, sources=sources
+    )
     return dataclasses.replace(kept[1], info=fresh, probed={**kept[1].probed, **_tokenizer(tokenizer, info)})
+
+
+# What the probe may know better than config and table.
+_MEASURED = ("attention", "block_length")
+
+
+def _state(found: Unwrapped, info: ModelInfo, kept: tuple[tuple[Any, ...], Study] | None) -> tuple[Any, ...]:
+    """What a study depends on and somebody may have changed since."""
+    config = getattr(found.model, "config", None)
+    told = [getattr(config, name, None) for name in ("is_causal", "is_decoder", "attention_type", "_attn_implementation")]
+    if told[-1] == native.NAME and kept is not None:
+        told[-1] = kept[0][-1]  # it is running just now
+    return (info.attention, info.block_length, info.dtype, info.device, info.vocabulary, found.names, found.why, *told)
 
 
 def _tokenizer(tokenizer: Any, info: ModelInfo) -> dict[str, str]:
@@ -91,15 +118,21 @@ def _tokenizer(tokenizer: Any, info: ModelInfo) -> dict[str, str]:
 
 
 class _Probe:
-    """The forwards of one study. Runs in evaluation mode without gradients."""
+    """The forwards of one study. Runs inside `untouched`."""
 
-    def __init__(self, model: nn.Module, info: ModelInfo) -> None:
-        self.model = model
+    def __init__(self, found: Unwrapped, info: ModelInfo, snapshot: Snapshot, repaired: str) -> None:
+        self.model: nn.Module = found.model
+        self.called = found.probed
+        self.why = found.why
         self.info = info
-        self.probed: dict[str, Any] = {"training": any(m.training for m in model.modules())}
+        self.snapshot = snapshot
+        self.changes = False
+        self.probed: dict[str, Any] = {"training": snapshot.training, "buffers": repaired}
+        if found.names:
+            self.probed["inside of"] = found.names
         self.refused: list[tuple[str, str]] = []
-        self.ids = tokens(model, info)
-        self.head = output_embeddings(model)
+        self.ids = tokens(self.model, info)
+        self.head = output_embeddings(self.model)
         self.after: native.After | None = None
 
     def study(self) -> Study:
@@ -108,8 +141,8 @@ class _Probe:
                 f"a diffusion model must predict every token that it reads, got {self.name}, an encoder with a decoder; "
                 "use a masked language model"
             )
-        self.probed["buffers"] = check_buffers(self.model)
         mask, logits, causal = self.reference()
+        self.measure_blocks(mask)
         if self.info.attention == "causal_reordered" and not causal:
             raise InvalidValueError(
                 f"{self.name} should be causal and reorder its tokens, got a forward that sees both ways; open the folder "
@@ -117,14 +150,16 @@ class _Probe:
             )
         self.probed["head"] = self.check_head(mask, logits)
         for tier, through in ((NATIVE, native.INTERFACE), (SWAPPED, native.FUNCTION)):
-            plan = self.ours(tier, through, logits, causal=causal)
+            plan = self.ours(tier, through, logits, causal=causal) if self.why is None else None
             if plan is not None:
                 reason = f"{plan.layers} attention calls go through {through}, its logits are reproduced"
                 return self.result(tier, reason, dataclasses.replace(self.info, dtype=self.dtype), plan=plan)
+        if self.why is not None:
+            self.refused += [(tier, f"{self.why}, so it is called as it is") for tier in (NATIVE, SWAPPED)]
         if self.info.attention in ("causal_reordered", "causal_context"):
             raise InvalidValueError(
                 f"a model whose attention changes with the block must run on ours, got {self.name}: {self.refused[0][1]}; "
-                "open the folder with dllm_fast.load"
+                f"{'pass the model without its wrapper, or ' if self.why else ''}open the folder with dllm_fast.load"
             )
         mask = self.blocks(mask)
         self.inform(logits, mask)
@@ -145,6 +180,7 @@ class _Probe:
             mask=mask,
             probed=self.probed,
             refused=tuple(self.refused),
+            changes=self.changes,
         )
 
     @property
@@ -158,36 +194,50 @@ class _Probe:
         either = self.info.attention in ("causal_context", "causal_reordered")
         told = says_bidirectional(self.model)
         failure: Exception | None = None
-        causal_logits = None
+        by_itself: Sight | None = None
         for mask in ("none", "additive", "bool"):
             try:
                 logits = self.forward(self.ids, mask)
-                causal = self.is_causal(logits, mask)
+                sees = sight(functools.partial(self.forward, mask=mask), self.ids, logits, self.info)
             except Exception as error:  # of any class, from a mask that it does not take
                 failure = failure or error
                 continue
+            finally:
+                self.changes = self.snapshot.restore() or self.changes
             if mask == "none":
-                self.probed["causal by itself"] = causal
-                causal_logits = logits if causal else None
-            if either or not causal:
-                return mask, logits, causal
+                by_itself = sees
+                self.probed["causal by itself"] = sees == "left"
+            if either or sees in ("all", "both sides"):
+                self.sees = sees
+                return mask, logits, sees == "left"
             if not told:
                 break
-        if causal_logits is None and failure is not None:
+        if by_itself is None and failure is not None:
             failure.add_note(f"dllm_fast: raised by a trial forward of {self.name} with {self.ids.shape[1]} tokens")
             raise failure
-        raise InvalidValueError(
+        raise InvalidValueError(self.one_sided(by_itself))
+
+    def one_sided(self, sees: Sight | None) -> str:
+        if sees == "itself":
+            return (
+                f"a diffusion model must see other tokens, got {self.name}, in which every row of logits depends on its own "
+                "token alone; load trained weights, or what its attention needs on this machine (MRA: its kernels and a GPU)"
+            )
+        if getattr(getattr(self.model, "config", None), "is_decoder", False) is True:
+            remedy = "load it with from_pretrained(folder, is_decoder=False), or open the folder with dllm_fast.load"
+        elif says_bidirectional(self.model):
+            remedy = "its class ignores what the config says; open the folder with dllm_fast.load(folder, attention='full')"
+        else:
+            remedy = "set model.config.is_causal = False, or open the folder with dllm_fast.load(folder, attention='full')"
+        return (
             f"a diffusion model must see both ways, got {self.name}, which is causal: its last token changes no row before "
-            f"it; if it was trained bidirectionally, {self.remedy()}"
+            f"it; if it was trained bidirectionally, {remedy}"
         )
 
-    def remedy(self) -> str:
-        if says_bidirectional(self.model):
-            return "its class ignores what the config says; open the folder with dllm_fast.load(folder, attention='full')"
-        return "set model.config.is_causal = False, or open the folder with dllm_fast.load(folder, attention='full')"
-
     def forward(self, ids: Tensor, mask: str, **more: Any) -> Tensor:
-        logits = Forward(self.model, mask, block_length=None)(ids, **more)
+        # Classes that draw (Reformer) draw the same whichever token is changed.
+        torch.manual_seed(0)
+        logits = Forward(self.model, mask, block_length=None, call=self.called)(ids, **more)
         if logits.dim() != 3 or logits.shape[:2] != ids.shape:
             raise InvalidValueError(
                 f"logits must have the shape [B, L, V] of the ids {list(ids.shape)}, got {list(logits.shape)} from {self.name}"
@@ -199,9 +249,24 @@ class _Probe:
             )
         return logits
 
-    def is_causal(self, logits: Tensor, mask: str) -> bool:
-        other = self.forward(changed(self.ids, -1, self.info), mask)
-        return difference(other[:, :-1], logits[:, :-1]) <= 1e-5
+    def measure_blocks(self, mask: str) -> None:
+        """A family that the table does not know attends by blocks only if it does so here."""
+        named = named_block(self.model)
+        if self.sees == "left" or any(family.name == self.info.family for family in FAMILIES):
+            return
+        key, hint = named or ("", 0)
+        forward = functools.partial(self.forward, mask=mask)
+        block = None
+        if self.sees == "both sides":
+            block = block_of(forward, self.ids, self.info)
+        elif TOKENS <= hint < min(_LONGEST, self.info.context or _LONGEST):
+            ids = tokens(self.model, self.info, hint + 1)
+            block = hint if keeps_to(hint, forward, ids, self.info) else None
+        if block is not None:
+            sources = {**self.info.sources, "attention": "probe", "block_length": "probe"}
+            self.info = dataclasses.replace(self.info, attention="block_causal", block_length=block, sources=sources)
+        elif named is not None:
+            self.probed["blocks"] = f"none; {key} = {hint} in the config is something else, or the class does not heed it"
 
     def check_head(self, mask: str, logits: Tensor) -> str:
         """Is the output embedding called once, and what follows it?"""
@@ -246,7 +311,7 @@ class _Probe:
     def plan(self, through: str, logits: Tensor, *, causal: bool) -> Plan:
         if self.after is None:
             raise UnsupportedError(str(self.probed["head"]))
-        devices = {parameter.device for parameter in self.model.parameters()}
+        devices = places(self.model).devices
         if len(devices) > 1:
             raise UnsupportedError(f"its weights are on {len(devices)} devices")
         firsts = [0]
@@ -291,17 +356,17 @@ class _Probe:
         network = NativeNetwork(self.model, plan, vocabulary=self.info.vocabulary, context=self.info.context)
         cache = SlotCache(network, 1, count, dtype=self.dtype, device=self.ids.device)
         order = torch.arange(count - 1, -1, -1, device=self.ids.device)
-        for places in (order, order[count // 2 : count // 2 + 3]):
-            positions = places[None]
+        for chosen in (order, order[count // 2 : count // 2 + 3]):
+            positions = chosen[None]
             batch = Batch(
-                ids=self.ids[:, places],
+                ids=self.ids[:, chosen],
                 positions=positions,
                 end=ends(positions, causal=causal),
                 cache=cache,
                 slots=positions,
                 keys=count,
             )
-            if not self.equal(network.logits(network.hidden(batch)), logits[:, places]):
+            if not self.equal(network.logits(network.hidden(batch)), logits[:, chosen]):
                 raise UnsupportedError("its layers do not keep to the positions and slots that they are given")
         self.probed["positions and slots"] = "exact"
 
@@ -312,18 +377,16 @@ class _Probe:
         block = self.info.block_length
         if self.info.attention != "block_causal" or block is None:
             return mask
-        length = block + 2
-        ids = tokens(self.model, self.info, length)
+        ids = tokens(self.model, self.info, block + 2)
+        if ids.shape[1] <= block:
+            return mask  # its context is one block
         for form in dict.fromkeys((mask, "additive", "bool")):
-            forward = Forward(self.model, form, block_length=block)
             try:
-                plain = forward(ids)
-                beyond = difference(forward(changed(ids, -1, self.info))[:, :block], plain[:, :block])
-                within = difference(forward(changed(ids, block - 1, self.info))[:, : block - 1], plain[:, : block - 1])
+                keeps = keeps_to(block, Forward(self.model, form, block_length=block, call=self.called), ids, self.info)
             except Exception as error:  # of any class, from a mask that it does not take
                 self.refused.append((f"mask {form}", f"its forward raised {type(error).__name__}: {line(error)}"))
                 continue
-            if beyond <= 1e-5 < within:
+            if keeps:
                 self.probed["block rule"] = "its own" if form == "none" else f"by a mask ({form}, 4 dimensions)"
                 return form
         raise InvalidValueError(
@@ -350,6 +413,8 @@ class _Probe:
 
     def rows(self, logits: Tensor, mask: str) -> str | None:
         """Why the head cannot be run on some rows only; None where it can."""
+        if self.why is not None:
+            return f"{self.why}, so it is called as it is"
         if self.head is None or str(self.probed["head"]).startswith("output embeddings"):
             return str(self.probed["head"])
         forward = Forward(self.model, mask, block_length=self.info.block_length)

@@ -1,0 +1,103 @@
+"""Modules that people put around a model: what is inside, and which of the two is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dllm_fast.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Name of the class, where the model is, and why the wrapper itself must be called; None where what is inside does the same.
+_SPLIT = "it holds parts of the weights"
+_COMPILED = "it is compiled"
+_WRAPPERS: dict[str, tuple[str, str | None]] = {
+    "OptimizedModule": ("_orig_mod", _COMPILED),
+    "DataParallel": ("module", None),
+    "DistributedDataParallel": ("module", None),
+    "AveragedModel": ("module", None),
+    "FullyShardedDataParallel": ("module", _SPLIT),
+    "DeepSpeedEngine": ("module", _SPLIT),
+}
+_PEFT = ("PeftModel", "PeftMixedModel")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unwrapped:
+    """A model and what stood around it.
+
+    Attributes:
+        model: the innermost.
+        called: what is to be called: the model, or the wrapper that cannot be left out.
+        probed: what is called for a handful of tokens, for which nothing needs to be compiled.
+        names: classes of the wrappers, from the outside.
+        why: why `called` must be called as it is; None where the model can be run in any way.
+    """
+
+    model: Any
+    called: Any
+    probed: Any
+    names: tuple[str, ...]
+    why: str | None
+
+
+def unwrap(model: Any) -> Unwrapped:
+    """Looks through wrappers that are known by name; anything else is its own inside.
+
+    Raises:
+        InvalidValueError: an adapter that adds tokens of its own.
+    """
+    names: list[str] = []
+    called, why = model, None
+    while (found := _inside(model)) is not None:
+        inner, reason = found
+        names.append(type(model).__name__)
+        if why is None:
+            called, why = (model, reason) if reason is not None else (inner, None)
+        model = inner
+    if why is None and is_compiled(model):
+        why = _COMPILED
+    return Unwrapped(model=model, called=called, probed=model if why == _COMPILED else called, names=tuple(names), why=why)
+
+
+def is_compiled(model: Any) -> bool:
+    """Did somebody call `.compile()` on it or on a part of it, or put in a part that is compiled?"""
+    modules = getattr(model, "modules", None)
+    return modules is not None and any(
+        vars(module).get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule"
+        for module in modules()
+    )
+
+
+def _inside(model: Any) -> tuple[nn.Module, str | None] | None:
+    names = [cls.__name__ for cls in type(model).__mro__]
+    if any(name in _PEFT for name in names) and hasattr(model, "get_base_model"):
+        return _adapted(model)
+    for name in names:
+        attribute, why = _WRAPPERS.get(name, ("", None))
+        inner = getattr(model, attribute, None) if attribute else None
+        if inner is not None:
+            if name == "DataParallel" and len(getattr(model, "device_ids", None) or ()) > 1:
+                why = "it deals its rows over several devices"
+            return inner, why
+    return None
+
+
+def _adapted(model: Any) -> tuple[nn.Module, str | None]:
+    """PEFT puts most adapters into the layers of the model, where they stay active whoever calls it."""
+    configs = getattr(model, "peft_config", {})
+    active = getattr(model, "active_adapters", None) or [getattr(model, "active_adapter", None)]
+    for name in active() if callable(active) else active:
+        config = configs.get(name)
+        kind = str(getattr(getattr(config, "peft_type", None), "value", "adapter"))
+        if getattr(config, "is_prompt_learning", False):
+            raise InvalidValueError(
+                f"an adapter must leave one row of logits for every token, got {kind} in {type(model).__name__}, which puts "
+                "tokens of its own before the text; use an adapter inside the layers (LoRA, IA3), or pass a function of ids "
+                "with like="
+            )
+        if kind == "XLORA" or getattr(config, "alora_invocation_tokens", None) is not None:
+            return model.get_base_model(), "its adapters are mixed outside of the model"
+    return model.get_base_model(), None
