@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from dllm_fast.models.loaded import load
     from dllm_fast.predict import mask_predict, schedule
     from dllm_fast.published import presets
-    from dllm_fast.result import Result
+    from dllm_fast.result import Result, StepEvent
     from dllm_fast.sampling import infill, sample
 
 __all__ = [
     "DllmFastError",
+    "Edit",
     "Explanation",
     "Prediction",
     "Result",
     "Sampler",
     "SamplerConfig",
+    "StepEvent",
     "__version__",
     "demo",
     "explain",
@@ -47,11 +49,13 @@ __all__ = [
 
 _HOME = {
     "DllmFastError": "errors",
+    "Edit": "_core",
     "Explanation": "models.explain",
     "Prediction": "_core",
     "Result": "result",
     "Sampler": "_core",
     "SamplerConfig": "config",
+    "StepEvent": "result",
     "__version__": "_core",
     "explain": "models.explain",
     "generate": "custom_generate",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,10 +74,5 @@ def integer_array(value: object, name: str) -> NDArray[np.int64]:
     if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise InvalidTypeError(f"{name} must hold integers, got {_describe(value)}; pass token ids")
+        raise InvalidTypeError(f"{name} must hold integers, got {shown(value)}; pass token ids")
     return array.astype(np.int64)
-
-
-def _describe(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

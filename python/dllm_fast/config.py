@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from dllm_fast import _core
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast import _core, records
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 
 CACHES = ("auto", "none", "prefix", "dual", "exact_block")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SamplerConfig:
     """Everything that decides which token is written where and when, but the model, the prompt and the seed.
 
-    Frozen and checked when made. The defaults commit one token a forward, the most confident first, over the whole canvas.
+    Frozen and checked when made; it pickles, and a file can keep it (`to_dict`, `from_dict`). The defaults commit one token a
+    forward, the most confident first, over the whole canvas.
 
     Args:
         max_new_tokens: masks that `sample` appends to the prompt; default 128, or what the model's context leaves.
@@ -110,7 +112,40 @@ class SamplerConfig:
             _core.check_config(self)
         if not isinstance(self.suppress_tokens, tuple):
             object.__setattr__(self, "suppress_tokens", (int(self.suppress_tokens),))
+        # NumPy's and torch's numbers are plain ones from here on.
+        for known in dataclasses.fields(self):
+            value = getattr(self, known.name)
+            if isinstance(value, tuple):
+                object.__setattr__(self, known.name, tuple(map(_plain, value)))
+            else:
+                object.__setattr__(self, known.name, _plain(value))
         self._check_run()
+
+    def __repr__(self) -> str:
+        return records.described(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, and `sources` where a run filled them in, as values that `json.dumps` takes.
+
+        JSON has no infinity: that of a threshold, factor or bound becomes "inf".
+        """
+        values = records.fields(self)
+        return values if self.sources else {name: value for name, value in values.items() if name != "sources"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SamplerConfig:
+        """The settings that `to_dict` wrote, or that somebody wrote by hand: those left out have their defaults.
+
+        Raises:
+            InvalidValueError: a name that is no setting, or what `SamplerConfig` refuses.
+            InvalidTypeError: no dictionary, or what `SamplerConfig` refuses.
+        """
+        known = {setting.name: str(setting.type) for setting in dataclasses.fields(cls)}
+        found = records.checked(values, "SamplerConfig", (), known, unknown="the names are those of SamplerConfig")
+        for name, value in found.items():
+            if isinstance(value, str) and value in ("inf", "-inf") and "float" in known[name]:
+                found[name] = float(value)
+        return cls(**found)
 
     def _check_run(self) -> None:
         """The settings that concern the model's forwards; the core does not know them."""
@@ -125,9 +160,9 @@ class SamplerConfig:
         for name in ("refresh_every", "max_batch_rows"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InvalidTypeError(f"{name} must be a whole number, got {value!r}; leave it out for the default")
+                raise InvalidTypeError(f"{name} must be a whole number, got {shown(value)}; leave it out for the default")
             if value is not None and value < 1:
-                raise InvalidValueError(f"{name} must be at least 1, got {value}; leave it out for the default")
+                raise InvalidValueError(f"{name} must be at least 1, got {shown(value)}; leave it out for the default")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -146,3 +181,8 @@ class SamplerConfig:
 def _by_kind(token: object) -> tuple[bool, object]:
     """Numbers before names, so that a set of both has an order."""
     return isinstance(token, str), token
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or torch as Python's own."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value

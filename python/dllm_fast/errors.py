@@ -1,8 +1,30 @@
 """Every error that dllm_fast raises itself. A model's own exception is passed on as it is."""
 
+#: No text that shows what somebody gave is longer.
+MOST_CHARACTERS = 1900
+
+
+def cut(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The text without its middle, where it is longer: the rule stands at its beginning, the remedy at its end."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]} ... {text[len(text) - most // 3 + 5 :]}"
+
+
+def shown(value: object) -> str:
+    """A value for an error text: quoted, and not longer than a line; of any value, also of one that has no text."""
+    try:
+        text = repr(value)
+    except Exception:  # numbers of thousands of digits, and whatever others wrote
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
 
 class DllmFastError(Exception):
-    """Base of every error of dllm_fast."""
+    """Base of every error of dllm_fast. However large what it shows, its text is shorter than 2,000 characters."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(cut(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InvalidValueError(DllmFastError, ValueError):

@@ -6,13 +6,15 @@ Everything that can be refused is refused here, before the first forward.
 from __future__ import annotations
 
 import dataclasses
+import secrets
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dllm_fast import tokens
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -189,21 +191,25 @@ def canvas_of(prompt: Prompt, config: SamplerConfig, *, infilling: bool) -> NDAr
     return np.concatenate([prompt.ids, np.full(config.max_new_tokens or 0, config.mask_token_id, dtype=np.int64), prompt.tail])
 
 
-def plain_seed(seed: int | Sequence[int]) -> int | list[int]:
-    """The seed in Python's own numbers: one for all prompts, or one for each."""
+def plain_seed(seed: int | Sequence[int] | None) -> int | list[int]:
+    """The seed in Python's own numbers: one for all prompts, or one for each; one that nobody knows in place of None."""
+    if seed is None:
+        return secrets.randbits(64)
     if isinstance(seed, int | np.integer):
         return int(seed)
     if isinstance(seed, Sequence | np.ndarray) and all(isinstance(s, int | np.integer) for s in seed):
         return [int(s) for s in seed]
-    raise InvalidTypeError(f"seed must be a whole number, or one for each prompt, got {seed!r}; pass an int")
+    raise InvalidTypeError(
+        f"seed must be a whole number, or one for each prompt, got {shown(seed)}; pass an int, or None to draw one"
+    )
 
 
 def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list[int], list[int]]:
     """Seed and sample index of every row."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
-        raise InvalidTypeError(f"num_samples must be a whole number, got {num_samples!r}; use 1 for one answer a prompt")
+        raise InvalidTypeError(f"num_samples must be a whole number, got {shown(num_samples)}; use 1 for one answer a prompt")
     if num_samples < 1:
-        raise InvalidValueError(f"num_samples must be at least 1, got {num_samples}; use 1 for one answer a prompt")
+        raise InvalidValueError(f"num_samples must be at least 1, got {shown(num_samples)}; use 1 for one answer a prompt")
     seeds = [seed] * prompts if isinstance(seed, int) else seed
     if len(seeds) != prompts:
         raise InvalidValueError(
@@ -211,5 +217,16 @@ def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list
         )
     for value in seeds:
         if not 0 <= value < 2**64:
-            raise InvalidValueError(f"seed must lie in [0, 2^64), got {value}; use a number from 0")
+            raise InvalidValueError(f"seed must lie in [0, 2^64), got {shown(value)}; use a number from 0")
     return [s for s in seeds for _ in range(num_samples)], list(range(num_samples)) * prompts
+
+
+def check_samples(num_samples: int, config: SamplerConfig) -> None:
+    """Warns where several samples are asked of a rule that draws nothing."""
+    draws = config.temperature > 0 or config.order_temperature > 0 or config.order in {"random", "ancestral"}
+    if num_samples > 1 and not draws:
+        warnings.warn(
+            f"all {num_samples} samples of a prompt will be equal, because this rule draws nothing; pass temperature=1.0, "
+            "order_temperature= or order='random', or num_samples=1",
+            stacklevel=4,
+        )

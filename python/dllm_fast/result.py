@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dllm_fast import records
+from dllm_fast._core import Edit
+from dllm_fast.arrays import integer_array
+from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidValueError
+from dllm_fast.records import Record, rows
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dllm_fast._core import Edit
-    from dllm_fast.config import SamplerConfig
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Stats(Record):
     """What a run cost.
 
     Attributes:
@@ -33,10 +37,23 @@ class Stats:
     model_ms: float
     sampler_ms: float
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Stats:
+        """The costs that `to_dict` wrote.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """Filled canvases and how they came about. Rows are prompt-major: sample i of prompt b is row `b * num_samples + i`.
+        Raises:
+            InvalidValueError, InvalidTypeError: names or values that it does not write.
+        """
+        found = _named(cls, values)
+        times = ("tokens_per_forward", "model_ms", "sampler_ms")
+        return cls(**found | {name: records.number(found[name], name) for name in times})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Result(Record):
+    """Filled canvases and how they came about. It pickles, compares by value, and goes to and from JSON (`to_dict`).
+
+    Rows are prompt-major: sample i of prompt b is row `b * num_samples + i`.
 
     Attributes:
         sequences: the whole canvas of each row, int64.
@@ -46,7 +63,7 @@ class Result:
         trajectory: for each row its edits in order, with `.step`, `.position`, `.token`, `.probability`, `.kind`, `.time`.
         stats: forwards and milliseconds.
         config: every setting as it was used.
-        seed: the seed as it was given, one number or one for each prompt.
+        seed: the seed as it was given, one number or one for each prompt; with `seed=None` the one that was drawn.
         aliases: names of peers that the caller typed, to ours, or to a note where there was nothing to set.
     """
 
@@ -74,9 +91,30 @@ class Result:
             raise InvalidValueError(f"text is for a single row, got {len(self.texts)} rows; use texts")
         return self.texts[0]
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Result:
+        """The result that `to_dict` wrote, equal to the one it was.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepEvent:
+        Raises:
+            InvalidValueError, InvalidTypeError: names or values that it does not write.
+        """
+        found = _named(cls, values)
+        return cls(
+            **found
+            | {name: _arrays(found[name], name) for name in ("sequences", "new_tokens")}
+            | {
+                "trajectory": [
+                    [Edit.from_dict(edit) for edit in rows(edits, "trajectory")]
+                    for edits in rows(found["trajectory"], "trajectory")
+                ],
+                "stats": Stats.from_dict(found["stats"]),
+                "config": SamplerConfig.from_dict(found["config"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class StepEvent(Record):
     """What `on_step` is told after a step. Lists have one entry for each of `rows`.
 
     Attributes:
@@ -96,3 +134,26 @@ class StepEvent:
     guess_positions: list[NDArray[np.int64]]
     guess_tokens: list[NDArray[np.int64]]
     canvases: list[NDArray[np.int64]]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StepEvent:
+        """The event that `to_dict` wrote, equal to the one it was.
+
+        Raises:
+            InvalidValueError, InvalidTypeError: names or values that it does not write.
+        """
+        found = _named(cls, values)
+        listed = ("positions", "tokens", "guess_positions", "guess_tokens", "canvases")
+        return cls(
+            step=found["step"],
+            rows=integer_array(found["rows"], "rows"),
+            **{name: _arrays(found[name], name) for name in listed},
+        )
+
+
+def _named(cls: type[Record], values: Mapping[str, Any]) -> dict[str, Any]:
+    return records.checked(values, cls.__name__, [item.name for item in dataclasses.fields(cls)])  # type: ignore[arg-type]
+
+
+def _arrays(value: object, name: str) -> list[NDArray[np.int64]]:
+    return [integer_array(row, name) for row in rows(value, name)]

@@ -43,7 +43,7 @@ def sample(
     tokenizer: Any = None,
     attention_mask: Any = None,
     chat: bool | None = None,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
     **settings: Any,
@@ -68,8 +68,9 @@ def sample(
             result; rows of any lengths need none.
         chat: True gives a string to the chat template as a user's message; by default it is taken as it is. Messages always go
             through the template; where the last is the assistant's, the answer continues it.
-        seed: from 0 below 2^64, one for all prompts or one for each.
-        num_samples: answers per prompt; they differ where the temperature is above 0 or the order is random.
+        seed: from 0 below 2^64, one for all prompts or one for each; None draws one, which `Result.seed` tells.
+        num_samples: answers per prompt; they differ where the temperature is above 0 or the order is random, and a warning
+            says where nothing is drawn.
         on_step: called with a `StepEvent` after every step.
         settings: single settings over the preset, as in `SamplerConfig`; the names of LLaDA, Dream, Fast-dLLM, SDAR, dInfer,
             Diffusers, transformers and vLLM are understood (`gen_length`, `remasking`, `num_inference_steps`, ...) or answered
@@ -92,7 +93,7 @@ def infill(
     config: SamplerConfig | None = None,
     tokenizer: Any = None,
     attention_mask: Any = None,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
     **settings: Any,
@@ -115,7 +116,7 @@ def _run(
     rule: Callable[..., Resolved],
     tokenizer: Any,
     *,
-    streams: tuple[int | Sequence[int], int],
+    streams: tuple[int | Sequence[int] | None, int],
     on_step: OnStep | None,
     infilling: bool,
 ) -> Result:
@@ -133,6 +134,7 @@ def _run(
     seed = prepare.plain_seed(streams[0])
     seeds, requests = prepare.streams(seed, streams[1], len(prompts))
     num_samples = len(seeds) // len(prompts)
+    prepare.check_samples(num_samples, config)
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
     starts = [0 if infilling else len(prompt.ids) for prompt in prompts for _ in range(num_samples)]
     assert config.mask_token_id is not None

@@ -1,7 +1,7 @@
 //! A plan is a list of edits of one canvas, and `apply` is the only function that changes a canvas.
 
 /// What an edit does. Insertions and deletions will join when a rule needs them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Writes a token over a mask.
     Commit,
@@ -16,6 +16,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Commit,
+        Self::Edit,
+        Self::Remask,
+        Self::Renoise,
+        Self::Pad,
+    ];
+
     /// The name in trajectories.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 //! Arrays across the border: logits are borrowed in place, ids are checked.
 
-use super::error::{bad_type, bad_value};
+use super::error::{bad_type, bad_value, shown};
 use crate::logits::row::Logits;
 use half::f16;
 use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
@@ -118,7 +118,8 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
     }
     let Ok(iterator) = object.try_iter() else {
         return Err(bad_value(format!(
-            "{name} must be {what}, or one for each row, got {object}; negative numbers are not allowed"
+            "{name} must be {what}, or one for each row, got {}; negative numbers are not allowed",
+            shown(object)
         )));
     };
     let values: Vec<T> = iterator
@@ -126,7 +127,8 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
             let v = v?;
             v.extract::<T>().map_err(|_| {
                 bad_value(format!(
-                    "{name} must be {what}, got {v}; negative numbers are not allowed"
+                    "{name} must be {what}, got {}; negative numbers are not allowed",
+                    shown(&v)
                 ))
             })
         })

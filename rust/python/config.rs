@@ -1,6 +1,6 @@
 //! `dllm_fast.SamplerConfig` as the core's `Config`.
 
-use super::error::{bad_type, bad_value, raise};
+use super::error::{bad_type, bad_value, raise, shown};
 use crate::decide::config::{Config, Steps};
 use crate::decide::schedule::Schedule;
 use crate::decide::score::{Order, OrderNoise};
@@ -102,9 +102,10 @@ pub(super) fn convert<'py, T: for<'a> FromPyObject<'a, 'py>>(
 ) -> PyResult<T> {
     value.extract::<T>().map_err(|error| {
         let error: PyErr = error.into();
-        let shown = value.repr().map_or_else(|_| "?".into(), |r| r.to_string());
-        let text =
-            format!("{name} must be {what}, got {shown}; pass another value or leave it out");
+        let text = format!(
+            "{name} must be {what}, got {}; pass another value or leave it out",
+            shown(value)
+        );
         if error.is_instance_of::<PyOverflowError>(value.py()) {
             bad_value(text)
         } else {
@@ -174,7 +175,7 @@ fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
     if let Ok(id) = value.extract::<u32>() {
         return Ok(vec![id]);
     }
-    value.extract::<Vec<u32>>().map_err(|_| bad_value(format!("{name} must be token ids, whole numbers from 0, got {value}; check them against the tokenizer")))
+    value.extract::<Vec<u32>>().map_err(|_| bad_value(format!("{name} must be token ids, whole numbers from 0, got {}; check them against the tokenizer", shown(&value))))
 }
 
 /// Reads a `SamplerConfig`. Without a mask id, `mask` stands in for it.

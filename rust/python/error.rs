@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use pyo3::PyErr;
+use pyo3::prelude::*;
 
 pyo3::import_exception!(dllm_fast.errors, InvalidTypeError);
 pyo3::import_exception!(dllm_fast.errors, InvalidValueError);
@@ -20,4 +21,11 @@ pub(super) fn bad_value(text: String) -> PyErr {
 /// A wrong type.
 pub(super) fn bad_type(text: String) -> PyErr {
     InvalidTypeError::new_err(text)
+}
+
+/// A value as errors show it, of bounded length; `errors.shown` decides.
+pub(super) fn shown(value: &Bound<'_, PyAny>) -> String {
+    let errors = value.py().import("dllm_fast.errors");
+    let text = errors.and_then(|m| m.call_method1("shown", (value,))?.extract());
+    text.unwrap_or_else(|_| "a value without a representation".into())
 }

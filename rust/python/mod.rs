@@ -3,6 +3,7 @@
 mod arrays;
 mod config;
 mod demo;
+mod edit;
 mod error;
 mod predict;
 mod sampler;
@@ -56,7 +57,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(config::check_config, m)?)?;
     m.add_function(wrap_pyfunction!(predict::mask_predict, m)?)?;
     m.add_class::<predict::Prediction>()?;
-    m.add_class::<sampler::Edit>()?;
+    m.add_class::<edit::Edit>()?;
     m.add_class::<sampler::Request>()?;
     m.add_class::<sampler::Sampler>()?;
     demo::register(m)

@@ -15,6 +15,7 @@ use crate::logits::stats::Unusable;
 use crate::rng::Stream;
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 /// Proposals and statistics, one entry a position: what `mask_predict` returns and `Sampler.feed` takes.
 #[pyclass(frozen, module = "dllm_fast")]
@@ -87,7 +88,8 @@ impl Prediction {
 #[pymethods]
 impl Prediction {
     #[new]
-    #[pyo3(signature = (*, token, probability, top1, top2, entropy))]
+    #[pyo3(signature = (*, token, probability, top1, top2, entropy, logsumexp=None, current=None))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         token: &Bound<'_, PyAny>,
@@ -95,6 +97,8 @@ impl Prediction {
         top1: PyReadonlyArray1<'_, f64>,
         top2: PyReadonlyArray1<'_, f64>,
         entropy: PyReadonlyArray1<'_, f64>,
+        logsumexp: Option<PyReadonlyArray1<'_, f64>>,
+        current: Option<PyReadonlyArray1<'_, f64>>,
     ) -> PyResult<Self> {
         let copy = |a: PyReadonlyArray1<'_, f64>| {
             PyArray1::from_iter(py, a.as_array().iter().copied()).unbind()
@@ -105,8 +109,8 @@ impl Prediction {
             top1: copy(top1),
             top2: copy(top2),
             entropy: copy(entropy),
-            logsumexp: None,
-            current: None,
+            logsumexp: logsumexp.map(copy),
+            current: current.map(copy),
         };
         made.proposals(py)?;
         Ok(made)
@@ -145,6 +149,21 @@ impl Prediction {
             current,
             ..Self::from_core(py, &all, false)
         })
+    }
+
+    fn __getnewargs_ex__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+        let arguments = PyDict::new(py);
+        arguments.set_item("token", &self.token)?;
+        arguments.set_item("probability", &self.probability)?;
+        arguments.set_item("top1", &self.top1)?;
+        arguments.set_item("top2", &self.top2)?;
+        arguments.set_item("entropy", &self.entropy)?;
+        arguments.set_item("logsumexp", &self.logsumexp)?;
+        arguments.set_item("current", &self.current)?;
+        Ok((PyTuple::empty(py), arguments))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {

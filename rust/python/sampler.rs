@@ -2,8 +2,7 @@
 
 use super::arrays::{LogitsArray, ids, indices, integers, one_or_each, tokens};
 use super::error::{bad_type, bad_value, raise};
-use super::{config, predict::Prediction};
-use crate::decide::plan;
+use super::{config, edit::Edit, predict::Prediction};
 use crate::logits::predict::Site;
 use crate::rng::Stream;
 use crate::sampler::{Answer, Pace, Sampler as Core, Start};
@@ -14,59 +13,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Floors int32 and shares of steps float64, `[n]`.
 type PaceArrays<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f64>>);
-
-/// One change of a canvas.
-#[pyclass(frozen, module = "dllm_fast")]
-#[derive(Clone)]
-pub(super) struct Edit(plan::Edit);
-
-#[pymethods]
-impl Edit {
-    /// Forward of the row, from 0.
-    #[getter]
-    fn step(&self) -> u32 {
-        self.0.step
-    }
-    /// Position from the start of the canvas.
-    #[getter]
-    fn position(&self) -> u32 {
-        self.0.position
-    }
-    /// Token that stands there now.
-    #[getter]
-    fn token(&self) -> u32 {
-        self.0.token
-    }
-    /// Probability of the token, or the caller's own score; nan for padding.
-    #[getter]
-    fn probability(&self) -> f64 {
-        self.0.probability
-    }
-    /// commit, edit, remask, renoise or pad.
-    #[getter]
-    fn kind(&self) -> &'static str {
-        self.0.kind.name()
-    }
-    /// Time of the reverse process, from 1 to 0; nan where the schedule has none.
-    #[getter]
-    fn time(&self) -> f64 {
-        self.0.time
-    }
-    fn __repr__(&self) -> String {
-        let plan::Edit {
-            step,
-            position,
-            token,
-            probability,
-            kind,
-            ..
-        } = self.0;
-        format!(
-            "Edit(step={step}, position={position}, token={token}, probability={probability:.4}, kind='{}')",
-            kind.name()
-        )
-    }
-}
 
 /// What must be scored before the next step.
 #[pyclass(frozen, module = "dllm_fast")]

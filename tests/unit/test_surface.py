@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,44 @@ def test_samples_are_prompt_major_and_differ() -> None:
     assert len({s.tobytes() for s in result.sequences}) == 6
     one = dllm_fast.sample(flat, [2, 2], mask_token_id=49, max_new_tokens=8, temperature=1.0)
     assert result.sequences[3].tolist() == one.sequences[0].tolist()
+
+
+def test_a_seed_that_nobody_gives_is_drawn_and_told() -> None:
+    def run(seed: int | None) -> dllm_fast.Result:
+        flat = lambda ids: torch.zeros(*ids.shape, 50)  # noqa: E731
+        return dllm_fast.sample(
+            flat, [[1], [2]], mask_token_id=49, max_new_tokens=16, temperature=1.0, seed=seed, num_samples=2
+        )
+
+    first, second = run(None), run(None)
+    assert isinstance(first.seed, int)
+    assert 0 <= first.seed < 2**64
+    assert first.seed != second.seed, "one of 2^64"
+    assert [s.tolist() for s in first.sequences] != [s.tolist() for s in second.sequences]
+    again = run(first.seed)
+    assert again.trajectory == first.trajectory
+    with pytest.raises(dllm_fast.DllmFastError, match=r"seed must be .*, got \[1, None\]; pass an int, or None"):
+        dllm_fast.sample(successor, [[1], [2]], mask_token_id=MASK, seed=[1, None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("preset", list(dllm_fast.presets()))
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"temperature": 1.0}, {"order_temperature": 0.5}], ids=str)
+def test_equal_samples_are_warned_about_and_others_are_not(preset: str, settings: dict[str, float]) -> None:
+    """Over a flat model, where everything that is drawn shows."""
+    flat = lambda ids: torch.zeros(*ids.shape, 50)  # noqa: E731
+    given: dict[str, Any] = {"mask_token_id": 49, "max_new_tokens": 12, "preset": preset, "num_samples": 3} | settings
+    if "order_temperature" in settings and dllm_fast.presets()[preset].order == "ancestral":
+        pytest.skip("ancestral sampling has no order")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = dllm_fast.sample(flat, [1], **given)
+    differ = len({tuple((e.position, e.token) for e in edits) for edits in result.trajectory}) > 1
+    assert differ == (not caught)
+    if caught:
+        assert "all 3 samples of a prompt will be equal, because this rule draws nothing; pass temperature" in str(
+            caught[0].message
+        )
+        assert caught[0].filename == __file__
 
 
 def test_on_step_is_told_what_was_written_and_what_is_guessed() -> None:

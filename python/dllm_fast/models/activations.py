@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
-from dllm_fast.errors import CheckpointError
-from dllm_fast.models.jsonfile import shown
+from dllm_fast.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,8 +21,7 @@ from jinja2.ext import loopcontrols as LoopControls  # noqa: N812, a class under
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
-from dllm_fast.models.jsonfile import shown
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError, shown
 
 LONGEST_TEMPLATE = 1_000_000
 MOST_STEPS = 10_000_000  # loop rounds, calls and items handed to them; a long conversation takes some thousands

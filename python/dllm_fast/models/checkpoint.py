@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models import foreign
 from dllm_fast.models.header import TensorInfo, read_header, read_tensor
-from dllm_fast.models.jsonfile import optional_json, read_json, shown
+from dllm_fast.models.jsonfile import optional_json, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

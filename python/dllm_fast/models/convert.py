@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
-from dllm_fast.errors import CheckpointError, InvalidValueError
+from dllm_fast.errors import CheckpointError, InvalidValueError, shown
 from dllm_fast.models import foreign, pickles
 from dllm_fast.models.arguments import known_dtype
 from dllm_fast.models.checkpoint import INDEX, SINGLE, TOKENIZER_FILES, Checkpoint
-from dllm_fast.models.jsonfile import LARGEST, present, read_json, shown
+from dllm_fast.models.jsonfile import LARGEST, present, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from dllm_fast.errors import CheckpointError, InvalidValueError
+from dllm_fast.errors import CheckpointError, InvalidValueError, shown
 from dllm_fast.models import encoder_keys as keys
 from dllm_fast.models.activations import activation
 from dllm_fast.models.encoder import Encoder, EncoderConfig
 from dllm_fast.models.encoder_keys import Spelling, roberta
 from dllm_fast.models.fields import flag, positive, whole
 from dllm_fast.models.head import decide, decide_bias
-from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.relative import Buckets, Disentangled
 from dllm_fast.models.rotary import Rotary
 

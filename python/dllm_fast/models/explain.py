@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from dllm_fast import tokens
+from dllm_fast import records, tokens
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.open_runner import is_pretrained, open_runner
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _APPROXIMATE = "approximate where a model sees both ways: keys change as tokens are committed; ask for it by name"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Explanation:
     """How `sample` would run a model. `str()` is a table; `to_dict()` can be written as JSON.
 
@@ -77,6 +77,9 @@ class Explanation:
             "sources": dict(self.sources),
             "notes": list(self.notes),
         }
+
+    def __repr__(self) -> str:
+        return records.described(self)
 
     def __str__(self) -> str:
         choices = ("family", "mask_token_id", "eos_token_ids", "shift", "attention", "block_length", "vocabulary", "context")

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dllm_fast.errors import CheckpointError
-from dllm_fast.models.jsonfile import shown
+from dllm_fast.errors import CheckpointError, shown
 
 # No size of a model comes near the first, and float32 holds nothing beyond the others.
 LARGEST_SIZE = 2**40

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dllm_fast.errors import CheckpointError, DllmFastError
+from dllm_fast.errors import CheckpointError, DllmFastError, shown
 from dllm_fast.models import lora
 from dllm_fast.models.checkpoint import Checkpoint, locate
-from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.tokenizer import Tokenizer
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dllm_fast.errors import CheckpointError
+from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.models import pickles
-from dllm_fast.models.jsonfile import optional_json, present, shown
+from dllm_fast.models.jsonfile import optional_json, present
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dllm_fast.errors import CheckpointError
-from dllm_fast.models.jsonfile import LARGEST, parse, shown
+from dllm_fast.errors import CheckpointError, shown
+from dllm_fast.models.jsonfile import LARGEST, parse
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dllm_fast.errors import CheckpointError
+from dllm_fast.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # Far above any real configuration or header; safetensors has the same bound for headers.
 LARGEST = 100_000_000
-
-
-def shown(value: object) -> str:
-    """A value of a foreign file for an error text: quoted, and not longer than a line."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def read_json(path: Path, *, unique: bool = False) -> dict[str, Any]:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dllm_fast.errors import CheckpointError
+from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.models.activations import activation
 from dllm_fast.models.decoder import DecoderConfig
 from dllm_fast.models.experts import ExpertsConfig
 from dllm_fast.models.fields import context, flag, mapping, positive, whole
-from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.rotary import Rotary
 
 # Our parameter: the keys whose rows make it, in order. {i} is a layer, {e} runs over the experts.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
+from dllm_fast import records
+from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models import families, head, layouts, weights
 from dllm_fast.models.arguments import DTYPES, understand
 from dllm_fast.models.batch import Batch, Network
@@ -22,7 +23,6 @@ from dllm_fast.models.fields import LARGEST_SIZE
 from dllm_fast.models.folder import open_folder
 from dllm_fast.models.form import settle
 from dllm_fast.models.graphs import Engine
-from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.layouts import Layout
 from dllm_fast.models.recognise import recognise
 from dllm_fast.models.runner import EXACT
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids", "family")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ModelInfo:
     """Every choice that was made for a checkpoint.
 
@@ -73,6 +73,9 @@ class ModelInfo:
     sources: Mapping[str, str] = field(repr=False)
     verified: str
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return records.described(self)
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         """`mask_token_id` or `eos_token_id`; None where nobody says it. That there is no end token can be said."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dllm_fast.errors import CheckpointError
+from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.models import fields
 from dllm_fast.models.header import TensorInfo, read_header, read_tensor
-from dllm_fast.models.jsonfile import present, read_json, shown
+from dllm_fast.models.jsonfile import present, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

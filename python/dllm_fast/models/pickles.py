@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from dllm_fast.errors import CheckpointError
-from dllm_fast.models.jsonfile import shown
+from dllm_fast.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from dllm_fast.errors import CheckpointError
+from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.models.fields import flag, mapping, positive, whole
-from dllm_fast.models.jsonfile import shown
 
 if TYPE_CHECKING:
     from torch import Tensor

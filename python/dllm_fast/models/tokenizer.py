@@ -8,10 +8,10 @@ from typing import Any, Literal, Self, overload
 
 import tokenizers
 
-from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models import vocabulary
 from dllm_fast.models.chat import ChatTemplate
-from dllm_fast.models.jsonfile import LARGEST, optional_json, present, shown
+from dllm_fast.models.jsonfile import LARGEST, optional_json, present
 from dllm_fast.models.vocabulary import content_of, flags_of
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

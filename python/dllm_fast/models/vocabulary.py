@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
-from dllm_fast.models.jsonfile import LARGEST, optional_json, present, shown
+from dllm_fast.errors import shown
+from dllm_fast.models.jsonfile import LARGEST, optional_json, present
 
 # Where each kind of vocabulary lies.
 WORDS, PIECES, MERGES = "vocab.txt", "vocab.json", "merges.txt"

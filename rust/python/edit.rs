@@ -1,0 +1,146 @@
+//! An edit of a trajectory: a value that pickles, and that JSON can keep.
+
+use super::config::{NUMBER, convert};
+use super::error::bad_value;
+use crate::decide::plan::{self, Kind};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple, PyType};
+use std::hash::{Hash, Hasher};
+
+/// One change of a canvas.
+#[pyclass(frozen, eq, hash, module = "dllm_fast")]
+#[derive(Clone)]
+pub(super) struct Edit(pub plan::Edit);
+
+impl Edit {
+    /// What makes it the edit it is: nan is nan, and 0 is -0.
+    fn key(&self) -> (u32, u32, u32, Kind, [u64; 2]) {
+        let bits = |x: f64| if x.is_nan() { f64::NAN } else { x + 0.0 }.to_bits();
+        let edit = &self.0;
+        let numbers = [bits(edit.probability), bits(edit.time)];
+        (edit.step, edit.position, edit.token, edit.kind, numbers)
+    }
+
+    /// What `new` takes.
+    fn arguments<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let arguments = PyDict::new(py);
+        arguments.set_item("step", self.0.step)?;
+        arguments.set_item("position", self.0.position)?;
+        arguments.set_item("token", self.0.token)?;
+        arguments.set_item("probability", self.0.probability)?;
+        arguments.set_item("kind", self.0.kind.name())?;
+        arguments.set_item("time", self.0.time)?;
+        Ok(arguments)
+    }
+}
+
+impl PartialEq for Edit {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Hash for Edit {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+#[pymethods]
+impl Edit {
+    #[new]
+    #[pyo3(signature = (*, step, position, token, probability, kind, time=None))]
+    fn new(
+        step: &Bound<'_, PyAny>,
+        position: &Bound<'_, PyAny>,
+        token: &Bound<'_, PyAny>,
+        probability: &Bound<'_, PyAny>,
+        kind: &Bound<'_, PyAny>,
+        time: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        const WHOLE: &str = "a whole number from 0 below 2^32";
+        let name: String = convert(kind, "kind", "a name")?;
+        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == name) else {
+            let known = Kind::ALL.map(Kind::name).join(", ");
+            return Err(bad_value(format!(
+                "kind must be one of {known}, got '{name}'; a mask that is filled is a commit"
+            )));
+        };
+        let time = time.map(|time| convert(time, "time", NUMBER)).transpose()?;
+        Ok(Self(plan::Edit {
+            step: convert(step, "step", WHOLE)?,
+            position: convert(position, "position", WHOLE)?,
+            token: convert(token, "token", WHOLE)?,
+            probability: convert(probability, "probability", NUMBER)?,
+            kind,
+            time: time.unwrap_or(f64::NAN),
+        }))
+    }
+    /// Forward of the row, from 0.
+    #[getter]
+    fn step(&self) -> u32 {
+        self.0.step
+    }
+    /// Position from the start of the canvas.
+    #[getter]
+    fn position(&self) -> u32 {
+        self.0.position
+    }
+    /// Token that stands there now.
+    #[getter]
+    fn token(&self) -> u32 {
+        self.0.token
+    }
+    /// Probability of the token, or the caller's own score; nan for padding.
+    #[getter]
+    fn probability(&self) -> f64 {
+        self.0.probability
+    }
+    /// commit, edit, remask, renoise or pad.
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.0.kind.name()
+    }
+    /// Time of the reverse process, from 1 to 0; nan where the schedule has none.
+    #[getter]
+    fn time(&self) -> f64 {
+        self.0.time
+    }
+    fn __repr__(&self) -> String {
+        let plan::Edit {
+            step,
+            position,
+            token,
+            probability,
+            kind,
+            ..
+        } = self.0;
+        format!(
+            "Edit(step={step}, position={position}, token={token}, probability={probability:.4}, kind='{}')",
+            kind.name()
+        )
+    }
+
+    /// Every field, as `json.dumps` takes it: None for nan, "inf" and "-inf" for the infinities.
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let plain = py.import("dllm_fast.records")?.getattr("plain")?;
+        plain.call1((self.arguments(py)?,))
+    }
+
+    /// The edit that `to_dict` wrote.
+    #[classmethod]
+    fn from_dict<'py>(
+        cls: &Bound<'py, PyType>,
+        values: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let read = cls.py().import("dllm_fast.records")?.getattr("edit")?;
+        cls.call((), Some(read.call1((values,))?.cast::<PyDict>()?))
+    }
+
+    fn __getnewargs_ex__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+        Ok((PyTuple::empty(py), self.arguments(py)?))
+    }
+}
