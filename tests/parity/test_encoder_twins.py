@@ -6,137 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 import checkpoints
 import dllm_fast
-from dllm_fast.models import encoder_layouts, modernbert
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
-from dllm_fast.models.checkpoint import Checkpoint
-from dllm_fast.models.weights import fill
+from encoders import FORMS, KINDS, save
+from families import MASK, VOCABULARY
 
-SIZES = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "max_position_embeddings": 64,
-}
-MASK = 259  # of the tokenizer of tests/checkpoints.py
 LENGTHS = (23, 40, 31, 1)
 
 
-def twin(name, *, module=encoder_layouts, **settings):
-    """The stock class, its config in our sizes with these settings, and the module that opens its folders."""
-
-    def form(**changes):
-        config = getattr(transformers, f"{name}Config")(**SIZES | settings | changes)
-        return getattr(transformers, f"{name}ForMaskedLM"), config, module
-
-    return form
-
-
-bert = twin("Bert", type_vocab_size=2)
-roberta = twin("Roberta", type_vocab_size=1)
-albert = twin("Albert", embedding_size=24, bos_token_id=2, eos_token_id=3)
-electra = twin("Electra", embedding_size=24)
-ernie = twin("Ernie")
-esm = twin("Esm", mask_token_id=MASK, pad_token_id=1, position_embedding_type="rotary", token_dropout=True)
-roformer = twin("RoFormer", embedding_size=24)
-deberta = twin(
-    "DebertaV2",
-    relative_attention=True,
-    pos_att_type=["p2c", "c2p"],
-    position_buckets=8,
-    max_relative_positions=-1,
-    norm_rel_ebd="layer_norm",
-    share_att_key=True,
-    position_biased_input=False,
-)
-modern_bert = twin(
-    "ModernBert",
-    module=modernbert,
-    num_hidden_layers=4,
-    local_attention=16,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-    cls_token_id=1,
-    sep_token_id=2,
-)
-
-FORMS = {
-    "bert": bert,
-    "bert-relu": lambda: bert(hidden_act="relu"),
-    "bert-gelu-new": lambda: bert(hidden_act="gelu_new", layer_norm_eps=1e-5),
-    "bert-untied": lambda: bert(tie_word_embeddings=False),
-    "roberta": roberta,
-    "roberta-relu": lambda: roberta(hidden_act="relu", pad_token_id=5),
-    "roberta-untied": lambda: roberta(tie_word_embeddings=False),
-    "xlm-roberta": twin("XLMRoberta"),
-    "xlm-roberta-xl": twin("XLMRobertaXL"),
-    "camembert": twin("Camembert"),
-    "roberta-prelayernorm": twin("RobertaPreLayerNorm"),
-    "data2vec-text": twin("Data2VecText"),
-    "distilbert": twin("DistilBert", dim=64, hidden_dim=128),
-    "distilbert-relu": lambda: twin("DistilBert", dim=64, hidden_dim=128)(activation="relu", tie_word_embeddings=False),
-    "albert": albert,
-    "albert-groups": lambda: albert(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2, hidden_act="gelu"),
-    "electra": electra,
-    "electra-one-width": lambda: electra(embedding_size=64, hidden_act="relu"),
-    "ernie": ernie,
-    "ernie-tasks": lambda: ernie(use_task_id=True),
-    "esm": esm,
-    "esm-1b": lambda: esm(position_embedding_type="absolute", emb_layer_norm_before=True),
-    "esm-plain": lambda: esm(token_dropout=False),
-    "roformer": roformer,
-    "roformer-values": lambda: roformer(rotary_value=True, embedding_size=64),
-    "mpnet": twin("MPNet"),
-    "deberta-v3": deberta,
-    "deberta-v2": lambda: deberta(share_att_key=False, position_biased_input=True, position_buckets=-1, norm_rel_ebd="none"),
-    "deberta-one-kind": lambda: deberta(pos_att_type=["c2p"], max_relative_positions=16, type_vocab_size=2),
-    "deberta-other-kind": lambda: deberta(pos_att_type=["p2c"], share_att_key=False),
-    "nomic-bert": twin("NomicBert"),
-    "modernbert": modern_bert,
-    "modernbert-untied": lambda: modern_bert(tie_word_embeddings=False),
-    "modernbert-biases": lambda: modern_bert(
-        norm_bias=True, attention_bias=True, mlp_bias=True, classifier_bias=True, local_attention=7
-    ),
-    "modernbert-other": lambda: modern_bert(
-        decoder_bias=False,
-        tie_word_embeddings=False,
-        hidden_activation="relu",
-        classifier_activation="silu",
-        layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
-        rope_parameters={
-            "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
-        },
-    ),
-}
-# One of each kind; the others differ from it in single settings.
-KINDS = (
-    *("bert", "roberta", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "distilbert", "albert", "electra", "ernie"),
-    *("esm", "esm-1b", "roformer", "mpnet", "deberta-v3", "deberta-v2", "nomic-bert", "modernbert"),
-)
-
-
-def opened(folder: Path, module, dtype=torch.float32):
+def opened(folder: Path, dtype=torch.float32):
     """The network of a folder, as `load` opens it."""
-    checkpoint = Checkpoint.open(folder)
-    with torch.device("meta"):
-        network, pieces, harmless = module.build(checkpoint)
-    fill(network, checkpoint, pieces, harmless, dtype=dtype, device=torch.device("cpu"))
-    return network
-
-
-def saved(form: str, folder: Path):
-    kind, config, module = FORMS[form]()
-    stock = checkpoints.redraw(kind(config))
-    stock.save_pretrained(folder)
-    return stock, module
+    return dllm_fast.load(folder, dtype=dtype).network
 
 
 def batch_of(ids, ends=None, **cache):
@@ -148,7 +31,7 @@ def batch_of(ids, ends=None, **cache):
 def some_ids(shape, seed=0, low=6):
     """Tokens, of which some are masks."""
     random = torch.Generator().manual_seed(seed)
-    ids = torch.randint(low, 320, shape, generator=random)
+    ids = torch.randint(low, VOCABULARY, shape, generator=random)
     return ids.masked_fill(torch.rand(shape, generator=random) < 0.3, MASK)
 
 
@@ -156,11 +39,11 @@ def some_ids(shape, seed=0, low=6):
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
 def test_logits_of_ragged_rows_are_those_of_the_stock_class(tmp_path, form, attention):
-    stock, module = saved(form, tmp_path)
+    stock = save(form, tmp_path)
     if attention == "sdpa" and not stock._supports_sdpa:
         attention = "eager"
     stock.set_attn_implementation(attention)
-    network = opened(tmp_path, module)
+    network = opened(tmp_path)
     ids = some_ids((len(LENGTHS), max(LENGTHS)))
     for row, length in enumerate(LENGTHS):
         ids[row, length:] = stock.config.pad_token_id
@@ -175,8 +58,8 @@ def test_logits_of_ragged_rows_are_those_of_the_stock_class(tmp_path, form, atte
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
 def test_logits_of_full_rows_with_any_ids(tmp_path, form):
-    stock, module = saved(form, tmp_path)
-    network = opened(tmp_path, module)
+    stock = save(form, tmp_path)
+    network = opened(tmp_path)
     ids = some_ids((3, 50), low=0)
     ids[1, 7] = ids[1, 8] = stock.config.pad_token_id  # inside a text: RoBERTa does not count it
     expected = stock(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -187,8 +70,8 @@ def test_logits_of_full_rows_with_any_ids(tmp_path, form):
 @pytest.mark.parametrize("form", KINDS)
 @torch.no_grad()
 def test_keys_from_a_cache_change_nothing(tmp_path, form):
-    stock, module = saved(form, tmp_path)
-    network = opened(tmp_path, module)
+    stock = save(form, tmp_path)
+    network = opened(tmp_path)
     ids = some_ids((2, 40))
     ids[1, 3] = stock.config.pad_token_id  # left of the block: what stands behind is counted without it
     whole = network.hidden(batch_of(ids))
@@ -204,8 +87,8 @@ def test_keys_from_a_cache_change_nothing(tmp_path, form):
 @pytest.mark.parametrize("form", ["bert", "roberta"])
 @torch.no_grad()
 def test_old_names_and_spare_keys(tmp_path, form):
-    _, module = saved(form, tmp_path)
-    expected = opened(tmp_path, module)
+    save(form, tmp_path)
+    expected = opened(tmp_path)
     prefix, head = ("bert", "cls.predictions") if form == "bert" else ("roberta", "lm_head")
 
     def change(tensors):
@@ -223,7 +106,7 @@ def test_old_names_and_spare_keys(tmp_path, form):
         return old
 
     checkpoints.change_weights(tmp_path, change)
-    network = opened(tmp_path, module)
+    network = opened(tmp_path)
     for name, parameter in expected.named_parameters():
         assert torch.equal(network.get_parameter(name), parameter), name
 
@@ -232,7 +115,7 @@ def test_old_names_and_spare_keys(tmp_path, form):
 @pytest.mark.parametrize("form", ["bert-untied", "roberta-untied", "modernbert-untied"])
 @torch.no_grad()
 def test_a_head_of_the_files_counts_whatever_the_config_says(tmp_path, form, says):
-    stock, _ = saved(form, tmp_path)
+    stock = save(form, tmp_path)
     checkpoints.change_config(tmp_path, tie_word_embeddings=says)
     model = dllm_fast.load(tmp_path)
     ids = some_ids((2, 40))
@@ -247,8 +130,8 @@ def test_a_head_of_the_files_counts_whatever_the_config_says(tmp_path, form, say
 
 @pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
 def test_a_tied_table_may_lie_under_the_name_of_the_head(tmp_path, form):
-    _, module = saved(form, tmp_path)
-    expected = opened(tmp_path, module)
+    save(form, tmp_path)
+    expected = opened(tmp_path)
 
     def change(tensors):
         table = next(key for key in tensors if key.endswith(("word_embeddings.weight", "tok_embeddings.weight")))
@@ -256,24 +139,24 @@ def test_a_tied_table_may_lie_under_the_name_of_the_head(tmp_path, form):
         tensors[head] = tensors.pop(table)
 
     checkpoints.change_weights(tmp_path, change)
-    for name, parameter in opened(tmp_path, module).named_parameters():
+    for name, parameter in opened(tmp_path).named_parameters():
         assert torch.equal(expected.get_parameter(name), parameter), name
 
 
 @pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
 def test_a_head_of_another_shape_is_refused(tmp_path, form):
-    saved(form, tmp_path)
+    save(form, tmp_path)
     head = {"bert": "cls.predictions.decoder.weight", "roberta": "lm_head.decoder.weight"}.get(form, "decoder.weight")
-    checkpoints.change_weights(tmp_path, lambda tensors: tensors | {head: torch.zeros(330, 64)})
+    checkpoints.change_weights(tmp_path, lambda tensors: tensors | {head: torch.zeros(520, 64)})
     with pytest.raises(
-        dllm_fast.DllmFastError, match=rf"{head} and .*embeddings.weight in .* must be one matrix.*got \[330, 64\]"
+        dllm_fast.DllmFastError, match=rf"{head} and .*embeddings.weight in .* must be one matrix.*got \[520, 64\]"
     ):
         dllm_fast.load(tmp_path)
 
 
 @torch.no_grad()
 def test_modernbert_as_transformers_4_wrote_it(tmp_path):
-    stock, module = saved("modernbert", tmp_path)
+    stock = save("modernbert", tmp_path)
     checkpoints.change_config(
         tmp_path,
         rope_parameters=...,
@@ -283,17 +166,17 @@ def test_modernbert_as_transformers_4_wrote_it(tmp_path):
         local_rope_theta=10000.0,
     )
     ids = some_ids((2, 50))
-    network = opened(tmp_path, module)
+    network = opened(tmp_path)
     torch.testing.assert_close(network.logits(network.hidden(batch_of(ids))), stock(input_ids=ids).logits, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("form", KINDS)
 @torch.no_grad()
 def test_bfloat16_is_as_close_as_the_stock_class(tmp_path, form):
-    stock, module = saved(form, tmp_path)
+    stock = save(form, tmp_path)
     ids = some_ids((2, 40))
     exact = stock(input_ids=ids).logits
-    network = opened(tmp_path, module, torch.bfloat16)
+    network = opened(tmp_path, torch.bfloat16)
     ours = (network.logits(network.hidden(batch_of(ids))).float() - exact).abs().mean()
     theirs = (stock.bfloat16()(input_ids=ids).logits.float() - exact).abs().mean()
     assert ours < 1.1 * theirs
@@ -301,25 +184,25 @@ def test_bfloat16_is_as_close_as_the_stock_class(tmp_path, form):
 
 @pytest.mark.parametrize("form", KINDS)
 def test_from_folder_to_text(tmp_path, form):
-    stock, _ = saved(form, tmp_path)
+    stock = save(form, tmp_path)
     checkpoints.write_tokenizer(tmp_path)
     model = dllm_fast.load(tmp_path)
     ids = some_ids((2, 40))
     with torch.no_grad():
         torch.testing.assert_close(model(ids), stock(input_ids=ids).logits, rtol=0, atol=2e-6)
     result = dllm_fast.sample(model, [{"role": "user", "content": "hello"}], max_new_tokens=8, stop_at_eos=False)
-    assert model.mask_token_id == 259
+    assert model.mask_token_id == (getattr(stock.config, "mask_token_id", None) or 259)  # of the config, of the tokenizer
     assert len(result.new_tokens[0]) == 8
     assert isinstance(result.text, str)
 
 
 def test_a_hostile_folder_opens_and_nothing_of_it_runs(tmp_path):
     folder, marker = tmp_path / "model", tmp_path / "marker"
-    saved("bert", folder)
+    save("bert", folder)
     checkpoints.write_tokenizer(folder)
     checkpoints.make_hostile(folder, marker)
     model = dllm_fast.load(folder)
-    assert model(some_ids((1, 8))).shape == (1, 8, 320)
+    assert model(some_ids((1, 8))).shape == (1, 8, VOCABULARY)
     with pytest.raises(dllm_fast.DllmFastError, match="unsafe"):
         dllm_fast.sample(model, [{"role": "user", "content": "hello"}], max_new_tokens=4)
     assert not marker.exists()
@@ -333,7 +216,7 @@ def test_a_hostile_folder_opens_and_nothing_of_it_runs(tmp_path):
         ("bert", {"hidden_act": "prelu"}, "hidden_act in config.json must be one of"),
         ("bert", {"hidden_size": ...}, "hidden_size"),
         ("bert", {"num_attention_heads": 5}, "must divide"),
-        ("roberta", {"pad_token_id": 400}, "pad_token_id must lie in"),
+        ("roberta", {"pad_token_id": 600, "max_position_embeddings": 700}, "pad_token_id must lie in"),
         ("distilbert", {"activation": "prelu"}, "activation in config.json must be one of"),
         ("distilbert", {"dim": ...}, "hidden_size in config.json must be a whole number"),
         ("distilbert", {"n_layers": 3000}, "n_layers in config.json must be at most"),
@@ -354,7 +237,7 @@ def test_a_hostile_folder_opens_and_nothing_of_it_runs(tmp_path):
     ],
 )
 def test_settings_that_are_not_computed_are_refused(tmp_path, form, change, message):
-    saved(form, tmp_path)
+    save(form, tmp_path)
     checkpoints.change_config(tmp_path, **change)
     with pytest.raises(dllm_fast.DllmFastError, match=message):
         dllm_fast.load(tmp_path)
@@ -369,7 +252,7 @@ def test_settings_that_are_not_computed_are_refused(tmp_path, form, change, mess
     ],
 )
 def test_a_model_without_a_head_is_refused_as_that(tmp_path, form, head, message):
-    saved(form, tmp_path)
+    save(form, tmp_path)
 
     def change(tensors):
         kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(("generator_", "cls.", "lm_head."))}
@@ -382,7 +265,7 @@ def test_a_model_without_a_head_is_refused_as_that(tmp_path, form, head, message
 
 @pytest.mark.parametrize("form", ["bert", "roberta", "modernbert"])
 def test_missing_and_unknown_keys_are_named(tmp_path, form):
-    saved(form, tmp_path)
+    save(form, tmp_path)
     key = "model.final_norm.weight" if form == "modernbert" else f"{form}.encoder.layer.1.output.dense.bias"
 
     def rename(tensors):

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 import dllm_fast
 from dllm_fast.models.batch import Batch
+from encoders import TWINS as ENCODERS
 from families import MASK, TWINS, Twin
 
 BLOCKS = [twin for twin in TWINS if twin.attention in ("block_causal", "causal_context")]
-FULL = [twin for twin in TWINS if twin.attention == "full"]
+FULL = [*(twin for twin in TWINS if twin.attention == "full"), *ENCODERS]
 PRESETS = ("llada", "fast-dllm", "fast-dllm-factor", "entropy-bound", "left-to-right", "llada-random", "mdlm")
 prompts = st.lists(st.lists(st.integers(0, MASK - 1), min_size=1, max_size=20), min_size=1, max_size=4)
 
@@ -83,7 +84,19 @@ def test_a_refresh_every_step_gives_the_tokens_of_no_cache(*, opened, twin, prom
     assert tokens(plain) == tokens(cached)
 
 
-@given(st.sampled_from(TWINS), prompts, rules())
+@pytest.mark.parametrize("policy", ["prefix", "dual"])
+@pytest.mark.parametrize("twin", ENCODERS, ids=lambda twin: twin.name)
+def test_every_encoder_with_a_refresh_every_step_and_a_row_alone(opened, twin, policy):
+    """Ragged rows, two of which begin with what some families count as padding."""
+    model = opened(twin)
+    canvases = [[0, 9, *[MASK] * 7, 11], [1, 1, 8, *[MASK] * 12], [MASK, 5, MASK]]
+    rule = {"preset": "fast-dllm", "threshold": 0.02, "block_length": 5}
+    plain = tokens(dllm_fast.infill(model, canvases, cache="none", **rule))
+    assert plain == tokens(dllm_fast.infill(model, canvases, cache=policy, refresh_every=1, **rule))
+    assert plain == [row for canvas in canvases for row in tokens(dllm_fast.infill(model, [canvas], cache="none", **rule))]
+
+
+@given(st.sampled_from([*TWINS, *ENCODERS]), prompts, rules())
 def test_a_row_is_the_row_alone(opened, twin, prompts, rule):
     model = opened(twin)
     together = tokens(dllm_fast.sample(model, prompts, **rule))

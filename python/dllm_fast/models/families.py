@@ -430,6 +430,23 @@ FAMILIES: tuple[Family, ...] = (
         verified="twin (NomicBert)",
     ),
     Family(
+        name="eurobert",
+        model_types=("eurobert",),
+        layout=layouts.LLAMA,
+        mask_token="<|mask|>",
+        mask_token_id=128002,
+        models="EuroBERT",
+        verified="twin (EuroBert)",
+    ),
+    Family(
+        name="neobert",
+        model_types=("neobert",),
+        layout="neobert",
+        mask_token="[MASK]",
+        models="NeoBERT",
+        verified="twin (its published definition)",
+    ),
+    Family(
         name="modernbert",
         model_types=("modernbert",),
         architectures=("ModernBertForMaskedLM",),
