@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import dllm_fast
 from dllm_fast.models import graphs
 from dllm_fast.models.graphs import Engine, Inputs, Shape
+from encoders import TWINS as ENCODERS
 from families import MASK, TWINS, Twin
 
 prompts = st.lists(st.lists(st.integers(0, MASK - 1), min_size=1, max_size=20), min_size=1, max_size=4)
@@ -56,7 +57,7 @@ def tokens(result) -> list[list[int]]:
 
 
 @given(
-    twin=st.sampled_from(TWINS),
+    twin=st.sampled_from([*TWINS, *ENCODERS]),
     prompts=prompts,
     seed=st.integers(0, 1000),
     temperature=st.sampled_from([0.0, 0.8]),
@@ -79,6 +80,20 @@ def test_replayed_steps_give_the_tokens_of_eager_ones(*, opened, twin, prompts, 
         assert replayed.stats.nfe == eager.stats.nfe
     if engine.trouble is None and twin.attention != "causal_reordered" and eager.stats.nfe:
         assert recorder.replayed >= recorder.captured > 0
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+@pytest.mark.parametrize("twin", ENCODERS, ids=lambda twin: twin.name)
+def test_replayed_steps_of_every_encoder(opened, twin, cache):
+    model = opened(twin)
+    canvases = [[0, 9, *[MASK] * 7, 11], [1, 1, 8, *[MASK] * 12], [MASK, 5, MASK]]
+    rule = {"preset": "fast-dllm", "threshold": 0.02, "block_length": 5, "cache": cache}
+    eager = dllm_fast.infill(model, canvases, **rule)
+    recorder = Recorder()
+    with_engine(model, recorder)
+    for _ in range(2):
+        assert tokens(dllm_fast.infill(model, canvases, **rule)) == tokens(eager)
+    assert recorder.replayed >= recorder.captured > 0
 
 
 def test_a_capture_that_fails_is_said_once_and_the_run_goes_on(opened):
