@@ -162,6 +162,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "deberta-v2": lambda: deberta(share_att_key=False, position_biased_input=True, position_buckets=-1, norm_rel_ebd="none"),
     "deberta-one-kind": lambda: deberta(pos_att_type=["c2p"], max_relative_positions=16, type_vocab_size=2),
     "deberta-other-kind": lambda: deberta(pos_att_type=["p2c"], share_att_key=False),
+    "deberta-own-head": lambda: deberta(legacy=False),
     "nomic-bert": twin("NomicBert"),
     "eurobert": eurobert,
     "eurobert-biases": lambda: eurobert(attention_bias=True, tie_word_embeddings=True),

@@ -186,7 +186,7 @@ def test_an_old_config_of_an_encoder(tmp_path, kind):
     checkpoints.write_json(tmp_path / "config.json", {name: written[name] for name in old})
     model = dllm_fast.load(tmp_path)
     assert model.info.family == kind.lower()
-    assert model.info.sources["family"] == f"weights: {kind.lower()}.embeddings.word_embeddings.weight"
+    assert model.info.sources["family"].startswith(f"weights: {kind.lower()}.")
     with torch.inference_mode():
         torch.testing.assert_close(model(IDS), stock(input_ids=IDS).logits, atol=2e-6, rtol=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import CheckpointError, InvalidValueError, shown
@@ -67,6 +68,36 @@ class Form:
         made = EncoderConfig(**fields | dict(self.flags))
         return made if self.more is None else self.more(config, made)
 
+    def build(self, checkpoint: Checkpoint) -> tuple[Encoder, dict[str, tuple[str, ...]], tuple[str, ...]]:
+        """The network of a checkpoint without values, for every parameter the keys that make it, and patterns of spare keys.
+
+        Raises:
+            CheckpointError: a setting is missing, or asks for what this forward does not compute; or there is no head.
+        """
+        there = checkpoint.tensors
+        spelling = max(self.spellings, key=lambda s: s.found(there, fused=bool(self.flags.get("fused"))))
+        try:
+            config = replace(self.read(checkpoint.config), **spelling.flags)
+        except InvalidValueError as error:
+            raise CheckpointError(f"config.json: {error}") from error
+        _check_head(checkpoint, spelling)
+        head, own = f"{spelling.head}.weight", f"{spelling.head}.bias"
+        output = decide(checkpoint, table=spelling.keys(f"{keys.TABLE}.weight"), head=(head,), tied=config.tie_word_embeddings)
+        bias, notes = decide_bias(checkpoint, bias=spelling.bias, own=own)
+        has_bias = not spelling.bare_head or bias in there
+        network = Encoder(replace(config, tie_word_embeddings=output.tied, head_bias=has_bias))
+        network.notes = output.notes + notes
+        pieces = {}
+        for name, _ in network.named_parameters():
+            pieces[name] = tuple(keys.old_name(key, there) for key in spelling.keys(name, config.inner_groups))
+        pieces[f"{keys.TABLE}.weight"] = (output.table,)
+        if has_bias:
+            pieces["cls.predictions.bias"] = (bias,)
+        # The head once more, which `decide` has compared; and other heads.
+        spare = [re.escape(key) for key in ((head,) if output.tied else ()) + (own, spelling.bias)]
+        spare += [rf"{re.escape(spelling.root)}\.pooler\.(dense\.)?(weight|bias)", r"cls\.seq_relationship\.(weight|bias)"]
+        return network, pieces, (*spare, *self.harmless)
+
 
 _SIZES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
@@ -85,6 +116,26 @@ def _only(config: Settings, name: str, *allowed: object) -> None:
         )
 
 
+def _check_head(checkpoint: Checkpoint, spelling: Spelling) -> None:
+    """Refuses a model that fills no masks.
+
+    Raises:
+        CheckpointError: it has no head for that.
+    """
+    dense = spelling.keys(f"{keys.DENSE}.weight")[0]
+    if dense in checkpoint.tensors or dense in checkpoint.ignored:
+        return
+    if any(key.startswith("discriminator_predictions.") for key in checkpoint.tensors):
+        raise CheckpointError(
+            f"{checkpoint.folder} must hold a model that fills masks, got an ELECTRA discriminator, which tells replaced "
+            "tokens from real ones; use its generator"
+        )
+    raise CheckpointError(
+        f"{checkpoint.folder} must hold the head that fills masks, got none for {dense}; a model for embeddings or "
+        "classification has none: use the checkpoint that it was made from"
+    )
+
+
 def _albert(config: Settings, made: EncoderConfig) -> EncoderConfig:
     layers, groups = made.num_hidden_layers, whole(config, "num_hidden_groups", 1)
     if groups > layers:
@@ -95,8 +146,8 @@ def _albert(config: Settings, made: EncoderConfig) -> EncoderConfig:
     return replace(made, embedding_size=width, groups=groups, inner_groups=whole(config, "inner_group_num", 1))
 
 
-def _projected(config: Settings, made: EncoderConfig) -> EncoderConfig:
-    width = whole(config, "embedding_size", 128 if config.get("model_type") == "electra" else made.hidden_size)
+def _projected(config: Settings, made: EncoderConfig, default: int | None = None) -> EncoderConfig:
+    width = whole(config, "embedding_size", default or made.hidden_size)
     return replace(made, embedding_size=None if width == made.hidden_size else width)
 
 
@@ -159,156 +210,100 @@ def _deberta(config: Settings, made: EncoderConfig) -> EncoderConfig:
 
 _ROBERTA_FLAGS: Settings = {"positions": "counted", "head_act": "gelu"}
 _PAD_1: Settings = {"pad_token_id": 1}
-_ROBERTA = Form(spellings=(roberta("roberta"), *keys.FAIRSEQ), defaults=_PAD_1, flags=_ROBERTA_FLAGS)
+ROBERTA = Form(spellings=(roberta("roberta"), *keys.FAIRSEQ), defaults=_PAD_1, flags=_ROBERTA_FLAGS)
 _PRE_NORM_FLAGS: Settings = {**_ROBERTA_FLAGS, "pre_norm": True}
 
-FORMS: Mapping[str, Form] = {
-    "bert": Form(spellings=(Spelling(root="bert"),)),
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "data2vec-text": replace(_ROBERTA, spellings=(roberta("data2vec_text"),)),
-    "xlm-roberta-xl": Form(
-        spellings=(
-            roberta(
-                "roberta",
-                inside=keys.PRE_NORMS | {"attention.output.LayerNorm": "attention.self_attn_layer_norm"},
-            ),
+BERT = Form(spellings=(Spelling(root="bert"),))
+DATA2VEC_TEXT = replace(ROBERTA, spellings=(roberta("data2vec_text"),))
+XLM_ROBERTA_XL = Form(
+    spellings=(
+        roberta(
+            "roberta",
+            inside=keys.PRE_NORMS | {"attention.output.LayerNorm": "attention.self_attn_layer_norm"},
         ),
-        defaults={**_PAD_1, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
-        flags={**_PRE_NORM_FLAGS, "embedding_norm": False},
     ),
-    "roberta-prelayernorm": Form(
-        spellings=(
-            roberta(
-                "roberta_prelayernorm",
-                inside=keys.PRE_NORMS | {"output.LayerNorm": "intermediate.LayerNorm"},
-                outside={"bert.encoder.LayerNorm": "bert.LayerNorm"},
-            ),
+    defaults={**_PAD_1, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    flags={**_PRE_NORM_FLAGS, "embedding_norm": False},
+)
+ROBERTA_PRELAYERNORM = Form(
+    spellings=(
+        roberta(
+            "roberta_prelayernorm",
+            inside=keys.PRE_NORMS | {"output.LayerNorm": "intermediate.LayerNorm"},
+            outside={"bert.encoder.LayerNorm": "bert.LayerNorm"},
         ),
-        defaults=_PAD_1,
-        flags=_PRE_NORM_FLAGS,
     ),
-    "distilbert": Form(
-        spellings=(keys.DISTILBERT,),
-        names={
-            "hidden_size": ("dim",),
-            "num_hidden_layers": ("n_layers",),
-            "num_attention_heads": ("n_heads",),
-            "intermediate_size": ("hidden_dim",),
-            "hidden_act": ("activation",),
-        },
-        flags={"type_vocab_size": 0, "layer_norm_eps": 1e-12},
-    ),
-    "albert": Form(
-        spellings=(keys.ALBERT,),
-        defaults={"hidden_act": "gelu_new"},
-        more=_albert,
-        harmless=(r"sop_classifier\.classifier\.(weight|bias)",),
-    ),
-    "electra": Form(spellings=(keys.ELECTRA,), flags={"head_act": "gelu"}, more=_projected),
-    "ernie": Form(spellings=(Spelling(root="ernie"),), more=_ernie),
-    "esm": Form(
-        spellings=(
-            roberta(
-                "esm",
-                inside=keys.PRE_NORMS,
-                outside={
-                    "bert.embeddings.LayerNorm": "esm.embeddings.layer_norm",
-                    "bert.encoder.LayerNorm": "esm.encoder.emb_layer_norm_after",
-                },
-            ),
+    defaults=_PAD_1,
+    flags=_PRE_NORM_FLAGS,
+)
+DISTILBERT = Form(
+    spellings=(keys.DISTILBERT,),
+    names={
+        "hidden_size": ("dim",),
+        "num_hidden_layers": ("n_layers",),
+        "num_attention_heads": ("n_heads",),
+        "intermediate_size": ("hidden_dim",),
+        "hidden_act": ("activation",),
+    },
+    flags={"type_vocab_size": 0, "layer_norm_eps": 1e-12},
+)
+ALBERT = Form(
+    spellings=(keys.ALBERT,),
+    defaults={"hidden_act": "gelu_new"},
+    more=_albert,
+    harmless=(r"sop_classifier\.classifier\.(weight|bias)",),
+)
+ELECTRA = Form(spellings=(keys.ELECTRA,), flags={"head_act": "gelu"}, more=partial(_projected, default=128))
+ERNIE = Form(spellings=(Spelling(root="ernie"),), more=_ernie)
+ESM = Form(
+    spellings=(
+        roberta(
+            "esm",
+            inside=keys.PRE_NORMS,
+            outside={
+                "bert.embeddings.LayerNorm": "esm.embeddings.layer_norm",
+                "bert.encoder.LayerNorm": "esm.encoder.emb_layer_norm_after",
+            },
         ),
-        flags={"type_vocab_size": 0, "pre_norm": True, "hidden_act": "gelu"},
-        fixed={"position_embedding_type": ("absolute", "rotary")},
-        more=_esm,
-        # ESM-2 was saved with the table of ESM-1b, which it does not use.
-        harmless=(r"esm\.contact_head\.regression\.(weight|bias)", r"esm\.embeddings\.position_embeddings\.weight"),
     ),
-    "nomic_bert": Form(
-        spellings=(keys.NOMIC_SAVED, keys.NOMIC_REMOTE, keys.NOMIC),
-        names={
-            "hidden_size": ("n_embd",),
-            "num_hidden_layers": ("n_layer",),
-            "num_attention_heads": ("n_head",),
-            "intermediate_size": ("n_inner",),
-            "max_position_embeddings": ("n_positions",),
-            "layer_norm_eps": ("layer_norm_epsilon",),
-        },
-        defaults={"hidden_act": "silu"},
-        flags={"bias": False, "gated": True, "fused": True},
-        fixed={
-            **dict.fromkeys(("prenorm", "parallel_block", "use_rms_norm", "causal", "rotary_emb_interleaved"), (False,)),
-            **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), (False,)),
-            **dict.fromkeys(("rotary_emb_scale_base", "rotary_scaling_factor"), (None,)),
-            "activation_function": ("swiglu",),
-            "rotary_emb_fraction": (1.0,),
-            "num_experts": (0,),
-        },
-        more=_nomic,
-    ),
-    "roformer": Form(spellings=(keys.ROFORMER,), more=_roformer),
-    "mpnet": Form(
-        spellings=(keys.MPNET,),
-        flags={**_ROBERTA_FLAGS, "type_vocab_size": 0, "pad_token_id": 1, "relative": Buckets()},
-        fixed={"relative_attention_num_buckets": (32,)},
-    ),
-    "deberta-v2": Form(
-        spellings=(keys.DEBERTA, keys.DEBERTA_LM),
-        defaults={"type_vocab_size": 0, "layer_norm_eps": 1e-7},
-        fixed={"conv_kernel_size": (0,)},
-        more=_deberta,
-        harmless=(r"mask_predictions\..*",),
-    ),
-}
-
-
-def build(checkpoint: Checkpoint) -> tuple[Encoder, dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """The network of a checkpoint without values, for every parameter the keys that make it, and patterns of spare keys.
-
-    Raises:
-        CheckpointError: a setting is missing, or asks for what this forward does not compute; or there is no head.
-    """
-    form, there = FORMS[str(checkpoint.config.get("model_type"))], checkpoint.tensors
-    spelling = max(form.spellings, key=lambda s: s.found(there, fused=bool(form.flags.get("fused"))))
-    try:
-        config = replace(form.read(checkpoint.config), **spelling.flags)
-    except InvalidValueError as error:
-        raise CheckpointError(f"config.json: {error}") from error
-    _check_head(checkpoint, spelling)
-    head, own = f"{spelling.head}.weight", f"{spelling.head}.bias"
-    output = decide(checkpoint, table=spelling.keys(f"{keys.TABLE}.weight"), head=(head,), tied=config.tie_word_embeddings)
-    bias, notes = decide_bias(checkpoint, bias=spelling.bias, own=own)
-    has_bias = not spelling.bare_head or bias in there
-    network = Encoder(replace(config, tie_word_embeddings=output.tied, head_bias=has_bias))
-    network.notes = output.notes + notes
-    pieces = {}
-    for name, _ in network.named_parameters():
-        pieces[name] = tuple(keys.old_name(key, there) for key in spelling.keys(name, config.inner_groups))
-    pieces[f"{keys.TABLE}.weight"] = (output.table,)
-    if has_bias:
-        pieces["cls.predictions.bias"] = (bias,)
-    # The head once more, which `decide` has compared; and other heads.
-    spare = [re.escape(key) for key in ((head,) if output.tied else ()) + (own, spelling.bias)]
-    spare += [rf"{re.escape(spelling.root)}\.pooler\.(dense\.)?(weight|bias)", r"cls\.seq_relationship\.(weight|bias)"]
-    return network, pieces, (*spare, *form.harmless)
-
-
-def _check_head(checkpoint: Checkpoint, spelling: Spelling) -> None:
-    """Refuses a model that fills no masks.
-
-    Raises:
-        CheckpointError: it has no head for that.
-    """
-    dense = spelling.keys(f"{keys.DENSE}.weight")[0]
-    if dense in checkpoint.tensors or dense in checkpoint.ignored:
-        return
-    if any(key.startswith("discriminator_predictions.") for key in checkpoint.tensors):
-        raise CheckpointError(
-            f"{checkpoint.folder} must hold a model that fills masks, got an ELECTRA discriminator, which tells replaced "
-            "tokens from real ones; use its generator"
-        )
-    raise CheckpointError(
-        f"{checkpoint.folder} must hold the head that fills masks, got none for {dense}; a model for embeddings or "
-        "classification has none: use the checkpoint that it was made from"
-    )
+    flags={"type_vocab_size": 0, "pre_norm": True, "hidden_act": "gelu"},
+    fixed={"position_embedding_type": ("absolute", "rotary")},
+    more=_esm,
+    # ESM-2 was saved with the table of ESM-1b, which it does not use.
+    harmless=(r"esm\.contact_head\.regression\.(weight|bias)", r"esm\.embeddings\.position_embeddings\.weight"),
+)
+NOMIC_BERT = Form(
+    spellings=(keys.NOMIC_SAVED, keys.NOMIC_REMOTE, keys.NOMIC),
+    names={
+        "hidden_size": ("n_embd",),
+        "num_hidden_layers": ("n_layer",),
+        "num_attention_heads": ("n_head",),
+        "intermediate_size": ("n_inner",),
+        "max_position_embeddings": ("n_positions",),
+        "layer_norm_eps": ("layer_norm_epsilon",),
+    },
+    defaults={"hidden_act": "silu"},
+    flags={"bias": False, "gated": True, "fused": True},
+    fixed={
+        **dict.fromkeys(("prenorm", "parallel_block", "use_rms_norm", "causal", "rotary_emb_interleaved"), (False,)),
+        **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), (False,)),
+        **dict.fromkeys(("rotary_emb_scale_base", "rotary_scaling_factor"), (None,)),
+        "activation_function": ("swiglu",),
+        "rotary_emb_fraction": (1.0,),
+        "num_experts": (0,),
+    },
+    more=_nomic,
+)
+ROFORMER = Form(spellings=(keys.ROFORMER,), more=_roformer)
+MPNET = Form(
+    spellings=(keys.MPNET,),
+    flags={**_ROBERTA_FLAGS, "type_vocab_size": 0, "pad_token_id": 1, "relative": Buckets()},
+    fixed={"relative_attention_num_buckets": (32,)},
+)
+DEBERTA_V2 = Form(
+    spellings=(keys.DEBERTA, keys.DEBERTA_LM),
+    defaults={"type_vocab_size": 0, "layer_norm_eps": 1e-7},
+    fixed={"conv_kernel_size": (0,)},
+    more=_deberta,
+    harmless=(r"mask_predictions\..*",),
+)

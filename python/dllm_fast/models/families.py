@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from dllm_fast.models import layouts
+from dllm_fast.models import encoder_layouts as encoders
+from dllm_fast.models import layouts, modernbert, neobert
 from dllm_fast.models.layouts import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dllm_fast.models.checkpoint import Checkpoint
 
 Attention = Literal["full", "block_causal", "causal_context", "causal_reordered"]
 ATTENTION: tuple[str, ...] = get_args(Attention)
 # A value, or None where nothing is said, and who says it.
 Candidate = tuple[Any, str]
+
+
+class Builder(Protocol):
+    """What makes a network of a checkpoint, where that is no decoder."""
+
+    @property
+    def build(self) -> Callable[[Checkpoint], tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]]]:
+        """Of a checkpoint the network without values, for every parameter the keys that make it, and patterns of spare keys."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +41,7 @@ class Family:
         architectures: classes that its configs name.
         marks: settings that only its configs have.
         tensors: weights that only its files have; they tell where the config says nothing.
-        layout: of a decoder; or the name of the module that builds an encoder.
+        layout: of a decoder, or of an encoder.
         attention: which tokens a token sees: all; those of its block and of the blocks before it (`block_causal`); those
             before it, and in the block that is being filled all of that (`causal_context`); or, for models that read known
             tokens first and masks last, those before it in that order (`causal_reordered`).
@@ -44,7 +59,7 @@ class Family:
 
     name: str
     model_types: tuple[str, ...]
-    layout: Layout | str
+    layout: Layout | Builder
     shared_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
@@ -306,36 +321,50 @@ FAMILIES: tuple[Family, ...] = (
         name="bert",
         model_types=("bert",),
         architectures=("BertForMaskedLM", "BertForPreTraining"),
-        tensors=("bert.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        tensors=("bert.encoder.layer.0.attention.self.query.weight",),
+        layout=encoders.BERT,
         mask_token="[MASK]",
         models="BERT and its kin, and the embedded models",
         verified="twin (Bert), real weights (our own)",
     ),
     Family(
+        name="xlm-roberta-xl",
+        model_types=("xlm-roberta-xl",),
+        tensors=("roberta.encoder.layer.0.attention.self_attn_layer_norm.weight",),
+        layout=encoders.XLM_ROBERTA_XL,
+        mask_token="<mask>",
+        models="XLM-R XL and XXL",
+        verified="twin (XLMRobertaXL)",
+    ),
+    Family(
         name="roberta",
         model_types=("roberta", "xlm-roberta", "camembert"),
         architectures=("RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM"),
-        tensors=("roberta.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        tensors=(
+            "roberta.embeddings.word_embeddings.weight",
+            "encoder.sentence_encoder.embed_tokens.weight",
+            "decoder.sentence_encoder.embed_tokens.weight",
+        ),
+        layout=encoders.ROBERTA,
         mask_token="<mask>",
         models="RoBERTa (also with fairseq's keys), XLM-R, CamemBERT",
         verified="twin (Roberta)",
     ),
     Family(
-        name="roberta-prenorm",
-        model_types=("xlm-roberta-xl", "roberta-prelayernorm"),
-        layout="encoder_layouts",
+        name="roberta-prelayernorm",
+        model_types=("roberta-prelayernorm",),
+        tensors=("roberta_prelayernorm.embeddings.word_embeddings.weight",),
+        layout=encoders.ROBERTA_PRELAYERNORM,
         mask_token="<mask>",
-        models="XLM-R XL and XXL, RoBERTa-PreLayerNorm",
-        verified="twin (XLMRobertaXL, RobertaPreLayerNorm)",
+        models="RoBERTa with norms before",
+        verified="twin (RobertaPreLayerNorm)",
     ),
     Family(
         name="data2vec-text",
         model_types=("data2vec-text",),
         architectures=("Data2VecTextForMaskedLM",),
         tensors=("data2vec_text.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        layout=encoders.DATA2VEC_TEXT,
         mask_token="<mask>",
         models="Data2Vec for text",
         verified="twin (Data2VecText)",
@@ -345,7 +374,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("distilbert",),
         architectures=("DistilBertForMaskedLM",),
         tensors=("distilbert.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        layout=encoders.DISTILBERT,
         mask_token="[MASK]",
         models="DistilBERT",
         verified="twin (DistilBert)",
@@ -355,7 +384,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("albert",),
         architectures=("AlbertForMaskedLM", "AlbertForPreTraining"),
         tensors=("albert.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        layout=encoders.ALBERT,
         mask_token="[MASK]",
         models="ALBERT",
         verified="twin (Albert)",
@@ -365,7 +394,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("electra",),
         architectures=("ElectraForMaskedLM",),
         tensors=("electra.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        layout=encoders.ELECTRA,
         mask_token="[MASK]",
         models="ELECTRA, its generators",
         verified="twin (Electra)",
@@ -375,7 +404,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("ernie",),
         architectures=("ErnieForMaskedLM", "ErnieForPreTraining"),
         tensors=("ernie.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        layout=encoders.ERNIE,
         mask_token="[MASK]",
         models="ERNIE 1.0 to 3.0",
         verified="twin (Ernie)",
@@ -385,7 +414,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("esm",),
         architectures=("EsmForMaskedLM",),
         tensors=("esm.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        layout=encoders.ESM,
         mask_token="<mask>",
         models="ESM-1b, ESM-2 (proteins)",
         verified="twin (Esm)",
@@ -395,7 +424,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("roformer",),
         architectures=("RoFormerForMaskedLM",),
         tensors=("roformer.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        layout=encoders.ROFORMER,
         mask_token="[MASK]",
         models="RoFormer",
         verified="twin (RoFormer)",
@@ -405,7 +434,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("mpnet",),
         architectures=("MPNetForMaskedLM",),
         tensors=("mpnet.embeddings.word_embeddings.weight",),
-        layout="encoder_layouts",
+        layout=encoders.MPNET,
         mask_token="<mask>",
         models="MPNet",
         verified="twin (MPNet)",
@@ -415,7 +444,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("deberta-v2",),
         architectures=("DebertaV2ForMaskedLM",),
         tensors=("deberta.encoder.layer.0.attention.self.query_proj.weight",),
-        layout="encoder_layouts",
+        layout=encoders.DEBERTA_V2,
         mask_token="[MASK]",
         models="DeBERTa v2 and v3 (without convolution)",
         verified="twin (DebertaV2)",
@@ -423,8 +452,9 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="nomic-bert",
         model_types=("nomic_bert",),
+        tensors=("nomic_bert.embeddings.word_embeddings.weight", "bert.encoder.layers.0.attn.Wqkv.weight"),
         architectures=("NomicBertForMaskedLM",),
-        layout="encoder_layouts",
+        layout=encoders.NOMIC_BERT,
         mask_token="[MASK]",
         models="nomic-bert",
         verified="twin (NomicBert)",
@@ -441,7 +471,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="neobert",
         model_types=("neobert",),
-        layout="neobert",
+        layout=neobert,
         mask_token="[MASK]",
         models="NeoBERT",
         verified="twin (its published definition)",
@@ -451,7 +481,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("modernbert",),
         architectures=("ModernBertForMaskedLM",),
         tensors=("model.embeddings.tok_embeddings.weight",),
-        layout="modernbert",
+        layout=modernbert,
         mask_token="[MASK]",
         models="ModernBERT, ModernBERT-chat",
         verified="twin (ModernBert)",

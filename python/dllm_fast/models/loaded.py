@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -228,9 +227,7 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
     _check_counts(checkpoint)
     try:
         if not isinstance(family.layout, Layout):
-            module = importlib.import_module(f"dllm_fast.models.{family.layout}")
-            built: tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]] = module.build(checkpoint)
-            return built
+            return family.layout.build(checkpoint)
         keys = family.layout.found(checkpoint.tensors)
         config, notes = settle(family.layout.read(checkpoint.config), keys, checkpoint)
         output = head.decide(
