@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
-from dllm_fast.errors import CheckpointError
+from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.decoder import RMSNorm
 from dllm_fast.models.fields import flag, positive, whole
 from dllm_fast.models.head import decide
-from dllm_fast.models.jsonfile import shown
 from dllm_fast.models.rotary import Rotary, rotate_pairs
 
 if TYPE_CHECKING:
