@@ -324,3 +324,13 @@ def test_sentencepiece_through_transformers(tmp_path: Path) -> None:
         for text in ("the cat said hello", "  The  mat, 7 ", "é zz <mask> [MASK] sat", ""):
             assert ours.encode(text) == theirs(text)["input_ids"], (model_type, text)
         assert ours.special_tokens.get("mask_token") == theirs.special_tokens_map.get("mask_token")
+
+
+def test_a_config_without_a_model_type(tmp_path: Path) -> None:
+    """Of 2019: the keys of the weights tell the model, and that tells the tokenizer."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
+    transformers.BertForMaskedLM(transformers.BertConfig(**sizes)).save_pretrained(with_words(tmp_path))
+    checkpoints.change_config(tmp_path, model_type=..., architectures=...)
+    model = dllm_fast.load(tmp_path)
+    assert model.tokenizer is not None
+    assert (model.tokenizer.encode("Hello"), model.mask_token_id) == ([2, 5, 6, 3], 4)

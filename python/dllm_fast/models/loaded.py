@@ -207,7 +207,7 @@ def load(
     place = asked.dtype or _dtype(checkpoint), asked.device
     with torch.device("meta"):
         network, pieces, harmless = _build(family, checkpoint)
-    tokenizer, missing = Tokenizer.find(texts)
+    tokenizer, missing = Tokenizer.find(texts, model_type=str(checkpoint.config["model_type"]))
     info = _info(family, checkpoint, network, tokenizer, named, source=source, place=place)  # type: ignore[arg-type]
     notes = [*info.notes, *asked.notes]
     if checkpoint.adapter is not None:

@@ -51,11 +51,14 @@ class Tokenizer:
         return cls.find(folder)[0]
 
     @classmethod
-    def find(cls, folder: str | Path) -> tuple[Self | None, str | None]:
+    def find(cls, folder: str | Path, *, model_type: str | None = None) -> tuple[Self | None, str | None]:
         """The tokenizer of a folder, or what is wrong with the files of one; neither where there are no such files.
 
         `tokenizer.json` comes first, with what the tokenizer's class and its settings change of it as transformers does; else
         the vocabulary that the class reads.
+
+        Args:
+            model_type: of the model, which tells the class where no file names it; default: what `config.json` says.
 
         Raises:
             CheckpointError: one of the files is broken, or they contradict each other.
@@ -63,7 +66,7 @@ class Tokenizer:
         folder = Path(folder)
         path = folder / "tokenizer.json"
         settings = _settings(folder)
-        name = vocabulary.class_of(folder, settings)
+        name = vocabulary.class_of(folder, settings, model_type)
         kind = vocabulary.kind_of(name)
         usual = {} if kind is None else kind.special
         if present(path):

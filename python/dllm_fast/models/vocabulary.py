@@ -117,13 +117,17 @@ _BY_MODEL_TYPE = {
 INSTALL = "pip install transformers sentencepiece protobuf"
 
 
-def class_of(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The tokenizer class of a folder as transformers finds it, without "Tokenizer" and "Fast"; None where nothing says it."""
+def class_of(folder: Path, settings: Mapping[str, Any], model_type: str | None = None) -> str | None:
+    """The tokenizer class of a folder as transformers finds it, without "Tokenizer" and "Fast"; None where nothing says it.
+
+    Args:
+        model_type: of the model; default: what `config.json` says.
+    """
     config = optional_json(folder / "config.json")
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if isinstance(named, str):
         return named.removesuffix("Fast").removesuffix("Tokenizer")
-    return _BY_MODEL_TYPE.get(str(config.get("model_type")))
+    return _BY_MODEL_TYPE.get(str(model_type or config.get("model_type")))
 
 
 def kind_of(name: str | None) -> Kind | None:
@@ -188,10 +192,9 @@ def build(folder: Path, name: str | None, settings: Mapping[str, Any]) -> Built 
     if found := [file for file in SENTENCEPIECE if present(folder / file)]:
         return _through_transformers(folder, name, found[0], settings)
     if found := [file for file in (WORDS, PIECES, MERGES) if present(folder / file)]:
-        known = ", ".join(sorted(f"{known}Tokenizer" for known in _KINDS))
         raise UnusableError(
-            f"{folder / found[0]} needs to be told the class of its tokenizer, got {shown(name)}; name one of {known} as "
-            "tokenizer_class in tokenizer_config.json, or save it with transformers as tokenizer.json"
+            f"{folder / found[0]} needs to be told the class of its tokenizer, got {shown(name)}; name one, such as "
+            "BertTokenizer, as tokenizer_class in tokenizer_config.json, or save it with transformers as tokenizer.json"
         )
     return None
 
