@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dllm_fast.errors import InvalidValueError
+from dllm_fast.errors import InvalidValueError, shown
 
 #: What is recorded for a value that asks for what is done anyway.
 NOTHING = "(changes nothing)"
@@ -60,8 +60,8 @@ def translate(name: str, value: object, settings: Mapping[str, Any]) -> tuple[di
         return {alias.ours: value}, alias.ours
     if alias.ours is not None:
         known = ", ".join(str(known) for known in alias.values)
-        raise InvalidValueError(f"{name} must be one of {known}, got {_short(value)}; {alias.remedy}")
-    raise InvalidValueError(f"{name} is not a setting, got {_short(value)}; {alias.remedy}")
+        raise InvalidValueError(f"{name} must be one of {known}, got {shown(value)}; {alias.remedy}")
+    raise InvalidValueError(f"{name} is not a setting, got {shown(value)}; {alias.remedy}")
 
 
 def markdown() -> str:
@@ -81,13 +81,6 @@ def _key(value: object) -> object:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return () if isinstance(value, list | tuple | dict | set) and not value else ...
-
-
-def _short(value: object) -> str:
-    """A value for an error text; of an object that is no plain value, its type."""
-    plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
-    text = repr(value) if plain else type(value).__name__
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _same(ours: str, meaning: str) -> Alias:
@@ -170,7 +163,7 @@ ALIASES: dict[str, Alias] = {
         "what is kept (SDAR)",
         "order",
         {**_ORDERS, **_SDAR},
-        "our own names go with order=, and SDAR's entropy_bounded is near order='entropy', entropy_bound=",
+        "our own names go with order= (for entropy_bounded, see entropy_bound=)",
         defaults={"low_confidence_dynamic": {"threshold": 0.85}},
     ),
     "alg": Alias("what is kept (Dream)", "order", _ORDERS, _OWN_ORDERS),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.aliases import ALIASES, translate
 from dllm_fast.config import SamplerConfig
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
+from dllm_fast.nearest import nearest
 from dllm_fast.published import presets
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
 # Of `sample`, for those who misspell them.
 _ARGUMENTS = ("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step")
-# Letters of a word that says something by itself.
-_TELLING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:
     if not isinstance(preset, str):
         raise InvalidTypeError(f"preset must be a name, got {type(preset).__name__}; the names are {', '.join(known)}")
     if preset not in known:
-        near = _nearest(preset, known) or "; leave it out for what the model's family recommends"
+        near = _question(preset, known) or "; leave it out for what the model's family recommends"
         raise InvalidValueError(f"preset must be one of {', '.join(known)}, got {preset!r}{near}")
     return known[preset]
 
@@ -121,7 +119,7 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
             if ours in values and not _same(values[ours], canonical):
                 raise InvalidValueError(
                     f"{typed[ours]} and {name} both say {ours} and must agree, "
-                    f"got {settings[typed[ours]]!r} and {value!r}; keep one of them"
+                    f"got {shown(settings[typed[ours]])} and {shown(value)}; keep one of them"
                 )
             values[ours] = canonical
             typed[ours] = name
@@ -141,17 +139,10 @@ def _same(a: object, b: object) -> bool:
 
 
 def _unknown(name: str) -> str:
-    near = _nearest(name, [*NAMES, *_ARGUMENTS, *ALIASES])
+    near = _question(name, [*NAMES, *_ARGUMENTS, *ALIASES])
     return f"{name} is not a setting{near or ';'} help(dllm_fast.SamplerConfig) describes all of them"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """A question after the few names that are spelled or begin like this one, or else share a word with it."""
-    plain, known = name.replace("-", "_").lower(), list(known)
-    close = difflib.get_close_matches(plain, known, n=3, cutoff=0.75)
-    if len(plain) >= _TELLING:
-        words = {word for word in plain.split("_") if len(word) >= _TELLING}
-        close += [other for other in known if other.startswith(plain)]
-        close = close or [other for other in known if words & set(other.split("_"))]
-    close = list(dict.fromkeys(close))[:3] or difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+def _question(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

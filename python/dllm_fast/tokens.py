@@ -6,11 +6,11 @@ A tokenizer is one of `models/tokenizer.py`, of `tokenizers` or of transformers 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from dllm_fast.errors import DllmFastError, InvalidValueError
+from dllm_fast.nearest import nearest
 
 _MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|MASK|>")
 _ENDS = ("[EOS]", "</s>", "<|endoftext|>", "<|im_end|>", "<eos>")
@@ -163,17 +163,11 @@ def ids_of(names: tuple[int | str, ...], tokenizer: Any, setting: str) -> tuple[
         token = token_id(tokenizer, name)
         if token is None:
             special = [text for i in sorted(special_ids(tokenizer)) if (text := spelling(tokenizer, i)) is not None]
-            close = _nearest(name, special) or _nearest(name, list(vocabulary(tokenizer)))
-            hint = f"did you mean {close!r}?" if close else "pass its id"
+            close = nearest(name, special, 1) or nearest(name, vocabulary(tokenizer), 1)
+            hint = f"did you mean {close[0]!r}?" if close else "pass its id"
             raise InvalidValueError(f"names in {setting} must be tokens of the vocabulary, got {name!r}; {hint}")
         found.append(token)
     return tuple(found)
-
-
-def _nearest(name: str, known: list[str]) -> str | None:
-    folded = {text.casefold(): text for text in known}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
-    return folded[close[0]] if close else None
 
 
 def ids(encoding: Any) -> list[int]:

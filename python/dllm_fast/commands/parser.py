@@ -35,13 +35,13 @@ class Parser(argparse.ArgumentParser):
             return
         known = [name for name in self._option_string_actions if name.startswith("--")]
         ours = [name for name in _meant(option) if name in known]
-        self.error(f"{option} is not an option{f'; did you mean {ours[0]}?' if ours else _nearest(option, known)}")
+        self.error(f"{option} is not an option{f'; did you mean {ours[0]}?' if ours else _question(option, known)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             kind = "command" if isinstance(action, argparse._SubParsersAction) else "value"
             known = [str(choice) for choice in action.choices]
-            self.error(f"{value} is not a {kind}{_nearest(str(value), known) or '; there are ' + ', '.join(known)}")
+            self.error(f"{value} is not a {kind}{_question(str(value), known) or '; there are ' + ', '.join(known)}")
 
     def error(self, message: str) -> NoReturn:
         """One line and status 2, as for everything else that is wrong with the input."""
@@ -59,8 +59,8 @@ def _meant(option: str) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names]
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    import difflib  # late: nothing is wrong, most of the time
+def _question(name: str, known: Sequence[str]) -> str:
+    from dllm_fast.nearest import nearest
 
-    close = [other for other in known if other.startswith(name)] or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    near = nearest(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
