@@ -148,6 +148,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "distilbert-relu": lambda: twin("DistilBert", dim=64, hidden_dim=128)(activation="relu", tie_word_embeddings=False),
     "albert": albert,
     "albert-groups": lambda: albert(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2, hidden_act="gelu"),
+    "albert-deep": lambda: albert(num_hidden_layers=40, hidden_size=16, intermediate_size=16),
     "electra": electra,
     "electra-one-width": lambda: electra(embedding_size=64, hidden_act="relu"),
     "ernie": ernie,

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 import checkpoints
 import dllm_fast
 from dllm_fast.errors import CheckpointError
+from encoders import FORMS, save
 from families import TWINS
-from parity.test_encoder_twins import KINDS, saved
 
 # Of other heads, which no logit of ours depends on.
 UNUSED = {"esm.contact_head.regression.weight", "esm.contact_head.regression.bias"}
@@ -48,15 +48,15 @@ def test_decoders(tmp_path, twin):
     assert passed_over(twin.save(tmp_path)) == set()
 
 
-@pytest.mark.parametrize("form", [*KINDS, "bert-untied", "roberta-untied", "modernbert-untied"])
+@pytest.mark.parametrize("form", FORMS)
 def test_encoders(tmp_path, form):
-    saved(form, tmp_path)
+    save(form, tmp_path)
     assert passed_over(tmp_path) <= UNUSED
 
 
 @pytest.mark.parametrize("form", HEADS)
 def test_an_encoder_with_its_head_written_once_more(tmp_path, form):
-    saved(form, tmp_path)
+    save(form, tmp_path)
 
     def add(tensors):
         table = next(key for key in tensors if key.endswith(("word_embeddings.weight", "tok_embeddings.weight")))

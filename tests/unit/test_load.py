@@ -177,7 +177,7 @@ def test_a_plain_model_that_the_caller_vouches_for(folders, tmp_path):
         ({"rms_norm_eps": -1.0}, "rms_norm_eps in config.json must be a number above 0, got -1.0"),
         ({"max_sequence_length": "x"}, "max_sequence_length in config.json must be a whole number"),
         ({"weight_tying": "yes"}, "weight_tying in config.json must be true or false, got 'yes'"),
-        ({"n_layers": 10**9}, "n_layers in config.json must be at most 21, the number of tensors in .* got 1000000000"),
+        ({"n_layers": 10**9}, "n_layers in config.json must be at most 21 for the 21 tensors in .* got 1000000000"),
         ({"n_layers": 3}, "must hold a tensor for every part of the model, got none for model.transformer.blocks.2"),
         ({"n_layers": 1}, "which the model of this config.json does not have"),
         ({"mlp_hidden_size": 96}, r"must make up \[192, 64\] by config.json, got \[128, 64\]"),

@@ -49,7 +49,6 @@ class EncoderConfig:
         relative: what the distance of a query and a key adds to their score, or None.
         pre_norm: norms stand before attention and feedforward, and one at the end, not behind each.
         embedding_norm: the embeddings are normed.
-        embedding_bias: their projection to the width of the stream has a bias.
         bias: attention and feedforward have biases.
         gated: the feedforward has a gate.
         fused: query, key and value are one matrix.
@@ -81,7 +80,6 @@ class EncoderConfig:
     relative: Relative | None = None
     pre_norm: bool = False
     embedding_norm: bool = True
-    embedding_bias: bool = True
     bias: bool = True
     gated: bool = False
     fused: bool = False
@@ -344,7 +342,7 @@ class Encoder(nn.Module):
         encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(config) for _ in range(max(config.order) + 1))})
         self.bert = nn.ModuleDict({"embeddings": Embeddings(config), "encoder": encoder})
         if config.embedding_size is not None:
-            self.bert["project"] = Linear(config.embedding_size, config.hidden_size, bias=config.embedding_bias)
+            self.bert["project"] = Linear(config.embedding_size, config.hidden_size)
         if config.positions == "rotary" and config.rotary is None:
             assert config.max_position_embeddings is not None
             encoder["angles"] = Embedding(config.max_position_embeddings, config.head_dim)

@@ -252,15 +252,21 @@ def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[s
     return decoder, pieces, tuple(map(re.escape, keys["head.weight"] if output.tied else ()))
 
 
+# ALBERT's layers share their weights, so they may be more than there are tensors.
+_SHARED_LAYERS = 1024
+
+
 def _check_counts(checkpoint: Checkpoint) -> None:
     """Refuses more layers or experts than there are tensors, before that many are built."""
     there = len(checkpoint.tensors)
+    if checkpoint.config.get("num_hidden_groups") is not None:
+        there = max(there, _SHARED_LAYERS)
     for name in ("num_hidden_layers", "n_layers", "n_layer", "num_experts", "num_local_experts"):
         value = checkpoint.config.get(name)
         if isinstance(value, int) and value > there:
             raise CheckpointError(
-                f"{name} in config.json must be at most {there}, the number of tensors in {checkpoint.folder}, got "
-                f"{shown(value)}; is config.json the one of these weights?"
+                f"{name} in config.json must be at most {there} for the {len(checkpoint.tensors)} tensors in "
+                f"{checkpoint.folder}, got {shown(value)}; is config.json the one of these weights?"
             )
 
 
