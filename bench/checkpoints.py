@@ -57,6 +57,8 @@ class Size:
         for name in GROWING:
             if config.get(name) is not None:
                 out[name] = config[name] * self.width // FIXTURE_WIDTH
+        if config.get("model_type") == "Dream" and "block_size" in config:
+            out["block_size"] = 32  # it is what tells DreamReasoner from Dream
         if "moe_layer_freq" in config:
             out["moe_layer_freq"] = [1] * self.layers
         return out
@@ -75,7 +77,7 @@ def twin(name: str, size: Size) -> Any:
 
 def families(size: Size) -> dict[str, Callable[[Path], Path]]:
     """For every family the function that writes its checkpoint into a folder."""
-    decoders = {fixture.name: twin(fixture.name, size).save for fixture in _families().TWINS}
+    decoders = {fixture.name: twin(fixture.name, size).save for fixture in _families().TWINS if fixture.form_of is None}
     return decoders | {name: _encoder(name, size) for name in ENCODERS}
 
 
