@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dllm_fast._core import Prediction, Sampler, __version__
     from dllm_fast.config import SamplerConfig
     from dllm_fast.custom_generate import generate
+    from dllm_fast.distribution import Distribution, distributions
     from dllm_fast.errors import DllmFastError
     from dllm_fast.models.explain import Explanation, explain
     from dllm_fast.models.loaded import load
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dllm_fast.sampling import infill, sample
 
 __all__ = [
+    "Distribution",
     "DllmFastError",
     "Edit",
     "Explanation",
@@ -37,6 +39,7 @@ __all__ = [
     "StepEvent",
     "__version__",
     "demo",
+    "distributions",
     "explain",
     "generate",
     "infill",
@@ -48,6 +51,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Distribution": "distribution",
     "DllmFastError": "errors",
     "Edit": "_core",
     "Explanation": "models.explain",
@@ -57,6 +61,7 @@ _HOME = {
     "SamplerConfig": "config",
     "StepEvent": "result",
     "__version__": "_core",
+    "distributions": "distribution",
     "explain": "models.explain",
     "generate": "custom_generate",
     "infill": "sampling",

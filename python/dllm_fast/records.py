@@ -31,7 +31,7 @@ class Record:
     __hash__ = None  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as numbers, strings, lists and dictionaries, which `json.dumps` takes; `from_dict` reads them.
+        """Every field as numbers, strings, lists and dictionaries, which `json.dumps` takes.
 
         JSON has neither nan nor infinity: they become None, "inf" and "-inf".
         """

@@ -119,6 +119,7 @@ def _run(
     streams: tuple[int | Sequence[int] | None, int],
     on_step: OnStep | None,
     infilling: bool,
+    predict: Callable[[SamplerConfig, tuple[int, ...], Any], Predictor] | None = None,
 ) -> Result:
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
@@ -139,7 +140,7 @@ def _run(
     starts = [0 if infilling else len(prompt.ids) for prompt in prompts for _ in range(num_samples)]
     assert config.mask_token_id is not None
     used = dataclasses.replace(config, suppress_tokens=(*config.suppress_tokens, *special))
-    predictor = Predictor(used, special)
+    predictor = Predictor(used, special) if predict is None else predict(used, special, tokenizer)
     policy = runner.begin(
         Task(
             lengths=[len(canvas) for canvas in canvases],

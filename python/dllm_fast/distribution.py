@@ -1,0 +1,166 @@
+"""What a model would write at each mask, with probabilities: no answer is chosen."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dllm_fast import sampling, text
+from dllm_fast.config import SamplerConfig
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
+from dllm_fast.models.predictor import Predictor, sites_of
+from dllm_fast.predict import mask_predict
+from dllm_fast.records import Record
+from dllm_fast.settings import resolve
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dllm_fast._core import Prediction
+    from dllm_fast.models.loaded import ModelInfo
+    from dllm_fast.sampling import Model, Prompt
+
+    Ints = NDArray[np.int64]
+
+_SETTINGS = (
+    "mask_token_id",
+    "shift",
+    "block_length",
+    "suppress_tokens",
+    "allow_special",
+    "cache",
+    "refresh_every",
+    "max_batch_rows",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Distribution(Record):
+    """The most probable tokens of one mask.
+
+    Attributes:
+        row: of the canvases.
+        position: from the start of the canvas.
+        ids: the most probable first, on a tie the lower first, int64.
+        probabilities: of these, float64: of the softmax at temperature 1, without the mask and the suppressed tokens.
+        tokens: the ids as text, or None without a tokenizer.
+    """
+
+    row: int
+    position: int
+    ids: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    tokens: list[str] | None
+
+
+def distributions(
+    model: Model | None,
+    canvas: Prompt,
+    *,
+    top: int = 5,
+    tokenizer: Any = None,
+    attention_mask: Any = None,
+    **settings: Any,
+) -> list[Distribution]:
+    """The most probable tokens of every mask of each canvas, from one forward of the canvases as they are.
+
+    A model that is filled by blocks, or a `block_length`, takes one forward for each block: the blocks before it then hold
+    their most probable tokens, those after it their masks.
+
+    Args:
+        model, canvas, tokenizer, attention_mask: as `infill` takes them.
+        top: tokens for each mask.
+        settings: `mask_token_id`, `shift`, `block_length`, `suppress_tokens`, `allow_special`, `cache`, `refresh_every` and
+            `max_batch_rows`, as in `SamplerConfig`.
+
+    Returns:
+        One for each mask, in order of row and position.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: what `infill` refuses, a setting that is about choosing tokens, or a `top` that
+            is no number of tokens that are allowed.
+    """
+    if isinstance(top, bool) or not isinstance(top, int | np.integer):
+        raise InvalidTypeError(f"top must be a whole number, got {shown(top)}; 5 shows the five most probable tokens")
+    if top < 1:
+        raise InvalidValueError(f"top must be at least 1, got {shown(top)}; 5 shows the five most probable tokens")
+    if others := [name for name in settings if name not in _SETTINGS]:
+        raise InvalidValueError(
+            f"a distribution is what the model says before anything is chosen, got {others[0]}; leave it out, or use infill "
+            f"(settings that it takes: {', '.join(_SETTINGS)})"
+        )
+    found: list[Distribution] = []
+
+    def rule(info: ModelInfo | None = None) -> Any:
+        return resolve(None, SamplerConfig(steps_per_block=1), settings, info)
+
+    def predict(config: SamplerConfig, special: tuple[int, ...], known: Any) -> Predictor:
+        return _Asked(config, special, known, int(top), found)
+
+    read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
+    sampling._run(model, read, rule, tokenizer, streams=(0, 1), on_step=None, infilling=True, predict=predict)
+    return sorted(found, key=lambda one: (one.row, one.position))
+
+
+class _Asked(Predictor):
+    """Notes what the logits say before it predicts from them."""
+
+    def __init__(
+        self, config: SamplerConfig, special: tuple[int, ...], tokenizer: Any, top: int, found: list[Distribution]
+    ) -> None:
+        super().__init__(config, special)
+        self._tokenizer = tokenizer
+        self._top = top
+        self._found = found
+
+    def embedded(self, *_: Any) -> None:
+        """The logits themselves are wanted."""
+
+    def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> Prediction:
+        prediction = super().__call__(logits, rows, lines)
+        assert self._sampler is not None
+        sites = sites_of(self._sampler, rows)
+        if lines is not None:
+            logits = logits[torch.from_numpy(lines).to(logits.device) if isinstance(logits, torch.Tensor) else lines]
+        ids = self._best(logits)
+        of_rank = [_current(logits, self.draw.suppressed, ids[:, rank]) for rank in range(self._top)]
+        for i, (row, position) in enumerate(zip(np.repeat(rows, sites.counts), sites.position, strict=True)):
+            self._found.append(
+                Distribution(
+                    row=int(row),
+                    position=int(position),
+                    ids=ids[i],
+                    probabilities=np.array([probabilities[i] for probabilities in of_rank]),
+                    tokens=None if self._tokenizer is None else [self._text(token) for token in ids[i]],
+                )
+            )
+        return prediction
+
+    def _best(self, logits: Any) -> Ints:
+        """The ids of the largest logits of each row `[N, top]`, the largest first, on a tie the lower first."""
+        host = logits.detach().float().cpu().numpy() if isinstance(logits, torch.Tensor) else logits.astype(np.float32)
+        allowed = np.setdiff1d(np.arange(host.shape[1]), self.draw.suppressed)
+        if self._top > len(allowed):
+            raise InvalidValueError(
+                f"top must be at most the number of tokens that are allowed, got {self._top} for {len(allowed)}; lower it"
+            )
+        best = np.empty((len(host), self._top), dtype=np.int64)
+        for i, row in enumerate(host[:, allowed]):
+            least = np.partition(row, -self._top)[-self._top]
+            above, equal = np.flatnonzero(row > least), np.flatnonzero(row == least)
+            above = above[np.argsort(-row[above], kind="stable")]
+            best[i] = allowed[np.concatenate((above, equal))[: self._top]]
+        return best
+
+    def _text(self, token: np.int64) -> str:
+        return str(self._tokenizer.decode([int(token)], skip_special_tokens=False))
+
+
+def _current(logits: Any, suppressed: tuple[int, ...], ids: Ints) -> NDArray[np.float64]:
+    prediction = mask_predict(logits, suppress=suppressed, current=ids)
+    current = prediction.current
+    return current.cpu().numpy() if isinstance(current, torch.Tensor) else np.asarray(current)
