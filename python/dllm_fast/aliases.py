@@ -316,5 +316,6 @@ ALIASES: dict[str, Alias] = {
     "torch_dtype": _answer("of the weights", _LOAD.format("dtype")),
     "device": _answer("where the model runs", _LOAD.format("device")),
     "device_map": _answer("where the model runs", _LOAD.format("device")),
+    **{name: _answer("an argument of load", _LOAD.format(name)) for name in ("attention", "family", "revision", "adapter")},
     "trust_remote_code": _answer("run code of the folder", "leave it out: no code of a folder is ever run", False),
 }

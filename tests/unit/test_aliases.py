@@ -138,6 +138,7 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("dtype", "bfloat16", "dllm_fast.load(folder, dtype=...)"),
     ("torch_dtype", "bfloat16", "dllm_fast.load(folder, dtype=...)"),
     ("device", "cuda", "dllm_fast.load(folder, device=...)"),
+    ("attention", "full", "dllm_fast.load(folder, attention=...)"),
     ("trust_remote_code", True, "no code"),
     ("past_key_values", object(), "cache="),
     ("dual_cache", True, "cache='dual'"),

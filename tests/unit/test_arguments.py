@@ -83,6 +83,11 @@ def test_what_explain_says(folder: Path) -> None:
         ({"subfolder": "../x"}, "subfolder must lie in the model's folder"),
         ({"subfolder": "/etc"}, "subfolder must lie in the model's folder"),
         ({"num_labels": 2}, "num_labels is no setting of load; the overrides are"),
+        ({"blocklength": 2}, "blocklength is no setting of load; did you mean 'block_length'"),
+        ({"dtyp": 2}, "dtyp is no setting of load; did you mean 'dtype'"),
+        ({"mask_id": 2}, "mask_id is no setting of load; did you mean 'mask_token_id'"),
+        ({"threshold": 0.9}, "threshold is no setting of load; pass it to sample or infill"),
+        ({"gen_length": 9}, "gen_length is no setting of load; pass it to sample or infill"),
     ],
 )
 def test_what_is_answered(folder: Path, named: dict[str, Any], message: str) -> None:

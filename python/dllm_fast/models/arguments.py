@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
+from dllm_fast.aliases import ALIASES
+from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.nearest import nearest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Where a model may lie. Kernels are for CUDA; on the others its networks are plain torch, and the sampler is on the host.
@@ -44,6 +47,8 @@ _ANSWERS: Mapping[str, str] = {
 }
 # Whatever they say, what happens is right: nothing is run, files are mapped, pickles are refused, attention is exact.
 _FULFILLED = ("low_cpu_mem_usage", "use_safetensors", "weights_only", "resume_download", "attn_implementation", "use_cache")
+# Arguments of `load` that it reads itself.
+_FIRST = ("dtype", "device", "revision", "adapter", "ignore_keys")
 _HUB = ("token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
@@ -104,8 +109,17 @@ def understand(
         if value is not None and value is not False:
             raise InvalidValueError(f"{name} is not supported by load, got {_short(value)}: {way}")
     if unknown := sorted(left.keys() - set(own)):
-        raise InvalidValueError(f"{unknown[0]} is no setting of load; the overrides are {', '.join(own)}")
+        raise InvalidValueError(_unknown(unknown[0], own))
     return Arguments(dtype=kind, device=where, hub=hub, overrides=left, notes=tuple(notes))
+
+
+def _unknown(name: str, own: tuple[str, ...]) -> str:
+    meant = ALIASES[name].ours if name in ALIASES else None
+    if meant not in own and (name in ALIASES or name in SamplerConfig.__dataclass_fields__):
+        return f"{name} is no setting of load; pass it to sample or infill, with what load returned"
+    near = [meant] if meant in own else nearest(name, [*own, *_FIRST], 1)
+    question = f"did you mean {near[0]!r}? " if near else ""
+    return f"{name} is no setting of load; {question}the overrides are {', '.join(own)}"
 
 
 def known_dtype(dtype: torch.dtype | str) -> torch.dtype:
