@@ -14,8 +14,10 @@ import pytest
 import torch
 
 import dllm_fast
+import text_models
 from checkpoints import write_tokenizer
 from dllm_fast import cli
+from dllm_fast.errors import UnknownTextWarning
 from families import TWINS
 
 BY_NAME = {twin.name: twin for twin in TWINS}
@@ -115,6 +117,21 @@ def test_chat_and_no_chat(run, folder, tmp_path):
     status, _, err = run("generate", save(tmp_path, "sdar", template=None), "-p", "Hello", "--chat")
     assert status == 2
     assert "messages need a tokenizer with a chat template" in err
+
+
+def test_an_encoder_answers_before_its_closing_token(run, tmp_path):
+    folder = text_models.save(tmp_path / "bert")
+    status, out, err = run("generate", folder, "-p", "Paris % is", "--max-new-tokens", 3, "--json")
+    model = dllm_fast.load(folder)
+    with pytest.warns(UnknownTextWarning):
+        result = dllm_fast.sample(model, "Paris % is", max_new_tokens=3)
+    assert (status, json.loads(out)["new_tokens"]) == (0, result.new_tokens[0].tolist())
+    assert model.tokenizer.id_to_token(int(result.sequences[0][-1])) == "[SEP]"
+    assert err.startswith("dllm-fast: warning: the tokenizer does not know '%': 1 token is [UNK]")
+    status, out, _ = run("infill", folder, "--text", "Paris is the [MASK] of France.")
+    assert status == 0
+    assert out.startswith("paris is the ")
+    assert "  " not in out
 
 
 def test_several_prompts_make_json_lines(run, folder, tmp_path):

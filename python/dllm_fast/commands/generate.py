@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dllm_fast.errors import InvalidValueError
+from dllm_fast.errors import InvalidValueError, UnknownTextWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from dllm_fast.models.loaded import LoadedModel
     from dllm_fast.result import Result
@@ -83,9 +85,10 @@ def _generate(options: argparse.Namespace) -> int:
     given = [_messages(prompt, options.system) for prompt in prompts] if templated else prompts
     from dllm_fast import sample
 
-    result = sample(
-        model, given, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
-    )
+    with _said_plainly():
+        result = sample(
+            model, given, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
+        )
     _print(result, prompts, options, lines=options.prompts is not None)
     return 0
 
@@ -95,11 +98,25 @@ def _infill(options: argparse.Namespace) -> int:
     model = _load(options)
     from dllm_fast import infill
 
-    result = infill(
-        model, options.text, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
-    )
+    with _said_plainly():
+        result = infill(
+            model, options.text, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
+        )
     _print(result, [options.text], options, lines=False)
     return 0
+
+
+@contextlib.contextmanager
+def _said_plainly() -> Iterator[None]:
+    """Warnings of ours about a prompt as one line, without the place in our code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UnknownTextWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, UnknownTextWarning):
+            print(f"dllm-fast: warning: {warning.message}", file=sys.stderr)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _load(options: argparse.Namespace) -> LoadedModel:
