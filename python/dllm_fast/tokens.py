@@ -16,6 +16,8 @@ _MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|MASK|>")
 _ENDS = ("[EOS]", "</s>", "<|endoftext|>", "<|im_end|>", "<eos>")
 _PADS = ("[PAD]", "<pad>", "<|pad|>")
 _UNKNOWN = ("[UNK]", "<unk>")
+# They end a turn of a conversation, whether or not a checkpoint lists them among its end tokens.
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|role_end|>", "<|end|>", "<end_of_turn>")
 _ROLES = ("bos", "eos", "unk", "sep", "cls")
 # Where a text says nothing about what was put around it, one of these does.
 _PROBES = ("a", "1", "the", "x y")
@@ -111,14 +113,15 @@ def not_written(tokenizer: Any, others: Collection[int | None], vocabulary: int 
 
     Args:
         tokenizer: that marks them; without one none are known.
-        others: those that may be written (ends), or never are (the mask). The tokenizer's own end is among them anyway.
+        others: those that may be written (ends), or never are (the mask). The tokenizer's own end, and the tokens that end a
+            turn of a conversation, are among them anyway.
         vocabulary: of the model, where it is known; nothing behind it can be written.
     """
     special = special_ids(tokenizer)
     count = size(tokenizer)
     if not special or (count is not None and len(special) >= count):
         return ()  # where all tokens are special the mark says nothing
-    left = special - {*others, eos_token_id(tokenizer)}
+    left = special - {*others, eos_token_id(tokenizer), *(token_id(tokenizer, name) for name in _TURN_ENDS)}
     return tuple(sorted(token for token in left if vocabulary is None or token < vocabulary))
 
 

@@ -127,7 +127,7 @@ def test_an_encoder_answers_before_its_closing_token(run, tmp_path):
         result = dllm_fast.sample(model, "Paris % is", max_new_tokens=3)
     assert (status, json.loads(out)["new_tokens"]) == (0, result.new_tokens[0].tolist())
     assert model.tokenizer.id_to_token(int(result.sequences[0][-1])) == "[SEP]"
-    assert err.startswith("dllm-fast: warning: the tokenizer does not know '%': 1 token is [UNK]")
+    assert "dllm-fast: warning: the tokenizer does not know '%': 1 token is [UNK]" in err
     status, out, _ = run("infill", folder, "--text", "Paris is the [MASK] of France.")
     assert status == 0
     assert out.startswith("paris is the ")

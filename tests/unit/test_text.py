@@ -220,6 +220,13 @@ def test_end_tokens_are_written(tmp_path: Path) -> None:
     assert filled.text == "a<|eot|>b"
 
 
+def test_the_end_of_a_turn_is_an_end() -> None:
+    tokenizer = checkpoints.byte_tokenizer()
+    tokenizer.add_special_tokens(["<|eot_id|>"])
+    result = dllm_fast.sample(shy(260, 33, size=261), "a", tokenizer=tokenizer, mask_token_id=259, max_new_tokens=1)
+    assert result.text == "<|eot_id|>"
+
+
 def test_a_tokenizer_whose_tokens_are_all_special_says_nothing() -> None:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "[MASK]": 2}, unk_token="a"))
     tokenizer.add_special_tokens(["a", "b", "[MASK]"])
