@@ -7,9 +7,12 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.generation_config import READ, check_config, check_objects, settings_of, told_by
+from dllm_fast.padding import unpadded
 from dllm_fast.settings import NAMES
 
 if TYPE_CHECKING:
@@ -180,7 +183,7 @@ def _num_samples(prompts: list[Any], told: dict[str, Any], given: dict[str, Any]
     """Samples of a prompt, whose copies transformers has put beside each other."""
     count = int(told.get("num_return_sequences") or 1)
     groups = [prompts[start : start + count] for start in range(0, len(prompts), count)]
-    repeated = all(len(group) == count and all(row.equal(group[0]) for row in group) for group in groups)
+    repeated = all(len(group) == count and all(np.array_equal(row, group[0]) for row in group) for group in groups)
     if not repeated or (count > 1 and "num_return_sequences" in given):
         raise InvalidValueError(
             f"num_return_sequences={count} needs each prompt {count} times, as model.generate repeats it, "
@@ -201,17 +204,14 @@ def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, posit
     """Rows without their padding."""
     if getattr(input_ids, "ndim", 0) != 2:
         raise InvalidTypeError(f"input_ids must be a tensor [B, L], got {type(input_ids).__name__}; pass one row a prompt")
-    if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise InvalidValueError(
-            f"attention_mask must have the shape {list(input_ids.shape)} of input_ids, got {list(attention_mask.shape)}; "
-            "1 marks a token, 0 padding"
-        )
-    real = (input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask).bool().cpu()
+    real = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
+    rows = unpadded(input_ids, real, "input_ids")
+    real = real.bool().cpu()
     if position_ids is not None:
         counted = (real.cumsum(1) - 1).expand(position_ids.shape)
         if not bool(((position_ids.cpu() == counted) | ~real).all()):
             raise InvalidValueError("position_ids must count each prompt's tokens from 0, got others; leave them out")
-    return [row[kept] for row, kept in zip(input_ids.cpu(), real, strict=True)]
+    return rows
 
 
 def _sequences(input_ids: torch.Tensor, result: Result, padding: int | None) -> torch.Tensor:

@@ -56,10 +56,12 @@ class Result(Record):
     Rows are prompt-major: sample i of prompt b is row `b * num_samples + i`.
 
     Attributes:
-        sequences: the whole canvas of each row, int64.
+        sequences: the whole canvas of each row, int64: the prompt without its padding, what was written, and what the tokenizer
+            adds at the end of a text.
         new_tokens: what was written in each row, in order of position, int64; cut after the first end token when
             `stop_at_eos`.
-        texts: `new_tokens` as text (for `infill` the whole canvas), or None without a tokenizer.
+        texts: `new_tokens` as text up to the end token that ended the row (for `infill` the whole canvas), or None without a
+            tokenizer. Special tokens that were given are left out; what was written is shown, whatever it is.
         trajectory: for each row its edits in order, with `.step`, `.position`, `.token`, `.probability`, `.kind`, `.time`.
         stats: forwards and milliseconds.
         config: every setting as it was used.
