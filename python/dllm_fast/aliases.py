@@ -128,7 +128,7 @@ _LONG = "there is no least length: stop_at_eos=False writes all max_new_tokens, 
 _LOAD = "it belongs to the model: dllm_fast.load(folder, {}=...), and sample takes what load returns"
 _PROMPT = "the prompt is the second argument of sample: a text, messages, ids, or a list of them"
 _CHAT = "use chat=True (a text becomes a user's message) or chat=False (it is taken as it is)"
-_KEPT = "use result.trajectory, which has every token with its step, position and probability, or mask_predict for logits"
+_KEPT = "use result.trajectory (each token with its probability), or dllm_fast.distributions for the best at each mask"
 _CACHE = "use cache='prefix' or 'dual' with refresh_every=, or leave it at 'auto'"
 _POLICY = "use preset=, a name of dllm_fast.presets(), or order= with threshold=, factor= or entropy_bound="
 
