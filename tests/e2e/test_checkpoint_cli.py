@@ -15,7 +15,7 @@ import torch
 
 import dllm_fast
 import text_models
-from checkpoints import write_tokenizer
+from checkpoints import change_weights, write_tokenizer
 from dllm_fast import cli
 from dllm_fast.errors import UnknownTextWarning
 from families import TWINS
@@ -55,6 +55,21 @@ def test_generate_prints_the_answer(run, folder):
     assert out == dllm_fast.sample(model, ids, max_new_tokens=8).texts[0] + "\n"
     nfe = dllm_fast.sample(model, ids, max_new_tokens=8).stats.nfe
     assert err.startswith(f"{nfe} forwards, ")
+
+
+def test_what_a_folder_does_not_say_is_said_by_options(run, tmp_path):
+    folder = save(tmp_path, "sdar")
+    config = json.loads((folder / "config.json").read_text())
+    bare = {name: value for name, value in config.items() if name not in {"model_type", "architectures"}}
+    (folder / "config.json").write_text(json.dumps(bare))
+    change_weights(folder, lambda tensors: tensors | {"other.head.weight": torch.ones(3)})
+    status, _, err = run("explain", folder)
+    assert (status, "or pass family=" in err) == (2, True)
+    status, out, _ = run("explain", folder, "--family", "sdar", "--ignore-keys", "other.*")
+    assert (status, "left out by ignore_keys: other.head.weight" in out) == (0, True)
+    arguments = ("-p", "Hello", "--max-new-tokens", 8, "--family", "sdar", "--ignore-keys", "other.*")
+    status, out, _ = run("generate", folder, *arguments)
+    assert (status, bool(out)) == (0, True)
 
 
 def test_generate_json_is_one_object(run, folder):

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dllm_fast.commands import checkpoint
 from dllm_fast.errors import InvalidValueError, UnknownTextWarning
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_common(parser: argparse.ArgumentParser, settings: Sequence[str] | dict[str, Any]) -> None:
-    parser.add_argument("model", metavar="FOLDER", help="checkpoint in Hugging Face format, or an id of the hub")
+    checkpoint.add_arguments(parser)
     parser.add_argument("--preset", help="a name of dllm_fast.presets() (default: what the model's family recommends)")
     for name in settings:
         kind, text = _SETTINGS[name]
@@ -120,12 +121,10 @@ def _said_plainly() -> Iterator[None]:
 
 
 def _load(options: argparse.Namespace) -> LoadedModel:
-    # Imported late: bad input and --help need not wait for torch.
-    from dllm_fast.models.loaded import load
     from dllm_fast.settings import resolve
 
     resolve(options.preset, None, _settings(options))
-    model = load(options.model, dtype=options.dtype, device=options.device)
+    model = checkpoint.opened(options, dtype=options.dtype, device=options.device)
     if model.tokenizer is None:
         raise InvalidValueError(f"text needs a tokenizer, got none in {options.model}; put tokenizer.json into the folder")
     return model

@@ -1,0 +1,28 @@
+"""What the commands that open a checkpoint have in common: which one, and what it does not say of itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dllm_fast.models.loaded import LoadedModel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder, and what `load` takes where the folder does not say it."""
+    parser.add_argument("model", metavar="FOLDER", help="checkpoint in Hugging Face format, or an id of the hub")
+    parser.add_argument("--family", metavar="NAME", help="row of README's table, where config.json does not tell it")
+    parser.add_argument(
+        "--ignore-keys", metavar="PATTERN", action="append", default=[], help="weights of further heads, such as 'cls.other.*'"
+    )
+
+
+def opened(options: argparse.Namespace, **more: Any) -> LoadedModel:
+    """The checkpoint."""
+    # Imported late: bad input and --help need not wait for torch.
+    from dllm_fast.models.loaded import load
+
+    told = {} if options.family is None else {"family": options.family}
+    return load(options.model, ignore_keys=options.ignore_keys, **told, **more)
