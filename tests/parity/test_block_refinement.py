@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,7 +73,8 @@ def pipeline(model, prompts, *, eos=None, **settings):
         forwards += 1
         return SimpleNamespace(logits=model(ids))
 
-    published = LLaDA2Pipeline(model=asked, scheduler=BlockRefinementScheduler())
+    diffusers = pytest.importorskip("diffusers")
+    published = diffusers.LLaDA2Pipeline(model=asked, scheduler=diffusers.BlockRefinementScheduler())
     published.set_progress_bar_config(disable=True)
     result = published(
         input_ids=torch.tensor(prompts),

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -38,6 +37,7 @@ def opened(folder: Path) -> Tokenizer:
 
 
 def stock(folder: Path) -> Any:
+    transformers = pytest.importorskip("transformers")
     return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
 
 

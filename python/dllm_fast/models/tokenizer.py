@@ -146,14 +146,13 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text, with the tokens that the tokenizer puts around every text (BOS, `[CLS]`) unless told not to."""
+        if not isinstance(text, str):
+            raise InvalidTypeError(f"a text must be a string, got {type(text).__name__}; convert it")
         try:
-            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
-        except TypeError as error:  # tokenizers says it of a lone surrogate, too
-            if isinstance(text, str):
-                raise InvalidValueError(
-                    f"a text must be valid Unicode, got {shown(text)}; replace the lone surrogate"
-                ) from error
-            raise InvalidTypeError(f"a text must be a string, got {type(text).__name__}; convert it") from error
+            text.encode()  # tokenizers 0.20 lets a lone surrogate pass
+        except UnicodeEncodeError as error:
+            raise InvalidValueError(f"a text must be valid Unicode, got {shown(text)}; replace the lone surrogate") from error
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids."""
