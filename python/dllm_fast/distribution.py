@@ -64,6 +64,7 @@ def distributions(
     top: int = 5,
     tokenizer: Any = None,
     attention_mask: Any = None,
+    like: Model | None = None,
     **settings: Any,
 ) -> list[Distribution]:
     """The most probable tokens of every mask of each canvas, from one forward of the canvases as they are.
@@ -72,7 +73,7 @@ def distributions(
     their most probable tokens, those after it their masks.
 
     Args:
-        model, canvas, tokenizer, attention_mask: as `infill` takes them.
+        model, canvas, tokenizer, attention_mask, like: as `infill` takes them.
         top: tokens for each mask.
         settings: `mask_token_id`, `shift`, `block_length`, `suppress_tokens`, `allow_special`, `cache`, `refresh_every` and
             `max_batch_rows`, as in `SamplerConfig`.
@@ -102,7 +103,7 @@ def distributions(
         return _Asked(config, special, known, int(top), found)
 
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
-    sampling._run(model, read, rule, tokenizer, streams=(0, 1), on_step=None, infilling=True, predict=predict)
+    sampling._run(model, read, rule, tokenizer, like, streams=(0, 1), on_step=None, infilling=True, predict=predict)
     return sorted(found, key=lambda one: (one.row, one.position))
 
 

@@ -46,6 +46,7 @@ def sample(
     seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
+    like: Model | None = None,
     **settings: Any,
 ) -> Result:
     """Appends `max_new_tokens` masks to each prompt and fills them.
@@ -72,6 +73,9 @@ def sample(
         num_samples: answers per prompt; they differ where the temperature is above 0 or the order is random, and a warning
             says where nothing is drawn.
         on_step: called with a `StepEvent` after every step.
+        like: for a plain function around a model of transformers, one that `dllm_fast.load` opened, or that of a folder or hub
+            id: that model. The function is run, on a few tokens first; shift, blocks, ids, end tokens, recommended rule and
+            tokenizer are those of the model. Of a function without it nothing is known.
         settings: single settings over the preset, as in `SamplerConfig`; the names of LLaDA, Dream, Fast-dLLM, SDAR, dInfer,
             Diffusers, transformers and vLLM are understood (`gen_length`, `remasking`, `num_inference_steps`, ...) or answered
             with what to use instead.
@@ -82,7 +86,7 @@ def sample(
     """
     rule = functools.partial(resolve, preset, config, settings)
     read = functools.partial(text.prompts, prompt, name="prompt", attention_mask=attention_mask, chat=chat)
-    return _run(model, read, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=False)
+    return _run(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=False)
 
 
 def infill(
@@ -96,6 +100,7 @@ def infill(
     seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
+    like: Model | None = None,
     **settings: Any,
 ) -> Result:
     """Fills exactly the mask tokens of each canvas and appends nothing. Blocks are counted from position 0.
@@ -107,7 +112,7 @@ def infill(
     """
     rule = functools.partial(resolve, preset, config, settings)
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
-    return _run(model, read, rule, tokenizer, streams=(seed, num_samples), on_step=on_step, infilling=True)
+    return _run(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=True)
 
 
 def _run(
@@ -115,6 +120,7 @@ def _run(
     read: Callable[..., list[text.Prompt]],
     rule: Callable[..., Resolved],
     tokenizer: Any,
+    like: Model | None,
     *,
     streams: tuple[int | Sequence[int] | None, int],
     on_step: OnStep | None,
@@ -124,7 +130,7 @@ def _run(
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
     rule()  # what is wrong by itself is refused before a checkpoint is opened
-    runner, tokenizer = open_runner(model, tokenizer)
+    runner, tokenizer = open_runner(model, tokenizer, like)
     resolved = rule(runner.info)
     config = prepare.with_ids(resolved.config, runner, tokenizer)
     config, special = prepare.with_suppressed(config, runner, tokenizer)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dllm_fast import records, tokens
 from dllm_fast.models.decoder import Decoder
+from dllm_fast.models.like import LikeRunner, known
 from dllm_fast.models.loaded import LoadedModel, load
-from dllm_fast.models.open_runner import is_pretrained, open_runner
+from dllm_fast.models.open_runner import open_runner
 from dllm_fast.models.probe import NATIVE, PLAIN, study
 from dllm_fast.models.runner import EXACT
+from dllm_fast.models.wrappers import is_pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,16 +97,21 @@ class Explanation:
         return "\n".join(f"{a:{first}}  {b:{min(second, 40)}}  {c}".rstrip() for a, b, c in lines)
 
 
-def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokenizer: Any = None) -> Explanation:
+def explain(
+    model: LoadedModel | str | Path | Callable[..., Any] | None, tokenizer: Any = None, like: Any = None
+) -> Explanation:
     """How `sample` would run a model: what is taken for its mask, its attention and its ends, by whom, and which way is used.
 
     Args:
         model: as `sample` takes it; a folder or hub id is opened, a model of transformers is run on a few tokens.
         tokenizer: where the mask or the ends come from it.
+        like: as `sample` takes it.
 
     Raises:
         CheckpointError, InvalidValueError: where `sample` would refuse the model.
     """
+    if like is not None:
+        return _with_remarks(_like(model, tokenizer, like), known(like, tokenizer)[1])
     if model is None:
         from dllm_fast import demo
 
@@ -113,8 +120,23 @@ def explain(model: LoadedModel | str | Path | Callable[..., Any] | None, tokeniz
     opened: Any = model if callable(model) else load(model)
     found = _way(opened, tokenizer)
     read = opened.tokenizer if tokenizer is None and isinstance(opened, LoadedModel) else tokenizer
-    said = tokens.remarks(read, {found.mask_token_id, *found.eos_token_ids}, found.vocabulary)
+    return _with_remarks(found, read)
+
+
+def _with_remarks(found: Explanation, tokenizer: Any) -> Explanation:
+    said = tokens.remarks(tokenizer, {found.mask_token_id, *found.eos_token_ids}, found.vocabulary)
     return dataclasses.replace(found, notes=(*found.notes, *said))
+
+
+def _like(model: Any, tokenizer: Any, like: Any) -> Explanation:
+    """A function of which a model tells."""
+    runner, _ = open_runner(model, tokenizer, like)
+    assert isinstance(runner, LikeRunner)
+    assert runner.info is not None
+    refused = [(way, "a function is called as it is") for way in ("own decoder", NATIVE)]
+    refused += _policies(runner.info, cached=False)
+    probed = {"sees": runner.sees}
+    return _explained(runner.info, PLAIN, "a function; what is known comes from like=", refused, probed, cached=False)
 
 
 def _way(opened: Any, tokenizer: Any) -> Explanation:
@@ -208,7 +230,7 @@ def _unknown(model: Any, tokenizer: Any) -> Explanation:
         block_length=None,
         eos_token_ids=() if ends is None else (ends,) if isinstance(ends, int) else ends,
         tier=PLAIN,
-        reason="any callable from ids to logits",
+        reason="any callable from ids to logits; nothing is known of a model inside: say it with like=",
         cache="none",
         cache_reason="this way of running keeps nothing between forwards",
         vocabulary=runner.vocabulary,

@@ -13,7 +13,7 @@ import torch
 from dllm_fast import records
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models import families, head, layouts, weights
-from dllm_fast.models.arguments import DTYPES, understand
+from dllm_fast.models.arguments import DTYPES, Arguments, understand
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint
 from dllm_fast.models.choices import Choices, token_ids
@@ -193,6 +193,38 @@ def load(
         InvalidValueError, InvalidTypeError: an argument.
     """
     asked = understand(dtype, device, overrides, _OVERRIDES)
+    opened = _open(folder_or_id, asked, revision, adapter, ignore_keys)
+    info = opened.info
+    weights.fill(opened.network, opened.checkpoint, opened.pieces, opened.harmless, dtype=info.dtype, device=info.device)
+    return LoadedModel(opened.network, opened.tokenizer, info, opened.config)  # type: ignore[arg-type]
+
+
+def inspect_folder(folder_or_id: str | Path) -> tuple[ModelInfo, Tokenizer | None]:
+    """What `load` would say about a folder or hub id, and its tokenizer; no weight is read.
+
+    Raises:
+        CheckpointError, InvalidValueError, InvalidTypeError: as `load`, as far as the weights play no part.
+    """
+    opened = _open(folder_or_id, understand(None, None, {}, _OVERRIDES), None, None, ())
+    return opened.info, opened.tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """A checkpoint before its weights are read: the network without values, what goes where, and what was chosen."""
+
+    checkpoint: Checkpoint
+    config: Mapping[str, Any]
+    network: nn.Module
+    pieces: Mapping[str, Sequence[str]]
+    harmless: Sequence[str]
+    tokenizer: Tokenizer | None
+    info: ModelInfo
+
+
+def _open(
+    folder_or_id: str | Path, asked: Arguments, revision: str | None, adapter: str | Path | None, ignore_keys: Sequence[str]
+) -> _Opened:
     named = asked.overrides
     _check_overrides(named)
     checkpoint, texts = open_folder(folder_or_id, revision, adapter, asked.hub)
@@ -214,8 +246,15 @@ def load(
         notes.append(checkpoint.adapter.note)
     if missing is not None:
         notes.append(f"no tokenizer for text: {missing}")
-    weights.fill(network, checkpoint, pieces, harmless, dtype=place[0], device=place[1])
-    return LoadedModel(network, tokenizer, replace(info, notes=tuple(notes)), config)  # type: ignore[arg-type]
+    return _Opened(
+        checkpoint=checkpoint,
+        config=config,
+        network=network,
+        pieces=pieces,
+        harmless=harmless,
+        tokenizer=tokenizer,
+        info=replace(info, notes=tuple(notes)),
+    )
 
 
 def _build(family: Family, checkpoint: Checkpoint) -> tuple[nn.Module, Mapping[str, Sequence[str]], Sequence[str]]:

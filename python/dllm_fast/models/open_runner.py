@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.headed import HeadedRunner
+from dllm_fast.models.like import LikeRunner, known
 from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.native import NativeRunner
 from dllm_fast.models.probe import ROWS, study
 from dllm_fast.models.runner import NetworkRunner, Runner
-from dllm_fast.models.wrappers import unwrap
+from dllm_fast.models.wrappers import is_pretrained, unwrap
 
 if TYPE_CHECKING:
     from dllm_fast.models.probe import Study
 
 
-def open_runner(model: Any, tokenizer: Any = None) -> tuple[Runner, Any]:
+def open_runner(model: Any, tokenizer: Any = None, like: Any = None) -> tuple[Runner, Any]:
     """A runner for a folder or hub id, an opened checkpoint, a model in memory or a callable, and the tokenizer for it.
+
+    Args:
+        model: what is run.
+        tokenizer: of the caller, or None.
+        like: for a callable of which nothing is known, the model that it is around.
 
     Raises:
         CheckpointError: a folder that cannot be used.
-        InvalidValueError: a model of transformers that is causal, or fills no masks.
+        InvalidValueError: a model of transformers that is causal, or fills no masks; `like` beside a model that is known.
     """
+    if like is not None:
+        if model is None or isinstance(model, str | Path | LoadedModel) or is_pretrained(model):
+            kind = "None" if model is None else type(model).__name__
+            raise InvalidValueError(
+                f"like= says what a plain function is around, got it beside {kind}, of which all is known; leave it out"
+            )
+        info, tokenizer = known(like, tokenizer)
+        return LikeRunner(model, like, info), tokenizer
     if model is None:
         from dllm_fast import demo
 
@@ -36,12 +50,6 @@ def open_runner(model: Any, tokenizer: Any = None) -> tuple[Runner, Any]:
     if is_pretrained(model):
         return runner_of(model, study(model, tokenizer)), tokenizer
     return ModelAdapter(model), tokenizer
-
-
-def is_pretrained(model: object) -> bool:
-    """Is it a model of transformers, or one inside a known wrapper? Whoever has one has imported transformers, so we do not."""
-    base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
-    return base is not None and isinstance(unwrap(model).model, base)
 
 
 def runner_of(model: Any, found: Study) -> Runner:

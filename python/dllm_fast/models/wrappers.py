@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from dllm_fast.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # Name of the class, where the model is, and why the wrapper itself must be called; None where what is inside does the same.
 _SPLIT = "it holds parts of the weights"
 _COMPILED = "it is compiled"
+_MIXED = "its adapters are mixed outside of the model"
 _WRAPPERS: dict[str, tuple[str, str | None]] = {
     "OptimizedModule": ("_orig_mod", _COMPILED),
     "DataParallel": ("module", None),
@@ -31,7 +32,7 @@ class Unwrapped:
     Attributes:
         model: the innermost.
         called: what is to be called: the model, or the wrapper that cannot be left out.
-        probed: what is called for a handful of tokens, for which nothing needs to be compiled.
+        probed: what is called for a handful of tokens, for which nothing needs to be compiled or dealt over devices.
         names: classes of the wrappers, from the outside.
         why: why `called` must be called as it is; None where the model can be run in any way.
     """
@@ -59,15 +60,22 @@ def unwrap(model: Any) -> Unwrapped:
         model = inner
     if why is None and is_compiled(model):
         why = _COMPILED
-    return Unwrapped(model=model, called=called, probed=model if why == _COMPILED else called, names=tuple(names), why=why)
+    return Unwrapped(
+        model=model, called=called, probed=called if why in (_SPLIT, _MIXED) else model, names=tuple(names), why=why
+    )
+
+
+def is_pretrained(model: object) -> bool:
+    """Is it a model of transformers, or one inside a known wrapper? Whoever has one has imported transformers, so we do not."""
+    base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
+    return base is not None and isinstance(unwrap(model).model, base)
 
 
 def is_compiled(model: Any) -> bool:
     """Did somebody call `.compile()` on it or on a part of it, or put in a part that is compiled?"""
-    modules = getattr(model, "modules", None)
-    return modules is not None and any(
+    return isinstance(model, nn.Module) and any(
         vars(module).get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule"
-        for module in modules()
+        for module in model.modules()
     )
 
 
@@ -99,5 +107,5 @@ def _adapted(model: Any) -> tuple[nn.Module, str | None]:
                 "with like="
             )
         if kind == "XLORA" or getattr(config, "alora_invocation_tokens", None) is not None:
-            return model.get_base_model(), "its adapters are mixed outside of the model"
+            return model.get_base_model(), _MIXED
     return model.get_base_model(), None
