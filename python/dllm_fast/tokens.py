@@ -54,18 +54,17 @@ def _role(tokenizer: Any, attribute: str, names: tuple[str, ...]) -> int | None:
     known = getattr(tokenizer, attribute, None)
     if known is not None:
         return int(known)
-    look_up = getattr(tokenizer, "token_to_id", None)
-    if look_up is None:
+    if not hasattr(tokenizer, "token_to_id"):
         return None
-    return next((int(found) for n in names if (found := look_up(n)) is not None), None)
+    return next((found for name in names if (found := token_id(tokenizer, name)) is not None), None)
 
 
 def token_id(tokenizer: Any, name: str) -> int | None:
     """The id of a token as the vocabulary spells it, or None."""
     look_up = getattr(tokenizer, "token_to_id", None)
-    # Tokenizers of transformers answer an unknown one with their unknown token.
     found = look_up(name) if look_up is not None else vocabulary(tokenizer).get(name)
-    return None if found is None else int(found)
+    # Some tokenizers of transformers answer a name that they do not know with their unknown token.
+    return None if found is None or spelling(tokenizer, int(found)) not in {name, None} else int(found)
 
 
 def spelling(tokenizer: Any, token: int) -> str | None:

@@ -113,6 +113,9 @@ def test_tokenizers_in_python_and_other_ends(tmp_path: Path) -> None:
     esm = transformers.EsmTokenizer(str(tmp_path / "vocab.txt"))
     (prompt,) = text.prompts("LA", esm, "prompt")
     assert (prompt.ids.tolist(), prompt.tail.tolist()) == ([0, 4, 5], [2])
+    assert tokens.not_written(esm, {6}, None) == (0, 1, 3)
+    with pytest.raises(InvalidValueError, match="got 'X'"):  # for which ESM's own look-up answers <unk>
+        tokens.ids_of(("X",), esm, "suppress_tokens")
     (prompt,) = text.prompts("a", checkpoints.byte_tokenizer(), "prompt")
     assert (prompt.ids.size, prompt.tail.size) == (1, 0)
     opened = checkpoints.byte_tokenizer()
