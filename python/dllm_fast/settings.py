@@ -110,7 +110,7 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
     typed: dict[str, str] = {}
     aliases: dict[str, str] = {}
     for name, value in settings.items():
-        found = {name: value}
+        found = {name: None if name == "top_k" and _is_off(value) else value}
         if name in ALIASES:
             found, aliases[name] = translate(name, value, settings)
         elif name not in NAMES:
@@ -131,6 +131,11 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
             "give one of them (LLaDA counts the total, Diffusers counts per block)"
         )
     return values, aliases
+
+
+def _is_off(top_k: object) -> bool:
+    """With others 0 tokens to draw from, or -1 (vLLM), are all of them."""
+    return isinstance(top_k, int) and not isinstance(top_k, bool) and top_k in (0, -1)
 
 
 def _same(a: object, b: object) -> bool:

@@ -76,17 +76,16 @@ def pipeline(model, prompts, *, eos=None, **settings):
     diffusers = pytest.importorskip("diffusers")
     published = diffusers.LLaDA2Pipeline(model=asked, scheduler=diffusers.BlockRefinementScheduler())
     published.set_progress_bar_config(disable=True)
-    result = published(
-        input_ids=torch.tensor(prompts),
-        use_chat_template=False,
-        output_type="seq",
-        temperature=0.0,
-        editing_threshold=None,
-        mask_token_id=model.mask,
-        eos_token_id=eos,
-        eos_early_stop=eos is not None,
-        **settings,
-    )
+    usual = {
+        "use_chat_template": False,
+        "output_type": "seq",
+        "temperature": 0.0,
+        "editing_threshold": None,
+        "mask_token_id": model.mask,
+        "eos_token_id": eos,
+        "eos_early_stop": eos is not None,
+    }
+    result = published(input_ids=torch.tensor(prompts), **usual | settings)
     return result.sequences.tolist(), forwards
 
 
@@ -164,3 +163,17 @@ def test_their_names_are_understood(names):
     published, _ = pipeline(model, [[1, 2, 3, 4]], gen_length=8, block_length=4, num_inference_steps=2, threshold=0.4)
     assert [tokens.tolist() for tokens in result.new_tokens] == published
     assert result.aliases[steps] == "steps_per_block"
+
+
+def test_their_whole_call_is_understood():
+    """Every argument of the pipeline by its name, to the pipeline and to `sample`."""
+    model = Table(np.random.default_rng(0), VOCABULARY, 4, block=4, mask_logit=-np.inf)
+    call = {
+        **{"use_chat_template": False, "add_generation_prompt": True, "gen_length": 8, "block_length": 4},
+        **{"num_inference_steps": 2, "temperature": 0.0, "top_p": None, "top_k": None, "sampling_method": "multinomial"},
+        **{"threshold": 0.4, "editing_threshold": None, "max_post_steps": 16, "minimal_topk": 1, "eos_early_stop": False},
+        **{"eos_token_id": None, "mask_token_id": model.mask, "generator": None, "output_type": "seq", "return_dict": True},
+        **{"callback_on_step_end": None, "callback_on_step_end_tensor_inputs": None},
+    }
+    published, _ = pipeline(model, [[1, 2, 3, 4]], **call)
+    assert [tokens.tolist() for tokens in dllm_fast.sample(model, [1, 2, 3, 4], **call).new_tokens] == published

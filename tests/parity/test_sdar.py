@@ -27,6 +27,9 @@ def test_every_strategy_under_sdar_s_own_names(seed, strategy, block, data):
     settings = {
         "gen_length": blocks * block,
         "block_length": block,
+        "temperature": 0.0,  # of which SDAR's own has none: tokens are drawn
+        "top_k": 0,
+        "top_p": 1.0,
         "denoising_steps": data.draw(st.integers(1, block)),
         "remasking_strategy": strategy,
         "confidence_threshold": (c[i] + c[i + 1]) / 2,

@@ -13,6 +13,51 @@ from dllm_fast.settings import NAMES, resolve
 # Three lines of a terminal.
 LONGEST = 3 * 120
 
+# Calls of others with every argument named, mostly at their defaults; models and prompts left out.
+WHOLE_CALLS: dict[str, dict[str, Any]] = {
+    "LLaDA": {
+        **{"steps": 128, "gen_length": 128, "block_length": 128, "temperature": 0.0, "cfg_scale": 0.0, "mask_id": 126336},
+        **{"remasking": "low_confidence", "logits_eos_inf": False, "confidence_eos_eot_inf": False},
+    },
+    "Fast-dLLM": {
+        **{"steps": 128, "gen_length": 128, "block_length": 128, "temperature": 0.0, "remasking": "low_confidence"},
+        **{"mask_id": 126336, "threshold": None, "factor": None},
+    },
+    "Dream": {
+        **{"max_new_tokens": 512, "output_history": True, "return_dict_in_generate": True, "steps": 512, "temperature": 0.2},
+        **{"top_p": 0.95, "top_k": None, "alg": "entropy", "alg_temp": 0.0, "eps": 1e-3, "num_return_sequences": 1},
+    },
+    "SDAR": {
+        **{"mask_id": 151669, "gen_length": 128, "block_length": 8, "denoising_steps": 8, "temperature": 1.0, "top_k": 0},
+        **{"top_p": 1.0, "remasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.85, "eb_threshold": None},
+        "stopping_criteria_idx": [151643],
+    },
+    "dInfer": {
+        **{"threshold": 0.9, "low_threshold": 0.6, "cache": "dual", "temperature": 0.0, "early_stop": True, "cont_weight": 0},
+        **{"prefix_look": 0, "after_look": 0, "warmup_steps": 0, "enable_torch_compile": False, "mask_id": 156895},
+        **{"eos_id": 156892, "parallel_decoding": "threshold", "use_credit": False},
+    },
+    "dllm": {
+        **{"max_new_tokens": 128, "max_length": None, "block_size": 128, "steps": 128, "temperature": 0.0, "cfg_scale": 0.0},
+        **{"remasking": "low_confidence", "stochastic_transfer": False, "cfg_keep_tokens": None, "return_dict": True},
+        **{"suppress_tokens": None, "begin_suppress_tokens": None, "right_shift_logits": False},
+    },
+    "Diffusers": {
+        **{"messages": None, "use_chat_template": False, "add_generation_prompt": True, "gen_length": 2048},
+        **{"num_inference_steps": 32, "temperature": 0.0, "top_p": None, "top_k": None, "sampling_method": "multinomial"},
+        **{"threshold": 0.7, "editing_threshold": None, "max_post_steps": 16, "minimal_topk": 1, "eos_early_stop": True},
+        **{"eos_token_id": 156892, "mask_token_id": 156895, "generator": None, "output_type": "text", "return_dict": True},
+        **{"callback_on_step_end": None, "callback_on_step_end_tensor_inputs": None, "block_length": None},
+    },
+    "vLLM": {
+        **{"n": 1, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "temperature": 1.0},
+        **{"top_p": 1.0, "top_k": -1, "min_p": 0.0, "stop": None, "stop_token_ids": [], "max_tokens": 16, "min_tokens": 0},
+        **{"logprobs": None, "prompt_logprobs": None, "detokenize": True, "skip_special_tokens": True, "bad_words": []},
+        **{"spaces_between_special_tokens": True, "logits_processors": None, "include_stop_str_in_output": False},
+        **{"truncate_prompt_tokens": None, "structured_outputs": None, "logit_bias": None, "allowed_token_ids": None},
+    },
+}
+
 # What is typed, and the settings that it must become.
 UNDERSTOOD: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"gen_length": 64}, {"max_new_tokens": 64}),
@@ -41,6 +86,10 @@ UNDERSTOOD: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"ignore_eos": True}, {"stop_at_eos": False}),
     ({"right_shift_logits": True}, {"shift": True}),
     ({"use_shift": True}, {"shift": True}),
+    ({"top_k": 0, "temperature": 0.7}, {"top_k": None}),
+    ({"sampling_method": "greedy"}, {"temperature": 0.0}),
+    ({"parallel_decoding": "threshold"}, {"order": "sampled-confidence", "threshold": 0.9}),
+    ({"parallel_decoding": "threshold", "threshold": 0.7}, {"order": "sampled-confidence", "threshold": 0.7}),
     ({"use_cache": False}, {"cache": "none"}),
     ({"use_cache": True}, {"cache": "auto"}),
     ({"use_cache": "dual"}, {"cache": "dual"}),
@@ -91,6 +140,17 @@ def test_what_asks_for_what_is_done_anyway_is_recorded_as_such(typed: dict[str, 
     resolved = resolve("llada", None, typed)
     assert resolved.aliases == dict.fromkeys(typed, NOTHING)
     assert resolved.config == dllm_fast.presets()["llada"]
+
+
+@pytest.mark.parametrize("whose", WHOLE_CALLS)
+def test_whole_calls_of_others_are_understood(whose: str) -> None:
+    call = WHOLE_CALLS[whose]
+    resolved = resolve(None, None, call)
+    assert set(resolved.aliases) == set(call) & set(ALIASES)
+    for name, value in call.items():
+        if name in NAMES and value not in (None, 0, -1):
+            assert getattr(resolved.config, name) == value
+    assert resolved.config.top_k is None
 
 
 @pytest.mark.parametrize("name", ["output_history", "return_trace"])
@@ -158,9 +218,12 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("gamma", 0.1, "entropy_bound="),
     ("remasking", "confidence", "order="),
     ("alg", "confidence_threshold", "order="),
+    ("parallel_decoding", "hierarchy", "threshold="),
+    ("low_threshold", 0.4, "threshold="),
+    ("cont_weight", 0.3, "refresh_every="),
+    ("allowed_token_ids", [3], "suppress_tokens="),
     ("diffusion_algorithm", 4, "order="),
     ("stochastic_transfer", True, "order='ancestral'"),
-    ("low_threshold", 0.4, "threshold="),
     ("small_block_size", 8, "block_length="),
     ("editing_threshold", 0.5, "not implemented"),
     ("editing_threshold", 0.0, "not implemented"),  # off in Diffusers, "rewrite whatever differs" in SGLang

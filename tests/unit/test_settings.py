@@ -27,7 +27,7 @@ from dllm_fast.settings import resolve
         ({"top_p": 0}, r"top_p must lie in \(0, 1\], got 0"),
         ({"top_p": 1.1}, r"top_p must lie in \(0, 1\], got 1.1"),
         ({"min_p": -0.1}, r"min_p must lie in \[0, 1\], got -0.1"),
-        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_k": -2}, "top_k must be a whole number, at least 1, got -2"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"steps_per_block": 0}, "steps_per_block must be at least 1, got 0"),
         ({"block_length": 0}, "block_length must be at least 1, got 0"),

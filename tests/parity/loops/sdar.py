@@ -13,6 +13,9 @@ def generate(
     gen_length,
     block_length,
     denoising_steps,
+    temperature,
+    top_k,
+    top_p,
     remasking_strategy,
     confidence_threshold,
     eb_threshold,
@@ -22,7 +25,7 @@ def generate(
     from the left, its quota by confidence, or every mask that is surer than the threshold if those are at least its quota.
 
     Deviations: tokens are the best ones (published, drawn at temperature 1); a quota is at most the masks that are left
-    (published, it takes tokens of the prompt for the rest); `eb_threshold` and end tokens are taken and not used.
+    (published, it takes tokens of the prompt for the rest); `eb_threshold`, end tokens and filters are taken and not used.
     """
     length = -(-(len(prompt) + gen_length) // block_length) * block_length
     canvas = Canvas(lambda tokens: model(tokens[:end]), [*prompt, *[mask_id] * (length - len(prompt))], mask_id)
