@@ -190,16 +190,34 @@ def test_configs_that_do_not_fit(folders, tmp_path, settings, message):
         dllm_fast.load(folder)
 
 
+# Settings that are read where they are there.
+OPTIONAL = (
+    *(
+        "attention_bias",
+        "architectures",
+        "block_size",
+        "clip_qkv",
+        "first_k_dense_replace",
+        "head_dim",
+        "hidden_act",
+        "is_causal",
+    ),
+    *("layer_norm_eps", "layer_types", "mlp_bias", "model_type", "moe_router_enable_expert_bias", "n_kv_heads", "num_experts"),
+    *("partial_rotary_factor", "qk_norm", "rope_parameters", "rope_scaling", "scale_logits", "score_function"),
+    *("sliding_window", "tie_word_embeddings", "use_qk_norm", "use_sliding_window", "vocab_size", "weight_tying"),
+)
+
+
 @given(
     st.sampled_from(TWINS),
-    st.integers(0, 60),
-    st.sampled_from(["x", "", -1, 0, 0.5, 1e300, 10**30, [], [1], {}, {"a": 1}, True]),
+    st.integers(0, 90),
+    st.sampled_from(["x", "", -1, 0, 0.5, 1e300, 10**30, [], [1], ["x"], {}, {"a": 1}, {"rope_type": "yarn"}, True, False]),
 )
 def test_any_setting_may_be_anything(folders, tmp_path_factory, twin, place, junk):
     """A folder opens and runs, or is refused in our words, whatever one setting of its config.json is."""
     config = json.loads((folders(twin.name) / "config.json").read_text())
-    name = list(config)[place % len(config)]
-    folder = changed(folders(twin.name), tmp_path_factory.mktemp("junk"), **{name: junk})
+    names = list(dict.fromkeys([*config, *OPTIONAL]))
+    folder = changed(folders(twin.name), tmp_path_factory.mktemp("junk"), **{names[place % len(names)]: junk})
     with contextlib.suppress(DllmFastError):
         dllm_fast.sample(dllm_fast.load(folder), [1, 2], mask_token_id=MASK, max_new_tokens=2, stop_at_eos=False)
 

@@ -214,7 +214,7 @@ def _llada(config: Mapping[str, Any]) -> DecoderConfig:
         act=activation(config, "activation_type", "silu"),
         qkv_bias=flag(config, "include_qkv_bias"),
         tied=flag(config, "weight_tying", default=True),
-        logit_scale=width**-0.5 if config.get("scale_logits") else 1.0,
+        logit_scale=width**-0.5 if flag(config, "scale_logits") else 1.0,
     )
 
 
@@ -239,7 +239,7 @@ def _llada_moe(config: Mapping[str, Any]) -> DecoderConfig:
         qk_norm=flag(config, "qk_layernorm"),
         experts=experts,
         dense=frozenset(i for i, kind in enumerate(frequency) if kind == 0),
-        clip=config.get("clip_qkv"),
+        clip=None if config.get("clip_qkv") is None else positive(config, "clip_qkv", 1.0),
     )
 
 
