@@ -116,7 +116,7 @@ _WITHOUT_BOUND = ("remasking_strategy", tuple(_SDAR))
 _TOKENS, _IN_BLOCK, _BLOCK = "tokens to write", "forwards in a block", "length of a block"
 _ANSWERS, _SEED = "use num_samples=", "use seed=, a whole number"
 _WATCH = "use on_step=, a function that is called with a StepEvent after every step"
-_LOGITS = "pass a function that calls the model and changes its logits in place of the model, or use suppress_tokens="
+_LOGITS = "pass a function that calls the model and changes its logits, with like= the model, or use suppress_tokens="
 _SUPPRESS = "suppress_tokens= takes ids that are never written"
 _NO_GUIDANCE = "leave it out: classifier-free guidance is not implemented yet"
 _NO_EDITS = "leave it out: editing of committed tokens is not implemented yet"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
 # Of `sample`, for those who misspell them.
-_ARGUMENTS = ("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step")
+_ARGUMENTS = ("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step", "like")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 import dllm_fast
 from dllm_fast.aliases import ALIASES, NOTHING, markdown
-from dllm_fast.settings import NAMES, resolve
+from dllm_fast.settings import _ARGUMENTS, NAMES, resolve
 
 # Three lines of a terminal.
 LONGEST = 3 * 120
@@ -181,7 +181,7 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("random_seed", 3, "seed="),
     ("manual_seed", 3, "seed="),
     ("return_dict_in_generate", False, "result.sequences"),
-    ("logits_processor", [print], "suppress_tokens="),
+    ("logits_processor", [print], "like="),
     ("generation_logits_hook_func", print, "changes its logits"),
     ("generation_tokens_hook_func", print, "Sampler"),
     ("repetition_penalty", 1.2, "leave it out"),
@@ -270,7 +270,10 @@ def test_every_name_of_the_table_is_within_reach(name: str) -> None:
 
 def test_no_name_of_the_table_is_an_argument_of_sample() -> None:
     """It would be bound there, and the row never read."""
-    assert not set(inspect.signature(dllm_fast.sample).parameters) & set(ALIASES)
+    taken = inspect.signature(dllm_fast.sample).parameters
+    assert not set(taken) & set(ALIASES)
+    named = [name for name, parameter in taken.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert sorted(_ARGUMENTS) == sorted(named), "what is misspelled finds all of them"
 
 
 def test_the_table_can_be_printed() -> None:
