@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -96,7 +98,9 @@ def twin(name: str, **settings: Any) -> Callable[..., Any]:
 
     def form(**changes: Any) -> Any:
         config = getattr(transformers, f"{name}Config")(**SIZES | settings | changes)
-        return getattr(transformers, f"{name}ForMaskedLM")(config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # in DeBERTa of transformers 4
+            return getattr(transformers, f"{name}ForMaskedLM")(config)
 
     return form
 
@@ -191,6 +195,10 @@ KINDS = (
     *("esm", "esm-1b", "roformer", "mpnet", "deberta-v3", "deberta-v2", "nomic-bert", "eurobert", "neobert", "modernbert"),
 )
 
+# transformers 4 has no such class, not all of its settings, or ties what is not one.
+_NEWER = ("nomic-bert", "eurobert", "eurobert-biases", "modernbert-other", "deberta-own-head")
+MISSING = _NEWER if int(transformers.__version__.split(".")[0]) < 5 else ()
+
 
 @dataclass(frozen=True)
 class EncoderTwin:
@@ -208,9 +216,11 @@ class EncoderTwin:
 
 def save(form: str, folder: Path) -> Any:
     """Writes a form with random weights; gives the stock class."""
+    if form in MISSING:
+        pytest.skip(f"transformers {transformers.__version__} has no {form}")
     stock = checkpoints.redraw(FORMS[form]())
     stock.save_pretrained(folder)
     return stock
 
 
-TWINS = tuple(EncoderTwin(kind) for kind in KINDS)
+TWINS = tuple(EncoderTwin(kind) for kind in KINDS if kind not in MISSING)

