@@ -110,6 +110,39 @@ def test_nomic_bert_by_the_names_of_its_modules(tmp_path):
     same_logits(tmp_path, stock)
 
 
+def test_roformer_without_its_table_of_angles(tmp_path):
+    stock = save("roformer", tmp_path)
+    table = stock.roformer.encoder.embed_positions.weight
+    angles = torch.arange(64)[:, None] * 10000.0 ** -(torch.arange(0, 16, 2).double() / 16)
+    table.data = torch.cat((angles.sin(), angles.cos()), dim=-1).float()
+    checkpoints.change_weights(tmp_path, lambda tensors: {k: t for k, t in tensors.items() if "embed_positions" not in k})
+    same_logits(tmp_path, stock)
+
+
+def test_ernie_under_the_names_of_bert(tmp_path):
+    stock = save("ernie-tasks", tmp_path)
+    renamed(tmp_path, (r"^ernie\.", "bert."))
+    same_logits(tmp_path, stock)
+
+
+def test_what_esm_2_was_saved_with(tmp_path):
+    """A head for contacts, ESM-1b's table, frequencies of every layer: none changes a logit, and the last are checked."""
+    stock = save("esm", tmp_path)
+    name = "esm.encoder.layer.1.attention.self.rotary_embeddings.inv_freq"
+    spare = {
+        "esm.contact_head.regression.weight": torch.ones(1, 8),
+        "esm.contact_head.regression.bias": torch.ones(1),
+        "esm.embeddings.position_embeddings.weight": torch.ones(64, 64),
+        "esm.embeddings.position_ids": torch.arange(64)[None],
+        name: 10000.0 ** -(torch.arange(0, 16, 2) / 16),
+    }
+    checkpoints.change_weights(tmp_path, lambda tensors: tensors | spare)
+    same_logits(tmp_path, stock)
+    checkpoints.change_weights(tmp_path, lambda tensors: tensors | {name: spare[name] * 2})
+    with pytest.raises(dllm_fast.DllmFastError, match=f"{name} .* must be the frequencies"):
+        dllm_fast.load(tmp_path)
+
+
 @pytest.mark.parametrize("form", KINDS)
 def test_norms_as_tensorflow_called_them(tmp_path, form):
     stock = save(form, tmp_path)

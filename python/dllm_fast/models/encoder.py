@@ -45,6 +45,7 @@ class EncoderConfig:
         positions: `table`: learned, from the first row on; `counted`: learned, from behind the row of the padding token, which
             stands at its own row and is not counted; `rotary`; `none`.
         rotary: how queries and keys turn; None where they turn by the rows of a table of the checkpoint.
+        turns_pairs: neighbours of a head turn together, not its two halves.
         turns_values: values turn, too.
         relative: what the distance of a query and a key adds to their score, or None.
         pre_norm: norms stand before attention and feedforward, and one at the end, not behind each.
@@ -76,6 +77,7 @@ class EncoderConfig:
     inner_groups: int = 1
     positions: Positions = "table"
     rotary: Rotary | None = None
+    turns_pairs: bool = False
     turns_values: bool = False
     relative: Relative | None = None
     pre_norm: bool = False
@@ -237,7 +239,7 @@ class SelfAttention(nn.Module):
         parts = self.qkv(hidden).chunk(3, -1) if config.fused else (self.query(hidden), self.key(hidden), self.value(hidden))
         query, key, value = (part.view(shape).transpose(1, 2) for part in parts)
         if given.angles is not None:
-            turn = rotate if config.rotary is not None else rotate_pairs
+            turn = rotate_pairs if config.turns_pairs else rotate
             query, key = turn(query, *given.angles), turn(key, *given.angles)
             value = turn(value, *given.angles) if config.turns_values else value
         bias, scale = given.bias, None
@@ -368,7 +370,8 @@ class Encoder(nn.Module):
     def _given(self, batch: Batch, x: Tensor) -> Given:
         config, encoder = self.config, cast(nn.ModuleDict, self.bert["encoder"])
         if config.rotary is not None:
-            cos, sin = config.rotary.angles(batch.positions)
+            width = config.head_dim // 2 if config.turns_pairs else config.head_dim
+            cos, sin = (angle[..., :width] for angle in config.rotary.angles(batch.positions))
             # Rounded to the dtype of the model, but applied in float32.
             return Given(angles=(cos.to(x.dtype).float(), sin.to(x.dtype).float()))
         if "angles" in encoder:

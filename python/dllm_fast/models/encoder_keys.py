@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 TABLE, DENSE = "bert.embeddings.word_embeddings", "cls.predictions.transform.dense"
+ANGLES = "bert.encoder.angles"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +198,7 @@ NOMIC_REMOTE = replace(
 
 ROFORMER = Spelling(
     root="roformer",
-    outside={"bert.project": "roformer.embeddings_project", "bert.encoder.angles": "roformer.encoder.embed_positions"},
+    outside={"bert.project": "roformer.embeddings_project", ANGLES: "roformer.encoder.embed_positions"},
 )
 
 MPNET = roberta(

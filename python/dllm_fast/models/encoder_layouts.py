@@ -84,6 +84,8 @@ class Form:
         head, own = f"{spelling.head}.weight", f"{spelling.head}.bias"
         output = decide(checkpoint, table=spelling.keys(f"{keys.TABLE}.weight"), head=(head,), tied=config.tie_word_embeddings)
         bias, notes = decide_bias(checkpoint, bias=spelling.bias, own=own)
+        if spelling.keys(f"{keys.ANGLES}.weight")[0] in there:
+            config = replace(config, rotary=None)  # the checkpoint has them in a table
         has_bias = not spelling.bare_head or bias in there
         network = Encoder(replace(config, tie_word_embeddings=output.tied, head_bias=has_bias))
         network.notes = output.notes + notes
@@ -168,14 +170,15 @@ def _esm(config: Settings, made: EncoderConfig) -> EncoderConfig:
     return replace(rotary, max_position_embeddings=None)
 
 
-def _rotary(made: EncoderConfig, rotary: Rotary | None = None) -> EncoderConfig:
+def _rotary(made: EncoderConfig, rotary: Rotary) -> EncoderConfig:
     if made.head_dim % 2:
         raise InvalidValueError(f"hidden_size must make heads of even width, got {made.hidden_size}")
     return replace(made, positions="rotary", rotary=rotary)
 
 
 def _roformer(config: Settings, made: EncoderConfig) -> EncoderConfig:
-    return replace(_rotary(_projected(config, made)), turns_values=flag(config, "rotary_value"))
+    made = _rotary(_projected(config, made), Rotary(width=made.head_dim, theta=10000.0))
+    return replace(made, turns_pairs=True, turns_values=flag(config, "rotary_value"))
 
 
 def _nomic(config: Settings, made: EncoderConfig) -> EncoderConfig:
@@ -254,7 +257,7 @@ ALBERT = Form(
     harmless=(r"sop_classifier\.classifier\.(weight|bias)",),
 )
 ELECTRA = Form(spellings=(keys.ELECTRA,), flags={"head_act": "gelu"}, more=partial(_projected, default=128))
-ERNIE = Form(spellings=(Spelling(root="ernie"),), more=_ernie)
+ERNIE = Form(spellings=(Spelling(root="ernie"), Spelling(root="bert")), more=_ernie)
 ESM = Form(
     spellings=(
         roberta(
