@@ -210,6 +210,13 @@ def test_a_family_under_another_name(tmp_path):
     assert dllm_fast.load(folder, family="sdar").config["model_type"] == "mine"
 
 
+def test_a_causal_family_is_refused_by_its_name_too(tmp_path):
+    folder = saved("a2d-llama", tmp_path, config={"model_type": "mine", "architectures": ...})
+    with pytest.raises(CheckpointError, match=r"got family 'llama', which is causal"):
+        dllm_fast.load(folder, family="llama")
+    assert dllm_fast.load(folder, family="llama", attention="full").info.family == "llama"
+
+
 @pytest.mark.parametrize(
     ("name", "family"), [("llada-moe", "llada-moe"), ("dream-reasoner", "dream-reasoner"), ("dream", "dream")]
 )

@@ -40,22 +40,27 @@ def recognise(
         InvalidValueError: a name that is no family.
         CheckpointError: a causal model, or a family that is not in the table.
     """
+    family, source = _told(config, tensors) if name is None else (_by_name(name), "caller")
+    if family.name in _PLAIN and attention is None and config.get("is_causal", True) is not False:
+        raise CheckpointError(
+            f"a diffusion model must see both ways, got {'model_type' if name is None else 'family'} {family.name!r}, which is "
+            "causal; if this checkpoint was trained bidirectionally pass attention='full' (or 'block_causal' with "
+            "block_length=)"
+        )
+    return family, source
+
+
+def _told(config: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, str]:
+    """What the checkpoint itself tells."""
     model_type = str(config.get("model_type") or "")
     named = config.get("architectures")
     classes = [str(entry) for entry in named] if isinstance(named, list) else []
-    if name is not None:
-        return _by_name(name), "caller"
     family = find(model_type, classes, config.get)
+    if family is None and model_type in _PLAIN:
+        family = _plain(model_type)
     if family is not None:
         said = f"model_type {model_type!r}" if model_type else f"architectures {', '.join(classes)!r}"
         return family, f"config.json: {said}"
-    if model_type in _PLAIN:
-        if attention is None and config.get("is_causal", True) is not False:
-            raise CheckpointError(
-                f"a diffusion model must see both ways, got model_type {model_type!r}, which is causal; if this checkpoint "
-                "was trained bidirectionally pass attention='full' (or 'block_causal' with block_length=)"
-            )
-        return _plain(model_type), f"config.json: model_type {model_type!r}"
     if not model_type:
         for family in FAMILIES:
             if key := next((key for key in family.tensors if key in tensors), None):
