@@ -61,7 +61,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     *,
     preset: str | None = None,
     config: SamplerConfig | None = None,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | None = 0,
     on_step: Callable[[StepEvent], object] | None = None,
     **given: Any,
 ) -> torch.Tensor | Generated:

@@ -9,7 +9,7 @@ import dataclasses
 import secrets
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -195,18 +195,22 @@ def plain_seed(seed: int | Sequence[int] | None) -> int | list[int]:
     """The seed in Python's own numbers: one for all prompts, or one for each; one that nobody knows in place of None."""
     if seed is None:
         return secrets.randbits(64)
-    if isinstance(seed, int | np.integer):
+    if _is_whole(seed):
         return int(seed)
-    if isinstance(seed, Sequence | np.ndarray) and all(isinstance(s, int | np.integer) for s in seed):
+    if isinstance(seed, Sequence | np.ndarray) and all(map(_is_whole, seed)):
         return [int(s) for s in seed]
     raise InvalidTypeError(
         f"seed must be a whole number, or one for each prompt, got {shown(seed)}; pass an int, or None to draw one"
     )
 
 
+def _is_whole(value: object) -> TypeGuard[int | np.integer[Any]]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list[int], list[int]]:
     """Seed and sample index of every row."""
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
+    if not _is_whole(num_samples):
         raise InvalidTypeError(f"num_samples must be a whole number, got {shown(num_samples)}; use 1 for one answer a prompt")
     if num_samples < 1:
         raise InvalidValueError(f"num_samples must be at least 1, got {shown(num_samples)}; use 1 for one answer a prompt")
