@@ -99,6 +99,12 @@ def test_an_answer_that_the_terminal_cannot_show_is_escaped(folder):
     assert done.stdout == text.encode("ascii", "backslashreplace")
 
 
+def test_a_file_of_the_folder_is_answered_with_the_folder(run, folder):
+    status, out, err = run("generate", folder / "config.json", "-p", "Hello")
+    assert (status, out) == (2, "")
+    assert err == f"dllm-fast: a model is opened from its folder, got the file {folder / 'config.json'}; pass {folder}\n"
+
+
 def test_generate_reads_standard_input(run, folder, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffHello\n"))  # a byte order mark, as PowerShell sends one
     _, piped, _ = run("generate", folder, "-p", "-", "--max-new-tokens", 4, "--json")

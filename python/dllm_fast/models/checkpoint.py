@@ -275,12 +275,15 @@ def locate(
     try:
         folder = Path(folder_or_id).expanduser()
         is_folder = str(folder_or_id) != "" and folder.is_dir()  # an empty path would be the working directory
+        is_file = folder.is_file()
     except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user, a NUL
-        is_folder = False
+        is_folder = is_file = False
     if is_folder:
         if revision is not None:
             raise InvalidValueError(f"revision is for hub ids, got {revision!r} for the folder {folder}; leave it out")
         return folder.joinpath(*parts)
+    if is_file:
+        raise InvalidValueError(f"a model is opened from its folder, got the file {folder}; pass {folder.parent}")
     name = str(folder_or_id)
     if isinstance(folder_or_id, Path) or len(name) > 96 or not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
         raise InvalidValueError(f"a model is opened from a folder or a hub id like org/name, got {shown(name)}; check the path")
