@@ -6,7 +6,7 @@ or imported; `dllm-fast convert` makes folders of them. Checked first: the logit
 
     python -m bench.real_weights            measure (about a quarter of an hour on one core; fetches 180 MB the first time)
     python -m bench.real_weights --quick    a few sequences and settings
-    python -m bench.real_weights --table    print the table of bench/README.md from the committed results
+    python -m bench.real_weights --write    put the table of the committed results into bench/README.md
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 import dllm_fast
 from bench import harness, real_sequences
+from bench.__main__ import with_block
 from dllm_fast.models.convert import convert
 
 Json = dict[str, Any]
@@ -100,7 +101,7 @@ class Source:
     config: Json | None = None
     ignore_keys: tuple[str, ...] = ()
     every: int = 1
-    draws: int = 3
+    draws: int = 1
 
 
 SOURCES = (
@@ -114,8 +115,7 @@ SOURCES = (
         },
         kind="antibodies",
         ignore_keys=("cls.species.*", "cls.chain.*", "cls.graft.*"),
-        every=2,
-        draws=1,
+        every=3,
     ),
     Source(
         name="rxnfp, pretrained",
@@ -129,6 +129,7 @@ SOURCES = (
         files={"checkpoint.pt": f"{_SAPIENS}checkpoint_vh.pt"},
         kind="heavy",
         config=_SAPIENS_CONFIG | {"max_position_embeddings": 146},
+        draws=2,
     ),
     Source(
         name="Sapiens, light",
@@ -136,6 +137,7 @@ SOURCES = (
         files={"checkpoint.pt": f"{_SAPIENS}checkpoint_vl.pt"},
         kind="light",
         config=_SAPIENS_CONFIG | {"max_position_embeddings": 130},
+        draws=4,
     ),
 )
 
@@ -145,10 +147,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=_cache(), help="where packages and converted folders are kept")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results (default: bench/results)")
     parser.add_argument("--quick", action="store_true", help="a few sequences and settings")
-    parser.add_argument("--table", action="store_true", help="print the table from the results and measure nothing")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table of the results into bench/README.md, measure nothing"
+    )
     options = parser.parse_args(argv)
-    if options.table:
-        print(table(json.loads((options.out / "real_weights.json").read_text(encoding="utf-8"))))
+    if options.write:
+        record = json.loads((options.out / "real_weights.json").read_text(encoding="utf-8"))
+        path = harness.ROOT / "bench" / "README.md"
+        path.write_text(with_block(path.read_text(encoding="utf-8"), "real-weights", table(record)), encoding="utf-8")
         return
     others = harness.Others()
     torch.set_num_threads(1)
