@@ -140,7 +140,8 @@ def _of_text(text: str, tokenizer: Any, name: str, mask: int | None, chat: bool 
     if tokenizer is None:
         raise InvalidValueError(
             f"a {name} of text needs a tokenizer, got {text[:40]!r} and none; "
-            "pass tokenizer=, put tokenizer.json into the model's folder, or pass token ids"
+            "pass tokenizer=, put tokenizer.json into the model's folder (explain(model) says what is wrong with its files), "
+            "or pass token ids"
         )
     try:
         text.encode()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import checkpoints
 import dllm_fast
+from dllm_fast import cli
 from dllm_fast.errors import CheckpointError
 from families import TWINS
 
@@ -143,6 +144,14 @@ def test_sampling_with_an_adapter(tmp_path: Path) -> None:
     plain = changed(base, tmp_path / "changed", {f"{name}.weight": (b @ a) * 1.5})
     answers = [dllm_fast.sample(str(f), [1, 2, 3], max_new_tokens=8, mask_token_id=501).sequences[0] for f in (folder, plain)]
     assert answers[0].tolist() == answers[1].tolist()
+
+
+def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = adapter(tmp_path / "adapter", base)
+    capsys.readouterr()
+    for arguments in ((folder,), (base, "--adapter", folder)):
+        assert cli.main(["explain", *map(str, arguments)]) == 0
+        assert f"LoRA of {folder} is merged" in capsys.readouterr().out
 
 
 # Against peft itself

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import checkpoints
 import dllm_fast
+from dllm_fast import cli
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models.tokenizer import Tokenizer
 
@@ -334,3 +335,12 @@ def test_a_config_without_a_model_type(tmp_path: Path) -> None:
     model = dllm_fast.load(tmp_path)
     assert model.tokenizer is not None
     assert (model.tokenizer.encode("Hello"), model.mask_token_id) == ([2, 5, 6, 3], 4)
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
+    transformers.BertForMaskedLM(transformers.BertConfig(**sizes)).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\na\nb\n")
+    capsys.readouterr()
+    assert cli.main(["infill", str(tmp_path), "--text", "a [MASK]"]) == 2
+    assert "name it as unk_token in tokenizer_config.json" in capsys.readouterr().err

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the folder, and what `load` takes where the folder does not say it."""
     parser.add_argument("model", metavar="FOLDER", help="checkpoint in Hugging Face format, or an id of the hub")
     parser.add_argument("--family", metavar="NAME", help="row of README's table, where config.json does not tell it")
+    parser.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter of peft, or an id of the hub, to be merged")
     parser.add_argument(
         "--ignore-keys", metavar="PATTERN", action="append", default=[], help="weights of further heads, such as 'cls.other.*'"
     )
@@ -25,4 +26,4 @@ def opened(options: argparse.Namespace, **more: Any) -> LoadedModel:
     from dllm_fast.models.loaded import load
 
     told = {} if options.family is None else {"family": options.family}
-    return load(options.model, ignore_keys=options.ignore_keys, **told, **more)
+    return load(options.model, adapter=options.adapter, ignore_keys=options.ignore_keys, **told, **more)

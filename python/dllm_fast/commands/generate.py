@@ -126,7 +126,9 @@ def _load(options: argparse.Namespace) -> LoadedModel:
     resolve(options.preset, None, _settings(options))
     model = checkpoint.opened(options, dtype=options.dtype, device=options.device)
     if model.tokenizer is None:
-        raise InvalidValueError(f"text needs a tokenizer, got none in {options.model}; put tokenizer.json into the folder")
+        wrong = next((note for note in model.info.notes if note.startswith("no tokenizer")), None)
+        why = "; put tokenizer.json into the folder" if wrong is None else f": {wrong}"
+        raise InvalidValueError(f"text needs a tokenizer, got none in {options.model}{why}")
     return model
 
 
