@@ -57,6 +57,8 @@ def _taken(tokenizer: Any, spelled: str | None, mask: int) -> tuple[bool, bool]:
         return False, False
     for letter in _known(tokenizer, _LETTERS):
         spaced, glued = encode_plain(tokenizer, f"{spelled}  {letter}"), encode_plain(tokenizer, spelled + letter)
+        if mask not in glued:
+            return False, False  # a word like any other, which takes nothing
         left = encode_plain(tokenizer, f"{letter}  {spelled}") == encode_plain(tokenizer, letter + spelled)
         # Where spaces are no tokens, as in WordPiece, they are not taken either: they end a word.
         right = spaced == glued and glued[glued.index(mask) + 1 :] != continued(tokenizer, f"  {letter}")

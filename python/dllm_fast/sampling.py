@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast import _core, prepare, text
+from dllm_fast import _core, prepare, text, tokens
 from dllm_fast.errors import InvalidTypeError
 from dllm_fast.models.open_runner import open_runner
 from dllm_fast.models.predictor import Predictor
@@ -185,9 +185,7 @@ def _run(
     return Result(
         sequences=sequences,
         new_tokens=[after[row.positions] for after, row in zip(sequences, written, strict=True)],
-        texts=None
-        if tokenizer is None
-        else [_text(tokenizer, after, row, infilling=infilling) for after, row in zip(sequences, written, strict=True)],
+        texts=None if tokenizer is None else _texts(tokenizer, sequences, written, infilling=infilling),
         trajectory=trajectory,
         stats=Stats(
             nfe=runner.forwards,
@@ -267,8 +265,12 @@ def _written(before: NDArray[np.int64], after: NDArray[np.int64], config: Sample
     return _Written(masks[: ends[0] + 1] if ends.size else masks, masks, bool(ends.size))
 
 
-def _text(tokenizer: Any, canvas: NDArray[np.int64], row: _Written, *, infilling: bool) -> str:
-    """The answer, or the whole canvas, without the end token that ended it and what was filled in behind."""
-    answer = row.positions[:-1] if row.is_ended else row.positions
-    shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.masks, answer)) if infilling else answer
-    return text.decode(tokenizer, canvas[shown], np.isin(shown, answer))
+def _texts(tokenizer: Any, canvases: list[NDArray[np.int64]], written: list[_Written], *, infilling: bool) -> list[str]:
+    """The answers, or the whole canvases, without the end token that ended a row and what was filled in behind it."""
+    special = list(tokens.special_ids(tokenizer))
+    found = []
+    for canvas, row in zip(canvases, written, strict=True):
+        answer = row.positions[:-1] if row.is_ended else row.positions
+        shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.masks, answer)) if infilling else answer
+        found.append(text.decode(tokenizer, canvas[shown], np.isin(shown, answer), special))
+    return found

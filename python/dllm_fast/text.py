@@ -207,10 +207,9 @@ def _of_messages(messages: Any, tokenizer: Any, name: str) -> Prompt:
     return Prompt(ids, text=" ".join(text for text in contents if isinstance(text, str)))
 
 
-def decode(tokenizer: Any, ids: NDArray[np.int64], written: NDArray[np.bool_]) -> str:
+def decode(tokenizer: Any, ids: NDArray[np.int64], written: NDArray[np.bool_], special: list[int]) -> str:
     """Text of ids. What was written is shown, whatever it is; of the others the special tokens are not."""
-    special = tokens.special_ids(tokenizer)
-    shown = ids[written | ~np.isin(ids, list(special))]
+    shown = ids[written | ~np.isin(ids, special)]
     return str(tokenizer.decode(shown.tolist(), skip_special_tokens=False))
 
 

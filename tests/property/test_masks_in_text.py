@@ -134,6 +134,12 @@ def test_by_hand(kind: str, text: str, expected: list[str]) -> None:
     assert [tokenizer.id_to_token(i) for i in canvas(text, tokenizer)] == expected
 
 
+def test_a_mask_that_is_a_word_like_any_other() -> None:
+    tokenizer: Any = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[MASK]": 0, "a": 1, "<unk>": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    assert masks.canvas("a [MASK] a a[MASK]", tokenizer, 0) == [1, 0, 1, 1, 0]
+
+
 def test_a_mask_without_a_text_is_surrounded_all_the_same() -> None:
     """Its id lies outside of the tokenizer; what opens and closes a text is there nevertheless."""
     tokenizer: Any = TOKENIZERS["WordPiece"]
