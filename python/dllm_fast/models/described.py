@@ -75,7 +75,7 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
         defaults=family.defaults if family else {},
         sources=sources,
         verified="probe of this model",
-        notes=tuple(note for note in (storage(config), where.note) if note is not None),
+        notes=tuple(note for note in (storage(model), where.note) if note is not None),
     )
 
 

@@ -21,7 +21,7 @@ _Undo = Callable[[], bool]
 
 
 class Snapshot:
-    """What modules hold besides the values of their parameters: attributes, submodules, hooks, buffers, configs.
+    """What modules hold besides their parameters: attributes, submodules, hooks, buffers, configs.
 
     Args:
         modules: whose; the values of the containers and configs that they name are kept, too.
@@ -79,7 +79,8 @@ class Snapshot:
 
         self._undo.append(undo)
         for key, value in before.items():
-            if self._hooks or not (isinstance(key, str) and "_hooks" in key):
+            # Who fetches parameters for a forward (accelerate, FSDP) keeps books on which ones are there.
+            if key != "_parameters" and (self._hooks or not (isinstance(key, str) and "_hooks" in key)):
                 self._keep(value)
 
     def _container(self, found: list[Any] | set[Any]) -> None:

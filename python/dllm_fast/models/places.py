@@ -78,12 +78,16 @@ def _parameters(
         yield from _parameters(child, f"{path}.{name}" if path else name, fetched)
 
 
-def storage(config: object) -> str | None:
-    """How the weights are quantised, as the config says; None for plain numbers."""
-    settings = getattr(config, "quantization_config", None)
+QUANTISED = "quantised"
+
+
+def storage(model: nn.Module) -> str | None:
+    """How the weights are quantised, as the config says, or the classes of the layers; None for plain numbers."""
+    settings = getattr(getattr(model, "config", None), "quantization_config", None)
     if settings is None:
-        return None
+        kinds = {type(module) for module in model.modules() if ".quantized." in f".{type(module).__module__}."}
+        return f"{QUANTISED} ({', '.join(sorted(kind.__module__ for kind in kinds))})" if kinds else None
     said: Mapping[str, Any] = settings if isinstance(settings, Mapping) else vars(settings)
     method = said.get("quant_method") or type(settings).__name__
     bits = said.get("bits") or next((n for n in (4, 8) if said.get(f"_load_in_{n}bit") or said.get(f"load_in_{n}bit")), None)
-    return f"quantised ({getattr(method, 'value', method)}{f', {bits} bits' if bits else ''})"
+    return f"{QUANTISED} ({getattr(method, 'value', method)}{f', {bits} bits' if bits else ''})"

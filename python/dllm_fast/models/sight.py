@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from dllm_fast.models.places import QUANTISED
 from dllm_fast.models.tiny import changed, difference
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 Rows = Callable[["Tensor"], "Tensor"]
 Sight = Literal["all", "both sides", "left", "itself"]
 
-# A change below the first is rounding. In half precision what comes later can move the roundings of what comes before (a
-# mixture of experts multiplies more tokens at once), so changes below the second are compared with those on the other side.
-_ROUNDING, _HALF = 1e-5, 2e-2
+# A change below the first is rounding. In half precision and in quantised layers what comes later can move the roundings of
+# what comes before (a mixture of experts multiplies more tokens at once, a scale is that of a whole text), so changes below
+# the second are compared with those on the other side.
+_ROUNDING, _COARSE = 1e-5, 2e-2
 _MUCH = 20.0
 
 
@@ -77,4 +79,5 @@ def _moved(found: Tensor, expected: Tensor, rows: slice) -> float:
 
 
 def _rounding(info: ModelInfo) -> float:
-    return _HALF if info.dtype in (torch.bfloat16, torch.float16) else _ROUNDING
+    is_coarse = info.dtype in (torch.bfloat16, torch.float16) or any(note.startswith(QUANTISED) for note in info.notes)
+    return _COARSE if is_coarse else _ROUNDING
