@@ -210,6 +210,22 @@ def test_a_family_under_another_name(tmp_path):
     assert dllm_fast.load(folder, family="sdar").config["model_type"] == "mine"
 
 
+@pytest.mark.parametrize("kind", ["Bert", "XLMRoberta", "DistilBert"])
+def test_an_encoder_under_another_name(tmp_path, kind):
+    sizes = {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    config = getattr(transformers, f"{kind}Config")(**sizes, max_position_embeddings=64)
+    stock = checkpoints.redraw(getattr(transformers, f"{kind}ForMaskedLM")(config))
+    stock.save_pretrained(tmp_path)
+    checkpoints.change_config(tmp_path, model_type="mine", architectures=["Mine"])
+    with pytest.raises(CheckpointError, match="where it is one of these under another name pass family="):
+        dllm_fast.load(tmp_path)
+    family = {"XLMRoberta": "roberta"}.get(kind, kind.lower())
+    model = dllm_fast.load(tmp_path, family=family)
+    assert (model.info.family, model.info.sources["family"]) == (family, "caller")
+    with torch.inference_mode():
+        torch.testing.assert_close(model(IDS), stock(input_ids=IDS).logits, atol=2e-6, rtol=0)
+
+
 def test_a_causal_family_is_refused_by_its_name_too(tmp_path):
     folder = saved("a2d-llama", tmp_path, config={"model_type": "mine", "architectures": ...})
     with pytest.raises(CheckpointError, match=r"got family 'llama', which is causal"):
