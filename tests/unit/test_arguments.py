@@ -67,7 +67,7 @@ def test_what_explain_says(folder: Path) -> None:
         ({"device": "mps"}, "device 'mps' needs a GPU of Apple, which torch does not find here; use device='cpu'"),
         ({"device": "xpu"}, "device 'xpu' needs a GPU of Intel"),
         ({"device": "vulkan"}, "device must be one of cpu, cuda, mps, xpu, got 'vulkan'"),
-        ({"device": "gpu"}, "device must be a torch device such as 'cpu' or 'cuda', got 'gpu'"),
+        ({"device": "gpu"}, "device must be a torch device, got 'gpu'; use device='cpu' or 'cuda'"),
         ({"device_map": 3.5}, "device must be a torch device"),
         (
             {"load_in_8bit": True},

@@ -197,7 +197,7 @@ def test_nothing_tells(tmp_path):
         dllm_fast.load(folder)
     info = dllm_fast.load(folder, family="sdar").info
     assert (info.family, info.sources["family"], info.block_length) == ("sdar", "caller", 4)
-    with pytest.raises(InvalidValueError, match=r"family must be one of llada-moe, .*got 'sadr'"):
+    with pytest.raises(InvalidValueError, match=r"family must be one of llada-moe, .*got 'sadr'; did you mean 'sdar'\?"):
         dllm_fast.load(folder, family="sadr")
 
 

@@ -173,7 +173,7 @@ def known_device(device: object) -> torch.device:
     except (RuntimeError, TypeError):
         where = None
     if where is None:
-        raise InvalidValueError(f"device must be a torch device such as 'cpu' or 'cuda', got {_short(device)}")
+        raise InvalidValueError(f"device must be a torch device, got {_short(device)}; use device='cpu' or 'cuda'")
     if where.type == "meta":
         raise InvalidValueError("device 'meta' holds no numbers, so nothing can be computed there; use device='cpu' or 'cuda'")
     if where.type not in _DEVICES:

@@ -96,20 +96,21 @@ class EncoderConfig:
             _check_size(name, getattr(self, name))
         if self.hidden_size % self.num_attention_heads:
             raise InvalidValueError(
-                f"num_attention_heads must divide hidden_size, got {self.num_attention_heads} and {self.hidden_size}"
+                f"num_attention_heads must divide hidden_size, got {self.num_attention_heads} and {self.hidden_size}; "
+                "correct one of them"
             )
         for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
             token: int | None = getattr(self, name)
             if token is not None and not 0 <= token < self.vocab_size:
-                raise InvalidValueError(f"{name} must lie in [0, vocab_size={self.vocab_size}), got {token}")
+                raise InvalidValueError(f"{name} must lie in [0, vocab_size={self.vocab_size}), got {token}; correct it")
         for name in ("hidden_act", "head_act"):
             act: str | None = getattr(self, name)
             if act is not None and act not in ACTIVATIONS:
-                raise InvalidValueError(f"{name} must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
+                raise InvalidValueError(f"{name} must be one of {', '.join(ACTIVATIONS)}, got {act!r}; correct it")
         if self.context is not None and self.context < 1:
             raise InvalidValueError(
                 f"max_position_embeddings must leave room behind pad_token_id, got {self.max_position_embeddings} and "
-                f"{self.pad_token_id}"
+                f"{self.pad_token_id}; correct one of them"
             )
 
     @property
@@ -162,7 +163,7 @@ class EncoderConfig:
 
 def _check_size(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidValueError(f"{name} must be a whole number above 0, got {value!r}")
+        raise InvalidValueError(f"{name} must be a whole number above 0, got {value!r}; correct it")
 
 
 class Embeddings(nn.Module):
@@ -390,7 +391,9 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         if ids.dim() != 2 or ids.dtype != torch.int64:
-            raise InvalidTypeError(f"ids must be int64 of shape [B, L], got {ids.dtype} of shape {list(ids.shape)}")
+            raise InvalidTypeError(
+                f"ids must be int64 of shape [B, L], got {ids.dtype} of shape {list(ids.shape)}; use torch.tensor([[...], ...])"
+            )
         if self.context is not None and ids.shape[1] > self.context:
             raise InvalidValueError(
                 f"this model has {self.context} positions, got a canvas of {ids.shape[1]}; shorten the prompt or the answer"

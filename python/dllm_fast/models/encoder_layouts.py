@@ -172,7 +172,7 @@ def _esm(config: Settings, made: EncoderConfig) -> EncoderConfig:
 
 def _rotary(made: EncoderConfig, rotary: Rotary) -> EncoderConfig:
     if made.head_dim % 2:
-        raise InvalidValueError(f"hidden_size must make heads of even width, got {made.hidden_size}")
+        raise InvalidValueError(f"hidden_size must make heads of even width, got {made.hidden_size}; correct it")
     return replace(made, positions="rotary", rotary=rotary)
 
 

@@ -57,8 +57,8 @@ def decide(
         if tables and not heads:
             if head[0] in checkpoint.ignored:
                 raise CheckpointError(
-                    f"ignore_keys must leave {head[0]} in, because {setting} in config.json is false or left out: the model "
-                    "has no other head"
+                    f"ignore_keys must leave {head[0]} in, because {setting} in config.json is false or left out and the "
+                    "model has no other head; take that pattern out"
                 )
             raise CheckpointError(
                 f"{checkpoint.folder} must hold {head[0]}, because {setting} in config.json is false or left out, got none; "

@@ -402,12 +402,16 @@ def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[tuple[Any
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
     attention = overrides.get("attention")
     if attention is not None and attention not in families.ATTENTION:
-        raise InvalidValueError(f"attention must be one of {', '.join(families.ATTENTION)}, got {attention!r}")
+        raise InvalidValueError(
+            f"attention must be one of {', '.join(families.ATTENTION)}, got {attention!r}; leave it out for that of the family"
+        )
     if overrides.get("shift") not in (None, 0, 1):
         raise InvalidValueError(f"shift must be 0 or 1, got {overrides['shift']!r}; Dream's is 1")
     block = overrides.get("block_length")
     if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
-        raise InvalidValueError(f"block_length must be a whole number above 0, got {block!r}")
+        raise InvalidValueError(
+            f"block_length must be a whole number above 0, got {block!r}; leave it out for that of the checkpoint"
+        )
 
 
 def _dtype(checkpoint: Checkpoint) -> torch.dtype:

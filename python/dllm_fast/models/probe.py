@@ -241,6 +241,7 @@ class _Probe:
         if logits.dim() != 3 or logits.shape[:2] != ids.shape:
             raise InvalidValueError(
                 f"logits must have the shape [B, L, V] of the ids {list(ids.shape)}, got {list(logits.shape)} from {self.name}"
+                "; use a class that has a row of logits for every token"
             )
         if bool(logits.isnan().any()):
             raise InvalidValueError(

@@ -9,6 +9,7 @@ from dllm_fast.errors import CheckpointError, InvalidValueError
 from dllm_fast.models import layouts
 from dllm_fast.models.families import FAMILIES, Family
 from dllm_fast.models.layouts import Layout
+from dllm_fast.nearest import nearest
 
 # Causal language models of the same form: they run, but only if somebody trained them to look both ways.
 _PLAIN: Mapping[str, Layout] = {
@@ -82,7 +83,9 @@ def _by_name(name: str) -> Family:
         return rows[name]
     if isinstance(name, str) and name in _PLAIN:
         return _plain(name)
-    raise InvalidValueError(f"family must be one of {', '.join([*rows, *_PLAIN])}, got {name!r}")
+    near = nearest(name, [*rows, *_PLAIN], 1) if isinstance(name, str) else []
+    hint = f"did you mean {near[0]!r}?" if near else "leave it out where config.json says it"
+    raise InvalidValueError(f"family must be one of {', '.join([*rows, *_PLAIN])}, got {name!r}; {hint}")
 
 
 def _plain(name: str) -> Family:
