@@ -223,9 +223,9 @@ def sampling(stage: Stage) -> Json:
     wrong = []
     presets = sorted(dllm_fast.presets())
     for preset in presets if not stage.dry else presets[:4]:
-        given = {"preset": preset, "mask_token_id": MASK, "max_new_tokens": stage.pick(16, 4), "seed": 9, "num_samples": 2}
-        ours = dllm_fast.sample(on(stage.device), [1, 2, 3], **given)
-        core = dllm_fast.sample(lambda ids: on(torch.device("cpu"))(ids).float().numpy(), [1, 2, 3], **given)
+        given = {"preset": preset, "mask_token_id": MASK, "max_new_tokens": stage.pick(16, 4), "seed": [9, 10]}
+        ours = dllm_fast.sample(on(stage.device), [[1, 2, 3], [4, 5, 6]], **given)
+        core = dllm_fast.sample(lambda ids: on(torch.device("cpu"))(ids).float().numpy(), [[1, 2, 3], [4, 5, 6]], **given)
         if any(not np.array_equal(a, b) for a, b in zip(ours.sequences, core.sequences, strict=True)):
             wrong.append(preset)
     return {"presets": len(presets), "wrong": wrong, "passed": not wrong}
