@@ -133,6 +133,11 @@ def test_what_is_mistyped_gets_one_line_with_the_nearest_and_status_2(
     assert said.out == ""
 
 
+def test_a_text_may_begin_with_dashes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "./nowhere", "-p", "--- a text"]) == 2
+    assert "got './nowhere'" in capsys.readouterr().err
+
+
 def test_an_option_behind_two_dashes_is_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "--", "--no-such-folder"]) == 2
     assert "got '--no-such-folder'" in capsys.readouterr().err

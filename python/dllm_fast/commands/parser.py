@@ -21,8 +21,9 @@ class Parser(argparse.ArgumentParser):
         """Options that do not exist are refused first, so that what they leave missing is not blamed instead."""
         if args is not None and self._subparsers is None:
             for argument in args[: args.index("--")] if "--" in args else args:
-                if argument.startswith("--"):
-                    self._check_option(argument.partition("=")[0])
+                option = argument.partition("=")[0]
+                if option.startswith("--") and " " not in option:  # what holds a space is a text, to argparse, too
+                    self._check_option(option)
         found, rest = super().parse_known_args(args, namespace)
         for argument in rest:
             if argument.startswith("-") and argument.strip("-"):
