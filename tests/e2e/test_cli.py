@@ -133,8 +133,9 @@ def test_what_is_mistyped_gets_one_line_with_the_nearest_and_status_2(
     assert said.out == ""
 
 
-def test_a_text_may_begin_with_dashes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["generate", "./nowhere", "-p", "--- a text"]) == 2
+@pytest.mark.parametrize("text", ["--- a text", "--a=b or c"])
+def test_a_text_may_begin_with_dashes(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "./nowhere", "-p", text]) == 2
     assert "got './nowhere'" in capsys.readouterr().err
 
 

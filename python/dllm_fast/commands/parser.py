@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         if args is not None and self._subparsers is None:
             for argument in args[: args.index("--")] if "--" in args else args:
                 option = argument.partition("=")[0]
-                if option.startswith("--") and " " not in option:  # what holds a space is a text, to argparse, too
+                if option.startswith("--") and " " not in argument:  # what holds a space is a text, to argparse, too
                     self._check_option(option)
         found, rest = super().parse_known_args(args, namespace)
         for argument in rest:
