@@ -69,6 +69,8 @@ def test_what_explain_says(folder: Path) -> None:
         ({"device": "vulkan"}, "device must be one of cpu, cuda, mps, xpu, got 'vulkan'"),
         ({"device": "gpu"}, "device must be a torch device, got 'gpu'; use device='cpu' or 'cuda'"),
         ({"device_map": 3.5}, "device must be a torch device"),
+        ({"device": True}, "device must be a torch device"),
+        ({"device": 0}, "device 'cuda:0' needs CUDA, which torch does not find here"),
         (
             {"load_in_8bit": True},
             "load_in_8bit is not supported by load, got True: weights are not quantised here; pass dtype=",
@@ -91,7 +93,7 @@ def test_what_explain_says(folder: Path) -> None:
     ],
 )
 def test_what_is_answered(folder: Path, named: dict[str, Any], message: str) -> None:
-    if torch.cuda.is_available() and "cuda" in str(named):
+    if torch.cuda.is_available() and "CUDA" in message:
         pytest.skip("there is a CUDA device here")
     with pytest.raises(InvalidValueError) as caught:
         dllm_fast.load(folder, **named)
@@ -113,7 +115,7 @@ def test_devices_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_devices_are_allowed_and_said_to_be_untried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    asked = arguments.understand(None, None, {"device_map": "mps"}, ())
+    asked = arguments.understand(None, None, {"device_map": "mps"})
     assert asked.device == torch.device("mps")
     assert asked.notes == ("device mps has not been tried: the network is plain torch there, without kernels",)
 

@@ -11,8 +11,10 @@ import torch
 from dllm_fast.aliases import ALIASES
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.models import families
 from dllm_fast.nearest import nearest
 
+OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids", "family")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Where a model may lie. Kernels are for CUDA; on the others its networks are plain torch, and the sampler is on the host.
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -71,14 +73,11 @@ class Arguments:
     notes: tuple[str, ...] = ()
 
 
-def understand(
-    dtype: torch.dtype | str | None, device: str | torch.device | int | None, named: Mapping[str, Any], own: tuple[str, ...]
-) -> Arguments:
+def understand(dtype: torch.dtype | str | None, device: str | torch.device | int | None, named: Mapping[str, Any]) -> Arguments:
     """Reads the arguments of `load`.
 
     Args:
         named: those by further names.
-        own: names of the overrides.
 
     Raises:
         InvalidValueError, InvalidTypeError: a value, two that contradict each other, or a name that is not known.
@@ -108,18 +107,19 @@ def understand(
         value = left.pop(name, None)
         if value is not None and value is not False:
             raise InvalidValueError(f"{name} is not supported by load, got {_short(value)}: {way}")
-    if unknown := sorted(left.keys() - set(own)):
-        raise InvalidValueError(_unknown(unknown[0], own))
+    if unknown := sorted(left.keys() - set(OVERRIDES)):
+        raise InvalidValueError(_unknown(unknown[0]))
+    _check_overrides(left)
     return Arguments(dtype=kind, device=where, hub=hub, overrides=left, notes=tuple(notes))
 
 
-def _unknown(name: str, own: tuple[str, ...]) -> str:
+def _unknown(name: str) -> str:
     meant = ALIASES[name].ours if name in ALIASES else None
-    if meant not in own and (name in ALIASES or name in SamplerConfig.__dataclass_fields__):
+    if meant not in OVERRIDES and (name in ALIASES or name in SamplerConfig.__dataclass_fields__):
         return f"{name} is no setting of load; pass it to sample or infill, with what load returned"
-    near = [meant] if meant in own else nearest(name, [*own, *_FIRST], 1)
+    near = [meant] if meant in OVERRIDES else nearest(name, [*OVERRIDES, *_FIRST], 1)
     question = f"did you mean {near[0]!r}? " if near else ""
-    return f"{name} is no setting of load; {question}the overrides are {', '.join(own)}"
+    return f"{name} is no setting of load; {question}the overrides are {', '.join(OVERRIDES)}"
 
 
 def known_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -169,7 +169,9 @@ def known_device(device: object) -> torch.device:
         InvalidValueError: no device, one that a model cannot lie on, or one that is not here; with the way.
     """
     try:
-        where = torch.device(device) if isinstance(device, str | torch.device | int) else None
+        # A number alone is that of a CUDA device; torch reads it so, but only where it finds one.
+        named = f"cuda:{device}" if isinstance(device, int) and not isinstance(device, bool) else device
+        where = torch.device(named) if isinstance(named, str | torch.device) else None
     except (RuntimeError, TypeError):
         where = None
     if where is None:
@@ -219,3 +221,18 @@ def _either(first: str, one: object, second: str, other: object) -> object:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> None:
+    attention = overrides.get("attention")
+    if attention is not None and attention not in families.ATTENTION:
+        raise InvalidValueError(
+            f"attention must be one of {', '.join(families.ATTENTION)}, got {attention!r}; leave it out for that of the family"
+        )
+    if overrides.get("shift") not in (None, 0, 1):
+        raise InvalidValueError(f"shift must be 0 or 1, got {overrides['shift']!r}; Dream's is 1")
+    block = overrides.get("block_length")
+    if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
+        raise InvalidValueError(
+            f"block_length must be a whole number above 0, got {block!r}; leave it out for that of the checkpoint"
+        )

@@ -325,7 +325,7 @@ FAMILIES: tuple[Family, ...] = (
         layout=encoders.BERT,
         mask_token="[MASK]",
         models="BERT and its kin, and the embedded models",
-        verified="twin (Bert), real weights (our own)",
+        verified="twin (Bert), real weights (our own, AntiBERTy, rxnfp)",
     ),
     Family(
         name="xlm-roberta-xl",
@@ -348,7 +348,7 @@ FAMILIES: tuple[Family, ...] = (
         layout=encoders.ROBERTA,
         mask_token="<mask>",
         models="RoBERTa (also with fairseq's keys), XLM-R, CamemBERT",
-        verified="twin (Roberta)",
+        verified="twin (Roberta), real weights (Sapiens)",
     ),
     Family(
         name="roberta-prelayernorm",

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from dllm_fast.models.families import Attention, Family
 
-_OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids", "family")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ModelInfo:
@@ -192,7 +190,7 @@ def load(
         CheckpointError: the folder cannot be used; names the file, the key and a remedy.
         InvalidValueError, InvalidTypeError: an argument.
     """
-    asked = understand(dtype, device, overrides, _OVERRIDES)
+    asked = understand(dtype, device, overrides)
     opened = _open(folder_or_id, asked, revision, adapter, ignore_keys)
     info = opened.info
     weights.fill(opened.network, opened.checkpoint, opened.pieces, opened.harmless, dtype=info.dtype, device=info.device)
@@ -205,7 +203,7 @@ def inspect_folder(folder_or_id: str | Path) -> tuple[ModelInfo, Tokenizer | Non
     Raises:
         CheckpointError, InvalidValueError, InvalidTypeError: as `load`, as far as the weights play no part.
     """
-    opened = _open(folder_or_id, understand(None, None, {}, _OVERRIDES), None, None, ())
+    opened = _open(folder_or_id, understand(None, None, {}), None, None, ())
     return opened.info, opened.tokenizer
 
 
@@ -226,7 +224,6 @@ def _open(
     folder_or_id: str | Path, asked: Arguments, revision: str | None, adapter: str | Path | None, ignore_keys: Sequence[str]
 ) -> _Opened:
     named = asked.overrides
-    _check_overrides(named)
     checkpoint, texts = open_folder(folder_or_id, revision, adapter, asked.hub)
     checkpoint = checkpoint.without(ignore_keys)
     family, source = recognise(
@@ -397,21 +394,6 @@ def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[tuple[Any
         (None if tokenizer is None else tokenizer.eos_token_id, "tokenizer: end token"),
     ]
     return [(token_ids(value), source) for value, source in found]
-
-
-def _check_overrides(overrides: Mapping[str, Any]) -> None:
-    attention = overrides.get("attention")
-    if attention is not None and attention not in families.ATTENTION:
-        raise InvalidValueError(
-            f"attention must be one of {', '.join(families.ATTENTION)}, got {attention!r}; leave it out for that of the family"
-        )
-    if overrides.get("shift") not in (None, 0, 1):
-        raise InvalidValueError(f"shift must be 0 or 1, got {overrides['shift']!r}; Dream's is 1")
-    block = overrides.get("block_length")
-    if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
-        raise InvalidValueError(
-            f"block_length must be a whole number above 0, got {block!r}; leave it out for that of the checkpoint"
-        )
 
 
 def _dtype(checkpoint: Checkpoint) -> torch.dtype:
