@@ -101,15 +101,9 @@ class SamplerConfig:
             ids = getattr(self, name)
             if not isinstance(ids, tuple | str) and hasattr(ids, "__iter__") and getattr(ids, "ndim", 1) == 1:
                 object.__setattr__(self, name, tuple(sorted(ids, key=_by_kind) if isinstance(ids, set | frozenset) else ids))
-        names = self.suppress_tokens
-        names = (names,) if isinstance(names, str) else names if isinstance(names, tuple) else ()
-        if any(isinstance(name, str) for name in names):
-            # Which ids they are, the tokenizer says; the core knows none.
-            object.__setattr__(self, "suppress_tokens", tuple(token for token in names if not isinstance(token, str)))
-            _core.check_config(self)
-            object.__setattr__(self, "suppress_tokens", tuple(str(name) if isinstance(name, str) else name for name in names))
-        else:
-            _core.check_config(self)
+        if isinstance(self.suppress_tokens, str):
+            object.__setattr__(self, "suppress_tokens", (self.suppress_tokens,))
+        self._check_core()
         if not isinstance(self.suppress_tokens, tuple):
             object.__setattr__(self, "suppress_tokens", (int(self.suppress_tokens),))
         # NumPy's and torch's numbers are plain ones from here on.
@@ -120,6 +114,18 @@ class SamplerConfig:
             else:
                 object.__setattr__(self, known.name, _plain(value))
         self._check_run()
+
+    def _check_core(self) -> None:
+        """What the core checks, but for what a tokenizer or a model says later: ids of names, and the end of an answer."""
+        given = {"suppress_tokens": self.suppress_tokens, "stop_at_eos": self.stop_at_eos}
+        if isinstance(self.suppress_tokens, tuple):
+            ids = tuple(token for token in self.suppress_tokens if not isinstance(token, str))
+            object.__setattr__(self, "suppress_tokens", ids)
+        if self.stop_at_eos is True and self.eos_token_id is None:
+            object.__setattr__(self, "stop_at_eos", None)
+        _core.check_config(self)
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         return records.described(self)

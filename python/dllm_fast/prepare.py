@@ -69,7 +69,7 @@ def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tup
     if not (config.allow_special or config.as_published):
         ends = model.token_id("eos_token_id")
         written = {config.mask_token_id, *config.eos_token_ids, *((ends,) if isinstance(ends, int) else ends or ())}
-        special = tokens.not_written(tokenizer, written, model.vocabulary)
+        special = tokens.not_written(tokenizer, {*written, *given}, model.vocabulary)
     sources = dict(config.sources)
     if special:
         by_tokenizer = f"tokenizer: {tokens.shown(tokenizer, special)} (special; allow_special=True lets them be written)"

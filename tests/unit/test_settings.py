@@ -36,7 +36,7 @@ from dllm_fast.settings import resolve
         ({"max_new_tokens": -4}, "max_new_tokens must be a whole number, at least 1, got -4"),
         ({"schedule": "dream", "eps": 1}, r"eps must lie in \(0, 1\), got 1"),
         ({"mask_token_id": 3, "eos_token_id": 3}, "eos_token_id must differ from mask_token_id, got 3"),
-        ({"stop_at_eos": True}, "stop_at_eos needs an eos_token_id"),
+        ({"stop_at_eos": True, "eos_token_id": ()}, "stop_at_eos needs an eos_token_id"),
         ({"suppress_tokens": [-1]}, "suppress_tokens must be token ids"),
     ],
 )

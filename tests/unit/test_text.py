@@ -143,6 +143,16 @@ def test_a_trained_model_answers_before_the_closing_token() -> None:
     assert batch == ["abdgh", "ba"]
 
 
+def test_rows_stop_at_the_end_that_the_model_says() -> None:
+    model, _ = dllm_fast.demo.load_text()
+    text = "sort:hagbd=" + "[MASK]" * 9
+    assert dllm_fast.infill(model, text, stop_at_eos=True).text == "sort:hagbd=abdgh"
+    assert dllm_fast.sample(model, "sort:hagbd=", max_new_tokens=9, stop_at_eos=True).text == "abdgh"
+    for run in (dllm_fast.sample, dllm_fast.infill):
+        with pytest.raises(InvalidValueError, match="stop_at_eos needs an eos_token_id, got none"):
+            run(shy(1, size=9), [7, 8], mask_token_id=4, stop_at_eos=True)
+
+
 # Special tokens
 
 
@@ -262,8 +272,9 @@ def test_tokens_are_suppressed_by_name(bert: LoadedModel) -> None:
         result = dllm_fast.sample(bert, PROMPT, max_new_tokens=1, suppress_tokens=named)
         assert result.new_tokens[0].tolist() == [paris]
         assert set(result.config.suppress_tokens) == {1, *words}
-        assert result.config.sources["suppress_tokens"].startswith("caller; tokenizer: [PAD]")
+        assert result.config.sources["suppress_tokens"] == "caller", "there is no special token beside"
     once = dllm_fast.infill(bert, "is [MASK]", suppress_tokens="paris")
+    assert once.config.sources["suppress_tokens"].startswith("caller; tokenizer: [PAD], [UNK], [CLS], [SEP] (special")
     assert once.config.suppress_tokens == (paris,)
     again = dllm_fast.infill(bert, "is [MASK]", config=once.config)
     assert again.new_tokens[0].tolist() == once.new_tokens[0].tolist()
