@@ -270,6 +270,12 @@ def test_a_vocabulary_of_an_unknown_class(tmp_path: Path, model_type: str | None
     assert "BertTokenizer" in reason(tmp_path)
 
 
+def test_a_list_of_whole_tokens_is_short(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "esm")
+    (folder / "vocab.txt").write_text("\n".join(["<unk>", *map(str, range(10_000))]))
+    assert "must hold at most 10,000 tokens for a tokenizer of this class, got 10,001" in reason(folder)
+
+
 def test_a_broken_vocabulary(tmp_path: Path) -> None:
     (folder_of(tmp_path, "bert") / "vocab.txt").write_bytes(b"\xff\xfe")
     assert "makes no tokenizer" in reason(tmp_path)

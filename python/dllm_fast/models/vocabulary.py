@@ -24,6 +24,10 @@ WORDS, PIECES, MERGES = "vocab.txt", "vocab.json", "merges.txt"
 SENTENCEPIECE = ("sentencepiece.bpe.model", "sentencepiece.model", "spiece.model", "spm.model", "tokenizer.model")
 
 
+# Of a vocabulary that becomes one pattern; ESM's has 33 tokens.
+_LONGEST_LIST = 10_000
+
+
 class UnusableError(Exception):
     """The files make no tokenizer here; the text says why and what to do. The folder still opens, for ids."""
 
@@ -232,6 +236,11 @@ def _words(path: Path, kind: Kind, settings: Mapping[str, Any]) -> tokenizers.To
     special = tokens_of(kind, settings)
     ids = _ids(path, [line.strip() for line in _lines(path)], special)
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token=special["unk_token"]))
+    if len(ids) > _LONGEST_LIST:
+        raise UnusableError(
+            f"{path} must hold at most {_LONGEST_LIST:,} tokens for a tokenizer of this class, got {len(ids):,}; "
+            "name another tokenizer_class in tokenizer_config.json"
+        )
     tokens = sorted((token for token in ids if token), key=lambda token: (-len(token), token))
     pattern = tokenizers.Regex("|".join(map(re.escape, tokens)))
     split = pre_tokenizers.Split(pattern, behavior="isolated")
