@@ -350,3 +350,34 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert cli.main(["infill", str(tmp_path), "--text", "a [MASK]"]) == 2
     assert "name it as unk_token in tokenizer_config.json" in capsys.readouterr().err
+
+
+NAMES = ("tokenizer_class", "unk_token", "cls_token", "sep_token", "mask_token", "do_lower_case", "strip_accents")
+NAMES += ("tokenize_chinese_chars", "add_prefix_space", "added_tokens_decoder", "additional_special_tokens", "chat_template")
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 60)
+    | st.sampled_from(["[UNK]", "[MASK]", "he", "", " ", "BertTokenizer", "Esm", "a\n"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["content", "lstrip", "5", "60", "a"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6), st.sampled_from(["bert", "mpnet", "esm", "roberta", "test"])
+)
+def test_any_settings_are_read_or_answered(
+    tmp_path_factory: pytest.TempPathFactory, settings: dict[str, Any], model_type: str
+) -> None:
+    folder = with_bytes(with_words(folder_of(tmp_path_factory.mktemp("any"), model_type)))
+    checkpoints.write_json(folder / "tokenizer_config.json", settings)
+    try:
+        tokenizer, missing = Tokenizer.find(folder)
+    except CheckpointError:
+        return
+    assert (tokenizer is None) == (missing is not None)
+    if tokenizer is not None:
+        assert all(0 <= i < tokenizer.vocabulary for i in tokenizer.encode("Hello <mask> he[MASK]"))
