@@ -219,6 +219,12 @@ def test_a_hostile_folder_opens_and_nothing_of_it_runs(tmp_path):
         ("bert", {"hidden_size": ...}, "hidden_size"),
         ("bert", {"num_attention_heads": 5}, "must divide"),
         ("roberta", {"pad_token_id": 600, "max_position_embeddings": 700}, "pad_token_id must lie in"),
+        (
+            "bert",
+            {"pad_token_id": "x"},
+            r"config.json in .*: pad_token_id must lie in \[0, vocab_size=512\), got 'x'; correct it",
+        ),
+        ("esm", {"mask_token_id": True}, r"mask_token_id must lie in \[0, vocab_size=512\), got True"),
         ("distilbert", {"activation": "prelu"}, "activation in config.json must be one of"),
         ("distilbert", {"dim": ...}, "hidden_size in config.json must be a whole number"),
         ("distilbert", {"n_layers": 3000}, "n_layers in config.json must be at most"),

@@ -100,9 +100,10 @@ class EncoderConfig:
                 "correct one of them"
             )
         for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
-            token: int | None = getattr(self, name)
-            if token is not None and not 0 <= token < self.vocab_size:
-                raise InvalidValueError(f"{name} must lie in [0, vocab_size={self.vocab_size}), got {token}; correct it")
+            token: object = getattr(self, name)
+            is_id = isinstance(token, int) and not isinstance(token, bool) and 0 <= token < self.vocab_size
+            if token is not None and not is_id:
+                raise InvalidValueError(f"{name} must lie in [0, vocab_size={self.vocab_size}), got {token!r}; correct it")
         for name in ("hidden_act", "head_act"):
             act: str | None = getattr(self, name)
             if act is not None and act not in ACTIVATIONS:

@@ -79,7 +79,7 @@ class Form:
         try:
             config = replace(self.read(checkpoint.config), **spelling.flags)
         except InvalidValueError as error:
-            raise CheckpointError(f"config.json: {error}") from error
+            raise CheckpointError(f"config.json in {checkpoint.folder}: {error}") from error
         _check_head(checkpoint, spelling)
         head, own = f"{spelling.head}.weight", f"{spelling.head}.bias"
         output = decide(checkpoint, table=spelling.keys(f"{keys.TABLE}.weight"), head=(head,), tied=config.tie_word_embeddings)
