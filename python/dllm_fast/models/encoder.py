@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.activations import ACTIVATIONS
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.blank import Embedding, Linear
@@ -391,13 +391,5 @@ class Encoder(nn.Module):
         return F.linear(hidden, table.weight, head.bias)
 
     def forward(self, ids: Tensor) -> Tensor:
-        if ids.dim() != 2 or ids.dtype != torch.int64:
-            raise InvalidTypeError(
-                f"ids must be int64 of shape [B, L], got {ids.dtype} of shape {list(ids.shape)}; use torch.tensor([[...], ...])"
-            )
-        if self.context is not None and ids.shape[1] > self.context:
-            raise InvalidValueError(
-                f"this model has {self.context} positions, got a canvas of {ids.shape[1]}; shorten the prompt or the answer"
-            )
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         return self.logits(self.hidden(Batch(ids=ids, positions=positions)))
