@@ -117,3 +117,38 @@ def test_the_first_rows_alone_are_no_causal_model():
         InvalidValueError, match="must see other tokens, got Table, in which every row of logits depends on its"
     ):
         study(drawn(Table(remote_like.RemoteConfig())))
+
+
+def function_of(model):
+    return lambda ids: model(input_ids=ids).logits
+
+
+SETTINGS = {"mask_token_id": MASK, "max_new_tokens": 12}
+
+
+def test_a_causal_function_of_which_nothing_is_known_is_warned_about():
+    causal = hf.Qwen2ForCausalLM(hf.Qwen2Config(**GQA | {"is_causal": True}))
+    model = drawn(causal)
+    calls = []
+
+    def counted(ids):
+        calls.append(1)
+        return model(input_ids=ids).logits
+
+    with pytest.warns(
+        RuntimeWarning, match="must see both ways, got counted, in which in 12 forwards no prediction changed"
+    ) as seen:
+        result = dllm_fast.sample(counted, [[3, 4, 5], [6, 7, 8]], **SETTINGS)
+    assert seen[0].filename == __file__
+    assert len(calls) == result.stats.nfe == 12  # which costs no forward
+    with pytest.warns(RuntimeWarning, match="must see both ways"):
+        dllm_fast.infill(counted, [3, *[MASK] * 8], mask_token_id=MASK)
+
+
+def test_functions_that_see_both_ways_and_tables_are_not_warned_about():
+    model = drawn(remote_like.RemoteLike(remote_like.RemoteConfig()))
+    blocks = by_itself(drawn(remote_like.LLaDA2MoeModelLM(remote_like.RemoteConfig(needs_mask=True))), 4)
+    table = torch.randn(512, 512)
+    answers = iter(torch.randn(12, 1, 15, 512))
+    for function in (function_of(model), function_of(blocks), lambda ids: table[ids], lambda _: next(answers)):
+        dllm_fast.sample(function, [3, 4, 5], **SETTINGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.models.choices import CONTEXT_KEYS
 from dllm_fast.models.keep import evaluating
 from dllm_fast.models.places import places
+from dllm_fast.models.watch import Watch
 
 if TYPE_CHECKING:
     from dllm_fast._core import Request
@@ -47,6 +49,7 @@ class ModelAdapter:
         self.context = next((n for name in CONTEXT_KEYS if (n := _number(model, name)) is not None), None)
         self.forwards = 0
         self.seconds = 0.0
+        self._watch: Watch | None = None
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         """`mask_token_id` or `eos_token_id`, where the model or its configuration says it."""
@@ -63,6 +66,13 @@ class ModelAdapter:
         model = self._model
         with evaluating(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext(), torch.inference_mode():
             yield
+        if self._watch is not None and self._watch.looks_causal:
+            warnings.warn(
+                f"a diffusion model must see both ways, got {_name(model)}, in which in {self.forwards} forwards no prediction "
+                "changed when a token to its right was written: is it causal, or around a model with blocks? like= says which",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
     def begin(self, task: Task) -> str:
         """There is no cache for a model that is only called.
@@ -75,6 +85,7 @@ class ModelAdapter:
                 f"a cache needs a model that dllm_fast has opened, or a class whose attention it can take over, got "
                 f"cache={task.cache!r} for {type(self._model).__name__}; use dllm_fast.load, or cache='none'"
             )
+        self._watch = Watch(task.mask_token_id) if self.info is None else None
         return "none"
 
     def parts(self, request: Request, *, shift: bool) -> list[Part]:
@@ -84,7 +95,10 @@ class ModelAdapter:
         ]
 
     def _scored(self, canvases: NDArray[np.int64], lines: NDArray[np.int64]) -> Scored:
-        return self(canvases), lines
+        logits = self(canvases)
+        if self._watch is not None:
+            self._watch.look(canvases, logits)
+        return logits, lines
 
     def __call__(self, canvases: NDArray[np.int64]) -> torch.Tensor | NDArray[Any]:
         """Logits `[B * L, V]` of canvases `[B, L]`.
@@ -122,6 +136,10 @@ def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]
     if isinstance(logits, np.ndarray):
         return np.ascontiguousarray(logits.reshape(batch * length, shape[2]))
     return logits.detach().reshape(batch * length, shape[2]).contiguous()
+
+
+def _name(model: object) -> str:
+    return str(getattr(model, "__name__", type(model).__name__))
 
 
 def _device(model: object) -> torch.device:

@@ -1,0 +1,68 @@
+"""Is a function of which nothing is known causal? Seen from the forwards that a run makes anyway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Columns of the logits that are compared, and predictions that must have been able to change.
+_COLUMNS, _ENOUGH = 8, 4
+_NEARLY_ALL = 0.9
+_ROUNDING = 1e-6
+
+
+class Watch:
+    """Compares each forward with the one before it.
+
+    A prediction of a mask depends on what was written to its right, or it does not. A function in which none ever does, while
+    nearly all heed what was written to their left, is causal. (An oracle of Sudoku heeds little on either side.)
+
+    Args:
+        mask_token_id: the mask.
+    """
+
+    def __init__(self, mask_token_id: int) -> None:
+        self._mask = mask_token_id
+        self._last: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+        self._is_decided = False
+        self._chances = 0
+        self._behind = self._moved_behind = 0
+
+    def look(self, canvases: NDArray[np.int64], logits: torch.Tensor | NDArray[Any]) -> None:
+        """Takes canvases `[B, L]` and their logits `[B * L, V]`."""
+        if self._is_decided:
+            return
+        columns = np.unique(np.linspace(0, logits.shape[1] - 1, _COLUMNS).astype(np.int64))
+        chosen = (
+            logits[:, torch.from_numpy(columns).to(logits.device)] if isinstance(logits, torch.Tensor) else logits[:, columns]
+        )
+        host = chosen.float().cpu().numpy() if isinstance(chosen, torch.Tensor) else chosen.astype(np.float32)
+        rows = host.reshape(*canvases.shape, -1)
+        before, self._last[canvases.shape] = self._last.get(canvases.shape), (canvases.copy(), rows)
+        if before is None:
+            return
+        written = canvases != before[0]
+        if not (before[0][written] == self._mask).all():
+            return  # other rows of the same length
+        behind = np.cumsum(written, axis=1) > 0
+        ahead = np.cumsum(written[:, ::-1], axis=1)[:, ::-1] > 0
+        largest = float(np.abs(rows[np.isfinite(rows)]).max(initial=0.0))
+        with np.errstate(invalid="ignore"):  # of infinities, which are equal or not
+            moved = ~((rows == before[1]) | (np.abs(rows - before[1]) <= _ROUNDING * largest)).all(axis=2)
+        is_open = (canvases == self._mask) & ahead & ~behind
+        self._chances += int(is_open.sum())
+        followers = behind & ~written
+        self._behind += int(followers.sum())
+        self._moved_behind += int((moved & followers).sum())
+        self._is_decided = bool((moved & is_open).any())
+
+    @property
+    def looks_causal(self) -> bool:
+        """Has no prediction ever heeded what is to its right?"""
+        heeds_left = self._behind > 0 and self._moved_behind >= _NEARLY_ALL * self._behind
+        return not self._is_decided and heeds_left and self._chances >= _ENOUGH
