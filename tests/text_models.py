@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tokenizers
-import transformers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import checkpoints
-import native_models
 
 CORPUS = (
     *["Paris is the capital of France. Rome is the capital of Italy, and able people are unable to do the undoable."] * 5,
@@ -85,6 +84,9 @@ def mask_of(tokenizer: tokenizers.Tokenizer) -> int:
 
 def save(folder: Path, kind: str = "bert", *, template: str | None = None, context: int = 64) -> Path:
     """A folder of a tiny BERT or RoBERTa with random weights that make every token count, and its tokenizer."""
+    hf = pytest.importorskip("transformers")
+    import native_models
+
     made = word_piece() if kind == "bert" else byte_level(lstrip=True, closed=True)
     named = (
         {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
-import transformers
 
 import checkpoints
 import dllm_fast
@@ -50,6 +49,7 @@ def three(folder: Path) -> list[Any]:
 
 
 def stock(folder: Path) -> Any:
+    transformers = pytest.importorskip("transformers")
     return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
 
 
@@ -96,6 +96,7 @@ def test_a_closing_token_counts_in_the_context(bert: LoadedModel) -> None:
     ],
 )
 def test_what_is_written_is_not_what_is_added(written: str, ids: list[str], tail: list[str]) -> None:
+    transformers = pytest.importorskip("transformers")
     plain = text_models.word_piece()
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=plain)
     for tokenizer in (plain, fast, Tokenizer(plain, special_tokens={}, templates={})):
@@ -106,6 +107,7 @@ def test_what_is_written_is_not_what_is_added(written: str, ids: list[str], tail
 
 def test_tokenizers_in_python_and_other_ends(tmp_path: Path) -> None:
     """ByT5 and ESM have no fast tokenizer. Others add nothing, or a beginning only."""
+    transformers = pytest.importorskip("transformers")
     byt5 = transformers.ByT5Tokenizer()
     (prompt,) = text.prompts("ab", byt5, "prompt")
     assert (prompt.ids.tolist(), prompt.tail.tolist()) == (byt5.encode("ab")[:-1], [byt5.eos_token_id])
@@ -164,6 +166,7 @@ def shy(*favourites: int, size: int) -> Any:
 
 
 def test_special_tokens_are_not_written_unless_they_may(bert: LoadedModel) -> None:
+    transformers = pytest.importorskip("transformers")
     folder_tokenizer = ours(bert)
     size, word = folder_tokenizer.vocabulary, folder_tokenizer.encode("paris")[1]
     model = shy(1, 0, 2, 3, word, size=size)
@@ -315,6 +318,7 @@ def test_an_unknown_token_that_was_written_is_meant(bert: LoadedModel) -> None:
 
 
 def test_padding_is_no_prompt(bert: LoadedModel) -> None:
+    transformers = pytest.importorskip("transformers")
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=text_models.word_piece(), pad_token="[PAD]")
     alone = [theirs(line)["input_ids"] for line in (PROMPT, "of")]
     expected = dllm_fast.sample(bert, alone, max_new_tokens=3)
