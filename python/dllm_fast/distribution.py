@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dllm_fast import sampling, text
+from dllm_fast.aliases import ALIASES
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models.predictor import Predictor, sites_of
@@ -89,7 +90,8 @@ def distributions(
         raise InvalidTypeError(f"top must be a whole number, got {shown(top)}; 5 shows the five most probable tokens")
     if top < 1:
         raise InvalidValueError(f"top must be at least 1, got {shown(top)}; 5 shows the five most probable tokens")
-    if others := [name for name in settings if name not in _SETTINGS]:
+    meant = {name: ALIASES[name].ours if name in ALIASES else name for name in settings}
+    if others := [name for name, ours in meant.items() if ours not in _SETTINGS]:
         raise InvalidValueError(
             f"a distribution is what the model says before anything is chosen, got {others[0]}; leave it out, or use infill "
             f"(settings that it takes: {', '.join(_SETTINGS)})"

@@ -52,7 +52,7 @@ def test_the_largest_of_the_softmax(canvases, model, top, suppressed, shift, dty
         logits = torch.as_tensor(model(ids))
         return logits.to(dtype) if isinstance(dtype, torch.dtype) else logits.numpy().astype(dtype)
 
-    found = dllm_fast.distributions(cast, canvases, top=top, mask_token_id=MASK, suppress_tokens=suppressed, shift=shift)
+    found = dllm_fast.distributions(cast, canvases, top=top, mask_id=MASK, suppress_tokens=suppressed, shift=shift)
     masks = [(row, int(p)) for row, canvas in enumerate(canvases) for p in np.flatnonzero(canvas == MASK)]
     assert [(one.row, one.position) for one in found] == masks
     for one in found:

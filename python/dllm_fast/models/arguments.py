@@ -10,7 +10,7 @@ import torch
 
 from dllm_fast.aliases import ALIASES
 from dllm_fast.config import SamplerConfig
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models import families
 from dllm_fast.nearest import nearest
 
@@ -47,8 +47,15 @@ _ANSWERS: Mapping[str, str] = {
     "proxies": "set HTTPS_PROXY in the environment",
     "mirror": "set HF_ENDPOINT in the environment",
 }
-# Whatever they say, what happens is right: nothing is run, files are mapped, pickles are refused, attention is exact.
-_FULFILLED = ("low_cpu_mem_usage", "use_safetensors", "weights_only", "resume_download", "attn_implementation", "use_cache")
+# Arguments that change nothing, whatever they say, and why.
+_FULFILLED: Mapping[str, str] = {
+    "attn_implementation": "attention is that of dllm_fast",
+    "low_cpu_mem_usage": "weights are mapped and copied once",
+    "use_safetensors": "only safetensors are opened",
+    "weights_only": "only safetensors are opened",
+    "resume_download": "downloads go on where they stopped",
+    "use_cache": "the cache is a setting of sample",
+}
 # Arguments of `load` that it reads itself.
 _FIRST = ("dtype", "device", "revision", "adapter", "ignore_keys")
 _HUB = ("token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -93,20 +100,18 @@ def understand(dtype: torch.dtype | str | None, device: str | torch.device | int
             "load opens safetensors and no pickles, got a setting that asks for them; run `dllm-fast convert FOLDER OUT` "
             "and open OUT"
         )
-    implementation = left.get("attn_implementation")
-    if implementation is not None:
-        notes.append(f"attn_implementation={implementation!r} changes nothing: attention is that of dllm_fast")
+    for name, why in _FULFILLED.items():
+        if (value := left.pop(name, None)) is not None:
+            notes.append(f"{name}={shown(value)} changes nothing: {why}")
     if where.type in ("mps", "xpu"):
         notes.append(f"device {where} has not been tried: the network is plain torch there, without kernels")
     if "use_auth_token" in left:
         left["token"] = _either("token", left.get("token"), "use_auth_token", left.pop("use_auth_token"))
     hub = {name: left.pop(name) for name in _HUB if name in left}
-    for name in _FULFILLED:
-        left.pop(name, None)
     for name, way in _ANSWERS.items():
         value = left.pop(name, None)
         if value is not None and value is not False:
-            raise InvalidValueError(f"{name} is not supported by load, got {_short(value)}: {way}")
+            raise InvalidValueError(f"{name} is not supported by load, got {shown(value)}: {way}")
     if unknown := sorted(left.keys() - set(OVERRIDES)):
         raise InvalidValueError(_unknown(unknown[0]))
     _check_overrides(left)
@@ -155,7 +160,7 @@ def _place(device: str | torch.device | int | None, device_map: object) -> torch
     if isinstance(device_map, Mapping) or (
         isinstance(device_map, str) and device_map in ("auto", "balanced", "balanced_low_0", "sequential")
     ):
-        raise InvalidValueError(f"device_map={_short(device_map)} is not supported by load: {_ONE_DEVICE}")
+        raise InvalidValueError(f"device_map={shown(device_map)} is not supported by load: {_ONE_DEVICE}")
     mapped = known_device(device_map)
     if where is not None and where != mapped:
         raise InvalidValueError(f"device_map is understood as device, got {device_map!r} and {device!r}; pass one of them")
@@ -175,7 +180,7 @@ def known_device(device: object) -> torch.device:
     except (RuntimeError, TypeError):
         where = None
     if where is None:
-        raise InvalidValueError(f"device must be a torch device, got {_short(device)}; use device='cpu' or 'cuda'")
+        raise InvalidValueError(f"device must be a torch device, got {shown(device)}; use device='cpu' or 'cuda'")
     if where.type == "meta":
         raise InvalidValueError("device 'meta' holds no numbers, so nothing can be computed there; use device='cpu' or 'cuda'")
     if where.type not in _DEVICES:
@@ -208,7 +213,7 @@ def _count(kind: str) -> int:
 def _flag(named: dict[str, Any], name: str) -> bool:
     value = named.pop(name, None)
     if value is not None and not isinstance(value, bool):
-        raise InvalidTypeError(f"{name} must be True or False, got {_short(value)}; leave it out")
+        raise InvalidTypeError(f"{name} must be True or False, got {shown(value)}; leave it out")
     return bool(value)
 
 
@@ -216,11 +221,6 @@ def _either(first: str, one: object, second: str, other: object) -> object:
     if one is not None and other is not None and one != other:
         raise InvalidValueError(f"{second} is another name of {first}, got both; pass one of them")
     return other if one is None else one
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
