@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import transformers
 import checkpoints
 import dllm_fast
 from bench import real_sequences, real_weights
+from bench.__main__ import RESULTS, with_block
+from dllm_fast.models import families
 
+ROOT = Path(__file__).parents[2]
 TASK = real_weights.Task(mask=4, suppressed=[0, 1, 2, 3, 4])
 
 
@@ -69,3 +73,16 @@ def test_a_measurement(tmp_path: Path) -> None:
 def test_packages_are_pinned() -> None:
     assert {source.package for source in real_weights.SOURCES} == set(real_weights.PACKAGES)
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for _, digest in real_weights.PACKAGES.values())
+
+
+def test_the_committed_results() -> None:
+    record = json.loads((RESULTS / "real_weights.json").read_text(encoding="utf-8"))
+    assert record["settings"] == dict(real_weights.SETTINGS)
+    assert {check["model"] for check in record["checks"]} == {source.name for source in real_weights.SOURCES}
+    assert all(check["difference"] <= 2e-6 and check["tokens"] == "identical" for check in record["checks"])
+    cases = len(real_weights.SOURCES) * len(real_weights.RATES) * len(real_weights.SETTINGS)
+    assert len(record["cases"]) == cases
+    text = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+    assert with_block(text, "real-weights", real_weights.table(record)) == text, "python -m bench.real_weights --write"
+    verified = {family.name: family.verified for family in families.FAMILIES}
+    assert all("real weights" in verified[name] for name in ("bert", "roberta"))
