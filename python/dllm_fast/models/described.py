@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllm_fast.models.families import Attention, Family
+    from dllm_fast.models.sight import Sight
 
 # They sample from a canvas of random tokens, or insert and delete: no mask to fill.
 _NOT_MASKED = ("diffusion_gemma", "udlm")
@@ -92,6 +93,26 @@ def says_bidirectional(model: nn.Module) -> bool:
     if _entry(config, "is_causal") is False or _entry(config, "use_bidirectional_attention") is True:
         return True
     return family is not None and family.attention != "causal_reordered"
+
+
+def one_sided(model: nn.Module, sees: Sight | None) -> str:
+    """Why a model that does not see both ways is refused, and what to do."""
+    name = type(model).__name__
+    if sees == "itself":
+        return (
+            f"a diffusion model must see other tokens, got {name}, in which every row of logits depends on its own "
+            "token alone; load trained weights, or what its attention needs on this machine (MRA: its kernels and a GPU)"
+        )
+    if getattr(getattr(model, "config", None), "is_decoder", False) is True:
+        remedy = 'load it with from_pretrained(folder, is_decoder=False), or write "is_decoder": false into its config.json'
+    elif says_bidirectional(model):
+        remedy = "its class ignores what the config says; open the folder with dllm_fast.load(folder, attention='full')"
+    else:
+        remedy = "set model.config.is_causal = False, or open the folder with dllm_fast.load(folder, attention='full')"
+    return (
+        f"a diffusion model must see both ways, got {name}, which is causal: its last token changes no row before "
+        f"it; if it was trained bidirectionally, {remedy}"
+    )
 
 
 def named_block(model: nn.Module) -> tuple[str, int] | None:

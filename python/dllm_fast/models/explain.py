@@ -11,8 +11,9 @@ from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.like import LikeRunner, known
 from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.open_runner import open_runner
-from dllm_fast.models.probe import NATIVE, PLAIN, study
+from dllm_fast.models.probe import study
 from dllm_fast.models.runner import EXACT
+from dllm_fast.models.study import NATIVE, PLAIN
 from dllm_fast.models.wrappers import is_pretrained
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class Snapshot:
         was_training: what `training` will be.
     """
 
-    def __init__(self, modules: Iterator[nn.Module], *, hooks: bool = True, was_training: bool = False) -> None:
+    def __init__(self, modules: Iterable[nn.Module], *, hooks: bool = True, was_training: bool = False) -> None:
         self.training = was_training
         self._hooks = hooks
         self._undo: list[_Undo] = []
@@ -185,10 +185,11 @@ class _Run:
 
     def enter(self, model: nn.Module) -> None:
         if self._users == 0:
-            self._training = [module for module in model.modules() if module.training]
+            modules = list(model.modules())
+            self._training = [module for module in modules if module.training]
             for module in self._training:
                 module.training = False
-            theirs = (m for m in model.modules() if type(m).__module__.startswith("transformers."))
+            theirs = [module for module in modules if type(module).__module__.startswith("transformers.")]
             self._snapshot = Snapshot(theirs, hooks=False)
         self._users += 1
 

@@ -11,12 +11,13 @@ from dllm_fast.models.headed import HeadedRunner
 from dllm_fast.models.like import LikeRunner, known
 from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.native import NativeRunner
-from dllm_fast.models.probe import ROWS, study
+from dllm_fast.models.probe import study
 from dllm_fast.models.runner import NetworkRunner, Runner
+from dllm_fast.models.study import ROWS
 from dllm_fast.models.wrappers import is_pretrained, unwrap
 
 if TYPE_CHECKING:
-    from dllm_fast.models.probe import Study
+    from dllm_fast.models.study import Study
 
 
 def open_runner(model: Any, tokenizer: Any = None, like: Any = None) -> tuple[Runner, Any]:

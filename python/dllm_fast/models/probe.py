@@ -1,4 +1,4 @@
-"""What a transformers model in memory really does, found by a handful of forwards of at most 16 tokens.
+"""What a transformers model in memory really does, found by a handful of forwards of nine tokens, or of a block and a few.
 
 Signatures are not trusted: classes swallow arguments silently. What is found is kept as long as the model lives.
 """
@@ -9,8 +9,6 @@ import dataclasses
 import functools
 import threading
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,13 +18,14 @@ from dllm_fast.models import native
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.buffers import check_buffers
 from dllm_fast.models.cache import SlotCache
-from dllm_fast.models.described import describe, named_block, output_embeddings, says_bidirectional
+from dllm_fast.models.described import describe, named_block, one_sided, output_embeddings, says_bidirectional
 from dllm_fast.models.families import FAMILIES
 from dllm_fast.models.forward import Forward
 from dllm_fast.models.keep import untouched
 from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
 from dllm_fast.models.places import places
 from dllm_fast.models.sight import Sight, block_of, keeps_to, sight
+from dllm_fast.models.study import NATIVE, PLAIN, ROWS, SWAPPED, Study
 from dllm_fast.models.tiny import TOKENS, difference, ends, line, tokens
 from dllm_fast.models.wrappers import unwrap
 
@@ -37,36 +36,8 @@ if TYPE_CHECKING:
     from dllm_fast.models.loaded import ModelInfo
     from dllm_fast.models.wrappers import Unwrapped
 
-NATIVE, SWAPPED = "T3 native attention", "T2 torch attention"
-ROWS, PLAIN = "T1 head rows", "T0 plain forward"
 # Tokens of a trial forward at most, where a config names a block.
 _LONGEST = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """How a model will be run, and why.
-
-    Attributes:
-        tier: the fastest way that gives the class's own logits.
-        reason: what that rests on.
-        info: what is known of it.
-        plan: of our attention in it, for `NATIVE` and `SWAPPED`.
-        mask: the form of the mask that its forward is given in the other tiers; see `Forward`.
-        probed: each probe and its result.
-        refused: ways that were ruled out, each with the reason.
-        changes: a forward changes the model beside its answer, so that it is put back after each.
-    """
-
-    tier: str
-    reason: str
-    info: ModelInfo
-    plan: Plan | None
-    mask: str
-    probed: Mapping[str, Any]
-    refused: tuple[tuple[str, str], ...]
-    changes: bool
-
 
 _LOCK = threading.RLock()
 _STUDIES: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Study]] = weakref.WeakKeyDictionary()
@@ -215,24 +186,7 @@ class _Probe:
         if by_itself is None and failure is not None:
             failure.add_note(f"dllm_fast: raised by a trial forward of {self.name} with {self.ids.shape[1]} tokens")
             raise failure
-        raise InvalidValueError(self.one_sided(by_itself))
-
-    def one_sided(self, sees: Sight | None) -> str:
-        if sees == "itself":
-            return (
-                f"a diffusion model must see other tokens, got {self.name}, in which every row of logits depends on its own "
-                "token alone; load trained weights, or what its attention needs on this machine (MRA: its kernels and a GPU)"
-            )
-        if getattr(getattr(self.model, "config", None), "is_decoder", False) is True:
-            remedy = "load it with from_pretrained(folder, is_decoder=False), or open the folder with dllm_fast.load"
-        elif says_bidirectional(self.model):
-            remedy = "its class ignores what the config says; open the folder with dllm_fast.load(folder, attention='full')"
-        else:
-            remedy = "set model.config.is_causal = False, or open the folder with dllm_fast.load(folder, attention='full')"
-        return (
-            f"a diffusion model must see both ways, got {self.name}, which is causal: its last token changes no row before "
-            f"it; if it was trained bidirectionally, {remedy}"
-        )
+        raise InvalidValueError(one_sided(self.model, by_itself))
 
     def forward(self, ids: Tensor, mask: str, **more: Any) -> Tensor:
         # Classes that draw (Reformer) draw the same whichever token is changed.
