@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"dtype": "auto"}, torch.float32),
         ({"device_map": "cpu"}, torch.float32),
         ({"device_map": {"": "cpu"}, "device": "cpu"}, torch.float32),
-        ({"device_map": None, "low_cpu_mem_usage": True, "use_safetensors": True, "load_in_8bit": False}, torch.float32),
+        ({"device_map": None, "low_cpu_mem_usage": None, "load_in_8bit": False}, torch.float32),
         ({"trust_remote_code": False, "token": "secret", "cache_dir": "/nowhere", "local_files_only": True}, torch.float32),
     ],
 )
@@ -50,6 +50,14 @@ def test_what_explain_says(folder: Path) -> None:
         "attn_implementation='flash_attention_2' changes nothing: attention is that of dllm_fast",
     )
     assert "no code of the folder is run" in str(dllm_fast.explain(model))
+
+
+@pytest.mark.parametrize(
+    "name", ["attn_implementation", "low_cpu_mem_usage", "use_safetensors", "weights_only", "resume_download", "use_cache"]
+)
+def test_what_changes_nothing_leaves_a_note(folder: Path, name: str) -> None:
+    (note,) = dllm_fast.load(folder, **{name: True}).info.notes
+    assert note.startswith(f"{name}=True changes nothing: ")
 
 
 @pytest.mark.parametrize(
