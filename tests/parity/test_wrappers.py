@@ -13,7 +13,7 @@ from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.models.probe import study
 from families import TWINS
 from mask_fillers import whole_state
-from native_models import MASK, MODERN, PROMPTS, drawn, model_of
+from native_models import MASK, PROMPTS, drawn, model_of
 
 NEW = 12
 SETTINGS = {"preset": "llada", "max_new_tokens": NEW, "stop_at_eos": False}
@@ -204,8 +204,14 @@ def both_ways(model):
     return by_blocks(model, 10**6)
 
 
-@pytest.mark.skipif(not MODERN, reason="stock decoders of transformers 4 are causal without a mask")
-@pytest.mark.parametrize("make", [dream, lambda: model_of("Bert")], ids=["Dream", "BERT"])
+def dream_like():
+    """It sees both ways by itself, in every version of transformers."""
+    model = drawn(remote_like.DreamLike(remote_like.RemoteConfig(mask_token_id=MASK)))
+    model.config.model_type = "Dream"
+    return model
+
+
+@pytest.mark.parametrize("make", [dream_like, lambda: model_of("Bert")], ids=["Dream", "BERT"])
 def test_a_function_is_like_its_model(make):
     model = make()
     expected = dllm_fast.sample(model, PROMPTS, **SETTINGS)
