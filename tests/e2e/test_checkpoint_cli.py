@@ -155,6 +155,7 @@ def test_an_encoder_answers_before_its_closing_token(run, tmp_path):
     assert "  " not in out
 
 
+@pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")  # their lines are what is tested
 def test_several_prompts_make_json_lines(run, folder, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "one"}\n\n{"prompt": "two", "id": 7}\n')
