@@ -125,7 +125,7 @@ SOURCES = (
         package="rxnfp==0.1.0",
         files={name: f"{_RXN}{name}" for name in ("config.json", "pytorch_model.bin", "vocab.txt")},
         kind="reactions",
-        every=2,
+        every=1,
     ),
     Source(
         name="AntiBERTy",
@@ -137,7 +137,7 @@ SOURCES = (
         },
         kind="antibodies",
         ignore_keys=("cls.species.*", "cls.chain.*", "cls.graft.*"),
-        every=9,
+        every=3,
     ),
 )
 
