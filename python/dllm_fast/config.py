@@ -46,8 +46,8 @@ class SamplerConfig:
             Default: True in `sample` where an end token is known, False in `infill`.
         suppress_tokens: ids that are never proposed and count as -inf everywhere; names of tokens, too, where there is a
             tokenizer.
-        allow_special: let special tokens of the tokenizer ([UNK], [CLS], [PAD]) be proposed. By default they are suppressed,
-            except for end tokens and where `as_published` is set; without a tokenizer none are known.
+        allow_special: let special tokens of the tokenizer ([UNK], [CLS], [PAD]) be proposed, not only those that end an answer or
+            a turn. Default: no, as far as a tokenizer says which they are; yes under `as_published`, as the loops have it.
         shift: the logits of row i - 1 predict position i (Dream, Fast-dLLM v2). A property of the model.
         as_published: keep the quirks of the published loops where their rule and their code differ: ties of float32 and
             bfloat16 softmaxes, Dream's counts over the batch, Fast-dLLM's factor, float32 in `linear` and `cosine`.
@@ -83,7 +83,7 @@ class SamplerConfig:
     eos_token_id: int | tuple[int, ...] | None = None
     stop_at_eos: bool | None = None
     suppress_tokens: tuple[int | str, ...] = ()
-    allow_special: bool = False
+    allow_special: bool | None = None
     shift: bool = False
     as_published: bool = False
     cache: str = "auto"
@@ -159,7 +159,7 @@ class SamplerConfig:
             raise InvalidTypeError(f"cache must be a name, got {type(self.cache).__name__}; the names are {', '.join(CACHES)}")
         if self.cache not in CACHES:
             raise InvalidValueError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}; use 'auto'")
-        if not isinstance(self.allow_special, bool):
+        if not isinstance(self.allow_special, bool | None):
             raise InvalidTypeError(
                 f"allow_special must be True or False, got {self.allow_special!r}; leave it out to suppress special tokens"
             )

@@ -66,7 +66,7 @@ def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tup
     """
     given = tokens.ids_of(config.suppress_tokens, tokenizer, "suppress_tokens")
     special: tuple[int, ...] = ()
-    if not (config.allow_special or config.as_published):
+    if not (config.as_published if config.allow_special is None else config.allow_special):
         ends = model.token_id("eos_token_id")
         written = {config.mask_token_id, *config.eos_token_ids, *((ends,) if isinstance(ends, int) else ends or ())}
         special = tokens.not_written(tokenizer, {*written, *given}, model.vocabulary)

@@ -195,6 +195,8 @@ def test_special_tokens_are_not_written_unless_they_may(bert: LoadedModel) -> No
                 assert written.new_tokens[0].tolist() == [1]
                 assert written.text.endswith("[UNK]"), "what was written is shown"
                 assert "[CLS]" not in written.text, "what was given is not"
+            kept = call(model, given, **more, as_published=True, allow_special=False)
+            assert kept.new_tokens[0].tolist() == [word]
 
 
 def test_nothing_is_known_without_a_tokenizer() -> None:
