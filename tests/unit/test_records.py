@@ -301,9 +301,8 @@ def test_errors_are_short_whatever_they_show(case: str) -> None:
     with pytest.raises(dllm_fast.DllmFastError) as caught:
         HUGE[case]()
     assert len(str(caught.value)) < LONGEST
-    text = str(caught.value)
-    assert ", got " in text[:1500]
-    assert text.rsplit("; ", 1)[-1].strip()
+    said = " is not a setting" if case == "a long setting" else ", got "
+    assert said in str(caught.value)
 
 
 def test_the_middle_of_a_long_error_is_left_out() -> None:
