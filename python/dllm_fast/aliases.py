@@ -5,11 +5,12 @@ Every name is understood, so that it becomes a setting of ours, or answered by a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dllm_fast.errors import InvalidValueError, shown
+from dllm_fast.records import scalar
 
 #: What is recorded for a value that asks for what is done anyway.
 NOTHING = "(changes nothing)"
@@ -25,7 +26,8 @@ class Alias:
         values: their value to settings of ours, or to a note where nothing has to be set. The key () is an empty list.
         remedy: what to do about any other value; empty where `ours` takes all of them.
         defaults: their value to settings that come with it unless the caller names them.
-        idle_beside: another name, and those of its values beside which this one changes nothing.
+        idle_beside: a setting, under whatever name, and those of its values beside which this one changes nothing, but for
+            the values that are listed.
     """
 
     meaning: str
@@ -33,7 +35,17 @@ class Alias:
     values: Mapping[object, Mapping[str, object] | str] = field(default_factory=dict)
     remedy: str = ""
     defaults: Mapping[object, Mapping[str, object]] = field(default_factory=dict)
-    idle_beside: tuple[str, tuple[object, ...]] | None = None
+    idle_beside: tuple[str, Container[object]] | None = None
+
+
+class _Above:
+    """The numbers above a bound."""
+
+    def __init__(self, bound: float) -> None:
+        self._bound = bound
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and value > self._bound
 
 
 def translate(name: str, value: object, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -43,10 +55,6 @@ def translate(name: str, value: object, settings: Mapping[str, Any]) -> tuple[di
         InvalidValueError: a value that has no counterpart here.
     """
     alias = ALIASES[name]
-    if alias.idle_beside is not None:
-        other, values = alias.idle_beside
-        if other in settings and _key(settings[other]) in values:
-            return {}, NOTHING
     key = _key(value)
     if key in alias.values:
         meant = alias.values[key]
@@ -55,13 +63,33 @@ def translate(name: str, value: object, settings: Mapping[str, Any]) -> tuple[di
         found = dict(meant)
         named = {ALIASES[typed].ours if typed in ALIASES else typed for typed in settings}
         found |= {ours: ready for ours, ready in alias.defaults.get(key, {}).items() if ours not in named}
-        return found, ", ".join(ours for ours, given in found.items() if given is not None)
+        return found, ", ".join(ours for ours, given in found.items() if given is not None) or NOTHING
+    if alias.idle_beside is not None:
+        other, idle = alias.idle_beside
+        beside = [given for typed, given in settings.items() if typed == other or is_same(typed, other)]
+        if any(_key(given) in idle for given in beside):
+            return {}, NOTHING
     if alias.ours is not None and not alias.remedy:
         return {alias.ours: value}, alias.ours
     if alias.ours is not None:
         known = ", ".join(str(known) for known in alias.values)
         raise InvalidValueError(f"{name} must be one of {known}, got {shown(value)}; {alias.remedy}")
     raise InvalidValueError(f"{name} is not a setting, got {shown(value)}; {alias.remedy}")
+
+
+def is_same(name: str, ours: str) -> bool:
+    """Is it only another name of a setting?"""
+    return name in ALIASES and ALIASES[name].ours == ours and not ALIASES[name].values
+
+
+def answer(name: str) -> str:
+    """What to do about a name of the table, whatever its value."""
+    alias = ALIASES[name]
+    if alias.ours is None:
+        return alias.remedy
+    values = [meant for meant in alias.values.values() if not isinstance(meant, str)]
+    ours = dict.fromkeys(setting for meant in values for setting, value in meant.items() if value is not None)
+    return f"use {' and '.join(f'{setting}=' for setting in ours or [alias.ours])}"
 
 
 def markdown() -> str:
@@ -78,6 +106,7 @@ def markdown() -> str:
 
 def _key(value: object) -> object:
     """A value as the table spells it; one that cannot be in the table becomes a key that is not."""
+    value = scalar(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return () if isinstance(value, list | tuple | dict | set) and not value else ...
@@ -88,7 +117,7 @@ def _same(ours: str, meaning: str) -> Alias:
     return Alias(meaning, ours)
 
 
-def _answer(meaning: str, remedy: str, *nothing: object, beside: tuple[str, tuple[object, ...]] | None = None) -> Alias:
+def _answer(meaning: str, remedy: str, *nothing: object, beside: tuple[str, Container[object]] | None = None) -> Alias:
     """A name without a setting; None and `nothing` ask for what is done anyway."""
     return Alias(meaning, None, dict.fromkeys((None, *nothing), NOTHING), remedy, idle_beside=beside)
 
@@ -104,6 +133,8 @@ _ORDERS: Mapping[object, Mapping[str, object]] = {
     "topk_margin": {"order": "margin"},
     "entropy": {"order": "entropy"},
 }
+# Fast-dLLM's own, for Dream.
+_THRESHOLD: Mapping[object, Mapping[str, object]] = {"confidence_threshold": {"order": "sampled-confidence"}}
 # SDAR's strategies. Its code for "entropy_bounded" reads a variable that it never sets, so there is no law to map.
 _SDAR: Mapping[object, Mapping[str, object]] = {
     "low_confidence_static": {"order": "sampled-confidence", **_COUNTS},
@@ -130,6 +161,13 @@ _PROMPT = "the prompt is the second argument of sample: a text, messages, ids, o
 _CHAT = "use chat=True (a text becomes a user's message) or chat=False (it is taken as it is)"
 _KEPT = "use result.trajectory (each token with its probability), or dllm_fast.distributions for the best at each mask"
 _CACHE = "use cache='prefix' or 'dual' with refresh_every=, or leave it at 'auto'"
+_GENERATE = "leave it out: it belongs to generate of transformers and to models that write from left to right"
+_INTERNAL = "leave it out: nothing here reads it"
+_STEPS = "use steps= for the total or steps_per_block= for each block"
+_ALWAYS = "leave it out: a Result is always returned, and result.sequences has the ids"
+_NO_CUT = "leave it out: the cuts of the distribution are top_k=, top_p= and min_p="
+_NO_LIMIT = "leave it out: there is no time limit, steps= bounds the work, and an exception in on_step= ends a run"
+_SYSTEM = 'pass messages as the prompt, the first of them {"role": "system", "content": ...}'
 _POLICY = "use preset=, a name of dllm_fast.presets(), or order= with threshold=, factor= or entropy_bound="
 
 #: Their name to what it is here. Steps are converted by name, never by guess: Diffusers counts them per block, LLaDA the total.
@@ -147,8 +185,11 @@ ALIASES: dict[str, Alias] = {
     "num_inference_steps": _same("steps_per_block", f"{_IN_BLOCK} (Diffusers)"),
     "denoising_steps": _same("steps_per_block", f"{_IN_BLOCK} (SDAR)"),
     "max_denoising_steps": _same("steps_per_block", f"{_IN_BLOCK} (DiffusionGemma)"),
-    "num_steps": _answer("forwards", "use steps= for the total or steps_per_block= for each block"),
-    "sampling_steps": _answer("forwards", "use steps= for the total or steps_per_block= for each block"),
+    "num_steps": _answer("forwards", _STEPS),
+    "sampling_steps": _answer("forwards", _STEPS),
+    "max_steps": _answer("forwards at most", _STEPS),
+    "max_time": _answer("seconds at most", _NO_LIMIT),
+    "timeout": _answer("seconds at most", _NO_LIMIT),
     "block_size": _same("block_length", f"{_BLOCK} (dllm)"),
     "bd_size": _same("block_length", f"{_BLOCK} (Fast-dLLM v2)"),
     "canvas_length": _same("block_length", f"{_BLOCK} (DiffusionGemma)"),
@@ -166,7 +207,13 @@ ALIASES: dict[str, Alias] = {
         "our own names go with order= (for entropy_bounded, see entropy_bound=)",
         defaults={"low_confidence_dynamic": {"threshold": 0.85}},
     ),
-    "alg": Alias("what is kept (Dream)", "order", _ORDERS, _OWN_ORDERS),
+    "alg": Alias(
+        "what is kept (Dream, Fast-dLLM)",
+        "order",
+        {**_ORDERS, **_THRESHOLD},
+        _OWN_ORDERS,
+        defaults={"confidence_threshold": {"threshold": 0.9}},
+    ),
     "alg_temp": _same("order_temperature", "noise on the ranking (Dream)"),
     "diffusion_algorithm": _answer("what is kept, by number (llama.cpp)", "use order=: its numbers changed their meaning"),
     "diffusion_alg_temp": _same("order_temperature", "noise on the ranking (llama.cpp)"),
@@ -202,6 +249,14 @@ ALIASES: dict[str, Alias] = {
         _answer("of its smoothing and its caches (dInfer)", "leave it out: cache= and refresh_every= say what is kept", 0),
     ),
     "enable_torch_compile": _answer("compile the model (dInfer)", "leave it out, or compile the model yourself", False),
+    "use_bd": _answer(
+        "blocks one after the other (dInfer)", "leave it out: the model says what it sees, block_length= what is filled", False
+    ),
+    "use_float64": _answer("precision (dInfer)", "leave it out: as_published=True keeps what published loops compute", False),
+    "decoder": _answer("the rule (dInfer)", _POLICY),
+    "iterator_factory": _answer("the blocks (dInfer)", "leave it out: block_length= says what is finished first"),
+    "cache_factory": _answer("which keys and values are kept (dInfer)", _CACHE),
+    "threshold_decay": _answer("a threshold that falls (dInfer)", "leave it out: threshold= is the same in every step"),
     "use_credit": _answer("credit of earlier steps (dInfer)", "leave it out: credit is not implemented", False),
     "sampler": _answer("the rule", _POLICY),
     "strategy": _answer("the rule", _POLICY),
@@ -214,7 +269,13 @@ ALIASES: dict[str, Alias] = {
     "stability_threshold": _answer("steps without change (DiffusionGemma)", _NO_EDITS),
     "stability_steps": _answer("steps without change (mlx-vlm)", _NO_EDITS),
     # What tokens are drawn from.
-    "do_sample": _answer("draw or take the best", "leave it out: temperature=0 is greedy and any other draws"),
+    "do_sample": Alias(
+        "draw or take the best",
+        None,
+        {None: NOTHING, False: {"temperature": 0.0}},
+        "use temperature=, which draws above 0",
+        idle_beside=("temperature", _Above(0)),
+    ),
     "sampling_method": Alias(
         "draw or take the best (Diffusers)",
         "temperature",
@@ -223,6 +284,10 @@ ALIASES: dict[str, Alias] = {
     ),
     "cfg_scale": _answer("guidance (LLaDA); 0 is none", _NO_GUIDANCE, 0),
     "unsupervised_cfg_scale": _answer("guidance; 0 is none", _NO_GUIDANCE, 0),
+    **dict.fromkeys(
+        ("cfg", "cfg_weight", "guidance_weight", "classifier_free_guidance"), _answer("guidance; 0 is none", _NO_GUIDANCE, 0)
+    ),
+    "guidance": _answer("guidance", _NO_GUIDANCE),
     "cfg_keep_tokens": _answer("tokens kept under guidance (dllm)", _NO_GUIDANCE, (), beside=("cfg_scale", (None, 0))),
     "guidance_scale": _answer("guidance; 1 is none", _NO_GUIDANCE, 1),
     "negative_prompt": _answer("what guidance leads away from", _NO_GUIDANCE),
@@ -231,6 +296,16 @@ ALIASES: dict[str, Alias] = {
     "frequency_penalty": _answer("0 is none", _NO_PENALTY, 0),
     "presence_penalty": _answer("0 is none", _NO_PENALTY, 0),
     "no_repeat_ngram_size": _answer("0 is none", _NO_PENALTY, 0),
+    "penalty_alpha": _answer("contrastive search; 0 is none", _NO_PENALTY, 0),
+    "encoder_repetition_penalty": _answer("1 is none", _NO_PENALTY, 1),
+    "encoder_no_repeat_ngram_size": _answer("0 is none", _NO_PENALTY, 0),
+    "exponential_decay_length_penalty": _answer("ends sooner or later", _LONG),
+    "typical_p": _answer("a cut of the distribution; 1 is none", _NO_CUT, 1),
+    "epsilon_cutoff": _answer("a cut of the distribution; 0 is none", _NO_CUT, 0),
+    "eta_cutoff": _answer("a cut of the distribution; 0 is none", _NO_CUT, 0),
+    "top_h": _answer("a cut of the distribution", _NO_CUT),
+    "sequence_bias": _answer("added to logits", _LOGITS, ()),
+    "watermarking_config": _answer("marks the answer", "leave it out: there are no watermarks"),
     "bad_words_ids": _answer("phrases that are not written", f"use {_SUPPRESS}", ()),
     "bad_words": _answer("phrases that are not written (vLLM)", f"use {_SUPPRESS}", ()),
     "allowed_token_ids": _answer("the only tokens (vLLM)", f"use {_SUPPRESS}: all others", ()),
@@ -245,10 +320,14 @@ ALIASES: dict[str, Alias] = {
     "generation_tokens_hook_func": _answer("sees or changes the canvas (Dream)", f"{_WATCH}, or Sampler"),
     "right_shift_logits": _same("shift", "row i - 1 predicts position i (dllm)"),
     "use_shift": _same("shift", "row i - 1 predicts position i (dInfer)"),
+    "epsilon": _same("eps", "last time of the schedule"),
     # Where a row ends.
     "mask_id": _same("mask_token_id", "the mask (LLaDA, SDAR, dInfer)"),
+    "mask": _answer("the mask", "use mask_token_id= for its id, attention_mask= for padding"),
     "mask_token": _answer("the mask as a text", "pass its id as mask_token_id="),
     "eos_id": _same("eos_token_id", "the end token (LLaDA2, dInfer)"),
+    "eos": _same("eos_token_id", "the end token"),
+    "eos_token": _answer("the end token as a text", "pass its id as eos_token_id="),
     "eos_token_ids": _same("eos_token_id", "the end tokens"),
     "stopping_criteria_idx": _same("eos_token_id", "the end tokens (SDAR)"),
     "stop_token_ids": _answer("end tokens beside the model's (vLLM)", "use eos_token_id=, with the model's own", ()),
@@ -257,11 +336,14 @@ ALIASES: dict[str, Alias] = {
     "ignore_eos": Alias(
         "write on behind an end token (vLLM)",
         "stop_at_eos",
-        {True: {"stop_at_eos": False}, False: {"stop_at_eos": True}},
+        {True: {"stop_at_eos": False}, False: {"stop_at_eos": None}},
         "or say stop_at_eos=",
     ),
-    "stop": _answer("texts that end an answer", _END, ()),
-    "stop_strings": _answer("texts that end an answer", _END, ()),
+    **dict.fromkeys(
+        ("stop", "stop_strings", "stop_words", "stop_sequences", "stop_tokens", "stop_token", "until"),
+        _answer("texts that end an answer", _END, ()),
+    ),
+    "stop_token_id": _answer("an end token beside the model's", "use eos_token_id=, with the model's own"),
     "stopping_criteria": _answer("functions that end an answer", _END, ()),
     "pad_token_id": _answer("fills short rows", "leave it out: rows keep their own length"),
     "bos_token_id": _answer("the first token", "leave it out: the tokenizer adds it, and ids are taken as they are"),
@@ -270,11 +352,14 @@ ALIASES: dict[str, Alias] = {
     "length_penalty": _answer("of beams", _NO_BEAMS, 1),
     "early_stopping": _answer("of beams", _NO_BEAMS, False),
     "best_of": _answer("answers to choose from", f"{_ANSWERS}, and choose", 1),
-    "n": _answer("answers to a prompt", _ANSWERS, 1),
-    "num_return_sequences": _answer("answers to a prompt", _ANSWERS, 1),
+    **dict.fromkeys(
+        ("n", "num_return_sequences", "num_generations", "num_outputs", "num_completions", "n_samples"),
+        _answer("answers to a prompt", _ANSWERS, 1),
+    ),
     # Seeds, watching, what is returned.
     "generator": _answer("a random generator", _SEED),
     "random_seed": _answer("a seed", _SEED),
+    "random_state": _answer("a seed", _SEED),
     "manual_seed": _answer("a seed", _SEED),
     "callback": _answer("called after a step", _WATCH),
     "callback_on_step_end": _answer("called after a step (Diffusers)", _WATCH),
@@ -283,12 +368,14 @@ ALIASES: dict[str, Alias] = {
     "stream": _answer("tokens as they come", f"{_WATCH}: tokens come in any order", False),
     "use_tqdm": _answer("a progress bar (vLLM)", _WATCH, False),
     "progress_bar": _answer("a progress bar", _WATCH, False),
-    "return_dict_in_generate": _answer("an object, not a tensor", "use result.sequences: a Result is always returned", True),
-    "return_dict": _answer("an object, not a tensor", "use result.sequences: a Result is always returned", True),
+    "return_dict_in_generate": _answer("an object, not a tensor", _ALWAYS, True, False),
+    "return_dict": _answer("an object, not a tensor", _ALWAYS, True, False),
     "output_history": Alias("keep the steps (Dream)", None, {None: NOTHING, False: NOTHING, True: "result.trajectory"}, _KEPT),
     "return_trace": Alias("keep the steps", None, {None: NOTHING, False: NOTHING, True: "result.trajectory"}, _KEPT),
     "output_scores": _answer("keep the scores", _KEPT, False),
     "output_logits": _answer("keep the logits", _KEPT, False),
+    "output_attentions": _answer("keep the attention", "call the model itself on the answer", False),
+    "output_hidden_states": _answer("keep the hidden states", "call the model itself on the answer", False),
     "logprobs": _answer("of the tokens", _KEPT, 0),
     "top_logprobs": _answer("of the best tokens", _KEPT, 0),
     "prompt_logprobs": _answer("of the prompt (vLLM)", "leave it out: the prompt is not scored", 0),
@@ -307,12 +394,15 @@ ALIASES: dict[str, Alias] = {
     "inputs": _answer("the prompts", _PROMPT),
     "input_ids": _answer("the prompts", _PROMPT),
     "prompt_token_ids": _answer("the prompts (vLLM)", _PROMPT),
+    "system": _answer("the system message", _SYSTEM),
+    "system_prompt": _answer("the system message", _SYSTEM),
     "inputs_embeds": _answer("the prompts as vectors", _PROMPT),
     "use_chat_template": _answer("a text is a user's message (Diffusers)", _CHAT, False),
     "apply_chat_template": _answer("a text is a user's message", _CHAT, False),
     "chat_template": _answer("the template", f"the tokenizer's own is taken; {_CHAT}"),
     "add_generation_prompt": _answer("the template's start of an answer", f"the template adds it; {_CHAT}", True),
     "constraints": _answer("words at positions (LLaDA's demo)", "use infill, which keeps every token that is not a mask", ()),
+    "force_words_ids": _answer("words that must be written", _NO_GRAMMAR),
     "structured_outputs": _answer("a grammar (vLLM)", _NO_GRAMMAR),
     "json_schema": _answer("a schema (SGLang)", _NO_GRAMMAR),
     "guided_json": _answer("a schema (vLLM)", _NO_GRAMMAR),
@@ -346,5 +436,50 @@ ALIASES: dict[str, Alias] = {
     "device": _answer("where the model runs", _LOAD.format("device")),
     "device_map": _answer("where the model runs", _LOAD.format("device")),
     **{name: _answer("an argument of load", _LOAD.format(name)) for name in ("attention", "family", "revision", "adapter")},
+    "model_path": _answer("the model", "the model is the first argument of sample"),
+    # Of generate of transformers.
+    **dict.fromkeys(
+        ("prompt_lookup_num_tokens", "assistant_early_exit", "forced_bos_token_id", "forced_eos_token_id", "dola_layers"),
+        _answer("(transformers)", _GENERATE),
+    ),
+    **dict.fromkeys(("use_mtp", "remove_invalid_values", "token_healing"), _answer("(transformers)", _GENERATE, False)),
+    "num_beam_groups": _answer("of beams", _NO_BEAMS, 1),
+    "diversity_penalty": _answer("of beams", _NO_BEAMS, 0),
+    **dict.fromkeys(
+        (
+            *("cache_config", "max_cache_len", "renormalize_logits", "decoder_start_token_id", "is_assistant"),
+            *("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "speculation_type"),
+            *("max_matching_ngram_size", "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight"),
+            *("compile_config", "disable_compile", "continuous_batching_config", "low_memory", "prefill_chunk_size"),
+            *("transformers_version", "return_legacy_cache"),
+        ),
+        _answer("(transformers)", _INTERNAL, False),
+    ),
     "trust_remote_code": _answer("run code of the folder", "leave it out: no code of a folder is ever run", False),
 }
+
+# Values of others for settings that have our name, to our value.
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "order": {
+        **{
+            theirs: str(meant["order"])
+            for theirs, meant in {**_ORDERS, **_SDAR, **_THRESHOLD}.items()
+            if isinstance(theirs, str)
+        },
+        **dict.fromkeys(("top_k_margin", "prob_margin"), "margin"),
+        **dict.fromkeys(("ar", "autoregressive", "l2r"), "left-to-right"),
+    },
+    "schedule": {"uniform": "even", "constant": "even", "loglinear": "linear"},
+    "cache": {"dual_cache": "dual", "prefix_cache": "prefix", "block_cache": "exact_block", "off": "none"},
+}
+
+
+def check_value(name: str, value: object) -> None:
+    """Answers a value that others use.
+
+    Raises:
+        InvalidValueError: it is one, and not ours, too.
+    """
+    ours = VALUES[name].get(value.casefold().replace("-", "_")) if isinstance(value, str) else None
+    if ours is not None and ours != value:
+        raise InvalidValueError(f"{name} has names of its own, got {value!r}; use {name}={ours!r}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dllm_fast import _core, records
+from dllm_fast import _core, aliases, records
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 
 CACHES = ("auto", "none", "prefix", "dual", "exact_block")
@@ -96,6 +96,8 @@ class SamplerConfig:
         for known in dataclasses.fields(self):
             if getattr(self, known.name) is None and known.default is not dataclasses.MISSING:
                 object.__setattr__(self, known.name, known.default)
+        for name in aliases.VALUES:
+            aliases.check_value(name, getattr(self, name))
         # Lists, sets and arrays are what people have; a frozen configuration keeps tuples.
         for name in ("suppress_tokens", "eos_token_id"):
             ids = getattr(self, name)
@@ -110,9 +112,9 @@ class SamplerConfig:
         for known in dataclasses.fields(self):
             value = getattr(self, known.name)
             if isinstance(value, tuple):
-                object.__setattr__(self, known.name, tuple(map(_plain, value)))
+                object.__setattr__(self, known.name, tuple(map(records.scalar, value)))
             else:
-                object.__setattr__(self, known.name, _plain(value))
+                object.__setattr__(self, known.name, records.scalar(value))
         self._check_run()
 
     def _check_core(self) -> None:
@@ -187,8 +189,3 @@ class SamplerConfig:
 def _by_kind(token: object) -> tuple[bool, object]:
     """Numbers before names, so that a set of both has an order."""
     return isinstance(token, str), token
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy or torch as Python's own."""
-    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value

@@ -156,6 +156,10 @@ def _check_withheld(streamer: object) -> None:
 
 def _settings_among(given: dict[str, Any]) -> dict[str, Any]:
     """What is left for `sample` to understand or to refuse, without the arguments that transformers makes for a forward."""
+    if "num_samples" in given:
+        raise InvalidValueError(
+            f"num_samples is called num_return_sequences here, got {given['num_samples']}; call dllm_fast.sample with it"
+        )
     for name in ("inputs_embeds", "encoder_outputs"):
         if name in given:
             raise InvalidValueError(f"dllm_fast.generate takes prompts as tokens, got {name}; pass input_ids")

@@ -61,16 +61,10 @@ WITHOUT_EFFECT = frozenset(
 )
 # Values that switch a setting off, beside its default.
 _OFF: dict[str, object] = {"guidance_scale": 1, "penalty_alpha": 0, "min_new_tokens": 0}
+# Where `generate` returns a tensor, what the table says of `sample` is not enough.
 _REMEDIES = {
     "output_scores": "return_dict_in_generate=True gives .result, whose trajectory has the probability of each written token",
     "output_logits": "return_dict_in_generate=True gives .result, whose trajectory has the probability of each written token",
-    "output_attentions": "call the model itself on the answer",
-    "output_hidden_states": "call the model itself on the answer",
-    "guidance_scale": "guidance is not implemented, leave it out",
-    "max_time": "leave it out; steps= bounds the work",
-    "stop_strings": "leave it out; eos_token_id= ends an answer",
-    "min_length": "leave it out; stop_at_eos=False writes all of max_new_tokens",
-    "min_new_tokens": "leave it out; stop_at_eos=False writes all of max_new_tokens",
 }
 # What transformers puts together from settings that are read here.
 _THEIRS = frozenset(
@@ -127,7 +121,9 @@ def check_config(generation_config: Any, told: Mapping[str, Any]) -> None:
         off = (default, None, False, _OFF.get(name))
         if not any(value is one or value == one for one in off):
             shown = next((one for one in (_OFF.get(name), default) if one is not None), None)
-            remedy = _REMEDIES.get(name, f"leave it out, or pass {name}={shown!r} where the model's generation config has it")
+            remedy = _REMEDIES.get(name) or (ALIASES[name].remedy if name in ALIASES else "leave it out")
+            if shown is not None:
+                remedy = f"{remedy} (where the model's generation config has it, pass {name}={shown!r})"
             raise InvalidValueError(f"dllm_fast.generate does not honour {name}, got {name}={value!r}; {remedy}")
     words = told.get("bad_words_ids") or ()
     if long := next((word for word in words if len(word) > 1), None):

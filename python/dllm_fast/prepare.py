@@ -15,6 +15,7 @@ import numpy as np
 
 from dllm_fast import tokens
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
+from dllm_fast.records import scalar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -195,6 +196,7 @@ def plain_seed(seed: int | Sequence[int] | None) -> int | list[int]:
     """The seed in Python's own numbers: one for all prompts, or one for each; one that nobody knows in place of None."""
     if seed is None:
         return secrets.randbits(64)
+    seed = scalar(seed)
     if _is_whole(seed):
         return int(seed)
     if isinstance(seed, Sequence | np.ndarray) and all(map(_is_whole, seed)):
@@ -210,6 +212,7 @@ def _is_whole(value: object) -> TypeGuard[int | np.integer[Any]]:
 
 def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list[int], list[int]]:
     """Seed and sample index of every row."""
+    num_samples = scalar(num_samples)
     if not _is_whole(num_samples):
         raise InvalidTypeError(f"num_samples must be a whole number, got {shown(num_samples)}; use 1 for one answer a prompt")
     if num_samples < 1:

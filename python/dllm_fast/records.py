@@ -99,6 +99,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def scalar(value: Any) -> Any:
+    """A number of NumPy or torch as Python's own; anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
 def number(value: object, name: str) -> float:
     """The float that `plain` made a number, None, "inf" or "-inf" of.
 

@@ -110,7 +110,7 @@ def infill(
     it where words carry the space before them. A canvas of ids without masks comes back
     unchanged after zero forwards; text without any is refused.
     """
-    rule = functools.partial(resolve, preset, config, settings)
+    rule = functools.partial(resolve, preset, config, settings, lacking=("chat", "max_new_tokens"))
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
     return _run(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=True)
 

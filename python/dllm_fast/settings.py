@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dllm_fast.aliases import ALIASES, translate
+from dllm_fast.aliases import ALIASES, answer, translate
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.nearest import nearest
 from dllm_fast.published import presets
+from dllm_fast.records import scalar
 
 if TYPE_CHECKING:
     from dllm_fast.models.loaded import ModelInfo
 
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
+# What None comes to, where that can be said before a model is known: two names that say the same must agree.
+_LEFT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplerConfig)} | {"stop_at_eos": True}
+# Letters of a name that is shown.
+_LONGEST = 100
 # Of `sample`, for those who misspell them.
 _ARGUMENTS = ("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step", "like")
 
@@ -37,17 +42,23 @@ class Resolved:
 
 
 def resolve(
-    preset: str | None, config: SamplerConfig | None, settings: Mapping[str, Any], model: ModelInfo | None = None
+    preset: str | None,
+    config: SamplerConfig | None,
+    settings: Mapping[str, Any],
+    model: ModelInfo | None = None,
+    *,
+    lacking: Collection[str] = (),
 ) -> Resolved:
     """Settings over `config` or the preset, over what the model's family recommends, over the defaults.
 
+    Of the settings and of the arguments of `sample`, the caller does not take those that are `lacking`.
     A preset is a whole rule: beside one, or a config, the family only says what belongs to the model (shift, blocks).
 
     Raises:
         InvalidValueError: an unknown name or preset, two names for one thing with different values, a bad value.
         InvalidTypeError: a value, or `config`, of the wrong type.
     """
-    values, aliases = _canonical(settings)
+    values, aliases = _canonical({name: scalar(value) for name, value in settings.items()}, lacking)
     if preset is None and config is not None:
         # `config=presets()["llada"]` is `preset="llada"`: its settings are not the caller's own.
         preset = next((name for name, published in presets().items() if published is config), None)
@@ -104,7 +115,7 @@ def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:
     return known[preset]
 
 
-def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _canonical(settings: Mapping[str, Any], lacking: Collection[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings under our names, and the aliases that were used."""
     values: dict[str, Any] = {}
     typed: dict[str, str] = {}
@@ -114,15 +125,16 @@ def _canonical(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
         if name in ALIASES:
             found, aliases[name] = translate(name, value, settings)
         elif name not in NAMES:
-            raise InvalidValueError(_unknown(name))
+            raise InvalidValueError(unknown(name, value, lacking))
         for ours, canonical in found.items():
-            if ours in values and not _same(values[ours], canonical):
+            if ours in values and not _same(*(_LEFT[ours] if v is None else v for v in (values[ours], canonical))):
                 raise InvalidValueError(
                     f"{typed[ours]} and {name} both say {ours} and must agree, "
                     f"got {shown(settings[typed[ours]])} and {shown(value)}; keep one of them"
                 )
-            values[ours] = canonical
-            typed[ours] = name
+            if ours not in values or canonical is not None:
+                values[ours] = canonical
+                typed[ours] = name
     total, each = typed.get("steps"), typed.get("steps_per_block")
     if total and each and values["steps"] is not None and values["steps_per_block"] is not None:
         raise InvalidValueError(
@@ -143,11 +155,29 @@ def _same(a: object, b: object) -> bool:
     return repr(a) == repr(b) if hasattr(a, "__len__") or hasattr(b, "__len__") else bool(a == b)
 
 
-def _unknown(name: str) -> str:
-    near = _question(name, [*NAMES, *_ARGUMENTS, *ALIASES])
-    return f"{name} is not a setting{near or ';'} help(dllm_fast.SamplerConfig) describes all of them"
+def unknown(name: str, value: object, lacking: Collection[str] = ()) -> str:
+    """What to say of a name that is no setting: never a name that is refused next, but what that would be answered with."""
+    if name in _ARGUMENTS:
+        return f"{name} is an argument of sample and not a setting, got {shown(value)}; leave it out, or call sample with it"
+    if name in ALIASES:
+        return f"{name} is not a setting here, got {shown(value)}; {answer(name)}"
+    name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+    near = nearest(name, [*NAMES, *_ARGUMENTS, *ALIASES])
+    taken = [known for known in near if known not in ALIASES or ALIASES[known].ours is not None]
+    taken = [known for known in taken if known not in lacking and (known not in ALIASES or ALIASES[known].ours not in lacking)]
+    if near and near[0] not in taken:
+        remedy = "leave it out: it is an argument of sample"
+        if near[0] in ALIASES and ALIASES[near[0]].ours is None:
+            remedy = ALIASES[near[0]].remedy
+        return f"{name} is not a setting, got {shown(value)}; if {near[0]!r} is meant, {remedy}"
+    return (
+        f"{name} is not a setting, got {shown(value)}{_asked(taken) or ';'} help(dllm_fast.SamplerConfig) describes all of them"
+    )
 
 
 def _question(name: str, known: Iterable[str]) -> str:
-    near = nearest(name, known)
+    return _asked(nearest(name, known))
+
+
+def _asked(near: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

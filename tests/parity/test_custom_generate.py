@@ -174,7 +174,7 @@ def test_every_setting_of_a_generation_config_is_read_refused_or_without_effect(
 def test_generate_refuses_what_it_cannot_honour():
     model = model_of("Qwen2", pad_token_id=0)
     ids = torch.tensor(PROMPTS[:1])
-    with pytest.raises(DllmFastError, match=r"repetition_penalty=1\.5; leave it out, or pass repetition_penalty=1\.0"):
+    with pytest.raises(DllmFastError, match=r"repetition_penalty=1\.5; leave it out: .* pass repetition_penalty=1\.0\)"):
         model.generate(ids, repetition_penalty=1.5, **PLAIN)
     with pytest.raises(DllmFastError, match="num_beams=2; leave it out"):
         model.generate(ids, num_beams=2, **PLAIN)
@@ -192,6 +192,10 @@ def test_generate_refuses_what_it_cannot_honour():
         dllm_fast.generate(model, PROMPTS[0], max_new_tokens=4)
     with pytest.raises(DllmFastError, match="block_lenght is not a setting"):
         dllm_fast.generate(model, ids, block_lenght=4, max_new_tokens=4)
+    with pytest.raises(DllmFastError, match=r"penalty_alpha is not a setting, got 0\.6; leave it out: penalties"):
+        dllm_fast.generate(model, ids, penalty_alpha=0.6, max_new_tokens=4)
+    with pytest.raises(DllmFastError, match="num_samples is called num_return_sequences"):
+        dllm_fast.generate(model, ids, num_samples=2, max_new_tokens=4)
     with pytest.raises(DllmFastError, match="output_scores is not a setting"):
         dllm_fast.generate(model, ids, output_scores=True, max_new_tokens=4)
     with pytest.raises(DllmFastError, match=r"got 1 rows; call dllm_fast\.sample with num_samples=2"):

@@ -4,11 +4,13 @@ import inspect
 import re
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import dllm_fast
-from dllm_fast.aliases import ALIASES, NOTHING, markdown
-from dllm_fast.settings import _ARGUMENTS, NAMES, resolve
+from dllm_fast.aliases import ALIASES, NOTHING, VALUES, answer, markdown
+from dllm_fast.settings import _ARGUMENTS, NAMES, resolve, unknown
 
 # Three lines of a terminal.
 LONGEST = 3 * 120
@@ -88,6 +90,20 @@ UNDERSTOOD: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"use_shift": True}, {"shift": True}),
     ({"top_k": 0, "temperature": 0.7}, {"top_k": None}),
     ({"sampling_method": "greedy"}, {"temperature": 0.0}),
+    ({"eos": 6}, {"eos_token_id": 6}),
+    ({"epsilon": 0.1}, {"eps": 0.1}),
+    ({"alg": "confidence_threshold", "threshold": 0.8}, {"order": "sampled-confidence", "threshold": 0.8}),
+    ({"alg": "confidence_threshold"}, {"order": "sampled-confidence", "threshold": 0.9}),
+    ({"do_sample": False}, {"temperature": 0.0}),
+    ({"do_sample": False, "temperature": None}, {"temperature": 0.0}),
+    ({"do_sample": True, "temp": 0.7}, {"temperature": 0.7}),
+    ({"ignore_eos": False}, {"stop_at_eos": None}),
+    ({"ignore_eos": False, "stop_at_eos": True, "eos_id": 6}, {"stop_at_eos": True}),
+    ({"stop_at_eos": True, "ignore_eos": False, "eos_id": 6}, {"stop_at_eos": True}),
+    ({"return_dict_in_generate": False}, {}),
+    # Numbers of NumPy and torch are Python's own.
+    ({"cfg_scale": np.float32(0), "n": np.int64(1), "use_cache": np.False_}, {"cache": "none"}),
+    ({"n": torch.tensor(1), "top_k": np.int64(-1), "ignore_eos": torch.tensor(True)}, {"top_k": None, "stop_at_eos": False}),
     ({"parallel_decoding": "threshold"}, {"order": "sampled-confidence", "threshold": 0.9}),
     ({"parallel_decoding": "threshold", "threshold": 0.7}, {"order": "sampled-confidence", "threshold": 0.7}),
     ({"use_cache": False}, {"cache": "none"}),
@@ -180,7 +196,23 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("generator", object(), "seed="),
     ("random_seed", 3, "seed="),
     ("manual_seed", 3, "seed="),
-    ("return_dict_in_generate", False, "result.sequences"),
+    ("return_dict_in_generate", "no", "result.sequences"),
+    ("num_generations", 2, "num_samples="),
+    ("num_outputs", 2, "num_samples="),
+    ("random_state", 3, "seed="),
+    ("system", "Be brief", '"role": "system"'),
+    ("max_time", 3.0, "on_step="),
+    ("max_steps", 8, "steps="),
+    ("stop_words", ["."], "eos_token_id="),
+    ("cfg_weight", 2.0, "guidance is not implemented"),
+    ("penalty_alpha", 0.6, "leave it out"),
+    ("prompt_lookup_num_tokens", 3, "leave it out"),
+    ("use_bd", True, "block_length="),
+    ("use_float64", True, "as_published=True"),
+    ("decoder", object(), "order="),
+    ("iterator_factory", object(), "block_length="),
+    ("cache_factory", object(), "cache="),
+    ("threshold_decay", 0.5, "threshold="),
     ("logits_processor", [print], "like="),
     ("generation_logits_hook_func", print, "changes its logits"),
     ("generation_tokens_hook_func", print, "Sampler"),
@@ -217,7 +249,7 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("eb_threshold", 0.35, "entropy_bound="),
     ("gamma", 0.1, "entropy_bound="),
     ("remasking", "confidence", "order="),
-    ("alg", "confidence_threshold", "order="),
+    ("alg", "confidence", "order="),
     ("parallel_decoding", "hierarchy", "threshold="),
     ("low_threshold", 0.4, "threshold="),
     ("cont_weight", 0.3, "refresh_every="),
@@ -292,13 +324,13 @@ def test_the_table_can_be_printed() -> None:
         ("temperatur", "'temperature'"),
         ("block", "'block_length'"),
         ("kv_cache", "'cache'"),
-        ("gama", "'gamma'"),
+        ("eos_tokens_id", "'eos_token_id'"),
         ("num_sample", "'num_samples'"),
         ("onstep", "'on_step'"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_few_and_no_list(name: str, nearest: str) -> None:
-    with pytest.raises(dllm_fast.DllmFastError, match=f"^{name} is not a setting; did you mean ") as caught:
+    with pytest.raises(dllm_fast.DllmFastError, match=f"^{name} is not a setting, got 1; did you mean ") as caught:
         resolve(None, None, {name: 1})
     question = str(caught.value).partition("?")[0]
     assert nearest in question
@@ -306,10 +338,70 @@ def test_an_unknown_name_gets_the_nearest_few_and_no_list(name: str, nearest: st
     assert str(caught.value).endswith("? help(dllm_fast.SamplerConfig) describes all of them")
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gama", "if 'gamma' is meant, use entropy_bound=, in nats"),
+        ("repetition_penlty", "if 'repetition_penalty' is meant, leave it out"),
+        ("num_return_sequence", "if 'num_return_sequences' is meant, use num_samples="),
+    ],
+)
+def test_no_suggestion_is_refused_next(name: str, says: str) -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=f"^{name} is not a setting, got 1; {says}"):
+        resolve(None, None, {name: 1})
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_what_is_suggested_for_a_misspelled_name_is_taken(name: str) -> None:
+    """A letter is doubled; whatever the answer asks ("did you mean") is a name that has a setting."""
+    typed = name[:2] + name[1:]
+    if typed in ALIASES or typed in NAMES or typed in _ARGUMENTS:
+        return
+    said = unknown(typed, 1).partition("?")[0]
+    for near in re.findall(r"'(\w+)'", said) if "did you mean" in said else ():
+        assert near in NAMES or near in _ARGUMENTS or ALIASES[near].ours is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("chat", "chat is an argument of sample and not a setting, got True; leave it out"),
+        ("chatt", "chatt is not a setting, got True; if 'chat' is meant, leave it out"),
+        ("gen_lengths", "gen_lengths is not a setting, got True; if 'gen_length' is meant, leave it out"),
+    ],
+)
+def test_infill_suggests_nothing_that_only_sample_takes(name: str, says: str) -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=f"^{says}"):
+        dllm_fast.infill(lambda ids: ids, [[1]], **{name: True})
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_what_to_do_about_a_name_can_be_said_without_its_value(name: str) -> None:
+    assert answer(name)
+    assert set(re.findall(r"use (\w+)=$", answer(name))) <= {*NAMES, *_ARGUMENTS}
+
+
+@pytest.mark.parametrize(("name", "theirs", "ours"), [(name, *pair) for name in VALUES for pair in VALUES[name].items()])
+def test_a_value_of_others_under_our_name_is_answered_with_ours(name: str, theirs: str, ours: str) -> None:
+    getattr(resolve(None, None, {name: ours}).config, name)  # is one
+    if theirs == ours:
+        return
+    with pytest.raises(dllm_fast.DllmFastError, match=f"^{name} has names of its own, got '{theirs}'; use {name}='{ours}'$"):
+        resolve(None, None, {name: theirs})
+    with pytest.raises(dllm_fast.DllmFastError, match=f"use {name}='{ours}'$"):
+        dllm_fast.SamplerConfig(**{name: theirs})
+
+
+def test_every_setting_of_transformers_is_in_the_table() -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = {name for name in vars(transformers.GenerationConfig()) if not name.startswith("_")}
+    assert theirs - {*NAMES, *ALIASES, *_ARGUMENTS} == set()
+
+
 def test_a_name_like_no_other_is_not_guessed_at() -> None:
     with pytest.raises(dllm_fast.DllmFastError) as caught:
         resolve(None, None, {"xyzzy": 1})
-    assert str(caught.value) == "xyzzy is not a setting; help(dllm_fast.SamplerConfig) describes all of them"
+    assert str(caught.value) == "xyzzy is not a setting, got 1; help(dllm_fast.SamplerConfig) describes all of them"
 
 
 @pytest.mark.parametrize(
@@ -320,6 +412,9 @@ def test_a_name_like_no_other_is_not_guessed_at() -> None:
             {"remasking_strategy": "sequential", "threshold": 0.9},
             "remasking_strategy and threshold both say threshold and must agree, got 'sequential' and 0.9; keep one of them",
         ),
+        ({"do_sample": False, "temperature": 0.7}, "do_sample and temperature both say temperature .* got False and 0.7"),
+        ({"ignore_eos": False, "stop_at_eos": False}, "ignore_eos and stop_at_eos both say stop_at_eos and must agree"),
+        ({"do_sample": True, "temperature": 0}, "do_sample is not a setting, got True; use temperature=, which draws above 0"),
         ({"use_cache": True, "cache": "none"}, "use_cache and cache both say cache and must agree, got True and 'none'"),
         ({"steps": 8, "num_inference_steps": 4}, "steps is the total .* num_inference_steps the number in each block"),
         ({"steps": 8, "steps_per_block": 4}, "steps is the total .* give one of them"),
