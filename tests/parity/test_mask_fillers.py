@@ -21,6 +21,7 @@ REFUSED = {
 }
 # Its class that fills masks fills those of sounds, and is deprecated.
 FILLERS = [names for names in NAMES if names[0] != "wav2vec2"]
+RUN = [names for names in FILLERS if names[0] not in REFUSED]
 PROMPTS = [[6, 7, 8], [9, 10, 11, 12, 13] * 4]
 SETTINGS = {"max_new_tokens": 4, "mask_token_id": 5, "eos_token_id": (), "stop_at_eos": False}
 
@@ -47,6 +48,76 @@ def test_a_model_stays_as_it_was(model_type, class_name):
         alone = dllm_fast.sample(model, PROMPTS[1], **SETTINGS)
         if model_type != "reformer":  # whose hashes are drawn in every forward
             assert together.sequences[1].tolist() == alone.sequences[0].tolist()
+
+
+@pytest.mark.parametrize(("model_type", "class_name"), RUN, ids=[model_type for model_type, _ in RUN])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # DeBERTa in transformers 4
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional:UserWarning")  # Funnel in transformers 4
+def test_it_stays_so_where_the_config_asks_for_hidden_states(model_type, class_name):
+    """transformers hangs hooks into the layers for them, and notes that they are there."""
+    plain = dllm_fast.sample(built(model_type, class_name), PROMPTS[0], seed=3, **SETTINGS)
+    model = built(model_type, class_name)
+    model.config.output_hidden_states = True
+    before = whole_state(model)
+    asked = []
+
+    def ask(event):
+        """Somebody who looks at them while the model runs, and has a hook of their own in it."""
+        asked.append(event)
+        with torch.no_grad():
+            model(torch.tensor([PROMPTS[1]]))
+        list(model.modules())[1].register_forward_hook(mine)
+
+    found = dllm_fast.sample(model, PROMPTS[0], seed=3, **SETTINGS)
+    assert whole_state(model) == before
+    if model_type != "reformer":  # whose hashes are drawn in every forward
+        assert found.sequences[0].tolist() == plain.sequences[0].tolist()
+    dllm_fast.sample(model, PROMPTS[0], on_step=ask, **SETTINGS)
+    hooks = list(list(model.modules())[1]._forward_hooks.values())
+    assert hooks == [mine] * len(asked)
+    list(model.modules())[1]._forward_hooks.clear()
+    assert whole_state(model) == before
+    fresh = built(model_type, class_name)
+    with torch.no_grad():
+        ids = torch.tensor([PROMPTS[1]])
+        found, expected = (one(ids, output_hidden_states=True).hidden_states for one in (model, fresh))
+        assert len(found) == len(expected)
+
+
+def mine(module, args, output):
+    pass
+
+
+def test_hidden_states_that_a_config_asks_for_are_not_collected():
+    model = built("bert", "BertForMaskedLM")
+    model.config.output_hidden_states = True
+    study(model)
+    seen = []
+    handle = model.register_forward_hook(lambda _, args, output: seen.append(output.hidden_states))
+    dllm_fast.sample(model, PROMPTS[0], **SETTINGS)
+    handle.remove()
+    assert seen == [None] * SETTINGS["max_new_tokens"]
+
+
+def test_hooks_for_hidden_states_stay_with_the_note_of_them():
+    """In a class of somebody else, too, which has layers of transformers inside."""
+
+    class Mine(type(built("bert", "BertForMaskedLM"))):
+        pass
+
+    for model in (built("bert", "BertForMaskedLM"), drawn(Mine(built("bert", "BertForMaskedLM").config))):
+        ids = torch.tensor([PROMPTS[0]])
+
+        def ask(event, model=model, ids=ids):
+            model(ids, output_hidden_states=True)
+
+        before = whole_state(model)
+        dllm_fast.sample(model, PROMPTS[0], on_step=ask, **SETTINGS)
+        assert whole_state(model) == before
+        assert len(model(ids, output_hidden_states=True).hidden_states) == 3
+        before = whole_state(model)
+        dllm_fast.sample(model, PROMPTS[0], on_step=ask, **SETTINGS)
+        assert whole_state(model) == before  # those that were there stay
 
 
 def test_a_long_text_is_attended_as_ever_after_a_short_one():

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
 
 # Arguments that a forward is given where it names them: no cache that grows, no tuple instead of an output.
 _PLAIN_ARGUMENTS = {"use_cache": False, "return_dict": True}
+# What a config may ask for beside the logits, and nobody here reads.
+_BESIDE = ("output_hidden_states", "output_attentions")
+
+
+def unwanted(model: nn.Module) -> dict[str, bool]:
+    """Arguments that keep a forward from collecting what its config asks for, where it takes them."""
+    config = getattr(model, "config", None)
+    asked = [name for name in _BESIDE if getattr(config, name, False)]
+    if not asked:
+        return {}
+    parameters = inspect.signature(model.forward).parameters
+    # Others may hand on what they do not know to something that does not know it either.
+    open_ended = type(model).__module__.startswith("transformers.") and any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+    return {name: False for name in asked if open_ended or name in parameters}
 
 
 class Forward:
@@ -36,6 +52,7 @@ class Forward:
         self._head = output_embeddings(model)
         parameters = inspect.signature(model.forward).parameters
         self._arguments = {name: value for name, value in _PLAIN_ARGUMENTS.items() if name in parameters}
+        self._arguments |= unwanted(model)
         self._timed = "timesteps" in parameters
 
     def __call__(self, ids: Tensor, **more: Any) -> Tensor:

@@ -7,6 +7,7 @@ number of buckets by the first length.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# Where transformers notes that its hooks for hidden states are in a model.
+_CAPTURES = "_output_capturing_hooks_installed"
 # Puts one thing back; says whether it had changed.
 _Undo = Callable[[], bool]
 
@@ -25,17 +28,33 @@ class Snapshot:
 
     Args:
         modules: whose; the values of the containers and configs that they name are kept, too.
-        hooks: those, too. What is hung in and out while a model runs is somebody's wish.
+        hooks: all of them. Otherwise those that transformers itself hung in, which go with its notes that they are there (it
+            hangs in what captures hidden states when first asked for them); any other that is hung in or out while a model
+            runs is somebody's wish.
         was_training: what `training` will be.
+        others: modules of which only those hooks of transformers are put back, with its note of them.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], *, hooks: bool = True, was_training: bool = False) -> None:
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        *,
+        hooks: bool = True,
+        was_training: bool = False,
+        others: Iterable[nn.Module] = (),
+    ) -> None:
         self.training = was_training
         self._hooks = hooks
         self._undo: list[_Undo] = []
         self._seen: set[int] = set()
         for module in modules:
             self._dictionary(vars(module))
+            if not hooks:
+                self._undo.append(functools.partial(_take_out, module, _hooks(module)))
+        for module in others:
+            self._undo.append(functools.partial(_take_out, module, _hooks(module)))
+            if not hasattr(module, _CAPTURES):
+                self._undo.append(functools.partial(_forget, module))
 
     def restore(self) -> bool:
         """Puts everything back. Was anything else than it had been?"""
@@ -110,6 +129,32 @@ class Snapshot:
             return changed and version is not None
 
         self._undo.append(undo)
+
+
+def _hooks(module: nn.Module) -> dict[str, set[int]]:
+    """Numbers of the hooks that are in a module, under the names of the tables that hold them."""
+    return {name: set(table) for name, table in vars(module).items() if name.endswith("_hooks") and isinstance(table, dict)}
+
+
+def _take_out(module: nn.Module, before: dict[str, set[int]]) -> bool:
+    """Takes out hooks of transformers that were not there; says whether there were any."""
+    found = False
+    for name, known in before.items():
+        table = vars(module)[name]
+        for number in [number for number in table if number not in known and _is_of_transformers(table[number])]:
+            found = True
+            # A number stands in other tables, too, which say how the hook is called.
+            for other in (vars(module)[key] for key in vars(module) if key.startswith(name)):
+                other.pop(number, None)
+    return found
+
+
+def _forget(module: nn.Module) -> bool:
+    return vars(module).pop(_CAPTURES, None) is not None
+
+
+def _is_of_transformers(value: object) -> bool:
+    return str(getattr(value, "__module__", "")).startswith("transformers.")
 
 
 def _is_theirs(value: object) -> bool:
@@ -189,8 +234,8 @@ class _Run:
             self._training = [module for module in modules if module.training]
             for module in self._training:
                 module.training = False
-            theirs = [module for module in modules if type(module).__module__.startswith("transformers.")]
-            self._snapshot = Snapshot(theirs, hooks=False)
+            others = [module for module in modules if not _is_of_transformers(type(module))]
+            self._snapshot = Snapshot((m for m in modules if _is_of_transformers(type(m))), hooks=False, others=others)
         self._users += 1
 
     def leave(self) -> None:

@@ -23,6 +23,7 @@ import torch
 from dllm_fast.models import swapped
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.described import output_embeddings
+from dllm_fast.models.forward import unwanted
 from dllm_fast.models.runner import NetworkRunner
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Call:
         """Features `[B, Q, H]`."""
         token = _CALL.set(self)
         try:
-            model(input_ids=self.batch.ids, position_ids=positions, attention_mask=mask)
+            model(input_ids=self.batch.ids, position_ids=positions, attention_mask=mask, **unwanted(model))
         finally:
             _CALL.reset(token)
         if len(self.features) != 1:
