@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,3 +190,25 @@ class SamplerConfig:
 def _by_kind(token: object) -> tuple[bool, object]:
     """Numbers before names, so that a set of both has an order."""
     return isinstance(token, str), token
+
+
+def _answer_unknown_names() -> None:
+    """Names that are no settings get an error of ours, with an answer, in place of Python's."""
+    made = SamplerConfig.__init__
+    known = {setting.name for setting in dataclasses.fields(SamplerConfig)}
+
+    @functools.wraps(made)
+    def checked(self: SamplerConfig, *values: object, **settings: Any) -> None:
+        if values:
+            raise InvalidTypeError(f"settings are given by name, got {shown(values[0])}; write SamplerConfig(steps=8)")
+        for name, value in settings.items():
+            if name not in known:
+                from dllm_fast.settings import unknown_to_config  # late: it is about this class
+
+                raise InvalidTypeError(unknown_to_config(name, value))
+        made(self, **settings)
+
+    SamplerConfig.__init__ = checked  # type: ignore[method-assign]
+
+
+_answer_unknown_names()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from dllm_fast import sampling, text
+from dllm_fast import records, sampling, text
 from dllm_fast.aliases import ALIASES
+from dllm_fast.arrays import integer_array
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models.predictor import Predictor, sites_of
@@ -56,6 +59,32 @@ class Distribution(Record):
     ids: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     tokens: list[str] | None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Distribution:
+        """The distribution that `to_dict` wrote, equal to the one it was.
+
+        Raises:
+            InvalidValueError, InvalidTypeError: names or values that it does not write.
+        """
+        names = [item.name for item in dataclasses.fields(cls)]
+        found = records.checked(values, "Distribution", names)
+        tokens = records.strings(found["tokens"], "tokens")
+        distribution = cls(
+            row=records.whole(found["row"], "row"),
+            position=records.whole(found["position"], "position"),
+            ids=integer_array(found["ids"], "ids"),
+            probabilities=np.array(
+                [records.number(p, "probabilities") for p in records.rows(found["probabilities"], "probabilities")]
+            ),
+            tokens=tokens,
+        )
+        counts = [len(one) for one in (distribution.ids, distribution.probabilities, tokens) if one is not None]
+        if len(set(counts)) > 1:
+            raise InvalidValueError(
+                f"ids, probabilities and tokens must be as many, got {', '.join(map(str, counts))}; pass what to_dict gave"
+            )
+        return distribution
 
 
 def distributions(

@@ -43,5 +43,13 @@ class KernelError(DllmFastError, RuntimeError):
     """A CUDA kernel that cannot be compiled or used here. The text says why and what to install."""
 
 
-class UnknownTextWarning(UserWarning):
+class DllmFastWarning(UserWarning):
+    """Base of the warnings of dllm_fast about what a caller asks for."""
+
+
+class EqualSamplesWarning(DllmFastWarning):
+    """Several samples of a prompt where nothing is drawn."""
+
+
+class UnknownTextWarning(DllmFastWarning):
     """Text of a prompt that the tokenizer does not know. The warning shows some of it, and how many tokens it became."""

@@ -6,6 +6,7 @@ Everything that can be refused is refused here, before the first forward.
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from dllm_fast import tokens
-from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
+from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown
 from dllm_fast.records import scalar
 
 if TYPE_CHECKING:
@@ -229,11 +230,29 @@ def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list
 
 
 def check_samples(num_samples: int, config: SamplerConfig) -> None:
-    """Warns where several samples are asked of a rule that draws nothing."""
-    draws = config.temperature > 0 or config.order_temperature > 0 or config.order in {"random", "ancestral"}
-    if num_samples > 1 and not draws:
-        warnings.warn(
-            f"all {num_samples} samples of a prompt will be equal, because this rule draws nothing; pass temperature=1.0, "
-            "order_temperature= or order='random', or num_samples=1",
-            stacklevel=4,
-        )
+    """Warns where several samples are asked of a rule that certainly draws nothing that could tell them apart."""
+    if num_samples == 1:
+        return
+    picks = config.temperature > 0 and config.top_k != 1
+    ranks = config.order_temperature > 0 or config.order in {"random", "ancestral"}
+    if picks or (ranks and not _at_once(config)):
+        return
+    if config.temperature > 0:
+        why = "top_k=1 draws nothing; leave it out"
+    elif ranks:
+        why = "every block is filled in one step, where the order decides nothing; pass temperature=1.0 or more steps"
+    else:
+        why = "this rule draws nothing; pass temperature=1.0, order_temperature= or order='random'"
+    warnings.warn(
+        f"all {num_samples} samples of a prompt will be equal, because {why}, or num_samples=1",
+        EqualSamplesWarning,
+        stacklevel=4,
+    )
+
+
+def _at_once(config: SamplerConfig) -> bool:
+    """Is every block certainly filled in one step?"""
+    if 1 in (config.steps, config.steps_per_block, config.block_length, config.max_new_tokens):
+        return True
+    all_ = config.threshold is not None and config.threshold <= 0
+    return all_ or math.inf in (config.factor, config.entropy_bound)

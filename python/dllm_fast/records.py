@@ -119,6 +119,37 @@ def number(value: object, name: str) -> float:
     raise InvalidTypeError(f'{name} must be a number, None, "inf" or "-inf", got {shown(value)}; pass what to_dict gave')
 
 
+def whole(value: object, name: str) -> int:
+    """A whole number from 0.
+
+    Raises:
+        InvalidTypeError: anything else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise InvalidTypeError(f"{name} must be a whole number from 0, got {shown(value)}; pass what to_dict gave")
+
+
+def string(value: object, name: str) -> str:
+    """A text.
+
+    Raises:
+        InvalidTypeError: anything else.
+    """
+    if isinstance(value, str):
+        return value
+    raise InvalidTypeError(f"{name} must be a text, got {shown(value)}; pass what to_dict gave")
+
+
+def strings(value: object, name: str) -> list[str] | None:
+    """A list of texts, or None.
+
+    Raises:
+        InvalidTypeError: anything else.
+    """
+    return None if value is None else [string(item, name) for item in rows(value, name)]
+
+
 def checked(
     values: object, what: str, names: Collection[str], optional: Collection[str] = (), *, unknown: str = ""
 ) -> dict[str, Any]:
@@ -149,14 +180,14 @@ def checked(
 
 
 def rows(value: object, name: str) -> list[Any]:
-    """A list, one entry for each row.
+    """A list.
 
     Raises:
         InvalidTypeError: anything else.
     """
     if isinstance(value, list | tuple):
         return list(value)
-    raise InvalidTypeError(f"{name} must be a list with an entry for each row, got {shown(value)}; pass what to_dict gave")
+    raise InvalidTypeError(f"{name} must be a list, got {shown(value)}; pass what to_dict gave")
 
 
 def edit(values: object) -> dict[str, Any]:

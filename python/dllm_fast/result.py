@@ -11,7 +11,7 @@ from dllm_fast import records
 from dllm_fast._core import Edit
 from dllm_fast.arrays import integer_array
 from dllm_fast.config import SamplerConfig
-from dllm_fast.errors import InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.records import Record, rows
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ class Stats(Record):
         """
         found = _named(cls, values)
         times = ("tokens_per_forward", "model_ms", "sampler_ms")
-        return cls(**found | {name: records.number(found[name], name) for name in times})
+        return cls(
+            nfe=records.whole(found["nfe"], "nfe"),
+            nfe_per_row=[records.whole(forwards, "nfe_per_row") for forwards in rows(found["nfe_per_row"], "nfe_per_row")],
+            **{name: records.number(found[name], name) for name in times},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -101,18 +105,30 @@ class Result(Record):
             InvalidValueError, InvalidTypeError: names or values that it does not write.
         """
         found = _named(cls, values)
-        return cls(
-            **found
-            | {name: _arrays(found[name], name) for name in ("sequences", "new_tokens")}
-            | {
-                "trajectory": [
-                    [Edit.from_dict(edit) for edit in rows(edits, "trajectory")]
-                    for edits in rows(found["trajectory"], "trajectory")
-                ],
-                "stats": Stats.from_dict(found["stats"]),
-                "config": SamplerConfig.from_dict(found["config"]),
-            }
+        seed, aliases = found["seed"], found["aliases"]
+        if not isinstance(aliases, Mapping):
+            raise InvalidTypeError(f"aliases must be a dictionary of texts, got {shown(aliases)}; pass what to_dict gave")
+        result = cls(
+            sequences=_arrays(found["sequences"], "sequences"),
+            new_tokens=_arrays(found["new_tokens"], "new_tokens"),
+            texts=records.strings(found["texts"], "texts"),
+            trajectory=[
+                [Edit.from_dict(edit) for edit in rows(edits, "trajectory")]
+                for edits in rows(found["trajectory"], "trajectory")
+            ],
+            stats=Stats.from_dict(found["stats"]),
+            config=SamplerConfig.from_dict(found["config"]),
+            seed=[records.whole(one, "seed") for one in seed] if isinstance(seed, list) else records.whole(seed, "seed"),
+            aliases={records.string(name, "aliases"): records.string(note, "aliases") for name, note in aliases.items()},
         )
+        listed = (result.new_tokens, result.trajectory, result.stats.nfe_per_row, result.texts)
+        counts = [len(result.sequences), *(len(one) for one in listed if one is not None)]
+        if len(set(counts)) > 1:
+            raise InvalidValueError(
+                "sequences, new_tokens, trajectory, nfe_per_row and texts must have an entry for each row, "
+                f"got {', '.join(map(str, counts))}; pass what to_dict gave"
+            )
+        return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -147,7 +163,7 @@ class StepEvent(Record):
         found = _named(cls, values)
         listed = ("positions", "tokens", "guess_positions", "guess_tokens", "canvases")
         return cls(
-            step=found["step"],
+            step=records.whole(found["step"], "step"),
             rows=integer_array(found["rows"], "rows"),
             **{name: _arrays(found[name], name) for name in listed},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -160,7 +161,9 @@ def unknown(name: str, value: object, lacking: Collection[str] = ()) -> str:
     if name in _ARGUMENTS:
         return f"{name} is an argument of sample and not a setting, got {shown(value)}; leave it out, or call sample with it"
     if name in ALIASES:
-        return f"{name} is not a setting here, got {shown(value)}; {answer(name)}"
+        remedy = answer(name)
+        where = " (of sample)" if set(re.findall(r"(\w+)=", remedy)) & set(lacking) else ""
+        return f"{name} is not a setting here, got {shown(value)}; {remedy}{where}"
     name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
     near = nearest(name, [*NAMES, *_ARGUMENTS, *ALIASES])
     taken = [known for known in near if known not in ALIASES or ALIASES[known].ours is not None]
@@ -173,6 +176,11 @@ def unknown(name: str, value: object, lacking: Collection[str] = ()) -> str:
     return (
         f"{name} is not a setting, got {shown(value)}{_asked(taken) or ';'} help(dllm_fast.SamplerConfig) describes all of them"
     )
+
+
+def unknown_to_config(name: str, value: object) -> str:
+    """What to say of a name that is no field of a `SamplerConfig`."""
+    return unknown(name, value, lacking=_ARGUMENTS)
 
 
 def _question(name: str, known: Iterable[str]) -> str:

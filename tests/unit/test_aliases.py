@@ -398,6 +398,29 @@ def test_every_setting_of_transformers_is_in_the_table() -> None:
     assert theirs - {*NAMES, *ALIASES, *_ARGUMENTS} == set()
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gen_length", "gen_length is not a setting here, got 1; use max_new_tokens=$"),
+        ("remasking", "remasking is not a setting here, got 1; use order=$"),
+        ("n", r"n is not a setting here, got 1; use num_samples= \(of sample\)$"),
+        ("chat", "chat is an argument of sample and not a setting, got 1; leave it out, or call sample with it$"),
+        ("seedd", "seedd is not a setting, got 1; if 'seed' is meant, leave it out: it is an argument of sample$"),
+        ("temprature", "temprature is not a setting, got 1; did you mean 'temperature'?"),
+    ],
+)
+def test_a_config_answers_names_that_are_no_settings(name: str, says: str) -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=f"^{says}") as caught:
+        dllm_fast.SamplerConfig(**{name: 1})
+    assert isinstance(caught.value, TypeError)
+
+
+def test_a_config_takes_names_only() -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=r"^settings are given by name, got 3; write SamplerConfig\(steps=8\)$"):
+        dllm_fast.SamplerConfig(3)  # type: ignore[misc]
+    assert list(inspect.signature(dllm_fast.SamplerConfig).parameters) == [*NAMES, "sources"]
+
+
 def test_a_name_like_no_other_is_not_guessed_at() -> None:
     with pytest.raises(dllm_fast.DllmFastError) as caught:
         resolve(None, None, {"xyzzy": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import multiprocessing
@@ -16,6 +17,7 @@ import torch
 
 import dllm_fast
 from dllm_fast import _core
+from dllm_fast.distribution import Distribution
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError, KernelError
 from dllm_fast.result import Stats
 
@@ -37,6 +39,10 @@ def events(**settings: Any) -> list[dllm_fast.StepEvent]:
     seen: list[dllm_fast.StepEvent] = []
     run(on_step=seen.append, **settings)
     return seen
+
+
+def distribution() -> Distribution:
+    return dllm_fast.distributions(WORDS, "sort:cab=[MASK]", tokenizer=TOKENIZER)[0]
 
 
 def edits() -> list[dllm_fast.Edit]:
@@ -75,6 +81,8 @@ VALUES = {
     "result with seeds": dllm_fast.infill(flat, [[MASK], [1, MASK]], mask_token_id=MASK, seed=[1, 2**64 - 1]),
     "result without forwards": dllm_fast.infill(flat, [[1]], mask_token_id=MASK),
     "costs": run().stats,
+    "distribution": distribution(),
+    "distribution of ids": dataclasses.replace(distribution(), tokens=None),
     "event": events()[0],
     "last event": events()[-1],
     **{f"edit {i}": edit for i, edit in enumerate(edits())},
@@ -87,6 +95,8 @@ def twin(value: Any) -> Any:
         return dllm_fast.Edit(step=99, position=0, token=0, probability=0.5, kind="commit")
     if isinstance(value, dllm_fast.SamplerConfig):
         return dataclasses.replace(value, min_p=0.123)
+    if isinstance(value, Distribution):
+        return dataclasses.replace(value, row=77)
     name = "nfe" if isinstance(value, Stats) else "step" if isinstance(value, dllm_fast.StepEvent) else "seed"
     return dataclasses.replace(value, **{name: 77})
 
@@ -178,12 +188,58 @@ BROKEN = {
     "no list of rows": (
         lambda: dllm_fast.Result.from_dict(run().to_dict() | {"sequences": 3}),
         TypeError,
-        "sequences must be a list with an entry for each row, got 3",
+        "sequences must be a list, got 3",
     ),
     "no ids": (
         lambda: dllm_fast.Result.from_dict(run().to_dict() | {"sequences": [["a"]]}),
         TypeError,
         "sequences must hold integers",
+    ),
+    **{
+        f"{name}={value!r}": (
+            functools.partial(lambda name, value: dllm_fast.Result.from_dict(run().to_dict() | {name: value}), name, value),
+            TypeError,
+            says,
+        )
+        for name, value, says in (
+            ("seed", "x", "seed must be a whole number from 0, got 'x'; pass what to_dict gave"),
+            ("seed", -1, "seed must be a whole number from 0, got -1"),
+            ("seed", [1, None], "seed must be a whole number from 0, got None"),
+            ("texts", 5, "texts must be a list, got 5"),
+            ("texts", [5, "a"], "texts must be a text, got 5"),
+            ("aliases", [], "aliases must be a dictionary of texts, got .."),
+            ("aliases", {"n": 1}, "aliases must be a text, got 1"),
+        )
+    },
+    "no number of forwards": (
+        lambda: dllm_fast.Result.from_dict(run().to_dict() | {"stats": run().stats.to_dict() | {"nfe": "x"}}),
+        TypeError,
+        "nfe must be a whole number from 0, got 'x'",
+    ),
+    "no numbers of forwards": (
+        lambda: Stats.from_dict(run().stats.to_dict() | {"nfe_per_row": [1.5]}),
+        TypeError,
+        "nfe_per_row must be a whole number from 0, got 1.5",
+    ),
+    "a row too few": (
+        lambda: dllm_fast.Result.from_dict(run().to_dict() | {"texts": ["one"]}),
+        ValueError,
+        "an entry for each row, got 2, 2, 2, 2, 1; pass",
+    ),
+    "no step": (
+        lambda: dllm_fast.StepEvent.from_dict(events()[0].to_dict() | {"step": True}),
+        TypeError,
+        "step must be a whole number from 0, got True",
+    ),
+    "no text of a token": (
+        lambda: Distribution.from_dict(distribution().to_dict() | {"tokens": [1]}),
+        TypeError,
+        "tokens must be a text, got 1",
+    ),
+    "a token too few": (
+        lambda: Distribution.from_dict(distribution().to_dict() | {"tokens": ["a"]}),
+        ValueError,
+        "ids, probabilities and tokens must be as many, got 5, 5, 1",
     ),
     "no kind": (
         lambda: dllm_fast.Edit.from_dict(edits()[0].to_dict() | {"kind": "erase"}),

@@ -1,5 +1,6 @@
 """What `sample` and `infill` return, on tables small enough to check by eye."""
 
+import math
 import multiprocessing
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import dllm_fast
+from dllm_fast.errors import EqualSamplesWarning
 from dllm_fast.result import StepEvent
 
 MASK, EOS, VOCABULARY = 9, 8, 10
@@ -163,6 +165,41 @@ def test_equal_samples_are_warned_about_and_others_are_not(preset: str, settings
             caught[0].message
         )
         assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"temperature": 1.0, "top_k": 1}, "top_k=1 draws nothing; leave it out, or num_samples=1"),
+        ({"temperature": 1.0, "top_k": 1, "order": "random"}, None),
+        ({"temperature": 1.0, "top_k": 2}, None),
+        ({"order": "random"}, None),
+        ({"order": "random", "steps": 2}, None),
+        *(
+            (
+                {"order": order, **at_once},
+                "every block is filled in one step, where the order decides nothing; pass temperature",
+            )
+            for order in ("random", "ancestral")
+            for at_once in ({"steps": 1}, {"steps_per_block": 1, "block_length": 4}, {"threshold": 0}, {"factor": math.inf})
+            if order == "random" or "steps" in at_once
+        ),
+        ({"order": "random", "block_length": 1}, "every block is filled in one step"),
+        ({"order": "random", "threshold": 0, "temperature": 1.0}, None),
+        ({"order_temperature": 1.0, "steps": 1}, "every block is filled in one step"),
+    ],
+    ids=str,
+)
+def test_equal_samples_are_warned_about_where_they_are_certain(settings: dict[str, Any], why: str | None) -> None:
+    flat = lambda ids: torch.zeros(*ids.shape, 50)  # noqa: E731
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = dllm_fast.sample(flat, [1], mask_token_id=49, max_new_tokens=12, num_samples=3, **settings)
+    differ = len({frozenset((e.step, e.position, e.token) for e in edits) for edits in result.trajectory}) > 1
+    assert differ == (why is None) == (not caught)
+    if why is not None:
+        assert f"all 3 samples of a prompt will be equal, because {why}" in str(caught[0].message)
+        assert caught[0].category is EqualSamplesWarning
 
 
 def test_on_step_is_told_what_was_written_and_what_is_guessed() -> None:
