@@ -125,6 +125,68 @@ def test_a_head_of_its_own(base: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(dllm_fast.load(folder)(IDS), stock.eval()(IDS).logits, rtol=0, atol=5e-6)
 
 
+HEAD, TABLE = "cls.predictions.decoder", "bert.embeddings.word_embeddings"
+
+
+@pytest.fixture
+def untied(tmp_path: Path) -> Path:
+    settings = transformers.BertConfig(**SIZES, max_position_embeddings=32, tie_word_embeddings=False)
+    checkpoints.redraw(transformers.BertForMaskedLM(settings)).save_pretrained(tmp_path / "untied")
+    return tmp_path / "untied"
+
+
+def test_a_product_over_a_whole_tensor(untied: Path, tmp_path: Path) -> None:
+    """peft saves a head that it wrapped beside the matrices of it: both count."""
+    head, pair = torch.randn(40, 16), matrices(HEAD, outer=40)
+    folder = adapter(tmp_path / "adapter", untied, pair | {f"base_model.model.{HEAD}.base_layer.weight": head})
+    a, b = pair.values()
+    found = dllm_fast.load(folder)(IDS)
+    checkpoints.change_weights(untied, lambda tensors: tensors | {f"{HEAD}.weight": head + (b @ a) * 3.0})
+    assert torch.equal(found, dllm_fast.load(untied)(IDS))
+
+
+@pytest.mark.parametrize("more", [("dense.original_module",), ("dense.modules_to_save", "dense.original_module")])
+def test_what_a_trained_copy_replaced_is_not_used(base: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Under bias="all" peft saves the biases of the original, too, which nothing runs."""
+    name, bias = "cls.predictions.transform", torch.randn(16)
+    there = load_file(base / "model.safetensors")[f"{name}.dense.bias"]
+    for order, keys in enumerate((("dense", *more), (*more, "dense"))):
+        found = {f"base_model.model.{name}.{key}.bias": torch.randn(16) if "original" in key else bias.clone() for key in keys}
+        folder = adapter(tmp_path / f"adapter{order}", base, matrices() | found)
+        a, b = matrices().values()
+        deltas = {f"{QUERY}.weight": (b @ a) * 3.0, f"{name}.dense.bias": bias - there}
+        expected = dllm_fast.load(changed(base, tmp_path / f"changed{order}", deltas))
+        torch.testing.assert_close(dllm_fast.load(folder)(IDS), expected(IDS), rtol=0, atol=2e-6)
+
+
+def test_two_tensors_for_one_weight(base: Path, tmp_path: Path) -> None:
+    names = ("cls.predictions.transform.dense.bias", "cls.predictions.transform.dense.base_layer.bias")
+    more = {f"base_model.model.{name}": torch.randn(16) for name in names}
+    with pytest.raises(CheckpointError, match=r"one tensor for each weight, got .*, which differ"):
+        dllm_fast.load(adapter(tmp_path / "adapter", base, matrices() | more))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({f"base_model.model.{TABLE}.weight": torch.ones(40, 16)}, rf"must bring both .* got {TABLE}\.weight alone"),
+        (matrices(HEAD, outer=40), rf"must leave the output matrix .* got a LoRA of {HEAD}\.weight"),
+    ],
+)
+def test_one_of_two_tied_matrices(base: Path, tmp_path: Path, tensors: dict[str, torch.Tensor], message: str) -> None:
+    """peft's own forward and its own merge do not agree on these, or leave a head that no file holds."""
+    with pytest.raises(CheckpointError, match=message + r".*tie_word_embeddings = False.*load\(folder, adapter=\.\.\.\)"):
+        dllm_fast.load(adapter(tmp_path / "adapter", base, matrices() | tensors))
+
+
+def test_the_table_of_the_base_once_more(base: Path, tmp_path: Path) -> None:
+    """An adapter that brings what was tied as it was changes nothing."""
+    table = load_file(base / "model.safetensors")[f"{TABLE}.weight"]
+    plain = dllm_fast.load(adapter(tmp_path / "plain", base))
+    folder = adapter(tmp_path / "adapter", base, matrices() | {f"base_model.model.{TABLE}.weight": table})
+    assert torch.equal(dllm_fast.load(folder)(IDS), plain(IDS))
+
+
 def test_tokenizer_of_the_adapter_or_of_the_base(base: Path, tmp_path: Path) -> None:
     folder = adapter(tmp_path / "adapter", base)
     assert dllm_fast.load(folder).tokenizer is None
@@ -157,6 +219,22 @@ def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 # Against peft itself
 
 
+def wrapped(base: Path, out: Path, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
+    """peft's model of a base, drawn and saved."""
+    peft = pytest.importorskip("peft", reason="peft is what it is compared with")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peft, about what it finds in transformers
+        kind = getattr(transformers, json.loads((base / "config.json").read_text())["architectures"][0])
+        model = peft.get_peft_model(kind.from_pretrained(base, dtype=dtype), peft.LoraConfig(r=2, lora_alpha=5, **settings))
+        random = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn(parameter.shape, generator=random).to(parameter.dtype) * 0.1)
+        model.save_pretrained(out)
+    return model.eval()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "settings",
@@ -170,24 +248,37 @@ def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_what_peft_makes_of_it(base: Path, tmp_path: Path, settings: dict[str, Any], dtype: torch.dtype) -> None:
-    peft = pytest.importorskip("peft", reason="peft is what it is compared with")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of peft, about what it finds in transformers
-        model = transformers.BertForMaskedLM.from_pretrained(base, dtype=dtype)
-        wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=5, **settings))
-        random = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in wrapped.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn(parameter.shape, generator=random).to(parameter.dtype) * 0.1)
-        wrapped.save_pretrained(tmp_path / "adapter")
-        fresh = transformers.BertForMaskedLM.from_pretrained(base, dtype=dtype)
-        theirs = peft.PeftModel.from_pretrained(fresh, tmp_path / "adapter").merge_and_unload().eval()
+    theirs = wrapped(base, tmp_path / "adapter", dtype, settings).merge_and_unload().eval()
     ours = dllm_fast.load(base, adapter=tmp_path / "adapter", dtype=dtype)
     with torch.no_grad():
         expected = theirs(IDS).logits
     tolerance = 5e-6 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps * expected.abs().max().item()
     torch.testing.assert_close(ours(IDS), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "saved", [None, ["decoder"], ["word_embeddings"], ["word_embeddings", "decoder"], ["cls", "LayerNorm"]]
+)
+@pytest.mark.parametrize("more", [{}, {"bias": "all"}, {"ensure_weight_tying": True}])
+@pytest.mark.parametrize("targets", [["query"], ["query", "decoder"]])
+def test_heads_tables_and_norms(
+    tmp_path: Path, tied: bool, saved: list[str] | None, more: dict[str, Any], targets: list[str]
+) -> None:
+    """What is opened has the logits of peft's own forward; what is refused has two answers, or no file holds it."""
+    if "decoder" in targets and set(saved or ()) & {"decoder", "cls"}:
+        return  # peft does not train one module in two ways
+    config = transformers.BertConfig(**SIZES, max_position_embeddings=32, tie_word_embeddings=tied)
+    checkpoints.redraw(transformers.BertForMaskedLM(config)).save_pretrained(tmp_path / "base")
+    settings = {"target_modules": targets, "modules_to_save": saved, **more}
+    theirs = wrapped(tmp_path / "base", tmp_path / "adapter", torch.float32, settings)
+    if tied and ("decoder" in targets or saved == ["word_embeddings"]):
+        with pytest.raises(CheckpointError, match=r"the output matrix and the token table"):
+            dllm_fast.load(tmp_path / "adapter")
+        return
+    with torch.no_grad():
+        expected = theirs(input_ids=IDS).logits
+    torch.testing.assert_close(dllm_fast.load(tmp_path / "adapter")(IDS), expected, rtol=0, atol=5e-6)
 
 
 # What is refused
@@ -201,6 +292,8 @@ def test_what_peft_makes_of_it(base: Path, tmp_path: Path, settings: dict[str, A
         ({"lora_bias": True}, "got lora_bias True"),
         ({"target_parameters": ["experts.weight"]}, "got target_parameters"),
         ({"init_lora_weights": "pissa_niter_4"}, "got init_lora_weights 'pissa_niter_4', which changes the base"),
+        ({"init_lora_weights": "mica"}, "got init_lora_weights 'mica'"),
+        ({"use_news": True}, "got 'use_news': True, which is not known; take it out"),
         ({"r": 3}, "matrices of rank 3 for .*query', got [2, 16] and [16, 2]"),
         ({"r": None}, "r in adapter_config.json must be a whole number"),
         ({"lora_alpha": "x"}, "lora_alpha in adapter_config.json must be a number"),

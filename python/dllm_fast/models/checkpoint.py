@@ -74,6 +74,7 @@ class Checkpoint:
         bytes: size of all weights.
         ignored: keys that the caller leaves out; they are not among `tensors`.
         adapter: what is merged into the weights, or None.
+        base: the checkpoint without its adapter, or None where there is none.
     """
 
     folder: Path
@@ -84,6 +85,7 @@ class Checkpoint:
     bytes: int
     ignored: frozenset[str] = frozenset()
     adapter: Adapter | None = None
+    base: Checkpoint | None = None
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -155,10 +157,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"{info.file}: {shown(key)} must hold floating-point numbers, got {info.dtype}; use an unquantised checkpoint"
             )
-        if self.adapter is not None and self.adapter.replaces(key):
-            return self.adapter.replacement(key)
-        tensor = read_tensor(info, key, self._open)
-        return tensor if self.adapter is None else self.adapter.merged(key, tensor)
+        if self.adapter is None:
+            return read_tensor(info, key, self._open)
+        replaced = self.adapter.replaces(key)
+        return self.adapter.merged(key, self.adapter.replacement(key) if replaced else read_tensor(info, key, self._open))
 
     def under(self, adapter: Adapter) -> Self:
         """The checkpoint with an adapter merged into its weights; they are read from both folders when they are needed.
@@ -166,7 +168,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the adapter does not fit.
         """
-        return replace(self, tensors=adapter.over(self.tensors, self.folder), adapter=adapter)
+        return replace(self, tensors=adapter.over(self.tensors, self.folder), adapter=adapter, base=self)
 
 
 def _tensors(folder: Path) -> dict[str, TensorInfo]:

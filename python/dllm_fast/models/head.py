@@ -49,7 +49,8 @@ def decide(
         setting: the name of that in config.json.
 
     Raises:
-        CheckpointError: neither is there, only one and the config does not tie them, or two that differ in shape.
+        CheckpointError: neither is there, only one and the config does not tie them, two that differ in shape, or an adapter
+            changes one of two that the base ties.
     """
     tables = [key for key in table if key in checkpoint.tensors]
     heads = [key for key in head if key in checkpoint.tensors]
@@ -65,6 +66,7 @@ def decide(
                 f'fetch the weights again, or write "{setting}": true where {tables[0]} is the head as well'
             )
         return Output(tied=False, table=(tables or table)[0], head=(heads or head)[0])
+    _check_adapter(checkpoint, table, head, setting)
     if not tables or not heads:
         # Whoever writes tied weights writes them once, under either name.
         key = (tables or heads or table)[0]
@@ -82,6 +84,40 @@ def decide(
     return Output(tied=False, table=ours, head=own, notes=(note,))
 
 
+def _check_adapter(checkpoint: Checkpoint, table: Sequence[str], head: Sequence[str], setting: str) -> None:
+    """Refuses an adapter that changes one of two tied matrices, where the files then hold only one of them.
+
+    peft trains a copy of a module and leaves what was tied to it as it was, so that the two are no longer one. It adds a
+    product to a tied head in the forward, and to the token table as well when it merges: nobody can say which is meant.
+    """
+    adapter, base = checkpoint.adapter, checkpoint.base
+    if adapter is None or base is None:
+        return
+    tables, heads = ([key for key in keys if key in base.tensors] for keys in (table, head))
+    if tables and heads and not equal(base, tables[0], heads[0]):
+        return  # the base does not tie them
+    remedy = (
+        f"save the base with both (config.{setting} = False, then save_pretrained(folder, "
+        "state_dict={k: v.clone() for k, v in model.state_dict().items()})) and pass load(folder, adapter=...)"
+    )
+    if added := next((key for key in (*table, *head) if adapter.adds(key)), None):
+        raise CheckpointError(
+            f"the adapter {adapter.folder} must leave the output matrix and the token table as they are, because {setting} in "
+            f"config.json is true or left out, got a LoRA of {added}; {remedy}"
+        )
+    stored = (tables or heads or [None])[0]
+    changed = [
+        next((key for key in keys if adapter.replaces(key) and not (stored and _as_in(checkpoint, key, base, stored))), None)
+        for keys in (table, head)
+    ]
+    for own, other, there in ((changed[0], changed[1], heads), (changed[1], changed[0], tables)):
+        if own is not None and other is None and not there and stored is not None:
+            raise CheckpointError(
+                f"the adapter {adapter.folder} must bring both the output matrix and the token table, because {setting} in "
+                f"config.json is true or left out, got {own} alone, which no longer equals the other; {remedy}"
+            )
+
+
 def decide_bias(checkpoint: Checkpoint, *, bias: str, own: str) -> tuple[str, tuple[str, ...]]:
     """The key of the bias on the logits, and what `explain` should say about it.
 
@@ -97,10 +133,15 @@ def decide_bias(checkpoint: Checkpoint, *, bias: str, own: str) -> tuple[str, tu
 
 def equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
     """Do two tensors hold the same numbers? Compared in parts of the mapped files; another shape is never equal."""
-    if checkpoint.tensors[first].shape != checkpoint.tensors[second].shape:
+    return _as_in(checkpoint, first, checkpoint, second)
+
+
+def _as_in(checkpoint: Checkpoint, key: str, base: Checkpoint, other_key: str) -> bool:
+    """The same of tensors of two checkpoints."""
+    if checkpoint.tensors[key].shape != base.tensors[other_key].shape:
         return False
     with torch.device("cpu"):  # a network is built on the meta device
-        one, other = checkpoint.read(first).flatten(), checkpoint.read(second).flatten()
+        one, other = checkpoint.read(key).flatten(), base.read(other_key).flatten()
         wide = torch.promote_types(one.dtype, other.dtype)
         parts = (slice(at, at + _CHUNK) for at in range(0, len(one), _CHUNK))
         return all(torch.equal(one[part].to(wide), other[part].to(wide)) for part in parts)

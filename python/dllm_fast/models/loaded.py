@@ -236,6 +236,8 @@ def _open(
     place = asked.dtype or _dtype(checkpoint), asked.device
     with torch.device("meta"):
         network, pieces, harmless = _build(family, checkpoint)
+    if checkpoint.adapter is not None:
+        checkpoint.adapter.check_held(checkpoint.tensors, checkpoint.folder)
     tokenizer, missing = Tokenizer.find(texts, model_type=str(checkpoint.config["model_type"]))
     info = _info(family, checkpoint, network, tokenizer, named, source=source, place=place)  # type: ignore[arg-type]
     notes = [*info.notes, *asked.notes]

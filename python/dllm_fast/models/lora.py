@@ -25,9 +25,11 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _MATRIX = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 # Whole tensors: peft writes the layer that it wrapped, or the copy that it trained, into the name.
-_WRAPPED = re.compile(r"\.(base_layer|modules_to_save(?:\.default)?|original_module)\.")
+_WRAPPED = re.compile(r"\.(base_layer|modules_to_save(?:\.default)?)\.")
+# What a trained copy has taken the place of: nothing runs it.
+_REPLACED = ".original_module."
 _PATTERN = re.compile(r"\^?[\w.]+\$?")
-# Settings that change what is computed, or that began from weights other than the base's. All others say how it was trained.
+# Settings that change what is computed, or that began from weights other than the base's.
 _VARIANTS = (
     "use_dora",
     "use_qalora",
@@ -43,7 +45,19 @@ _VARIANTS = (
     "monteclora_config",
     "fan_in_fan_out",
 )
-_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Beginnings that leave the base as it is.
+_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+# Settings that say how it was trained, or that are read here. One that nobody knows may change what is computed.
+_KNOWN = frozenset(
+    (
+        *("peft_type", "peft_version", "task_type", "auto_mapping", "parent_library", "base_model_name_or_path", "revision"),
+        *("inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "bias"),
+        *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
+        *("init_lora_weights", "eva_config", "corda_config", "loftq_config", "lora_ga_config", "qalora_group_size"),
+        *("megatron_config", "megatron_core", "runtime_config", "ensure_weight_tying", "merge_weights", "unsloth_fixed"),
+        *_VARIANTS,
+    )
+)
 _REMEDY = "merge it with peft (merge_and_unload, then save_pretrained) and open that folder"
 
 
@@ -91,8 +105,13 @@ class Adapter:
                 modules.setdefault(match[1], {})[match[2]] = key
             elif "lora_" in name:
                 raise CheckpointError(f"{folder / WEIGHTS} must be a plain LoRA of linear layers, got {shown(key)}; {_REMEDY}")
-            else:
-                whole[_WRAPPED.sub(".", name)] = key
+            elif _REPLACED not in name:
+                twin = whole.setdefault(_WRAPPED.sub(".", name), key)
+                if twin != key and not _same(tensors, twin, key):
+                    raise CheckpointError(
+                        f"{folder / WEIGHTS} must hold one tensor for each weight, got {shown(twin)} and {shown(key)}, which "
+                        f"differ; {_REMEDY}"
+                    )
         pairs = {}
         for name, found in modules.items():
             pairs[f"{name}.weight"] = _pair(folder, config, tensors, name, found)
@@ -111,22 +130,28 @@ class Adapter:
         """The tensors of the base under this adapter; whole ones that the base lacks come to them.
 
         Raises:
-            CheckpointError: the adapter changes what the base does not hold, or holds in another shape.
+            CheckpointError: the adapter changes what the base holds in another shape.
         """
-        for key, (a, b, _) in self.pairs.items():
-            made = (self.tensors[b].shape[0], self.tensors[a].shape[1])
-            self._check(base, folder, key, made)
+        found = dict(base) | {key: self.tensors[own] for key, own in self.whole.items() if key not in base}
         for key, own in self.whole.items():
-            if key in base:
-                self._check(base, folder, key, self.tensors[own].shape)
-        return dict(base) | {key: self.tensors[own] for key, own in self.whole.items() if key not in base}
+            self._check_shape(found, folder, key, self.tensors[own].shape)
+        for key, (a, b, _) in self.pairs.items():
+            if key in found:
+                self._check_shape(found, folder, key, (self.tensors[b].shape[0], self.tensors[a].shape[1]))
+        return found
 
-    def _check(self, base: Mapping[str, TensorInfo], folder: Path, key: str, made: tuple[int, ...]) -> None:
-        if key not in base:
+    def check_held(self, tensors: Mapping[str, TensorInfo], folder: Path) -> None:
+        """Refuses what is added to a weight that is not there.
+
+        Asked last: of a head that is not there because it is tied, `head.decide` says what is wrong.
+        """
+        if lost := next((key for key in self.pairs if key not in tensors), None):
             raise CheckpointError(
-                f"the adapter {self.folder} changes {shown(key)}, which {folder} does not hold; is that its base? "
+                f"the adapter {self.folder} changes {shown(lost)}, which {folder} does not hold; is that its base? "
                 f"If it is, {_REMEDY}"
             )
+
+    def _check_shape(self, base: Mapping[str, TensorInfo], folder: Path, key: str, made: tuple[int, ...]) -> None:
         if base[key].shape != made:
             raise CheckpointError(
                 f"the adapter {self.folder} must fit {shown(key)} of {folder}, got shape {list(made)} for "
@@ -137,8 +162,12 @@ class Adapter:
         """Does a tensor of the adapter take the place of this one?"""
         return key in self.whole
 
+    def adds(self, key: str) -> bool:
+        """Is a product added to this weight?"""
+        return key in self.pairs
+
     def replacement(self, key: str) -> Tensor:
-        """The tensor that takes the place of one of the base."""
+        """The tensor that takes the place of one of the base; a product may be added to it."""
         return self._read(self.whole[key])
 
     def merged(self, key: str, weight: Tensor) -> Tensor:
@@ -177,11 +206,22 @@ def _refuse_variants(path: Path, config: Mapping[str, Any]) -> None:
         if config.get(name):
             raise CheckpointError(f"{path}: the adapter must be a plain LoRA, got {name} {shown(config[name])}; {_REMEDY}")
     start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_STARTS):
+    if start not in _STARTS:
         raise CheckpointError(
             f"{path}: the adapter must begin from its base as it is, got init_lora_weights {shown(start)}, which changes the "
             f"base; {_REMEDY}"
         )
+    if strange := sorted(name for name, value in config.items() if value and name not in _KNOWN):
+        raise CheckpointError(
+            f"{path} must hold settings of a plain LoRA, got {shown(strange[0])}: {shown(config[strange[0]])}, which is not "
+            f"known; take it out where it only says how the adapter was trained, or {_REMEDY}"
+        )
+
+
+def _same(tensors: Mapping[str, TensorInfo], first: str, second: str) -> bool:
+    """Are two tensors of the adapter equal? A trained copy may be written under two names."""
+    opened: dict[Path, Any] = {}
+    return read_tensor(tensors[first], first, opened).equal(read_tensor(tensors[second], second, opened))
 
 
 def _pair(
