@@ -124,30 +124,28 @@ def opened(encoding: Mapping[str, Any], name: str) -> tuple[Any, Any]:
 
 
 def check_pads(ids: object, pad: int | None, *, shared: bool, name: str) -> None:
-    """Refuses rows of one length that seem to be padded: without a mask nobody can say so, and padding is no prompt.
-
-    Rows of their own lengths are not padded, and neither is a single list.
+    """Refuses rows that seem to be padded: without a mask nobody can say so, and padding is no prompt.
 
     Args:
         ids: as the caller gave them.
         pad: the tokenizer's padding token.
-        shared: is it also another token, such as the end? Then one at the end of every row may be meant.
+        shared: is it also another token, such as the end? Then it may be meant, but for rows of one length: if not every one
+            of them has exactly one, they were padded.
         name: of the ids in errors.
 
     Raises:
         InvalidValueError: a row begins or ends with padding.
     """
-    is_array = isinstance(ids, np.ndarray) or is_tensor(ids)
-    if pad is None or not (is_array or (isinstance(ids, list | tuple) and len(ids) > 1 and all(map(_is_row, ids)))):
+    if pad is None:
         return
     rows = flat_rows(ids, name)
-    if len({len(row) for row in rows}) > 1 or not rows[0].size or (is_array and ids.ndim != 2):  # type: ignore[attr-defined]
-        return
+    is_matrix = (isinstance(ids, np.ndarray) or is_tensor(ids)) and ids.ndim == 2  # type: ignore[attr-defined]
+    is_table = (is_matrix or len(rows) > 1) and len({len(row) for row in rows}) == 1
     for end, step in (("end", -1), ("beginning", 1)):
         runs = [int(np.argmin([*(row[::step] == pad), False])) for row in rows]
-        if any(runs) and not (shared and set(runs) == {1}):
+        if any(runs) and (not shared or (is_table and set(runs) != {1})):
             row, run = next((row, run) for row, run in enumerate(runs) if run)
             raise InvalidValueError(
                 f"rows of a {name} must not be padded, got {run} of the padding token {pad} at the {end} of row {row}; "
-                "pass attention_mask= (1 where a token stands), or rows of their own lengths"
+                "leave it out, or pass attention_mask= (1 where a token stands, a padding token that is meant as well)"
             )

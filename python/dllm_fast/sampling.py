@@ -130,7 +130,7 @@ def _run(
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
     rule()  # what is wrong by itself is refused before a checkpoint is opened
-    runner, tokenizer = open_runner(model, tokenizer, like)
+    runner, tokenizer = open_runner(model, tokens.unlimited(tokenizer), like)
     resolved = rule(runner.info)
     config = prepare.with_ids(resolved.config, runner, tokenizer)
     config, special = prepare.with_suppressed(config, runner, tokenizer)

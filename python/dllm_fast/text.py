@@ -80,8 +80,6 @@ def prompts(
         if has_text:
             raise InvalidValueError(f"attention_mask is for ids, got a {name} of text, which has no padding; leave it out")
         items = padding.unpadded(prompt, attention_mask, name)
-    elif not has_text and (pad := tokens.pad_token_id(tokenizer)) not in (None, mask):
-        padding.check_pads(prompt, pad, shared=tokens.has_other_role(tokenizer, pad), name=name)
     encoded = [_prompt(item, tokenizer, name, mask, chat) for item in items]
     for i, row in enumerate(encoded):
         if row.ids.ndim != 1:
@@ -99,6 +97,9 @@ def prompts(
             f"a {name} of text must hold a mask, got {items[0][:60]!r}, in which nothing is the mask {mask}; write {MASK} "
             "where a token is to be filled in"
         )
+    bare = attention_mask is None and not has_text and not any(map(padding.is_encoding, items))
+    if bare and (pad := tokens.pad_token_id(tokenizer)) not in (None, mask):
+        padding.check_pads(prompt, pad, shared=tokens.has_other_role(tokenizer, pad), name=name)
     warn_unknown(encoded, tokenizer)
     return encoded
 

@@ -6,11 +6,16 @@ A tokenizer is one of `models/tokenizer.py`, of `tokenizers` or of transformers 
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import DllmFastError, InvalidValueError
 from dllm_fast.nearest import nearest
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|MASK|>")
 _ENDS = ("[EOS]", "</s>", "<|endoftext|>", "<|im_end|>", "<eos>")
@@ -21,6 +26,41 @@ _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|role_end|>", "<|end|>", "<end_of_tu
 _ROLES = ("bos", "eos", "unk", "sep", "cls")
 # Where a text says nothing about what was put around it, one of these does.
 _PROBES = ("a", "1", "the", "x y")
+
+
+def unlimited(tokenizer: Any) -> Any:
+    """The tokenizer, or one that neither pads nor cuts a text where it does.
+
+    Many a `tokenizer.json` was saved with the padding and the truncation of its training, and `tokenizers` obeys: pads would
+    stand before the masks, and of a long prompt little would be left. The caller's own stays as it is, because other code, in
+    other threads, may count on it.
+
+    Raises:
+        InvalidValueError: it does, and cannot be copied.
+    """
+    library = sys.modules.get("tokenizers")  # who has one has imported it
+    if library is None or not isinstance(tokenizer, library.Tokenizer | library.implementations.BaseTokenizer):
+        return tokenizer
+    if tokenizer.padding is None and tokenizer.truncation is None:
+        return tokenizer
+    try:
+        written = tokenizer.to_str()
+    except Exception as error:  # a part that is written in Python
+        raise InvalidValueError(
+            f"a tokenizer must neither pad nor cut a text, got one that does and cannot be copied ({error}); call no_padding() "
+            "and no_truncation() on it"
+        ) from error
+    return _unlimited(written)
+
+
+@functools.lru_cache(maxsize=2)  # a large one takes half a second to build; its text says whether it has changed
+def _unlimited(written: str) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    copy = tokenizers.Tokenizer.from_str(written)
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
 
 
 def mask_token_id(tokenizer: Any) -> int | None:

@@ -76,7 +76,10 @@ def test_what_stands_beside_the_ids() -> None:
         opened({"input_ids": IDS, "position_ids": IDS}, "prompt")
 
 
-@pytest.mark.parametrize("ids", [IDS, [[5, 6, 0]] * 2, np.array([[0, 5, 6]]), torch.tensor([[5, 6, 0]])], ids=str)
+PADDED = [IDS, [[5, 6, 0]] * 2, [[5, 6, 0]], [5, 6, 0, 0], [[5, 6, 0], [5, 0]], [[0, 5], [6]]]
+
+
+@pytest.mark.parametrize("ids", [*PADDED, np.array([[0, 5, 6]]), torch.tensor([[5, 6, 0]]), torch.tensor([5, 0])], ids=str)
 def test_rows_that_seem_padded_are_refused(ids: Any) -> None:
     with pytest.raises(InvalidValueError, match=r"must not be padded, got \d of the padding token 0 .*pass attention_mask="):
         check_pads(ids, 0, shared=False, name="prompt")
@@ -85,11 +88,11 @@ def test_rows_that_seem_padded_are_refused(ids: Any) -> None:
 
 
 def test_rows_that_may_mean_it() -> None:
-    check_pads([[5, 6, 0]], 0, shared=False, name="prompt")  # one row of a list, and rows of their own lengths
-    check_pads([[5, 6, 0], [5, 0]], 0, shared=False, name="prompt")
-    check_pads([5, 6, 0], 0, shared=False, name="prompt")
+    check_pads([5, 0, 6], 0, shared=False, name="prompt")
     check_pads(np.array([[5, 0, 6]]), 0, shared=False, name="prompt")
     check_pads(np.array([[5, 6, 0], [7, 8, 0]]), 0, shared=True, name="prompt")  # the end token of every row
+    for one in ([5, 6, 0, 0], [[5, 6, 0, 0]], [[5, 6, 0], [5, 0]], [[0, 5], [6]]):
+        check_pads(one, 0, shared=True, name="prompt")
     for padded in ([[5, 6, 0], [7, 8, 9]], [[5, 0, 0], [6, 0, 0]]):
         with pytest.raises(InvalidValueError, match="must not be padded"):
             check_pads(np.array(padded), 0, shared=True, name="prompt")

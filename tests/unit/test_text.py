@@ -337,7 +337,8 @@ def test_padding_is_no_prompt(bert: LoadedModel) -> None:
         )
         for found in given:
             assert [row.tolist() for row in found.sequences] == [row.tolist() for row in expected.sequences]
-        for bare in (padded["input_ids"], padded["input_ids"].numpy()):
+        row = padded["input_ids"][1]
+        for bare in (padded["input_ids"], padded["input_ids"].numpy(), row, row.tolist(), [row.tolist()], [row]):
             with pytest.raises(InvalidValueError, match=r"rows of a prompt must not be padded, .*pass attention_mask="):
                 dllm_fast.sample(bert, bare, max_new_tokens=3)
     canvas = torch.tensor([[2, 7, 4, 3], [4, 3, 0, 0]])
@@ -347,6 +348,71 @@ def test_padding_is_no_prompt(bert: LoadedModel) -> None:
         dllm_fast.infill(bert, canvas)
     filled = dllm_fast.infill(bert, canvas, attention_mask=(canvas != 0))
     assert [len(row) for row in filled.sequences] == [4, 2]
+
+
+def of_file(tokenizer: tokenizers.Tokenizer, **limits: dict[str, Any]) -> tokenizers.Tokenizer:
+    """A copy that pads, or cuts, as many a file says."""
+    made = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    for how, settings in limits.items():
+        getattr(made, f"enable_{how}")(**settings)
+    return made
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"padding": {"length": 20}},
+        {"padding": {"length": 20, "direction": "left"}},
+        {"padding": {"pad_to_multiple_of": 8}},
+        {"truncation": {"max_length": 5}},
+        {"truncation": {"max_length": 5, "direction": "left"}},
+        {"padding": {"length": 8}, "truncation": {"max_length": 4, "stride": 1}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_text_is_neither_padded_nor_cut(kind: str, limits: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever a tokenizer was saved with; and it stays as its owner has it."""
+    model = dllm_fast.load(text_models.save(tmp_path, kind))
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    made = of_file(plain, **limits)
+    before = made.to_str()
+    made.save(str(tmp_path / "tokenizer.json"))
+    long = "Rome is the capital of Italy, and able people are"
+    for tokenizer in (made, stock(tmp_path)):
+        for prompt in (PROMPT, long, [long, PROMPT]):
+            expected = dllm_fast.sample(model, prompt, tokenizer=plain, max_new_tokens=2, stop_at_eos=False)
+            found = dllm_fast.sample(model, prompt, tokenizer=tokenizer, max_new_tokens=2, stop_at_eos=False)
+            assert [row.tolist() for row in found.sequences] == [row.tolist() for row in expected.sequences]
+            assert found.texts == expected.texts
+        canvas = f"Paris is [MASK], {long} [MASK]"
+        filled = [dllm_fast.infill(model, canvas, tokenizer=t).sequences[0].tolist() for t in (tokenizer, plain)]
+        assert filled[0] == filled[1]
+        seen = [dllm_fast.distributions(model, canvas, tokenizer=t) for t in (tokenizer, plain)]
+        assert [one.position for one in seen[0]] == [one.position for one in seen[1]]
+        assert dllm_fast.explain(model, tokenizer).notes == dllm_fast.explain(model, plain).notes
+    assert made.to_str() == before
+
+
+def test_a_tokenizer_that_changes_is_read_anew(bert: LoadedModel) -> None:
+    made = of_file(text_models.word_piece(), padding={"length": 20})
+    assert tokens.unlimited(made) is tokens.unlimited(made)
+    made.add_tokens(["Paris"])
+    assert tokens.ids(tokens.unlimited(made).encode("Paris", add_special_tokens=False)) == [made.token_to_id("Paris")]
+    wrapped = tokenizers.implementations.BertWordPieceTokenizer({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3})
+    wrapped.enable_truncation(3)
+    assert tokens.ids(tokens.unlimited(wrapped).encode("a a a a")) == [1, 3, 3, 3, 3, 2]
+
+
+def test_one_that_cannot_be_copied_says_what_to_do(bert: LoadedModel) -> None:
+    class Own:
+        def pre_tokenize(self, text: Any) -> None:
+            """A part in Python, which no file can hold."""
+
+    made = of_file(text_models.word_piece(), padding={"length": 20})
+    made.pre_tokenizer = tokenizers.pre_tokenizers.PreTokenizer.custom(Own())
+    with pytest.raises(InvalidValueError, match=r"must neither pad nor cut .*call no_padding\(\) and no_truncation\(\)"):
+        dllm_fast.sample(bert, PROMPT, tokenizer=made)
 
 
 def test_masks_that_nobody_needs(bert: LoadedModel) -> None:

@@ -111,6 +111,7 @@ def explain(
     Raises:
         CheckpointError, InvalidValueError: where `sample` would refuse the model.
     """
+    tokenizer = tokens.unlimited(tokenizer)
     if like is not None:
         return _with_remarks(_like(model, tokenizer, like), known(like, tokenizer)[1])
     if model is None:

@@ -105,7 +105,7 @@ def _check_adapter(checkpoint: Checkpoint, table: Sequence[str], head: Sequence[
             f"the adapter {adapter.folder} must leave the output matrix and the token table as they are, because {setting} in "
             f"config.json is true or left out, got a LoRA of {added}; {remedy}"
         )
-    stored = (tables or heads or [None])[0]
+    stored = next(iter(tables or heads), None)
     changed = [
         next((key for key in keys if adapter.replaces(key) and not (stored and _as_in(checkpoint, key, base, stored))), None)
         for keys in (table, head)
