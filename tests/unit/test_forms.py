@@ -15,6 +15,7 @@ import checkpoints
 import dllm_fast
 from dllm_fast.errors import CheckpointError, InvalidValueError
 from dllm_fast.models.described import describe
+from dllm_fast.models.families import BLOCK_KEYS
 from families import MASK, TWINS
 
 BY_NAME = {twin.name: twin for twin in TWINS}
@@ -82,7 +83,7 @@ def test_where_the_config_is_silent_the_files_decide(tmp_path):
     model = checkpoints.redraw(transformers.Qwen3ForCausalLM(stock))
     checkpoints.write_json(tmp_path / "config.json", BY_NAME["dream"].written)
     save_file({key: tensor.clone() for key, tensor in model.state_dict().items()}, tmp_path / "model.safetensors")
-    opened = dllm_fast.load(tmp_path)
+    opened = dllm_fast.load(tmp_path, family="dream")
     assert (opened.info.family, opened.info.shift) == ("dream", 1)
     assert opened.info.notes == (
         "no model.layers.*.self_attn.q_proj.bias in the files, unlike others of this family",
@@ -241,6 +242,40 @@ def test_a_shared_type_is_told_apart_by_settings(tmp_path, name, family):
     assert dllm_fast.load(folder).info.family == family
 
 
+@pytest.mark.parametrize(
+    ("written", "block", "family", "length"),
+    [
+        *((key, 8, "config.json: model_type 'Dream'", f"config.json: {key}") for key in BLOCK_KEYS),
+        ("block_size", ..., "weights: model.layers.0.self_attn.q_norm.weight", "family dream-reasoner"),
+    ],
+)
+def test_a_dream_with_norms_of_its_heads_attends_by_blocks(tmp_path, written, block, family, length):
+    """Whatever its config calls the length of the blocks, and where it says none."""
+    stock = BY_NAME["dream-reasoner"].model()
+    model = dllm_fast.load(saved("dream-reasoner", tmp_path, config={"block_size": ..., written: block}))
+    info = model.info
+    assert (info.family, info.shift, info.attention) == ("dream-reasoner", 0, "block_causal")
+    assert info.block_length == (32 if block is ... else block)
+    assert (info.sources["family"], info.sources["block_length"]) == (family, length)
+    seen = IDS[0][None] // info.block_length <= IDS[0][:, None] // info.block_length
+    with torch.inference_mode():
+        torch.testing.assert_close(model(IDS), stock(IDS, attention_mask=seen[None, None]).logits, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("key", BLOCK_KEYS)
+def test_a_dream_whose_config_and_weights_say_two_families(tmp_path, key):
+    folder = saved("dream", tmp_path, config={key: 8})
+    with pytest.raises(
+        CheckpointError,
+        match=rf"of dream-reasoner and dream: {key}=8 .* ends with .self_attn.q_norm.weight, .*pass family='dream-reasoner' or "
+        "family='dream' with attention='full'",
+    ):
+        dllm_fast.load(folder)
+    info = dllm_fast.load(folder, family="dream", attention="full").info
+    assert (info.family, info.shift, info.block_length) == ("dream", 1, None)
+    assert dllm_fast.load(folder, family="dream-reasoner").info.block_length == 8
+
+
 @pytest.mark.parametrize("act", ["gelu", "gelu_pytorch_tanh", "relu2", "mish"])
 @pytest.mark.parametrize("name", ["a2d-llama", "llada2"])
 def test_other_activations(tmp_path, name, act):
@@ -289,6 +324,7 @@ def test_weights_and_settings_of_llada_are_told_apart(tmp_path):
     ("settings", "family", "rule"),
     [
         ({"model_type": "Dream", "block_size": 32}, "dream-reasoner", ("block_causal", 32, 0)),
+        ({"model_type": "Dream", "block_length": 8}, "dream-reasoner", ("block_causal", 8, 0)),
         ({"model_type": "Dream"}, "dream", ("full", None, 1)),
         ({"model_type": "llada", "num_experts": 4}, "llada-moe", ("full", None, 0)),
         ({"model_type": "lladamoe"}, "llada-moe", ("full", None, 0)),
@@ -301,6 +337,13 @@ def test_a_model_in_memory_is_told_apart_in_the_same_way(settings, family, rule)
     model.config = SimpleNamespace(**settings)
     info = describe(model)
     assert (info.family, (info.attention, info.block_length, info.shift)) == (family, rule)
+
+
+def test_the_norms_of_a_model_in_memory_tell_too():
+    model = BY_NAME["dream-reasoner"].model()
+    model.config.model_type = "Dream"
+    info = describe(model)
+    assert (info.family, info.attention, info.block_length, info.shift) == ("dream-reasoner", "block_causal", 32, 0)
 
 
 @pytest.mark.parametrize("family", [[], {}, 3, "nothing"])

@@ -127,7 +127,8 @@ def _family(model: nn.Module, model_type: str) -> Family | None:
     config = getattr(model, "config", None)
     written = _entry(config, "architectures")
     names = [type(model).__name__, *(written if isinstance(written, Sequence) else ())]
-    return find(model_type, [str(name) for name in names], lambda name: _entry(config, name))
+    keys = [key for key, _ in model.named_parameters()]
+    return find(model_type, [str(name) for name in names], lambda name: _entry(config, name), keys)
 
 
 def _block(config: object, family: Family | None, sources: dict[str, str], table: str) -> int | None:

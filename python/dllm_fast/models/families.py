@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -39,7 +39,8 @@ class Family:
         model_types: `model_type` of its configs.
         shared_types: model types that its configs have and those of another family, too: one of the next two must tell.
         architectures: classes that its configs name.
-        marks: settings that only its configs have.
+        marks: settings that, of the families of a shared type, only its configs have.
+        parts: ends of keys that, of the families of a shared type, only its files have.
         tensors: weights that only its files have; they tell where the config says nothing.
         layout: of a decoder, or of an encoder.
         attention: which tokens a token sees: all; those of its block and of the blocks before it (`block_causal`); those
@@ -63,6 +64,7 @@ class Family:
     shared_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
     attention: Attention = "full"
     block_length: int | None = None
@@ -76,13 +78,14 @@ class Family:
     models: str
     verified: str
 
-    def fits(self, model_type: str, classes: Sequence[str], says: Callable[[str], object]) -> bool:
+    def fits(self, model_type: str, classes: Sequence[str], says: Callable[[str], object], keys: Iterable[str]) -> bool:
         """Does it describe this model?
 
         Args:
             model_type: of its config; "" for none.
             classes: that its config names, or its own.
             says: gives a setting of its config, None where it has none.
+            keys: of its weights.
         """
         if model_type in self.model_types:
             return True
@@ -90,7 +93,15 @@ class Family:
         named = bool({name.lower() for name in classes} & {name.lower() for name in self.architectures})
         if model_type not in self.shared_types:
             return named and not model_type
-        return named or any(says(mark) is not None for mark in self.marks)
+        return named or self.mark(says) is not None or self.part(keys) is not None
+
+    def mark(self, says: Callable[[str], object]) -> str | None:
+        """The first of `marks` that a config has."""
+        return next((mark for mark in self.marks if says(mark) is not None), None)
+
+    def part(self, keys: Iterable[str]) -> str | None:
+        """The first key that ends as one of `parts`."""
+        return next((key for key in keys if key.endswith(self.parts)), None) if self.parts else None
 
 
 # Settings of attention by blocks; in some configs `block_length` is only a recommendation for sampling.
@@ -158,7 +169,9 @@ FAMILIES: tuple[Family, ...] = (
         name="dream-reasoner",
         model_types=(),
         shared_types=("Dream", "dream"),
-        marks=BLOCK_SIZES,
+        marks=BLOCK_KEYS,
+        # No published Dream that sees everything has norms of its heads.
+        parts=(".self_attn.q_norm.weight",),
         layout=layouts.QWEN3,
         attention="block_causal",
         block_length=32,
@@ -471,6 +484,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         name="neobert",
         model_types=("neobert",),
+        tensors=("model.encoder.weight",),
         layout=neobert,
         mask_token="[MASK]",
         models="NeoBERT",

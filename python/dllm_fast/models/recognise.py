@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from dllm_fast.errors import CheckpointError, InvalidValueError
+from dllm_fast.errors import CheckpointError, InvalidValueError, shown
 from dllm_fast.models import layouts
 from dllm_fast.models.families import FAMILIES, Family
 from dllm_fast.models.layouts import Layout
@@ -21,9 +21,15 @@ _PLAIN: Mapping[str, Layout] = {
 }
 
 
-def find(model_type: str, classes: Sequence[str], says: Callable[[str], object]) -> Family | None:
+def find(model_type: str, classes: Sequence[str], says: Callable[[str], object], keys: Collection[str]) -> Family | None:
     """The row of the table that describes a model, by what `Family.fits` takes."""
-    return next((family for family in FAMILIES if family.fits(model_type, classes, says)), None)
+    return next((family for family in FAMILIES if family.fits(model_type, classes, says, keys)), None)
+
+
+def by_weights(tensors: Collection[str]) -> tuple[Family, str] | None:
+    """The row whose files alone hold one of these keys, and the key."""
+    found = ((family, key) for family in FAMILIES for key in family.tensors if key in tensors)
+    return next(found, None)
 
 
 def recognise(
@@ -56,16 +62,17 @@ def _told(config: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, 
     model_type = str(config.get("model_type") or "")
     named = config.get("architectures")
     classes = [str(entry) for entry in named] if isinstance(named, list) else []
-    family = find(model_type, classes, config.get)
+    family = find(model_type, classes, config.get, tensors)
     if family is None and model_type in _PLAIN:
         family = _plain(model_type)
+    if family is not None and model_type in family.shared_types and (part := _settled(family, config, tensors)) is not None:
+        return family, f"weights: {part}"
     if family is not None:
         said = f"model_type {model_type!r}" if model_type else f"architectures {', '.join(classes)!r}"
         return family, f"config.json: {said}"
     if not model_type:
-        for family in FAMILIES:
-            if key := next((key for key in family.tensors if key in tensors), None):
-                return family, f"weights: {key}"
+        if (owner := by_weights(tensors)) is not None:
+            return owner[0], f"weights: {owner[1]}"
         raise CheckpointError(
             "config.json must name its model_type, got none, and neither classes nor weights tell; write for instance "
             '"model_type": "bert" into it, or pass family='
@@ -74,6 +81,25 @@ def _told(config: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, 
     raise CheckpointError(
         f"model_type in config.json must be one of {known}, got {model_type!r} ({', '.join(classes) or 'no architecture'}); "
         "where it is one of these under another name pass family=, else open it with transformers and pass the model to sample"
+    )
+
+
+def _settled(family: Family, config: Mapping[str, Any], tensors: Collection[str]) -> str | None:
+    """The key that tells a family from another of its type, where it has such parts and no setting says it.
+
+    Raises:
+        CheckpointError: a setting says one family and the weights the other.
+    """
+    mark, part = family.mark(config.get), family.part(tensors)
+    if mark is None or not family.parts or part is not None:
+        return part if mark is None else None
+    model_type = str(config["model_type"])
+    others = [row.name for row in FAMILIES if model_type in row.model_types]
+    ways = [f"family={family.name!r}", *(f"family={name!r} with attention='full'" for name in others)]
+    raise CheckpointError(
+        f"model_type {model_type!r} is that of {' and '.join((family.name, *others))}: {mark}={shown(config[mark])} in "
+        f"config.json says {family.name}, but no key of the weights ends with {family.parts[0]}, as all of that family; pass "
+        f"{' or '.join(ways)}, whichever it was trained as"
     )
 
 
