@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 import checkpoints
 import dllm_fast
 from encoders import FORMS, KINDS, MISSING, save
-from families import MASK, VOCABULARY
+from families import MASK, TWINS, VOCABULARY
 
+BY_NAME = {twin.name: twin for twin in TWINS}
 IDS = torch.randint(6, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(0))
 IDS[:, ::3] = MASK
 
@@ -50,15 +52,23 @@ FAIRSEQ = (
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
-@pytest.mark.parametrize("says", ["roberta", ...])
-def test_keys_of_fairseq(tmp_path, side, fused, says):
+@pytest.mark.parametrize(("says", "norm"), [("roberta", "emb_layer_norm"), (..., "layernorm_embedding")])
+def test_keys_of_fairseq(tmp_path, side, fused, says, norm):
     stock = save("roberta", tmp_path)
     # It has no segments; whoever converts it adds zeros.
     stock.roberta.embeddings.token_type_embeddings.weight.data.zero_()
-    renamed(tmp_path, *FAIRSEQ, (r"^S\.", f"{side}.sentence_encoder."), (r"^lm_head\.", f"{side}.lm_head."))
+    renamed(
+        tmp_path,
+        *FAIRSEQ,
+        ("emb_layer_norm", norm),
+        (r"^S\.", f"{side}.sentence_encoder."),
+        (r"^lm_head\.", f"{side}.lm_head."),
+    )
 
     def change(tensors):
         tensors.pop("roberta.embeddings.token_type_embeddings.weight")
+        tensors[f"{side}.sentence_encoder.version"] = torch.tensor([3.0])
+        tensors[f"{side}.sentence_encoder.embed_positions._float_tensor"] = torch.zeros(1)
         tensors[f"{side}.lm_head.weight"] = tensors[f"{side}.sentence_encoder.embed_tokens.weight"]
         for layer in range(2) if fused else ():
             base = f"{side}.sentence_encoder.layers.{layer}.self_attn."
@@ -189,3 +199,70 @@ def test_every_form_has_a_row_of_its_own_kind(tmp_path):
     for form in {*FORMS} - {*MISSING}:
         save(form, tmp_path / form)
         assert "twin" in dllm_fast.load(tmp_path / form).info.verified
+
+
+SOME = ("bert", "roberta", "distilbert", "modernbert", "neobert", "eurobert")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "model.module."])
+@pytest.mark.parametrize("form", [form for form in SOME if form not in MISSING])
+def test_a_prefix_of_all_keys_is_passed_over(tmp_path, form, prefix):
+    stock = save(form, tmp_path)
+    renamed(tmp_path, ("^", prefix))
+    model = same_logits(tmp_path, stock)
+    assert model.info.notes == (f"every key of the weights begins with {prefix!r}, which is passed over",)
+    if form in ("bert", "roberta", "distilbert", "modernbert"):
+        checkpoints.change_config(tmp_path, model_type=..., architectures=...)
+        assert same_logits(tmp_path, stock).info.family == form
+
+
+def test_a_prefix_of_some_keys_is_named(tmp_path):
+    stock = save("bert", tmp_path)
+    renamed(tmp_path, ("^", "model.net."))
+    more = {"loss.weight": torch.ones(2), "loss.bias": torch.ones(2), "model.step": torch.ones(1)}
+    checkpoints.change_weights(tmp_path, lambda tensors: tensors | more)
+    message = r"'model.net.bert.*' under 'model.net.' and 'loss.bias' elsewhere; .*ignore_keys=\['loss.\*', 'model.step'\]"
+    with pytest.raises(dllm_fast.DllmFastError, match=message):
+        dllm_fast.load(tmp_path)
+    same_logits(tmp_path, stock, ignore_keys=["loss.*", "model.step"])
+
+
+@pytest.mark.parametrize(("form", "other"), [("bert", "roberta"), ("roberta", "bert"), ("esm", "bert"), ("modernbert", "bert")])
+def test_weights_of_another_encoder(tmp_path, form, other):
+    """The error names the family whose keys they are, not the lack of a head."""
+    stock = save(form, tmp_path)
+    message = rf"must be those of a {other} model \(%s\), got .*, which {form} models have; .*or pass family='{form}'"
+    with pytest.raises(dllm_fast.DllmFastError, match=message % "caller"):
+        dllm_fast.load(tmp_path, family=other)
+    checkpoints.change_config(tmp_path, model_type=other)
+    with pytest.raises(dllm_fast.DllmFastError, match=message % f"config.json: model_type '{other}'"):
+        dllm_fast.load(tmp_path)
+    same_logits(tmp_path, stock, family=form)
+
+
+def test_weights_that_are_no_encoder(tmp_path):
+    BY_NAME["a2d-llama"].save(tmp_path)
+    with pytest.raises(dllm_fast.DllmFastError, match=r"and its token table, got none .* is config\.json the one of these"):
+        dllm_fast.load(tmp_path, family="bert")
+
+
+def test_a_further_key_is_left_out_as_the_error_says(tmp_path):
+    """The patterns that it proposes fit nothing that the model needs."""
+    stock = save("bert", tmp_path)
+    more = (
+        "bert.extra",
+        "cls.predictions.extra",
+        "bert.embeddings.word_embeddings.extra",
+        "bert",
+        "other.a",
+        "other.b",
+        "x[1].a",
+    )
+    checkpoints.change_weights(tmp_path, lambda tensors: tensors | {key: torch.ones(2) for key in more})
+    with pytest.raises(dllm_fast.DllmFastError, match=r"which the model of this config\.json does not have") as caught:
+        dllm_fast.load(tmp_path)
+    proposed = ast.literal_eval(str(caught.value).partition("ignore_keys=")[2])
+    assert proposed == [
+        *("bert", "bert.embeddings.word_embeddings.extra", "bert.extra", "cls.predictions.extra", "other.*", "x[[]1].*")
+    ]
+    same_logits(tmp_path, stock, ignore_keys=proposed)

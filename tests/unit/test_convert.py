@@ -133,6 +133,21 @@ def test_what_training_programs_save(tmp_path: Path, state: object, left_out: tu
     assert done.left_out == left_out
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.module."])
+def test_what_lightning_saves(bert: Any, tmp_path: Path, prefix: str) -> None:
+    """The name of the model in its module stands before every key."""
+    state = {"state_dict": {prefix + key: tensor for key, tensor in bert.state_dict().items()}, "epoch": 3}
+    done = convert(pickled(tmp_path / "x", state, bert.config), tmp_path / "out")
+    assert weights(done.folder).keys() == bert.state_dict().keys()
+    assert dllm_fast.load(done.folder).info.notes == ()
+
+
+def test_prefixes_that_are_none(tmp_path: Path) -> None:
+    """Every key of a tied Llama begins with `model.`."""
+    state = {key: torch.ones(2) for key in ("model.embed_tokens.weight", "model.norm.weight")}
+    assert_same(weights(convert(pickled(tmp_path / "x", state), tmp_path / "out").folder), state)
+
+
 def test_a_file_of_another_name(tmp_path: Path) -> None:
     folder = pickled(tmp_path / "x", {"a": torch.ones(2)})
     (folder / "pytorch_model.bin").rename(folder / "model.pt")

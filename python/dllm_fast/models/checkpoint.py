@@ -75,6 +75,7 @@ class Checkpoint:
         ignored: keys that the caller leaves out; they are not among `tensors`.
         adapter: what is merged into the weights, or None.
         base: the checkpoint without its adapter, or None where there is none.
+        prefix: what stands in the files before each of these keys.
     """
 
     folder: Path
@@ -86,6 +87,7 @@ class Checkpoint:
     ignored: frozenset[str] = frozenset()
     adapter: Adapter | None = None
     base: Checkpoint | None = None
+    prefix: str = ""
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -158,9 +160,17 @@ class Checkpoint:
                 f"{info.file}: {shown(key)} must hold floating-point numbers, got {info.dtype}; use an unquantised checkpoint"
             )
         if self.adapter is None:
-            return read_tensor(info, key, self._open)
+            return read_tensor(info, self.prefix + key, self._open)
         replaced = self.adapter.replaces(key)
-        return self.adapter.merged(key, self.adapter.replacement(key) if replaced else read_tensor(info, key, self._open))
+        return self.adapter.merged(
+            key, self.adapter.replacement(key) if replaced else read_tensor(info, self.prefix + key, self._open)
+        )
+
+    def inside(self, prefix: str) -> Self:
+        """The checkpoint by what its keys are behind a prefix that all of them have."""
+        tensors = {key.removeprefix(prefix): info for key, info in self.tensors.items()}
+        ignored = frozenset(key.removeprefix(prefix) for key in self.ignored)
+        return replace(self, tensors=tensors, ignored=ignored, prefix=self.prefix + prefix)
 
     def under(self, adapter: Adapter) -> Self:
         """The checkpoint with an adapter merged into its weights; they are read from both folders when they are needed.

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from dllm_fast.models import foreign, pickles
 from dllm_fast.models.arguments import known_dtype
 from dllm_fast.models.checkpoint import INDEX, SINGLE, TOKENIZER_FILES, Checkpoint
 from dllm_fast.models.jsonfile import LARGEST, present, read_json
+from dllm_fast.models.prefix import common
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -175,14 +176,17 @@ def _from_index(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(weight_map.values()))]
 
 
-def _tensors(files: Iterable[Path], dtype: torch.dtype | None, left_out: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(files: Sequence[Path], dtype: torch.dtype | None, left_out: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the files in memory of its own, one file open at a time."""
     seen: dict[str, str] = {}
     for file in files:
         state = pickles.read(file)
         left_out += state.left_out
         foreign.refuse_quantised_tensors(file.parent, state.tensors)
-        for key, tensor in state.tensors.items():
+        # Of shards only all together would tell it; `load` passes over it there.
+        wrapper = common(state.tensors) if len(files) == 1 else ""
+        for name, tensor in state.tensors.items():
+            key = name.removeprefix(wrapper)
             if key in seen:
                 raise CheckpointError(
                     f"a tensor must lie in one file, got {shown(key)} in {seen[key]} and {file.name}; fetch both"

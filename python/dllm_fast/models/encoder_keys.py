@@ -52,7 +52,8 @@ class Spelling:
     def found(self, there: Collection[str], *, fused: bool) -> int:
         """How many of a few telling keys a checkpoint holds."""
         query = "qkv" if self.flags.get("fused", fused) else "query"
-        parts = f"bert.encoder.layer.0.attention.self.{query}", "bert.encoder.layer.0.output.dense"
+        first = "bert.encoder.layer.0"
+        parts = f"{first}.attention.self.{query}", f"{first}.output.dense", "bert.embeddings.LayerNorm"
         return sum(self.keys(f"{part}.weight")[0] in there for part in (TABLE, DENSE, *parts))
 
 
@@ -69,13 +70,19 @@ def roberta(root: str, **more: Any) -> Spelling:
     return Spelling(root=root, outside=outside, head="lm_head.decoder", bias="lm_head.bias", **more)
 
 
-def _fairseq(side: str, *, fused: bool) -> Spelling:
-    """fairseq's RoBERTa, before anybody converted it; the oldest have query, key and value in one matrix."""
+def _fairseq(side: str, norm: str, *, fused: bool) -> Spelling:
+    """fairseq's RoBERTa, before anybody converted it.
+
+    Args:
+        side: older ones call it a decoder.
+        norm: of the embeddings, which fairseq renamed.
+        fused: the oldest have query, key and value in one matrix.
+    """
     root = f"{side}.sentence_encoder"
     outside = {ours: f"{side}.{theirs}" for ours, theirs in _LM_HEAD.items()} | {
         "bert.embeddings.word_embeddings": f"{root}.embed_tokens",
         "bert.embeddings.position_embeddings": f"{root}.embed_positions",
-        "bert.embeddings.LayerNorm": f"{root}.emb_layer_norm",
+        "bert.embeddings.LayerNorm": f"{root}.{norm}",
         "cls.predictions.decoder": f"{side}.lm_head",
     }
     inside = {
@@ -100,7 +107,14 @@ def _fairseq(side: str, *, fused: bool) -> Spelling:
     )
 
 
-FAIRSEQ = tuple(_fairseq(side, fused=fused) for side in ("encoder", "decoder") for fused in (False, True))
+FAIRSEQ = tuple(
+    _fairseq(side, norm, fused=fused)
+    for side in ("encoder", "decoder")
+    for norm in ("layernorm_embedding", "emb_layer_norm")
+    for fused in (False, True)
+)
+# The number of fairseq's format, and an empty number by which its positions know their device: neither is computed with.
+FAIRSEQ_BUFFERS = r"(encoder|decoder)\.sentence_encoder\.(version|embed_positions\._float_tensor)"
 
 DISTILBERT = Spelling(
     root="distilbert",

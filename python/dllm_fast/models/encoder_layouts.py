@@ -46,6 +46,11 @@ class Form:
     more: Callable[[Settings, EncoderConfig], EncoderConfig] | None = None
     harmless: tuple[str, ...] = ()
 
+    @property
+    def tables(self) -> frozenset[str]:
+        """The keys under which its token table may lie."""
+        return frozenset(key for spelling in self.spellings for key in spelling.keys(f"{keys.TABLE}.weight"))
+
     def read(self, config: Settings) -> EncoderConfig:
         """The form and sizes that a config.json says."""
         for name, allowed in {**_FIXED, **self.fixed}.items():
@@ -132,6 +137,13 @@ def _check_head(checkpoint: Checkpoint, spelling: Spelling) -> None:
             f"{checkpoint.folder} must hold a model that fills masks, got an ELECTRA discriminator, which tells replaced "
             "tokens from real ones; use its generator"
         )
+    table = spelling.keys(f"{keys.TABLE}.weight")[0]
+    # Without a head the classes of transformers leave the root out of their keys.
+    if not any(table == key or table.endswith(f".{key}") for key in checkpoint.tensors):
+        raise CheckpointError(
+            f"{checkpoint.folder} must hold the head that fills masks and its token table, got none for {dense} and {table}; "
+            "is config.json the one of these weights?"
+        )
     raise CheckpointError(
         f"{checkpoint.folder} must hold the head that fills masks, got none for {dense}; a model for embeddings or "
         "classification has none: use the checkpoint that it was made from"
@@ -213,7 +225,12 @@ def _deberta(config: Settings, made: EncoderConfig) -> EncoderConfig:
 
 _ROBERTA_FLAGS: Settings = {"positions": "counted", "head_act": "gelu"}
 _PAD_1: Settings = {"pad_token_id": 1}
-ROBERTA = Form(spellings=(roberta("roberta"), *keys.FAIRSEQ), defaults=_PAD_1, flags=_ROBERTA_FLAGS)
+ROBERTA = Form(
+    spellings=(roberta("roberta"), *keys.FAIRSEQ),
+    defaults=_PAD_1,
+    flags=_ROBERTA_FLAGS,
+    harmless=(keys.FAIRSEQ_BUFFERS,),
+)
 _PRE_NORM_FLAGS: Settings = {**_ROBERTA_FLAGS, "pre_norm": True}
 
 BERT = Form(spellings=(Spelling(root="bert"),))

@@ -9,6 +9,7 @@ from typing import Any
 from dllm_fast.errors import CheckpointError, DllmFastError, shown
 from dllm_fast.models import lora
 from dllm_fast.models.checkpoint import Checkpoint, locate
+from dllm_fast.models.prefix import unwrapped
 from dllm_fast.models.tokenizer import Tokenizer
 
 
@@ -32,7 +33,7 @@ def open_folder(
     if above is None and folder.is_dir() and lora.is_adapter(folder):
         above = folder
     if above is None:
-        return Checkpoint.open(folder), folder
+        return unwrapped(Checkpoint.open(folder)), folder
     merge = lora.Adapter.open(above)
     if above == folder:
         if merge.base is None:
@@ -50,6 +51,6 @@ def open_folder(
         folder = place
     if lora.is_adapter(folder):
         raise CheckpointError(f"the base of {above} must be a model, got {folder}, an adapter as well; merge that one first")
-    checkpoint = Checkpoint.open(folder).under(merge)
+    checkpoint = unwrapped(Checkpoint.open(folder)).under(merge)
     # An adapter that was saved with a tokenizer has one of its own.
     return checkpoint, folder if Tokenizer.from_folder(above) is None else above

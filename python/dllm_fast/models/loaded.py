@@ -12,7 +12,7 @@ import torch
 
 from dllm_fast import records
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError, shown
-from dllm_fast.models import families, head, layouts, weights
+from dllm_fast.models import families, head, layouts, prefix, weights
 from dllm_fast.models.arguments import DTYPES, Arguments, understand
 from dllm_fast.models.batch import Batch, Network
 from dllm_fast.models.checkpoint import Checkpoint
@@ -226,9 +226,12 @@ def _open(
     named = asked.overrides
     checkpoint, texts = open_folder(folder_or_id, revision, adapter, asked.hub)
     checkpoint = checkpoint.without(ignore_keys)
+    if checkpoint.adapter is None:
+        checkpoint = prefix.unwrapped(checkpoint)  # once more: what had no prefix may be left out now
     family, source = recognise(
         checkpoint.config, checkpoint.tensors, attention=named.get("attention"), name=named.get("family")
     )
+    prefix.check(family, checkpoint, source)
     config = checkpoint.config
     types = (*family.model_types, *family.shared_types)
     if config.get("model_type") not in types:
@@ -241,6 +244,8 @@ def _open(
     tokenizer, missing = Tokenizer.find(texts, model_type=str(checkpoint.config["model_type"]))
     info = _info(family, checkpoint, network, tokenizer, named, source=source, place=place)  # type: ignore[arg-type]
     notes = [*info.notes, *asked.notes]
+    if checkpoint.prefix:
+        notes.append(f"every key of the weights begins with {shown(checkpoint.prefix)}, which is passed over")
     if checkpoint.adapter is not None:
         notes.append(checkpoint.adapter.note)
     if missing is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,16 +85,25 @@ def _check_keys(
         file = checkpoint.tensors[unknown[0]].file.name
         raise CheckpointError(
             f"{file} in {checkpoint.folder} holds {_some(unknown)}, which the model of this config.json does not have; "
-            f"is config.json the one of these weights?{_advice(unknown)}"
+            f"is config.json the one of these weights?{_advice(unknown, used)}"
         )
 
 
-def _advice(keys: Sequence[str]) -> str:
-    """What to pass as `ignore_keys` to leave out a further head; nothing for parts of layers, which are never one."""
+def _advice(keys: Sequence[str], used: Collection[str]) -> str:
+    """What to pass as `ignore_keys` to leave out a further head; nothing for parts of layers, which are never one.
+
+    A pattern stands for keys of one place where the model uses none of that place; else the key itself does.
+    """
     if any(IN_LAYER.search(key) for key in keys):
         return ""
-    groups = list(dict.fromkeys(f"{key.rpartition('.')[0]}.*" if "." in key else key for key in keys))
-    return f" Where they are another head, pass ignore_keys={groups[:_SHOWN]}"
+
+    def pattern(key: str) -> str:
+        place = key.rpartition(".")[0]
+        is_free = place and not any(other.startswith(f"{place}.") for other in used)
+        return f"{glob.escape(place)}.*" if is_free else glob.escape(key)
+
+    groups = list(dict.fromkeys(map(pattern, keys)))
+    return f" Where they are not needed, as another head is not, pass ignore_keys={groups}"
 
 
 def _check_shapes(checkpoint: Checkpoint, keys: Sequence[str], parameter: torch.Tensor) -> None:
