@@ -79,8 +79,14 @@ def test_what_only_looks_quantised(tmp_path: Path) -> None:
         ("pytorch_model.bin", "a pickle can run any code, so it is not opened; run `dllm-fast convert "),
         ("model.ckpt", "run `dllm-fast convert "),
         ("model-q4_k_m.gguf", "weights of llama.cpp; fetch the safetensors checkpoint"),
-        ("flax_model.msgpack", "weights of Flax; save them anew"),
-        ("tf_model.h5", "weights of TensorFlow; save them anew"),
+        (
+            "flax_model.msgpack",
+            "weights of Flax; save them anew as safetensors with transformers 4 (pip install 'transformers<5'; "
+            "from_pretrained(..., from_flax=True), then save_pretrained)",
+        ),
+        ("tf_model.h5", "transformers 4 (pip install 'transformers<5'; from_pretrained(..., from_tf=True), then"),
+        ("adapter_model.safetensors", "an adapter of peft and not its base; put its adapter_config.json into a folder with it"),
+        ("adapter_model.bin", "an adapter of peft and not its base"),
         ("model.onnx", "an exported program; fetch the safetensors"),
         ("weights.npz", "arrays of MLX or NumPy"),
         ("weights.safetensors", "a name that no index lists; rename it"),
@@ -109,3 +115,31 @@ def test_a_folder_without_a_config(tmp_path: Path, name: str, way: str) -> None:
     with pytest.raises(CheckpointError, match=r"must hold config\.json, which is missing") as caught:
         dllm_fast.load(tmp_path)
     assert way in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["checkpoint-500/config.json"], "'checkpoint-500/config.json': pass that folder"),
+        (
+            [f"checkpoint-{step}/config.json" for step in (500, 1000, 20, 7, 8, 9)],
+            "'checkpoint-20/config.json', 'checkpoint-500/config.json', 'checkpoint-1000/config.json' and 1 before: pass",
+        ),
+        (["0_Transformer/config.json", "modules.json"], "'0_Transformer/config.json': pass that folder"),
+        (["bert_config.json", "model.safetensors"], "'bert_config.json': rename it to config.json"),
+    ],
+)
+def test_where_a_config_lies_instead(tmp_path: Path, files: list[str], found: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=re.escape("found ")) as caught:
+        dllm_fast.load(tmp_path)
+    assert found in str(caught.value)
+
+
+def test_where_weights_lie_instead(tmp_path: Path) -> None:
+    checkpoints.write_json(tmp_path / "config.json", {"model_type": "bert"})
+    checkpoints.write_weights(tmp_path / "checkpoint-500")
+    with pytest.raises(CheckpointError, match=r"found 'checkpoint-500/model\.safetensors': pass that folder"):
+        dllm_fast.load(tmp_path)

@@ -310,6 +310,7 @@ def test_other_adapters(base: Path, tmp_path: Path, settings: dict[str, Any], me
     ("tensors", "message"),
     [
         (matrices("bert.lost"), "changes 'bert.lost.weight', which .* does not hold; is that its base"),
+        (matrices("bert.lost"), "it holds 'bert.*', and some classes call their modules otherwise .*, merge it with peft"),
         (matrices(inner=8), r"must fit '.*query.weight' of .*, got shape \[16, 8\] for \[16, 16\]"),
         ({"base_model.model.bert.embeddings.word_embeddings.lora_embedding_A": torch.ones(2, 40)}, "a plain LoRA of linear"),
         (dict([next(iter(matrices().items()))]), "must hold lora_A and lora_B of"),

@@ -17,6 +17,7 @@ import checkpoints
 import dllm_fast
 from dllm_fast import cli
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models import vocabulary
 from dllm_fast.models.tokenizer import Tokenizer
 
 BRACKETS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -270,6 +271,26 @@ def test_a_vocabulary_of_an_unknown_class(tmp_path: Path, model_type: str | None
     assert "BertTokenizer" in reason(tmp_path)
 
 
+def test_a_class_that_is_not_built_here(tmp_path: Path) -> None:
+    folder = with_words(folder_of(tmp_path, "bert", tokenizer_class="BertJapaneseTokenizer"))
+    assert "of the class BertJapaneseTokenizer, which is not built here; open it with transformers" in reason(folder)
+    (folder_of(tmp_path / "half", "roberta") / "vocab.json").write_text("{}")
+    assert "must hold vocab.json and merges.txt for RobertaTokenizer, got vocab.json" in reason(tmp_path / "half")
+
+
+@pytest.mark.parametrize("file", ["vocab.txt", "tokenizer.json"])
+def test_words_that_rjieba_cuts(tmp_path: Path, file: str) -> None:
+    """RoFormer's tokenizer.json names BERT's splitting, because `tokenizers` cannot write its own."""
+    folder = with_words(folder_of(tmp_path, "roformer"))
+    if file == "tokenizer.json":
+        transformers.BertTokenizerFast.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+        (tmp_path / "saved" / "tokenizer.json").rename(folder / "tokenizer.json")
+    assert f"{file} is of RoFormerTokenizer, which cuts Chinese words with rjieba" in reason(folder)
+    assert "pass tokenizer=, or pass ids" in reason(folder)
+    checkpoints.write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+    assert opened(folder).mask_token_id is not None
+
+
 def test_a_list_of_whole_tokens_is_short(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "esm")
     (folder / "vocab.txt").write_text("\n".join(["<unk>", *map(str, range(10_000))]))
@@ -293,9 +314,17 @@ def test_sentencepiece_without_transformers(tmp_path: Path, monkeypatch: pytest.
     assert "needs to be told the class" in reason(tmp_path)
 
 
-def test_sentencepiece_that_is_none(tmp_path: Path) -> None:
+def test_sentencepiece_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line to install, where a package is missing: transformers names tiktoken then, which reads other files."""
     (folder_of(tmp_path, "xlm-roberta") / "sentencepiece.bpe.model").write_bytes(b"no model")
-    assert "pip install transformers sentencepiece protobuf" in reason(tmp_path)
+    monkeypatch.setattr(vocabulary, "_READERS", {"sentencepiece": "no_such_module", "protobuf": "no_package.there"})
+    assert reason(tmp_path) == (
+        f"{tmp_path / 'sentencepiece.bpe.model'} needs sentencepiece and protobuf, not installed; "
+        "pip install transformers sentencepiece protobuf"
+    )
+    monkeypatch.setattr(vocabulary, "_READERS", {"sentencepiece": "sys"})
+    assert "makes no XLMRobertaTokenizer: " in reason(tmp_path)
+    assert reason(tmp_path).endswith("; fetch the file again")
 
 
 def test_the_folder_opens_and_explain_says_why(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import CheckpointError, shown
@@ -22,15 +22,22 @@ _PARTS = re.compile(
     r"(.*\.)?(qweight|qzeros|SCB|absmax|quant_map|nested_absmax|quant_state\..*|weight\.(absmax|quant_map|quant_state\..*)|"
     r"weight_packed|weight_scale|weight_scale_inv|weight_scales|W_q)"
 )
+# What programs called it before, or beside, config.json.
+_OTHER_CONFIGS = ("bert_config.json", "albert_config.json", "ernie_config.json", "electra_config.json", "model_config.json")
 _REMEDY = "use the float16, bfloat16 or float32 checkpoint that it was made from"
+# transformers 5 reads neither TensorFlow nor Flax.
+_FOUR = (
+    "save them anew as safetensors with transformers 4 (pip install 'transformers<5'; from_pretrained(..., {}=True), then "
+    "save_pretrained)"
+)
 # By the end of a name: what such a file is, and the way from it.
 _WEIGHTS = {
     ".gguf": ("weights of llama.cpp", "fetch the safetensors checkpoint that it was made from"),
-    ".msgpack": ("weights of Flax", "save them anew as safetensors with transformers (from_pretrained(..., from_flax=True))"),
-    ".h5": ("weights of TensorFlow", "save them anew as safetensors with transformers (from_pretrained(..., from_tf=True))"),
+    ".msgpack": ("weights of Flax", _FOUR.format("from_flax")),
+    ".h5": ("weights of TensorFlow", _FOUR.format("from_tf")),
     ".onnx": ("an exported program", "fetch the safetensors checkpoint that it was made from"),
     ".npz": ("arrays of MLX or NumPy", "fetch the safetensors checkpoint that they were made from"),
-    ".ckpt.index": ("weights of TensorFlow", "convert them with transformers to safetensors"),
+    ".ckpt.index": ("weights of TensorFlow", _FOUR.format("from_tf")),
 }
 
 
@@ -79,6 +86,10 @@ def _method(value: object) -> str:
 def no_config(folder: Path, names: list[str]) -> str:
     """Why a folder without `config.json` is not opened, and the way from what it holds instead."""
     wanted = f"{folder} must hold config.json, which is missing or no file"
+    if inside := _below(folder, names, lambda name: name == "config.json"):
+        return f"{wanted}; found {inside}: pass that folder"
+    if others := [name for name in names if name in _OTHER_CONFIGS]:
+        return f"{wanted}; found {shown(others[0])}: rename it to config.json where it says the sizes of this model"
     for end, (what, way) in _WEIGHTS.items():
         if found := [name for name in names if name.endswith(end)]:
             return f"{wanted}; got {shown(found[0])}: {what}; {way}"
@@ -96,6 +107,11 @@ def no_weights(folder: Path, names: list[str], wanted: str) -> str:
         names: of its files.
         wanted: what it must hold.
     """
+    if found := [name for name in names if name in ("adapter_model.safetensors", "adapter_model.bin")]:
+        return (
+            f"{folder} must hold {wanted}, got {shown(found[0])}: an adapter of peft and not its base; put its "
+            "adapter_config.json into a folder with it and pass load(base, adapter=folder)"
+        )
     if found := [name for name in names if pickles.may_hold_weights(name)]:
         return (
             f"{folder} must hold {wanted}, got {shown(found[0])}: a pickle can run any code, so it is not opened; "
@@ -109,5 +125,22 @@ def no_weights(folder: Path, names: list[str], wanted: str) -> str:
             f"{folder} must hold {wanted}, got {shown(found[0])}: a name that no index lists; "
             "rename it if it is the model, or fetch the index"
         )
+    if inside := _below(folder, names, lambda name: name.endswith((".safetensors", *pickles.SUFFIXES))):
+        return f"{folder} must hold {wanted}; found {inside}: pass that folder"
     others = ", ".join(shown(name) for name in names[:8])
     return f"{folder} must hold {wanted}, got {others or 'an empty folder'}; fetch the weights"
+
+
+def _below(folder: Path, names: Iterable[str], fits: Callable[[str], bool]) -> str:
+    """Files of some name in the folders of a folder, as text for an error; "" where there is none."""
+    found = []
+    for name in names:
+        try:
+            inside = sorted(path.name for path in (folder / name).iterdir()) if (folder / name).is_dir() else []
+        except OSError:  # not ours to read
+            continue
+        found += [f"{name}/{file}" for file in inside if fits(file)][:1]
+    # By number, so that checkpoint-1000 comes after checkpoint-500.
+    found.sort(key=lambda path: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)])
+    more = f" and {len(found) - 5} before" if len(found) > 5 else ""
+    return ", ".join(map(shown, found[-5:])) + more

@@ -6,6 +6,7 @@ W + scale * B A takes the place of W; and whole tensors that were trained beside
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -146,9 +147,12 @@ class Adapter:
         Asked last: of a head that is not there because it is tied, `head.decide` says what is wrong.
         """
         if lost := next((key for key in self.pairs if key not in tensors), None):
+            root = lost.partition(".")[0] + "."
+            kin = difflib.get_close_matches(lost, [other for other in tensors if other.startswith(root)], n=1, cutoff=0.0)
+            why = f" (it holds {shown(kin[0])}, and some classes call their modules otherwise than their files)" if kin else ""
             raise CheckpointError(
                 f"the adapter {self.folder} changes {shown(lost)}, which {folder} does not hold; is that its base? "
-                f"If it is, {_REMEDY}"
+                f"If it is{why}, {_REMEDY}"
             )
 
     def _check_shape(self, base: Mapping[str, TensorInfo], folder: Path, key: str, made: tuple[int, ...]) -> None:

@@ -69,6 +69,10 @@ class Tokenizer:
         name = vocabulary.class_of(folder, settings, model_type)
         kind = vocabulary.kind_of(name)
         usual = {} if kind is None else kind.special
+        try:
+            vocabulary.refuse_words_cut_by_others(folder, name)
+        except vocabulary.UnusableError as error:
+            return None, str(error)
         if present(path):
             backend = _backend(path)
             if kind is not None:

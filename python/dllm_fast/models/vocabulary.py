@@ -5,6 +5,7 @@ transformers builds its tokenizers from a class and settings; what those classes
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import tempfile
@@ -117,8 +118,11 @@ _BY_MODEL_TYPE = {
     "camembert": "Camembert",
     "albert": "Albert",
     "deberta-v2": "DebertaV2",
+    "roformer": "RoFormer",
 }
 INSTALL = "pip install transformers sentencepiece protobuf"
+# What transformers reads a sentencepiece model with: packages and their modules.
+_READERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 
 
 def class_of(folder: Path, settings: Mapping[str, Any], model_type: str | None = None) -> str | None:
@@ -196,11 +200,40 @@ def build(folder: Path, name: str | None, settings: Mapping[str, Any]) -> Built 
     if found := [file for file in SENTENCEPIECE if present(folder / file)]:
         return _through_transformers(folder, name, found[0], settings)
     if found := [file for file in (WORDS, PIECES, MERGES) if present(folder / file)]:
+        if kind is not None:
+            wanted = WORDS if kind.model != "bytes" else f"{PIECES} and {MERGES}"
+            raise UnusableError(f"{folder} must hold {wanted} for {name}Tokenizer, got {found[0]}; fetch the files again")
+        if name is not None:
+            raise UnusableError(
+                f"{folder / found[0]} is of the class {name}Tokenizer, which is not built here; open it with transformers "
+                "(AutoTokenizer) and pass tokenizer=, or pass ids"
+            )
         raise UnusableError(
-            f"{folder / found[0]} needs to be told the class of its tokenizer, got {shown(name)}; name one, such as "
+            f"{folder / found[0]} needs to be told the class of its tokenizer, got none; name one, such as "
             "BertTokenizer, as tokenizer_class in tokenizer_config.json, or save it with transformers as tokenizer.json"
         )
     return None
+
+
+def refuse_words_cut_by_others(folder: Path, name: str | None) -> None:
+    """Refuses a class whose words a program outside of `tokenizers` cuts; its tokenizer.json does not say so.
+
+    Raises:
+        UnusableError: it is RoFormer's, with any file of a vocabulary.
+    """
+    file = next((file for file in ("tokenizer.json", WORDS) if present(folder / file)), None)
+    if name == "RoFormer" and file is not None:
+        raise UnusableError(
+            f"{folder / file} is of RoFormerTokenizer, which cuts Chinese words with rjieba; pip install rjieba transformers, "
+            "open it with AutoTokenizer and pass tokenizer=, or pass ids"
+        )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # of a package around it
+        return False
 
 
 def _lines(path: Path) -> list[str]:
@@ -319,8 +352,11 @@ def _through_transformers(folder: Path, name: str | None, file: str, settings: M
         except ImportError as error:
             raise UnusableError(f"{folder / file} needs sentencepiece and protobuf; {INSTALL}") from error
         except Exception as error:  # of any class, from a file that somebody else wrote
+            if lacking := [name for name, module in _READERS.items() if not _is_there(module)]:
+                # What transformers says then is about tiktoken, which reads other files.
+                raise UnusableError(f"{folder / file} needs {' and '.join(lacking)}, not installed; {INSTALL}") from error
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UnusableError(f"{folder / file} makes no {name}Tokenizer: {first[:200]}; {INSTALL}") from error
+            raise UnusableError(f"{folder / file} makes no {name}Tokenizer: {first[:200]}; fetch the file again") from error
     if not isinstance(backend, tokenizers.Tokenizer):
         raise UnusableError(f"{folder / file} makes no fast {name}Tokenizer; save it with transformers as tokenizer.json")
     backend.no_truncation()
