@@ -123,7 +123,7 @@ def test_a_folder_without_a_config(tmp_path: Path, name: str, way: str) -> None:
         (["checkpoint-500/config.json"], "'checkpoint-500/config.json': pass that folder"),
         (
             [f"checkpoint-{step}/config.json" for step in (500, 1000, 20, 7, 8, 9)],
-            "'checkpoint-20/config.json', 'checkpoint-500/config.json', 'checkpoint-1000/config.json' and 1 before: pass",
+            "'checkpoint-20/config.json', 'checkpoint-500/config.json', 'checkpoint-1000/config.json' and 1 before: pass one",
         ),
         (["0_Transformer/config.json", "modules.json"], "'0_Transformer/config.json': pass that folder"),
         (["bert_config.json", "model.safetensors"], "'bert_config.json': rename it to config.json"),
@@ -141,5 +141,16 @@ def test_where_a_config_lies_instead(tmp_path: Path, files: list[str], found: st
 def test_where_weights_lie_instead(tmp_path: Path) -> None:
     checkpoints.write_json(tmp_path / "config.json", {"model_type": "bert"})
     checkpoints.write_weights(tmp_path / "checkpoint-500")
+    (tmp_path / "checkpoint-400").mkdir()
+    (tmp_path / "checkpoint-400" / "optimizer.pt").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"found 'checkpoint-500/model\.safetensors': pass that folder"):
+        dllm_fast.load(tmp_path)
+
+
+def test_a_folder_of_sentence_transformers(tmp_path: Path) -> None:
+    """The parts behind the model have configs, too, and some have weights."""
+    checkpoints.write_weights(tmp_path / "0_Transformer", config={"model_type": "bert"})
+    for part in ("1_Pooling", "2_Dense"):
+        checkpoints.write_weights(tmp_path / part, config={"word_embedding_dimension": 16})
+    with pytest.raises(CheckpointError, match=r"found '0_Transformer/config\.json': pass that folder"):
         dllm_fast.load(tmp_path)

@@ -87,7 +87,7 @@ def no_config(folder: Path, names: list[str]) -> str:
     """Why a folder without `config.json` is not opened, and the way from what it holds instead."""
     wanted = f"{folder} must hold config.json, which is missing or no file"
     if inside := _below(folder, names, lambda name: name == "config.json"):
-        return f"{wanted}; found {inside}: pass that folder"
+        return f"{wanted}; found {inside}"
     if others := [name for name in names if name in _OTHER_CONFIGS]:
         return f"{wanted}; found {shown(others[0])}: rename it to config.json where it says the sizes of this model"
     for end, (what, way) in _WEIGHTS.items():
@@ -125,14 +125,14 @@ def no_weights(folder: Path, names: list[str], wanted: str) -> str:
             f"{folder} must hold {wanted}, got {shown(found[0])}: a name that no index lists; "
             "rename it if it is the model, or fetch the index"
         )
-    if inside := _below(folder, names, lambda name: name.endswith((".safetensors", *pickles.SUFFIXES))):
-        return f"{folder} must hold {wanted}; found {inside}: pass that folder"
+    if inside := _below(folder, names, lambda name: name.endswith(".safetensors") or pickles.may_hold_weights(name)):
+        return f"{folder} must hold {wanted}; found {inside}"
     others = ", ".join(shown(name) for name in names[:8])
     return f"{folder} must hold {wanted}, got {others or 'an empty folder'}; fetch the weights"
 
 
 def _below(folder: Path, names: Iterable[str], fits: Callable[[str], bool]) -> str:
-    """Files of some name in the folders of a folder, as text for an error; "" where there is none."""
+    """Files of some name in the folders of a folder, and what to do with them, as text for an error; "" for none."""
     found = []
     for name in names:
         try:
@@ -140,7 +140,19 @@ def _below(folder: Path, names: Iterable[str], fits: Callable[[str], bool]) -> s
         except OSError:  # not ours to read
             continue
         found += [f"{name}/{file}" for file in inside if fits(file)][:1]
+    # A folder of sentence-transformers has one of the model and others of pooling, whose config names no model.
+    found = [path for path in found if _names_a_model(folder / path)] or found
     # By number, so that checkpoint-1000 comes after checkpoint-500.
     found.sort(key=lambda path: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)])
+    if not found:
+        return ""
     more = f" and {len(found) - 5} before" if len(found) > 5 else ""
-    return ", ".join(map(shown, found[-5:])) + more
+    way = "pass that folder" if len(found) == 1 else "pass one of these folders"
+    return f"{', '.join(map(shown, found[-5:]))}{more}: {way}"
+
+
+def _names_a_model(path: Path) -> bool:
+    try:
+        return bool(optional_json(path.with_name("config.json")).get("model_type"))
+    except CheckpointError:
+        return False
