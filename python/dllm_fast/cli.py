@@ -64,12 +64,18 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
-    return int(options.run(options))
+    try:
+        return int(options.run(options))
+    except DllmFastError as error:
+        from dllm_fast.commands.answers import remedy_in_options
+        from dllm_fast.commands.rule import names
+
+        raise DllmFastError(remedy_in_options(str(error), names(options))) from error
 
 
 def _parser() -> argparse.ArgumentParser:
     from dllm_fast import __version__
-    from dllm_fast.commands import convert, doctor, explain, generate, kernels
+    from dllm_fast.commands import convert, doctor, explain, generate, kernels, rule
     from dllm_fast.commands.parser import Parser
 
     parser: argparse.ArgumentParser = Parser(
@@ -84,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     demo.add_argument("--puzzle", metavar="STRING", help="81 characters in row order, . or 0 for blanks")
     demo.add_argument("--preset", help=f"a name of dllm_fast.presets() (default: {_rule(DEFAULT_PRESET, DEFAULT_SETTINGS)})")
-    demo.add_argument("--seed", type=int, default=0, help="of the puzzle and of the sampler (default: 0)")
+    rule.add_seed(demo, "of the puzzle and of the sampler")
     demo.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     generate.add_parsers(commands)
     explain.add_parser(commands)

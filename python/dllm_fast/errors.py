@@ -44,7 +44,7 @@ class KernelError(DllmFastError, RuntimeError):
 
 
 class DllmFastWarning(UserWarning):
-    """Base of the warnings of dllm_fast about what a caller asks for."""
+    """Base of the warnings that the command says in one line."""
 
 
 class EqualSamplesWarning(DllmFastWarning):

@@ -22,7 +22,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
         words = {word for word in wanted.split("_") if len(word) >= _TELLING}
         close += [other for other in folded if other.startswith(wanted)]
         close = close or [other for other in folded if words & set(other.split("_"))]
-    close = close or difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
+    close = close or difflib.get_close_matches(wanted, folded, n=1, cutoff=0.65)
     return [folded[other] for other in list(dict.fromkeys(close))[:most]]
 
 

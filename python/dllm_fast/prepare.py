@@ -238,7 +238,7 @@ def check_samples(num_samples: int, config: SamplerConfig) -> None:
     if picks or (ranks and not _at_once(config)):
         return
     if config.temperature > 0:
-        why = "top_k=1 draws nothing; leave it out"
+        why = "a draw from one token draws nothing; leave top_k=1 out"
     elif ranks:
         why = "every block is filled in one step, where the order decides nothing; pass temperature=1.0 or more steps"
     else:

@@ -24,7 +24,7 @@ _LEFT: dict[str, Any] = {field.name: field.default for field in dataclasses.fiel
 # Letters of a name that is shown.
 _LONGEST = 100
 # Of `sample`, for those who misspell them.
-_ARGUMENTS = ("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step", "like")
+ARGUMENTS = ("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step", "like")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +158,14 @@ def _same(a: object, b: object) -> bool:
 
 def unknown(name: str, value: object, lacking: Collection[str] = ()) -> str:
     """What to say of a name that is no setting: never a name that is refused next, but what that would be answered with."""
-    if name in _ARGUMENTS:
+    if name in ARGUMENTS:
         return f"{name} is an argument of sample and not a setting, got {shown(value)}; leave it out, or call sample with it"
     if name in ALIASES:
         remedy = answer(name)
         where = " (of sample)" if set(re.findall(r"(\w+)=", remedy)) & set(lacking) else ""
         return f"{name} is not a setting here, got {shown(value)}; {remedy}{where}"
     name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
-    near = nearest(name, [*NAMES, *_ARGUMENTS, *ALIASES])
+    near = nearest(name, [*NAMES, *ARGUMENTS, *ALIASES])
     taken = [known for known in near if known not in ALIASES or ALIASES[known].ours is not None]
     taken = [known for known in taken if known not in lacking and (known not in ALIASES or ALIASES[known].ours not in lacking)]
     if near and near[0] not in taken:
@@ -180,7 +180,7 @@ def unknown(name: str, value: object, lacking: Collection[str] = ()) -> str:
 
 def unknown_to_config(name: str, value: object) -> str:
     """What to say of a name that is no field of a `SamplerConfig`."""
-    return unknown(name, value, lacking=_ARGUMENTS)
+    return unknown(name, value, lacking=ARGUMENTS)
 
 
 def _question(name: str, known: Iterable[str]) -> str:

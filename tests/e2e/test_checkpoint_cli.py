@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import dllm_fast
 import text_models
 from checkpoints import change_weights, write_tokenizer
 from dllm_fast import cli
+from dllm_fast.commands import rule
 from dllm_fast.errors import UnknownTextWarning
+from dllm_fast.settings import NAMES
 from families import TWINS
 
 BY_NAME = {twin.name: twin for twin in TWINS}
@@ -64,7 +67,7 @@ def test_what_a_folder_does_not_say_is_said_by_options(run, tmp_path):
     (folder / "config.json").write_text(json.dumps(bare))
     change_weights(folder, lambda tensors: tensors | {"other.head.weight": torch.ones(3)})
     status, _, err = run("explain", folder)
-    assert (status, "or pass family=" in err) == (2, True)
+    assert (status, "or pass --family" in err) == (2, True)
     status, out, _ = run("explain", folder, "--family", "sdar", "--ignore-keys", "other.*")
     assert (status, "left out by ignore_keys: other.head.weight" in out) == (0, True)
     arguments = ("-p", "Hello", "--max-new-tokens", 8, "--family", "sdar", "--ignore-keys", "other.*")
@@ -155,12 +158,56 @@ def test_an_encoder_answers_before_its_closing_token(run, tmp_path):
     assert "  " not in out
 
 
-@pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")  # their lines are what is tested
+def test_every_setting_is_an_option(run, folder):
+    """One of each kind, with what the library makes of it."""
+    model = dllm_fast.load(folder)
+    typed = [
+        *("--order", "random", "--schedule", "cosine", "--order-temperature", 0.5, "--min-commit", 2, "--temperature", 1),
+        *("--eos-token-id", 5, "--eos-token-id", 6, "--stop-at-eos", "--suppress-tokens", 65, "--suppress-tokens", "B"),
+        *("--allow-special", "--no-as-published", "--steps", 4),
+    ]
+    settings = {
+        **{"order": "random", "schedule": "cosine", "order_temperature": 0.5, "min_commit": 2, "temperature": 1.0},
+        **{"eos_token_id": (5, 6), "stop_at_eos": True, "suppress_tokens": (65, "B"), "allow_special": True, "steps": 4},
+    }
+    status, out, err = run("generate", folder, "-p", "Hello", "--no-chat", "--max-new-tokens", 8, "--json", *typed)
+    assert (status, err) == (0, "")
+    told = dllm_fast.sample(model, "Hello", max_new_tokens=8, **settings)
+    assert json.loads(out)["new_tokens"] == told.new_tokens[0].tolist()
+    assert [*rule.SETTINGS] == [name for name in NAMES if name in rule.SETTINGS]
+    assert set(rule.SETTINGS) == set(NAMES), "what is a setting is an option"
+
+
+@pytest.mark.parametrize(
+    "command", [("generate", "-p", "Hello", "--max-new-tokens", 8), ("infill", "--text", "a [MASK][MASK]")]
+)
+def test_a_seed_may_be_left_to_chance_and_is_told(run, folder, command):
+    name, *more = command
+    drawn = [json.loads(run(name, folder, *more, "--temperature", 1, "--seed", "random", "--json")[1]) for _ in range(2)]
+    assert drawn[0]["seed"] != drawn[1]["seed"], "one of 2^64"
+    again = json.loads(run(name, folder, *more, "--temperature", 1, "--seed", drawn[0]["seed"], "--json")[1])
+    assert again == drawn[0]
+    _, _, err = run(name, folder, *more, "--temperature", 1, "--seed", "random")
+    assert re.search(r", seed \d+\n$", err)
+
+
+def test_remedies_name_options_and_leave_quoted_texts_alone(run, folder):
+    status, _, err = run("generate", folder, "-p", "x", "--order", "topk_margin")
+    assert (status, err) == (2, "dllm-fast: order has names of its own, got 'topk_margin'; use --order margin\n")
+    status, _, err = run("infill", folder, "--text", "order='random'")
+    assert status == 2
+    assert "got \"order='random'\"" in err
+
+
 def test_several_prompts_make_json_lines(run, folder, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "one"}\n\n{"prompt": "two", "id": 7}\n')
-    status, out, _ = run(
+    status, out, err = run(
         "generate", folder, "--prompts", file, "--max-new-tokens", 4, "--num-samples", 2, "--max-batch-rows", 3
+    )
+    assert err == (
+        "dllm-fast: warning: all 2 samples of a prompt will be equal, because this rule draws nothing; pass --temperature 1.0, "
+        "--order-temperature or --order random, or --num-samples 1\n"
     )
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 0

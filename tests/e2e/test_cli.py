@@ -102,7 +102,7 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str) -> 
         ("--verion", "dllm-fast: --verion is not an option; did you mean --version?"),
         ("demo --sede 3", "dllm-fast demo: --sede is not an option; did you mean --seed?"),
         ("demo --see 3", "dllm-fast demo: --see is not an option; did you mean --seed?"),
-        ("demo --seed three", "dllm-fast demo: argument --seed: invalid int value: 'three';"),
+        ("demo --seed three", "dllm-fast demo: argument --seed: must be a whole number or random, got 'three';"),
         ("doctor --jsn", "dllm-fast doctor: --jsn is not an option; did you mean --json?"),
         ("infill here --txt [MASK]", "dllm-fast infill: --txt is not an option; did you mean --text?"),
         # The option that does not exist is named, not what it leaves missing or takes for the folder.
@@ -114,6 +114,34 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str) -> 
             "generate here -p hi --num-return-sequences 2",
             "--num-return-sequences is not an option; did you mean --num-samples?",
         ),
+        *(
+            (f"generate here -p hi {option}", f"{option.split()[0]} is not an option; {says}")
+            for option, says in {
+                "--stop .": "rows end at token ids: use --eos-token-id (one or several) and --stop-at-eos;",
+                "--eos 3": "did you mean --eos-token-id?",
+                "--alg entropy": "did you mean --order?",
+                "--remasking random": "did you mean --order?",
+                "--model llada": "the folder is the argument behind the command;",
+                "--tokenizer there": "the tokenizer.json of the folder is taken;",
+                "--stream": "in Python, use on_step=, a function",
+                "--on-step f": "in Python, dllm_fast.sample takes on_step=;",
+                "--guidance-scale 2": "leave it out: classifier-free guidance is not implemented yet;",
+                "--guidance-scal 2": "if --guidance-scale is meant, leave it out: classifier-free guidance",
+                "--num-steps 8": "use --steps for the total or --steps-per-block for each block;",
+                "--text hi": "did you mean --prompt?",
+                "--system-prompt hi": "did you mean --system?",
+                "--torch-dtype float32": "did you mean --dtype?",
+                "--oder random": "did you mean --order?",
+            }.items()
+        ),
+        ("generate here -p hi --verbose", "--verbose is not an option; see dllm-fast generate --help"),
+        ("infill here --prompt hi", "--prompt is not an option; did you mean --text?"),
+        ("infill here --text hi --chat", "--chat is not an option; it is one of dllm-fast generate;"),
+        (
+            "infill here --text hi --gen-length 3",
+            "--gen-length is not an option; --max-new-tokens is one of dllm-fast generate;",
+        ),
+        ("doctor --stop x", "--stop is not an option; see dllm-fast doctor --help"),
         ("generate here -p hi --device-map auto", "--device-map is not an option; did you mean --device?"),
         ("generate here -p hi -q", "dllm-fast generate: -q is not an option;"),
         ("generate here -p hi there", "there must be no further argument, got 'there'; put a text with spaces into quotes;"),

@@ -10,7 +10,7 @@ import torch
 
 import dllm_fast
 from dllm_fast.aliases import ALIASES, NOTHING, VALUES, answer, markdown
-from dllm_fast.settings import _ARGUMENTS, NAMES, resolve, unknown
+from dllm_fast.settings import ARGUMENTS, NAMES, resolve, unknown
 
 # Three lines of a terminal.
 LONGEST = 3 * 120
@@ -305,7 +305,7 @@ def test_no_name_of_the_table_is_an_argument_of_sample() -> None:
     taken = inspect.signature(dllm_fast.sample).parameters
     assert not set(taken) & set(ALIASES)
     named = [name for name, parameter in taken.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    assert sorted(_ARGUMENTS) == sorted(named), "what is misspelled finds all of them"
+    assert sorted(ARGUMENTS) == sorted(named), "what is misspelled finds all of them"
 
 
 def test_the_table_can_be_printed() -> None:
@@ -355,11 +355,11 @@ def test_no_suggestion_is_refused_next(name: str, says: str) -> None:
 def test_what_is_suggested_for_a_misspelled_name_is_taken(name: str) -> None:
     """A letter is doubled; whatever the answer asks ("did you mean") is a name that has a setting."""
     typed = name[:2] + name[1:]
-    if typed in ALIASES or typed in NAMES or typed in _ARGUMENTS:
+    if typed in ALIASES or typed in NAMES or typed in ARGUMENTS:
         return
     said = unknown(typed, 1).partition("?")[0]
     for near in re.findall(r"'(\w+)'", said) if "did you mean" in said else ():
-        assert near in NAMES or near in _ARGUMENTS or ALIASES[near].ours is not None
+        assert near in NAMES or near in ARGUMENTS or ALIASES[near].ours is not None
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_infill_suggests_nothing_that_only_sample_takes(name: str, says: str) ->
 @pytest.mark.parametrize("name", ALIASES)
 def test_what_to_do_about_a_name_can_be_said_without_its_value(name: str) -> None:
     assert answer(name)
-    assert set(re.findall(r"use (\w+)=$", answer(name))) <= {*NAMES, *_ARGUMENTS}
+    assert set(re.findall(r"use (\w+)=$", answer(name))) <= {*NAMES, *ARGUMENTS}
 
 
 @pytest.mark.parametrize(("name", "theirs", "ours"), [(name, *pair) for name in VALUES for pair in VALUES[name].items()])
@@ -395,7 +395,7 @@ def test_a_value_of_others_under_our_name_is_answered_with_ours(name: str, their
 def test_every_setting_of_transformers_is_in_the_table() -> None:
     transformers = pytest.importorskip("transformers")
     theirs = {name for name in vars(transformers.GenerationConfig()) if not name.startswith("_")}
-    assert theirs - {*NAMES, *ALIASES, *_ARGUMENTS} == set()
+    assert theirs - {*NAMES, *ALIASES, *ARGUMENTS} == set()
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_equal_samples_are_warned_about_and_others_are_not(preset: str, settings
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"temperature": 1.0, "top_k": 1}, "top_k=1 draws nothing; leave it out, or num_samples=1"),
+        ({"temperature": 1.0, "top_k": 1}, "a draw from one token draws nothing; leave top_k=1 out, or num_samples=1"),
         ({"temperature": 1.0, "top_k": 1, "order": "random"}, None),
         ({"temperature": 1.0, "top_k": 2}, None),
         ({"order": "random"}, None),

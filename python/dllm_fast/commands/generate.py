@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dllm_fast.commands import checkpoint
-from dllm_fast.errors import InvalidValueError, UnknownTextWarning
+from dllm_fast.commands import checkpoint, rule
+from dllm_fast.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
     from dllm_fast.models.loaded import LoadedModel
     from dllm_fast.result import Result
-
-# Options that are settings of `sample` under the same name.
-_SETTINGS: dict[str, tuple[type, str]] = {
-    "max_new_tokens": (int, "masks that are appended to the prompt"),
-    "steps": (int, "forwards in total"),
-    "steps_per_block": (int, "forwards in each block"),
-    "block_length": (int, "positions that are finished before the next begin"),
-    "threshold": (float, "commit while the confidence is at least this"),
-    "temperature": (float, "of the draw of tokens; 0 takes the most probable"),
-    "top_k": (int, "draw from so many tokens"),
-    "top_p": (float, "draw from the most probable tokens that have this share"),
-    "min_p": (float, "draw from tokens at least this probable, relative to the best"),
-    "cache": (str, "auto, none, prefix, dual or exact_block"),
-    "refresh_every": (int, "forwards between full ones under an approximate cache"),
-    "max_batch_rows": (int, "rows in a forward at most"),
-    "mask_token_id": (int, "the mask, where the checkpoint does not say it"),
-}
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,22 +30,19 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="the prompt is a user's message for the chat template, or taken as it is (default: --chat where there is one)",
     )
     generate.add_argument("--system", metavar="TEXT", help="system message, for checkpoints with a chat template")
-    _add_common(generate, _SETTINGS)
+    _add_common(generate)
     generate.set_defaults(run=_generate)
 
     infill = commands.add_parser("infill", help="fill the masks of a text with a checkpoint", description=_infill.__doc__)
     infill.add_argument("--text", metavar="TEXT", required=True, help="with [MASK] for each token to be filled in")
-    _add_common(infill, [name for name in _SETTINGS if name != "max_new_tokens"])
+    _add_common(infill, without=["max_new_tokens"])
     infill.set_defaults(run=_infill)
 
 
-def _add_common(parser: argparse.ArgumentParser, settings: Sequence[str] | dict[str, Any]) -> None:
+def _add_common(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     checkpoint.add_arguments(parser)
     parser.add_argument("--preset", help="a name of dllm_fast.presets() (default: what the model's family recommends)")
-    for name in settings:
-        kind, text = _SETTINGS[name]
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=text)
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    rule.add_arguments(parser, without)
     parser.add_argument("--num-samples", type=int, default=1, metavar="INT", help="answers to each prompt (default: 1)")
     parser.add_argument("--dtype", help="of the weights: float32, bfloat16 or float16 (default: as in the files)")
     parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
@@ -86,9 +64,9 @@ def _generate(options: argparse.Namespace) -> int:
     given = [_messages(prompt, options.system) for prompt in prompts] if templated else prompts
     from dllm_fast import sample
 
-    with _said_plainly():
+    with rule.said_plainly(options):
         result = sample(
-            model, given, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
+            model, given, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **rule.given(options)
         )
     _print(result, prompts, options, lines=options.prompts is not None)
     return 0
@@ -99,42 +77,29 @@ def _infill(options: argparse.Namespace) -> int:
     model = _load(options)
     from dllm_fast import infill
 
-    with _said_plainly():
+    with rule.said_plainly(options):
         result = infill(
-            model, options.text, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **_settings(options)
+            model,
+            options.text,
+            preset=options.preset,
+            seed=options.seed,
+            num_samples=options.num_samples,
+            **rule.given(options),
         )
     _print(result, [options.text], options, lines=False)
     return 0
 
 
-@contextlib.contextmanager
-def _said_plainly() -> Iterator[None]:
-    """Warnings of ours about a prompt as one line, without the place in our code."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UnknownTextWarning)
-        yield
-    for warning in caught:
-        if issubclass(warning.category, UnknownTextWarning):
-            print(f"dllm-fast: warning: {warning.message}", file=sys.stderr)
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-
-
 def _load(options: argparse.Namespace) -> LoadedModel:
     from dllm_fast.settings import resolve
 
-    resolve(options.preset, None, _settings(options))
+    resolve(options.preset, None, rule.given(options))
     model = checkpoint.opened(options, dtype=options.dtype, device=options.device)
     if model.tokenizer is None:
         wrong = next((note for note in model.info.notes if note.startswith("no tokenizer")), None)
         why = "; put tokenizer.json into the folder" if wrong is None else f": {wrong}"
         raise InvalidValueError(f"text needs a tokenizer, got none in {options.model}{why}")
     return model
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    found = {name: getattr(options, name, None) for name in _SETTINGS}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:

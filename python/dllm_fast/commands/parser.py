@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -34,9 +33,9 @@ class Parser(argparse.ArgumentParser):
     def _check_option(self, option: str) -> None:
         if option in self._option_string_actions:
             return
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        ours = [name for name in _meant(option) if name in known]
-        self.error(f"{option} is not an option{f'; did you mean {ours[0]}?' if ours else _question(option, known)}")
+        from dllm_fast.commands.answers import answer
+
+        self.error(f"{option} is not an option{answer(option, self._option_string_actions)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -47,17 +46,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and status 2, as for everything else that is wrong with the input."""
         self.exit(2, f"{self.prog}: {message}{' ' if message.endswith('?') else '; '}see {self.prog} --help\n")
-
-
-def _meant(option: str) -> list[str]:
-    """Options that would be the settings which a name of another library stands for, or is answered with."""
-    from dllm_fast.aliases import ALIASES
-
-    alias = ALIASES.get(option.strip("-").replace("-", "_"))
-    if alias is None:
-        return []
-    names = re.findall(r"(\w+)=", alias.remedy) if alias.ours is None else [alias.ours]
-    return [f"--{name.replace('_', '-')}" for name in names]
 
 
 def _question(name: str, known: Sequence[str]) -> str:

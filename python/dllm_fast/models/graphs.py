@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dllm_fast.errors import DllmFastWarning
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.experts import Experts
@@ -332,7 +333,9 @@ class Engine:
             # Whatever cannot be captured can be computed eagerly, and then shows its own error if it has one.
             except Exception as error:
                 self.trouble = f"{type(error).__name__}: {error}".partition("\n")[0]
-                warnings.warn(f"dllm_fast runs without CUDA graphs, which is slower: {self.trouble}", stacklevel=2)
+                warnings.warn(
+                    f"dllm_fast runs without CUDA graphs, which is slower: {self.trouble}", DllmFastWarning, stacklevel=2
+                )
                 return None
         # Once more behind a capture: it has committed.
         graph.fill(packed, told, tails)

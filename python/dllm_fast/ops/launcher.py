@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dllm_fast import kernels
-from dllm_fast.errors import KernelError
+from dllm_fast.errors import DllmFastWarning, KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +46,7 @@ def _load(source: str, device: int) -> bool:
 @cache
 def _warn(why: str, remedy: str) -> None:
     """Once for each reason, not for each kernel."""
-    warnings.warn(f"dllm_fast runs without its CUDA kernels, which is slower: {why}; {remedy}", stacklevel=6)
+    warnings.warn(f"dllm_fast runs without its CUDA kernels, which is slower: {why}; {remedy}", DllmFastWarning, stacklevel=6)
 
 
 def launch(launches: Iterable[Launch], device: torch.device) -> None:
