@@ -73,6 +73,14 @@ def integer_array(value: object, name: str) -> NDArray[np.int64]:
         array = np.asarray([object()])
     if array.size == 0:
         array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" or _holds_flags(value):
         raise InvalidTypeError(f"{name} must hold integers, got {shown(value)}; pass token ids")
     return array.astype(np.int64)
+
+
+def _holds_flags(value: object) -> bool:
+    """Is True or False in a list? Beside numbers NumPy makes numbers of them."""
+    if not isinstance(value, list | tuple):
+        return isinstance(value, bool | np.bool_)
+    kinds = set(map(type, value))
+    return bool(kinds & {bool, np.bool_}) or (bool(kinds & {list, tuple}) and any(map(_holds_flags, value)))

@@ -1,5 +1,6 @@
 //! Arrays across the border: logits are borrowed in place, ids are checked.
 
+use super::config::is_flag;
 use super::error::{bad_type, bad_value, shown};
 use crate::logits::row::Logits;
 use half::f16;
@@ -113,7 +114,16 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
     name: &str,
     what: &str,
 ) -> PyResult<Vec<T>> {
-    if let Ok(value) = object.extract::<T>() {
+    let plain = |value: &Bound<'py, PyAny>| {
+        if is_flag(value) {
+            return Err(bad_type(format!(
+                "{name} must be {what}, got {}; pass a number",
+                shown(value)
+            )));
+        }
+        Ok(value.extract::<T>().ok())
+    };
+    if let Some(value) = plain(object)? {
         return Ok(vec![value; n]);
     }
     let Ok(iterator) = object.try_iter() else {
@@ -125,7 +135,7 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
     let values: Vec<T> = iterator
         .map(|v| {
             let v = v?;
-            v.extract::<T>().map_err(|_| {
+            plain(&v)?.ok_or_else(|| {
                 bad_value(format!(
                     "{name} must be {what}, got {}; negative numbers are not allowed",
                     shown(&v)

@@ -10,6 +10,7 @@ use crate::logits::cut::Filters;
 use crate::logits::draw::Sampling;
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
 /// A schedule by its name.
 pub(super) fn schedule(name: &str, eps: f64, as_published: bool) -> PyResult<Schedule> {
@@ -92,6 +93,15 @@ fn order(name: &str) -> PyResult<Order> {
     })
 }
 
+/// Is it True or False, of Python, NumPy or torch? They would pass for the numbers 1 and 0, and for the tokens of these ids.
+pub(super) fn is_flag(value: &Bound<'_, PyAny>) -> bool {
+    value.is_instance_of::<PyBool>()
+        || value
+            .getattr("dtype")
+            .and_then(|dtype| dtype.str())
+            .is_ok_and(|name| matches!(name.to_str(), Ok("bool" | "torch.bool")))
+}
+
 /// A value of the caller's.
 ///
 /// A number that does not fit its type (a negative count) is a bad value, anything else a wrong type.
@@ -100,12 +110,18 @@ pub(super) fn convert<'py, T: for<'a> FromPyObject<'a, 'py>>(
     name: &str,
     what: &str,
 ) -> PyResult<T> {
-    value.extract::<T>().map_err(|error| {
-        let error: PyErr = error.into();
-        let text = format!(
+    let text = || {
+        format!(
             "{name} must be {what}, got {}; pass another value or leave it out",
             shown(value)
-        );
+        )
+    };
+    if what != FLAG && is_flag(value) {
+        return Err(bad_type(text()));
+    }
+    value.extract::<T>().map_err(|error| {
+        let error: PyErr = error.into();
+        let text = text();
         if error.is_instance_of::<PyOverflowError>(value.py()) {
             bad_value(text)
         } else {
@@ -171,6 +187,13 @@ fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
     let value = config.getattr(name)?;
     if value.is_none() {
         return Ok(vec![]);
+    }
+    let items = value.try_iter().into_iter().flatten().flatten();
+    if let Some(flag) = std::iter::once(value.clone()).chain(items).find(is_flag) {
+        return Err(bad_type(format!(
+            "{name} must be token ids, whole numbers from 0, got {}; () says that there are none",
+            shown(&flag)
+        )));
     }
     if let Ok(id) = value.extract::<u32>() {
         return Ok(vec![id]);

@@ -43,8 +43,10 @@ fn schedule(
 /// Number of threads from now on, of our own; None takes RAYON_NUM_THREADS, or else the threads of torch, or else one per core.
 #[pyfunction]
 #[pyo3(signature = (threads=None))]
-fn set_threads(threads: Option<usize>) {
-    pool::set_threads(threads);
+fn set_threads(threads: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    let threads = threads.map(|threads| convert(threads, "threads", COUNT));
+    pool::set_threads(threads.transpose()?);
+    Ok(())
 }
 
 /// The compiled core of `dllm_fast`.

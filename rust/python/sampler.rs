@@ -1,6 +1,7 @@
 //! The sampler for people who own a model loop.
 
 use super::arrays::{LogitsArray, ids, indices, integers, one_or_each, tokens};
+use super::config::{COUNT, convert};
 use super::error::{bad_type, bad_value, raise};
 use super::{config, edit::Edit, predict::Prediction};
 use crate::logits::predict::Site;
@@ -193,8 +194,10 @@ impl Sampler {
         request: Option<&Bound<'_, PyAny>>,
         block_start: Option<&Bound<'_, PyAny>>,
         score_all: bool,
-        max_rows: Option<usize>,
+        max_rows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let max_rows = max_rows.map(|most| convert(most, "max_rows", COUNT));
+        let max_rows: Option<usize> = max_rows.transpose()?;
         let settings = config::config(config, None)?;
         let Ok(iterator) = canvases.try_iter() else {
             return Err(bad_type(format!(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models import families
 from dllm_fast.nearest import nearest
+from dllm_fast.records import scalar
 
 OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids", "family")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,7 +90,7 @@ def understand(dtype: torch.dtype | str | None, device: str | torch.device | int
     Raises:
         InvalidValueError, InvalidTypeError: a value, two that contradict each other, or a name that is not known.
     """
-    left = dict(named)
+    left = {name: scalar(value) for name, value in named.items()}
     kind = _dtype(dtype, left.pop("torch_dtype", None))
     where = _place(device, left.pop("device_map", None))
     notes = []
@@ -231,8 +232,17 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
         )
     if overrides.get("shift") not in (None, 0, 1):
         raise InvalidValueError(f"shift must be 0 or 1, got {overrides['shift']!r}; Dream's is 1")
+    for name in ("mask_token_id", "eos_token_ids", "block_length"):
+        value: Any = overrides.get(name)
+        several = name == "eos_token_ids" and isinstance(value, list | tuple)
+        numbers: Sequence[Any] = value if several else [] if value is None else [value]
+        if wrong := [number for number in numbers if isinstance(number, bool) or not isinstance(number, int)]:
+            raise InvalidTypeError(
+                f"{name} must be {'whole numbers' if several else 'a whole number'}, got {shown(wrong[0])}; leave it out for "
+                "that of the checkpoint"
+            )
     block = overrides.get("block_length")
-    if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
+    if block is not None and block < 1:
         raise InvalidValueError(
             f"block_length must be a whole number above 0, got {block!r}; leave it out for that of the checkpoint"
         )
