@@ -121,7 +121,7 @@ class Checkpoint:
         """The checkpoint as if it did not hold some keys.
 
         Args:
-            patterns: of these keys, as a shell writes them: `cls.other.*`.
+            patterns: of these keys, as a shell writes them: `cls.other.*`; with the prefix or without it.
 
         Raises:
             InvalidTypeError: a single string, or patterns that are none.
@@ -129,7 +129,11 @@ class Checkpoint:
         """
         if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
             raise InvalidTypeError(f"ignore_keys must be a list of patterns, got {shown(patterns)}; use ['cls.other.*']")
-        found = {pattern: [key for key in self.tensors if fnmatch.fnmatchcase(key, pattern)] for pattern in patterns}
+
+        def fits(key: str, pattern: str) -> bool:
+            return fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(self.prefix + key, pattern)
+
+        found = {pattern: [key for key in self.tensors if fits(key, pattern)] for pattern in patterns}
         if idle := [pattern for pattern, keys in found.items() if not keys]:
             outside = [key for key in self.tensors if len(key) < 200 and not IN_LAYER.search(key)]
             near = difflib.get_close_matches(idle[0], outside[:1000], n=3, cutoff=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,8 @@ def _near(found: Tensor, wanted: Tensor) -> bool:
 
 def _refusal(checkpoint: Checkpoint, key: str, found: Tensor, wanted: str) -> str:
     first = ", ".join(f"{value:.6g}" for value in found[:3].double().tolist())
+    way = [glob.escape(checkpoint.prefix + key)]
     return (
         f"{key} in {checkpoint.folder} must be {wanted}, got {first}{', ...' if len(found) > 3 else ''} "
-        f"({len(found)} numbers); is config.json the one of these weights? ignore_keys=[{key!r}] goes by config.json"
+        f"({len(found)} numbers); is config.json the one of these weights? ignore_keys={way} goes by config.json"
     )

@@ -85,11 +85,11 @@ def _check_keys(
         file = checkpoint.tensors[unknown[0]].file.name
         raise CheckpointError(
             f"{file} in {checkpoint.folder} holds {_some(unknown)}, which the model of this config.json does not have; "
-            f"is config.json the one of these weights?{_advice(unknown, used)}"
+            f"is config.json the one of these weights?{_advice(unknown, used, checkpoint.prefix)}"
         )
 
 
-def _advice(keys: Sequence[str], used: Collection[str]) -> str:
+def _advice(keys: Sequence[str], used: Collection[str], prefix: str) -> str:
     """What to pass as `ignore_keys` to leave out a further head; nothing for parts of layers, which are never one.
 
     A pattern stands for keys of one place where the model uses none of that place; else the key itself does.
@@ -100,7 +100,7 @@ def _advice(keys: Sequence[str], used: Collection[str]) -> str:
     def pattern(key: str) -> str:
         place = key.rpartition(".")[0]
         is_free = place and not any(other.startswith(f"{place}.") for other in used)
-        return f"{glob.escape(place)}.*" if is_free else glob.escape(key)
+        return f"{glob.escape(prefix + place)}.*" if is_free else glob.escape(prefix + key)
 
     groups = list(dict.fromkeys(map(pattern, keys)))
     return f" Where they are not needed, as another head is not, pass ignore_keys={groups}"
