@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -303,6 +305,125 @@ def test_what_like_cannot_be():
     reordered.config.model_type = "wedlm"
     with pytest.raises(InvalidValueError, match="attention changes with the block must run on ours, got the function <lambda>"):
         dllm_fast.sample(lambda ids: reordered(ids).logits, [1], like=reordered, mask_token_id=MASK)
+
+
+# What carries marks of a known model.
+
+
+def opened(name, tmp_path):
+    twin = next(twin for twin in TWINS if twin.name == name)
+    return dllm_fast.load(twin.save(tmp_path / name))
+
+
+def delegating(model):
+    class Proxy:
+        def __call__(self, ids):
+            return model(ids)
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+    return Proxy()
+
+
+LOOKED_THROUGH = {
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "call": lambda model: model.__call__,
+    "partial": functools.partial,
+    "DataParallel": torch.nn.DataParallel,
+    "compiled call": lambda model: torch.compile(functools.partial(model.__call__), backend="eager"),
+}
+NOT = {
+    "wraps": lambda model: functools.wraps(model)(around(model)),
+    "wraps twice": lambda model: functools.wraps(model)(functools.wraps(model)(around(model))),
+    "proxy": delegating,
+    "partial with arguments": lambda model: functools.partial(model, ids=None),
+    "method": lambda model: model.__repr__,
+    "no_grad": torch.no_grad(),
+}
+
+
+@pytest.mark.parametrize("name", ["dream", "sdar", "fast-dllm-v2", "llada"])
+@pytest.mark.parametrize("wrapper", LOOKED_THROUGH)
+def test_what_is_certainly_an_opened_checkpoint_is_one(name, wrapper, tmp_path):
+    model = opened(name, tmp_path)
+    wrapped = LOOKED_THROUGH[wrapper](model)
+    settings = SETTINGS | {"mask_token_id": MASK}
+    agree(dllm_fast.sample(wrapped, PROMPTS, **settings), dllm_fast.sample(model, PROMPTS, **settings))
+    said, bare = dllm_fast.explain(wrapped), dllm_fast.explain(model)
+    assert (said.family, said.shift, said.block_length) == (bare.family, bare.shift, bare.block_length)
+    expected = "it is compiled, so it is called as it is" if wrapper.startswith("compiled") else bare.reason
+    assert said.reason == expected
+    with pytest.raises(InvalidValueError, match="of which all is known"):
+        dllm_fast.sample(wrapped, PROMPTS, like=model, **settings)
+
+
+@pytest.mark.parametrize("name", ["wedlm", "nemotron-labs-diffusion"])
+def test_a_compiled_one_whose_attention_changes_with_the_block_is_refused(name, tmp_path):
+    model = opened(name, tmp_path)
+    wrapped = torch.compile(model, backend="eager")
+    for run in (lambda one: dllm_fast.sample(one, PROMPTS, mask_token_id=MASK), dllm_fast.explain):
+        with pytest.raises(InvalidValueError, match=r"changes with the block must run on ours.*pass the model itself"):
+            run(wrapped)
+
+
+@pytest.mark.parametrize("make", [dream, sdar, lambda: model_of("Bert")], ids=["Dream", "SDAR", "BERT"])
+@pytest.mark.parametrize("wrapper", ["call", "partial", "forward", "compiled forward"])
+def test_so_is_what_is_certainly_a_model_of_transformers(make, wrapper):
+    ways = {
+        "forward": lambda model: model.forward,
+        "compiled forward": lambda model: torch.compile(model.forward, backend="eager"),
+    }
+    wrapped = (LOOKED_THROUGH | ways)[wrapper](make())
+    agree(dllm_fast.sample(wrapped, PROMPTS[:1], **SETTINGS), dllm_fast.sample(make(), PROMPTS[:1], **SETTINGS))
+    assert dllm_fast.explain(wrapped).family == dllm_fast.explain(make()).family
+
+
+@pytest.mark.parametrize("wrapper", NOT)
+def test_what_carries_marks_of_a_known_model_must_say_what_it_is_like(wrapper, tmp_path):
+    models = [opened("dream", tmp_path), opened("llada", tmp_path)]
+    models += [] if wrapper == "proxy" else [dream(), model_of("Bert")]
+    for model in models:
+        wrapped = NOT[wrapper](model)
+        for run in (lambda one: dllm_fast.sample(one, [1, 2], mask_token_id=MASK), dllm_fast.explain):
+            with pytest.raises(InvalidValueError, match=r"told what it is like.*pass like= the model or its folder"):
+                run(wrapped)
+    loaded = models[0]
+    if wrapper in ("wraps", "proxy", "no_grad"):
+        settings = SETTINGS | {"mask_token_id": MASK}
+        agree(
+            dllm_fast.sample(NOT[wrapper](loaded), PROMPTS, like=loaded, **settings),
+            dllm_fast.sample(loaded, PROMPTS, **settings),
+        )
+
+
+class Around(torch.nn.Module):
+    """Somebody's own module, with the config of a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.config = model, model.config
+
+    def forward(self, ids):
+        return self.inner(ids).logits
+
+
+@pytest.mark.parametrize(("make", "rule"), [(dream_like, "predictions are shifted"), (sdar, "attention is block_causal")])
+def test_a_config_is_taken_whole_or_not_at_all(make, rule):
+    """Its mask without its shift or its blocks would be half of it."""
+    model = make()
+    with pytest.raises(InvalidValueError, match=f"got Around, whose config .* {rule}; pass like="):
+        dllm_fast.sample(Around(model), PROMPTS, **SETTINGS)
+    if make is dream_like:
+        found = dllm_fast.sample(Around(model), PROMPTS, like=model, **SETTINGS)
+        agree(found, dllm_fast.sample(model, PROMPTS, **SETTINGS))
+
+
+def test_the_config_of_a_family_without_shift_and_blocks_is_fine():
+    model = model_of("Bert")
+    found = dllm_fast.sample(Around(model), PROMPTS, mask_token_id=MASK, **SETTINGS)
+    expected = dllm_fast.sample(model, PROMPTS, mask_token_id=MASK, **SETTINGS)
+    assert all(np.array_equal(a, b) for a, b in zip(found.sequences, expected.sequences, strict=True))
 
 
 def test_without_it_nothing_is_known_and_nothing_is_looked_into():

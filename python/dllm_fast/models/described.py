@@ -41,7 +41,7 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
         raise InvalidValueError(
             f"a model must fill mask tokens, got {type(model).__name__} ({model_type}), which has none; use its own generate"
         )
-    family = _family(model, model_type)
+    family = family_of(model)
     choices = Choices(family=f"config: model_type {model_type!r}" if family else f"class {type(model).__name__}")
     sources = choices.sources
     table = f"family {family.name}" if family else "default"
@@ -86,7 +86,7 @@ def says_bidirectional(model: nn.Module) -> bool:
     Encoders of the table see both ways by themselves; where one does not, it was made a decoder.
     """
     config = getattr(model, "config", None)
-    family = _family(model, str(_entry(config, "model_type") or ""))
+    family = family_of(model)
     is_encoder = family is not None and isinstance(family.layout, str)
     if is_encoder or _entry(config, "is_decoder") is True:
         return False
@@ -122,12 +122,13 @@ def named_block(model: nn.Module) -> tuple[str, int] | None:
     return next(((key, value) for key, value in found if value is not None), None)
 
 
-def _family(model: nn.Module, model_type: str) -> Family | None:
+def family_of(model: object) -> Family | None:
     """The row of the table that fits the type of the config and the class, or what its config says of the class."""
     config = getattr(model, "config", None)
+    model_type = str(_entry(config, "model_type") or "")
     written = _entry(config, "architectures")
     names = [type(model).__name__, *(written if isinstance(written, Sequence) else ())]
-    keys = [key for key, _ in model.named_parameters()]
+    keys = [key for key, _ in model.named_parameters()] if isinstance(model, torch.nn.Module) else []
     return find(model_type, [str(name) for name in names], lambda name: _entry(config, name), keys)
 
 

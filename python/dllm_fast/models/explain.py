@@ -14,7 +14,7 @@ from dllm_fast.models.open_runner import open_runner
 from dllm_fast.models.probe import study
 from dllm_fast.models.runner import EXACT
 from dllm_fast.models.study import NATIVE, PLAIN
-from dllm_fast.models.wrappers import is_pretrained
+from dllm_fast.models.wrappers import is_pretrained, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllm_fast.models.loaded import ModelInfo
+    from dllm_fast.models.runner import Runner
 
 _APPROXIMATE = "approximate where a model sees both ways: keys change as tokens are committed; ask for it by name"
 
@@ -120,8 +121,11 @@ def explain(
         model, own = demo.load()
         tokenizer = own if tokenizer is None else tokenizer
     opened: Any = model if callable(model) else load(model)
+    inside = unwrap(opened)
+    if isinstance(inside.model, LoadedModel) and inside.why is None:
+        opened = inside.model
     found = _way(opened, tokenizer)
-    read = opened.tokenizer if tokenizer is None and isinstance(opened, LoadedModel) else tokenizer
+    read = inside.model.tokenizer if tokenizer is None and isinstance(inside.model, LoadedModel) else tokenizer
     return _with_remarks(found, read)
 
 
@@ -134,11 +138,14 @@ def _like(model: Any, tokenizer: Any, like: Any) -> Explanation:
     """A function of which a model tells."""
     runner, _ = open_runner(model, tokenizer, like)
     assert isinstance(runner, LikeRunner)
+    return _called(runner, "a function; what is known comes from like=", "a function is called as it is")
+
+
+def _called(runner: LikeRunner, reason: str, why: str) -> Explanation:
     assert runner.info is not None
-    refused = [(way, "a function is called as it is") for way in ("own decoder", NATIVE)]
+    refused = [(way, why) for way in ("own decoder", NATIVE)]
     refused += _policies(runner.info, cached=False)
-    probed = {"sees": runner.sees}
-    return _explained(runner.info, PLAIN, "a function; what is known comes from like=", refused, probed, cached=False)
+    return _explained(runner.info, PLAIN, reason, refused, {"sees": runner.sees}, cached=False)
 
 
 def _way(opened: Any, tokenizer: Any) -> Explanation:
@@ -158,7 +165,11 @@ def _way(opened: Any, tokenizer: Any) -> Explanation:
             else:
                 refused.append(("CUDA graphs", opened.engine.trouble))
         return _explained(opened.info, tier, reason, refused, {}, cached=True)
-    return _unknown(opened, tokenizer)
+    runner, tokenizer = open_runner(opened, tokenizer)
+    if isinstance(runner, LikeRunner):
+        why = f"{unwrap(opened).why}, so it is called as it is"
+        return _called(runner, why, why)
+    return _unknown(opened, runner, tokenizer)
 
 
 def _explained(
@@ -212,9 +223,8 @@ def _policies(info: ModelInfo, *, cached: bool) -> list[tuple[str, str]]:
     ]
 
 
-def _unknown(model: Any, tokenizer: Any) -> Explanation:
+def _unknown(model: Any, runner: Runner, tokenizer: Any) -> Explanation:
     """A module or function of which only its answers are known."""
-    runner, tokenizer = open_runner(model, tokenizer)
     sources = {"family": "class"}
     mask, ends = runner.token_id("mask_token_id"), runner.token_id("eos_token_id")
     sources["mask_token_id"] = sources["eos_token_ids"] = "model"

@@ -34,8 +34,8 @@ def known(like: Any, tokenizer: Any = None) -> tuple[ModelInfo, Any]:
     """
     if isinstance(like, str | Path):
         info, own = inspect_folder(like)
-    elif isinstance(like, LoadedModel):
-        info, own = like.info, like.tokenizer
+    elif isinstance(loaded := unwrap(like).model, LoadedModel):
+        info, own = loaded.info, loaded.tokenizer
     elif is_pretrained(like):
         try:
             info, own = study(cast("nn.Module", like), tokenizer).info, None
@@ -56,19 +56,20 @@ class LikeRunner(ModelAdapter):
         function: from ids `[B, L]` to logits `[B, L, V]`.
         like: what it is around.
         info: what is known of that.
+        probed: what is called on a few tokens in its place.
 
     Raises:
         InvalidValueError: the function does not see what such a model must see; found by a few forwards of some tokens.
     """
 
-    def __init__(self, function: Callable[[Tensor], Any], like: Any, info: ModelInfo) -> None:
+    def __init__(self, function: Callable[[Tensor], Any], like: Any, info: ModelInfo, *, probed: Any = None) -> None:
         super().__init__(function)
         self.info: ModelInfo | None = info
         self.vocabulary = info.vocabulary
         self.context = info.context
-        if not isinstance(function, torch.nn.Module):
+        if probed is not None or not isinstance(function, torch.nn.Module):
             self._device = info.device
-        self.sees = _seen(function, like, info, self._device)
+        self.sees = _seen(function if probed is None else probed, like, info, self._device)
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         assert self.info is not None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.adapter import ModelAdapter
+from dllm_fast.models.carried import refuse_carried
 from dllm_fast.models.headed import HeadedRunner
 from dllm_fast.models.like import LikeRunner, known
 from dllm_fast.models.loaded import LoadedModel, load
@@ -18,6 +19,7 @@ from dllm_fast.models.wrappers import is_pretrained, unwrap
 
 if TYPE_CHECKING:
     from dllm_fast.models.study import Study
+    from dllm_fast.models.wrappers import Unwrapped
 
 
 def open_runner(model: Any, tokenizer: Any = None, like: Any = None) -> tuple[Runner, Any]:
@@ -30,10 +32,12 @@ def open_runner(model: Any, tokenizer: Any = None, like: Any = None) -> tuple[Ru
 
     Raises:
         CheckpointError: a folder that cannot be used.
-        InvalidValueError: a model of transformers that is causal, or fills no masks; `like` beside a model that is known.
+        InvalidValueError: a model of transformers that is causal, or fills no masks; `like` beside a model that is known; a
+            callable that carries marks of a known model, from which nobody can tell what it is.
     """
+    inside = unwrap(model)
     if like is not None:
-        if model is None or isinstance(model, str | Path | LoadedModel) or is_pretrained(model):
+        if model is None or isinstance(inside.model, str | Path | LoadedModel) or is_pretrained(model):
             kind = "None" if model is None else type(model).__name__
             raise InvalidValueError(
                 f"like= says what a plain function is around, got it beside {kind}, of which all is known; leave it out"
@@ -43,14 +47,24 @@ def open_runner(model: Any, tokenizer: Any = None, like: Any = None) -> tuple[Ru
     if model is None:
         from dllm_fast import demo
 
-        model, _ = demo.load()
+        inside = unwrap(demo.load()[0])
     elif isinstance(model, str | Path):
-        model = load(model)
-    if isinstance(model, LoadedModel):
-        return NetworkRunner(model.network, model.info, model.engine), model.tokenizer if tokenizer is None else tokenizer
+        inside = unwrap(load(model))
+    if isinstance(inside.model, LoadedModel):
+        runner = _loaded(inside)
+        return runner, inside.model.tokenizer if tokenizer is None else tokenizer
     if is_pretrained(model):
         return runner_of(model, study(model, tokenizer)), tokenizer
+    refuse_carried(model)
     return ModelAdapter(model), tokenizer
+
+
+def _loaded(inside: Unwrapped) -> Runner:
+    """The runner of an opened checkpoint, or of the wrapper around it that must be called."""
+    model = inside.model
+    if inside.why is None:
+        return NetworkRunner(model.network, model.info, model.engine)
+    return LikeRunner(inside.called, model, model.info, probed=model)
 
 
 def runner_of(model: Any, found: Study) -> Runner:

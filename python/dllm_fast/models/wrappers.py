@@ -1,8 +1,10 @@
-"""Modules that people put around a model: what is inside, and which of the two is run."""
+"""What people put around a model: what is inside, and which of the two is run."""
 
 from __future__ import annotations
 
+import functools
 import sys
+import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,8 @@ _WRAPPERS: dict[str, tuple[str, str | None]] = {
     "DeepSpeedEngine": ("module", _SPLIT),
 }
 _PEFT = ("PeftModel", "PeftMixedModel")
+# Methods that are the call of their object.
+_CALLS = ("__call__", "forward", "_call_impl", "_wrapped_call_impl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,17 @@ def is_compiled(model: Any) -> bool:
     )
 
 
-def _inside(model: Any) -> tuple[nn.Module, str | None] | None:
+def _inside(model: Any) -> tuple[Any, str | None] | None:
+    if isinstance(model, types.MethodType):
+        is_call = any(getattr(type(model.__self__), name, None) is model.__func__ for name in _CALLS)
+        return (model.__self__, None) if is_call else None
+    if isinstance(model, functools.partial):
+        return None if model.args or model.keywords else (model.func, None)
+    if isinstance(model, types.FunctionType):
+        inner: Any = model
+        while _is_of_dynamo(inner):
+            inner = inner.__wrapped__
+        return None if inner is model else (inner, _COMPILED)
     names = [cls.__name__ for cls in type(model).__mro__]
     if any(name in _PEFT for name in names) and hasattr(model, "get_base_model"):
         return _adapted(model)
@@ -91,6 +105,12 @@ def _inside(model: Any) -> tuple[nn.Module, str | None] | None:
                 why = "it deals its rows over several devices"
             return inner, why
     return None
+
+
+def _is_of_dynamo(function: object) -> bool:
+    """Is it what torch.compile makes of a callable? `functools.wraps` copies marks, but not the code."""
+    written = getattr(function, "__globals__", {}).get("__name__", "") if isinstance(function, types.FunctionType) else ""
+    return str(written).startswith("torch._dynamo.") and hasattr(function, "__wrapped__")
 
 
 def _adapted(model: Any) -> tuple[nn.Module, str | None]:
