@@ -51,5 +51,9 @@ class EqualSamplesWarning(DllmFastWarning):
     """Several samples of a prompt where nothing is drawn."""
 
 
+class LoweredTextWarning(DllmFastWarning):
+    """A folder whose text is made lower case although its vocabulary seems to be cased. Its text is the note of `explain`."""
+
+
 class UnknownTextWarning(DllmFastWarning):
     """Text of a prompt that the tokenizer does not know. The warning shows some of it, and how many tokens it became."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dllm_fast import records
-from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError, shown
+from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError, LoweredTextWarning, shown
 from dllm_fast.models import families, head, layouts, prefix, weights
 from dllm_fast.models.arguments import DTYPES, Arguments, understand
 from dllm_fast.models.batch import Batch, Network
@@ -193,6 +194,8 @@ def load(
     asked = understand(dtype, device, overrides)
     opened = _open(folder_or_id, asked, revision, adapter, ignore_keys)
     info = opened.info
+    if opened.tokenizer is not None and opened.tokenizer.remark is not None:
+        warnings.warn(opened.tokenizer.remark, LoweredTextWarning, stacklevel=2)
     weights.fill(opened.network, opened.checkpoint, opened.pieces, opened.harmless, dtype=info.dtype, device=info.device)
     return LoadedModel(opened.network, opened.tokenizer, info, opened.config)  # type: ignore[arg-type]
 
@@ -250,6 +253,8 @@ def _open(
         notes.append(checkpoint.adapter.note)
     if missing is not None:
         notes.append(f"no tokenizer for text: {missing}")
+    if tokenizer is not None and tokenizer.remark is not None:
+        notes.append(tokenizer.remark)
     return _Opened(
         checkpoint=checkpoint,
         config=config,

@@ -32,12 +32,19 @@ class Tokenizer:
         special_tokens: the named ones, such as `eos_token`, that the vocabulary holds.
         vocabulary: number of ids, with the added tokens.
         chat_template: source of the template that `apply_chat_template` uses by default, or None.
+        remark: what is likely wrong with its settings, or None.
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, *, special_tokens: Mapping[str, str], templates: Mapping[str, ChatTemplate]
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        special_tokens: Mapping[str, str],
+        templates: Mapping[str, ChatTemplate],
+        remark: str | None = None,
     ) -> None:
         self._backend = backend
+        self.remark = remark
         self.special_tokens = {name: token for name, token in special_tokens.items() if self.token_to_id(token) is not None}
         self._templates = dict(templates)
 
@@ -90,7 +97,8 @@ class Tokenizer:
         _add_tokens(backend, settings, folder)
         special = {name: token for name in _NAMES if (token := content_of(settings.get(name, usual.get(name)))) is not None}
         _mark_special(backend, [*special.values(), *_listed(settings)])
-        return cls(backend, special_tokens=special, templates=_templates(folder, settings)), None
+        remark = vocabulary.lowered(backend, name, settings)
+        return cls(backend, special_tokens=special, templates=_templates(folder, settings), remark=remark), None
 
     @property
     def vocabulary(self) -> int:

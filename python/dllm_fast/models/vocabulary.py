@@ -27,6 +27,8 @@ SENTENCEPIECE = ("sentencepiece.bpe.model", "sentencepiece.model", "spiece.model
 
 # Of a vocabulary that becomes one pattern; ESM's has 33 tokens.
 _LONGEST_LIST = 10_000
+# One of so many tokens has a capital letter in a vocabulary that is cased.
+_CASED_SHARE = 20
 
 
 class UnusableError(Exception):
@@ -167,6 +169,29 @@ def _normalizer(settings: Mapping[str, Any], *, clean_text: bool = True) -> norm
         handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
         strip_accents=None if accents is None else bool(accents),  # None: as lower case goes
         lowercase=bool(settings.get("do_lower_case", True)),
+    )
+
+
+def lowered(backend: tokenizers.Tokenizer, name: str | None, settings: Mapping[str, Any]) -> str | None:
+    """What to say where a class makes a text lower case unasked, and so reaches none of the capitals of a cased vocabulary.
+
+    The ids stay those of transformers, whose classes do the same.
+    """
+    normalizer = backend.normalizer
+    if not isinstance(normalizer, normalizers.BertNormalizer) or not normalizer.lowercase:
+        return None
+    if settings.get("do_lower_case") is not None or kind_of(name) is None:
+        return None  # somebody has said it
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    words = [token for token in backend.get_vocab(with_added_tokens=False) if token not in added and token[:1] not in "[<"]
+    lost = sorted(token for token in words if token != token.lower())
+    # A stray one is in many an uncased vocabulary.
+    if len(lost) * _CASED_SHARE < len(words) or not lost:
+        return None
+    return (
+        f"a text is made lower case, because tokenizer_config.json does not say otherwise and {name}Tokenizer does so: "
+        f"{len(lost)} tokens with capital letters ({', '.join(map(shown, lost[:3]))}) are never read; is the vocabulary cased, "
+        'write {"do_lower_case": false} into tokenizer_config.json'
     )
 
 
