@@ -19,7 +19,7 @@ from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models.predictor import Predictor, sites_of
 from dllm_fast.predict import mask_predict
 from dllm_fast.records import Record
-from dllm_fast.settings import resolve
+from dllm_fast.settings import ARGUMENTS, NAMES, resolve, unknown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +40,8 @@ _SETTINGS = (
     "refresh_every",
     "max_batch_rows",
 )
+# What `sample` takes and this does not.
+_LACKING = tuple(name for name in (*NAMES, *ARGUMENTS) if name not in (*_SETTINGS, "tokenizer", "attention_mask", "like"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -119,6 +121,9 @@ def distributions(
         raise InvalidTypeError(f"top must be a whole number, got {shown(top)}; 5 shows the five most probable tokens")
     if top < 1:
         raise InvalidValueError(f"top must be at least 1, got {shown(top)}; 5 shows the five most probable tokens")
+    for name, value in settings.items():
+        if name not in NAMES and name not in ALIASES:
+            raise InvalidValueError(unknown(name, value, lacking=_LACKING))
     meant = {name: ALIASES[name].ours if name in ALIASES else name for name in settings}
     if others := [name for name, ours in meant.items() if ours not in _SETTINGS]:
         raise InvalidValueError(

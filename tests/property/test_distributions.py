@@ -137,3 +137,17 @@ def test_what_is_not_about_the_model_is_refused(case):
     with pytest.raises(dllm_fast.DllmFastError, match=words) as caught:
         dllm_fast.distributions(toys.HashTable(VOCABULARY), [1, MASK], mask_token_id=MASK, **settings)
     assert isinstance(caught.value, kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mask_tokn_id", "mask_tokn_id is not a setting, got 1; did you mean 'mask_token_id'"),
+        ("temprature", "temprature is not a setting, got 1; if 'temperature' is meant, leave it out"),
+        ("seed", "seed is an argument of sample and not a setting, got 1; leave it out"),
+        ("order", "a distribution is what the model says before anything is chosen, got order; leave it out"),
+    ],
+)
+def test_other_names_are_answered(name, says):
+    with pytest.raises(dllm_fast.DllmFastError, match=f"^{says}"):
+        dllm_fast.distributions(lambda ids: ids, [[1]], **{name: 1})
