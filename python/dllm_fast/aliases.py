@@ -56,8 +56,8 @@ def translate(name: str, value: object, settings: Mapping[str, Any]) -> tuple[di
     """
     alias = ALIASES[name]
     key = _key(value)
-    if key in alias.values:
-        meant = alias.values[key]
+    meant = next((meant for listed, meant in alias.values.items() if _is(listed, key)), None)
+    if meant is not None:
         if isinstance(meant, str):
             return {}, meant
         found = dict(meant)
@@ -102,6 +102,11 @@ def markdown() -> str:
             here.append(f"`{[] if value == () else value!r}`: {said}")
         lines.append(f"| `{name}` | {alias.meaning} | {'; '.join([*here, alias.remedy] if alias.remedy else here)} |")
     return "\n".join(lines)
+
+
+def _is(listed: object, key: object) -> bool:
+    """Equal, but True and False are no numbers."""
+    return isinstance(listed, bool) == isinstance(key, bool) and listed == key
 
 
 def _key(value: object) -> object:
@@ -376,7 +381,7 @@ ALIASES: dict[str, Alias] = {
     "output_logits": _answer("keep the logits", _KEPT, False),
     "output_attentions": _answer("keep the attention", "call the model itself on the answer", False),
     "output_hidden_states": _answer("keep the hidden states", "call the model itself on the answer", False),
-    "logprobs": _answer("of the tokens", _KEPT, 0),
+    "logprobs": _answer("of the tokens; with vLLM 0 is the drawn one", _KEPT, False),
     "top_logprobs": _answer("of the best tokens", _KEPT, 0),
     "prompt_logprobs": _answer("of the prompt (vLLM)", "leave it out: the prompt is not scored", 0),
     "output_type": _answer("text or ids (Diffusers)", "use result.texts or result.new_tokens", "text", "seq"),

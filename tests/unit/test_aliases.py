@@ -269,6 +269,11 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("output_type", "latent", "result.texts"),
     ("sampling_params", object(), "config="),
     ("use_cache", 3, "cache="),
+    # True and False are no numbers, and numbers are neither.
+    ("n", True, "num_samples="),
+    ("cfg_scale", False, "guidance is not implemented"),
+    ("use_cache", 0, "cache="),
+    ("do_sample", 0, "temperature="),
 ]
 
 
