@@ -48,7 +48,8 @@ class SamplerConfig:
         suppress_tokens: ids that are never proposed and count as -inf everywhere; names of tokens, too, where there is a
             tokenizer.
         allow_special: let special tokens of the tokenizer ([UNK], [CLS], [PAD]) be proposed, not only those that end an answer
-            or a turn. Default: no, as far as a tokenizer says which they are; yes under `as_published`, as the loops have it.
+            or a turn. Default: no, as far as a tokenizer says which they are (a model's `config.pad_token_id` is not asked);
+            yes under `as_published`, as the loops have it.
         shift: the logits of row i - 1 predict position i (Dream, Fast-dLLM v2). A property of the model.
         as_published: keep the quirks of the published loops where their rule and their code differ: ties of float32 and
             bfloat16 softmaxes, Dream's counts over the batch, Fast-dLLM's factor, float32 in `linear` and `cosine`.

@@ -52,6 +52,8 @@ def sample(
     """Appends `max_new_tokens` masks to each prompt and fills them.
 
     What a tokenizer adds at the end of a text (`[SEP]`, `</s>`) stands behind the masks. Ids are taken as they are.
+    Which tokens are padding or special is known from a tokenizer alone: a model in memory without `tokenizer=` may write any
+    token but the mask, also that of its own `config.pad_token_id`, and ids for it are not looked at for padding.
 
     A row's tokens depend on its prompt, its seed, its sample index and the settings, never on the other rows, its place
     among them or the number of threads (as far as the model's own logits do not).
