@@ -152,3 +152,35 @@ def test_functions_that_see_both_ways_and_tables_are_not_warned_about():
     answers = iter(torch.randn(12, 1, 15, 512))
     for function in (function_of(model), function_of(blocks), lambda ids: table[ids], lambda _: next(answers)):
         dllm_fast.sample(function, [3, 4, 5], **SETTINGS)
+
+
+XLM = {"vocab_size": 64, "emb_dim": 32, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 64}
+PLAIN = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": 0, "eos_token_id": 0}
+BY_CONFIG, BY_LOAD = "set model.config.is_causal = False", "open the folder with dllm_fast.load(folder, attention='full')"
+FIVE = int(hf.__version__.split(".")[0]) >= 5  # before, Bloom heeds neither setting nor mask
+REMEDIES = [
+    (lambda: hf.XLMWithLMHeadModel(hf.XLMConfig(**XLM, causal=True)), "load it with from_pretrained(folder, causal=False)"),
+    (lambda: hf.RwkvForCausalLM(hf.RwkvConfig(**PLAIN, attention_hidden_size=32)), None),
+    (lambda: hf.MambaForCausalLM(hf.MambaConfig(**PLAIN)), None),
+    (lambda: hf.BloomForCausalLM(hf.BloomConfig(**PLAIN, n_head=2)), BY_CONFIG if FIVE else None),
+    (lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**GQA | {"is_causal": True})), f"{BY_CONFIG}, or {BY_LOAD}"),
+]
+
+
+@pytest.mark.parametrize(("make", "remedy"), REMEDIES, ids=["XLM", "RWKV", "Mamba", "Bloom", "Qwen3"])
+def test_a_remedy_that_is_named_was_tried(make, remedy):
+    model = drawn(make())
+    before = whole_state(model)
+    with pytest.raises(InvalidValueError) as caught:
+        study(model)
+    said = str(caught.value).split("changes no row before it; ")[1]
+    if remedy is None:
+        assert said == "no setting that was tried lets its class see both ways, so use a model of another class"
+    else:
+        assert said == f"if it was trained bidirectionally, {remedy}"
+    assert whole_state(model) == before
+    if remedy is not None and remedy.startswith(BY_CONFIG):
+        model.config.is_causal = False
+        assert study(model).info.attention == "full"
+    elif remedy is not None:
+        assert study(drawn(hf.XLMWithLMHeadModel(hf.XLMConfig(**XLM, causal=False)))).info.attention == "full"

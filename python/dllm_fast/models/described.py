@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllm_fast.models.families import Attention, Family
-    from dllm_fast.models.sight import Sight
 
 # They sample from a canvas of random tokens, or insert and delete: no mask to fill.
 _NOT_MASKED = ("diffusion_gemma", "udlm")
@@ -36,7 +35,7 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
         InvalidValueError: a kind of diffusion model that has no mask token, or weights that are nowhere.
     """
     config = getattr(model, "config", None)
-    model_type = str(_entry(config, "model_type") or "")
+    model_type = str(entry(config, "model_type") or "")
     if model_type in _NOT_MASKED:
         raise InvalidValueError(
             f"a model must fill mask tokens, got {type(model).__name__} ({model_type}), which has none; use its own generate"
@@ -88,31 +87,11 @@ def says_bidirectional(model: nn.Module) -> bool:
     config = getattr(model, "config", None)
     family = family_of(model)
     is_encoder = family is not None and isinstance(family.layout, str)
-    if is_encoder or _entry(config, "is_decoder") is True:
+    if is_encoder or entry(config, "is_decoder") is True:
         return False
-    if _entry(config, "is_causal") is False or _entry(config, "use_bidirectional_attention") is True:
+    if entry(config, "is_causal") is False or entry(config, "use_bidirectional_attention") is True:
         return True
     return family is not None and family.attention != "causal_reordered"
-
-
-def one_sided(model: nn.Module, sees: Sight | None) -> str:
-    """Why a model that does not see both ways is refused, and what to do."""
-    name = type(model).__name__
-    if sees == "itself":
-        return (
-            f"a diffusion model must see other tokens, got {name}, in which every row of logits depends on its own "
-            "token alone; load trained weights, or what its attention needs on this machine (MRA: its kernels and a GPU)"
-        )
-    if getattr(getattr(model, "config", None), "is_decoder", False) is True:
-        remedy = 'load it with from_pretrained(folder, is_decoder=False), or write "is_decoder": false into its config.json'
-    elif says_bidirectional(model):
-        remedy = "its class ignores what the config says; open the folder with dllm_fast.load(folder, attention='full')"
-    else:
-        remedy = "set model.config.is_causal = False, or open the folder with dllm_fast.load(folder, attention='full')"
-    return (
-        f"a diffusion model must see both ways, got {name}, which is causal: its last token changes no row before "
-        f"it; if it was trained bidirectionally, {remedy}"
-    )
 
 
 def named_block(model: nn.Module) -> tuple[str, int] | None:
@@ -125,11 +104,11 @@ def named_block(model: nn.Module) -> tuple[str, int] | None:
 def family_of(model: object) -> Family | None:
     """The row of the table that fits the type of the config and the class, or what its config says of the class."""
     config = getattr(model, "config", None)
-    model_type = str(_entry(config, "model_type") or "")
-    written = _entry(config, "architectures")
+    model_type = str(entry(config, "model_type") or "")
+    written = entry(config, "architectures")
     names = [type(model).__name__, *(written if isinstance(written, Sequence) else ())]
     keys = [key for key, _ in model.named_parameters()] if isinstance(model, torch.nn.Module) else []
-    return find(model_type, [str(name) for name in names], lambda name: _entry(config, name), keys)
+    return find(model_type, [str(name) for name in names], lambda name: entry(config, name), keys)
 
 
 def _block(config: object, family: Family | None, sources: dict[str, str], table: str) -> int | None:
@@ -143,7 +122,7 @@ def _block(config: object, family: Family | None, sources: dict[str, str], table
 
 def _masks(model: nn.Module, config: object, tokenizer: Any, family: Family | None, vocabulary: int) -> list[tuple[Any, str]]:
     """Candidates for the mask, the best first."""
-    written = (_id(getattr(model, "mask_token_id", None), _entry(config, "mask_token_id")), "config: mask_token_id")
+    written = (_id(getattr(model, "mask_token_id", None), entry(config, "mask_token_id")), "config: mask_token_id")
     spoken = (None if tokenizer is None else tokens.mask_token_id(tokenizer), "tokenizer: mask token")
     if family is None:
         return [written, spoken]
@@ -154,8 +133,8 @@ def _masks(model: nn.Module, config: object, tokenizer: Any, family: Family | No
 
 def _ends(model: nn.Module, config: object, tokenizer: Any) -> list[tuple[Any, str]]:
     found = [
-        (_entry(getattr(model, "generation_config", None), "eos_token_id"), "generation config: eos_token_id"),
-        (_id(getattr(model, "eos_token_id", None), _entry(config, "eos_token_id")), "config: eos_token_id"),
+        (entry(getattr(model, "generation_config", None), "eos_token_id"), "generation config: eos_token_id"),
+        (_id(getattr(model, "eos_token_id", None), entry(config, "eos_token_id")), "config: eos_token_id"),
         (None if tokenizer is None else tokens.eos_token_id(tokenizer), "tokenizer: end token"),
     ]
     return [(None if (ids := token_ids(value)) is None else tuple(map(int, ids)), source) for value, source in found]
@@ -199,10 +178,11 @@ def output_embeddings(model: nn.Module) -> nn.Module | None:
     return head if isinstance(head, torch.nn.Module) else None
 
 
-def _entry(config: object, name: str) -> Any:
+def entry(config: object, name: str) -> Any:
+    """A setting of a config, an object or a mapping; None where it has none."""
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
 def _whole(config: object, name: str) -> int | None:
-    value = _entry(config, name)
+    value = entry(config, name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

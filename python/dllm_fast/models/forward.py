@@ -14,6 +14,8 @@ from dllm_fast.models.described import output_embeddings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# Forms of the mask that it may be given; see `Forward`.
+FORMS = ("none", "additive", "bool")
 # Arguments that a forward is given where it names them: no cache that grows, no tuple instead of an output.
 _PLAIN_ARGUMENTS = {"use_cache": False, "return_dict": True}
 # What a config may ask for beside the logits, and nobody here reads.

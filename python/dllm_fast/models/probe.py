@@ -18,12 +18,13 @@ from dllm_fast.models import native
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.buffers import check_buffers
 from dllm_fast.models.cache import SlotCache
-from dllm_fast.models.described import describe, named_block, one_sided, output_embeddings, says_bidirectional
+from dllm_fast.models.described import describe, named_block, output_embeddings, says_bidirectional
 from dllm_fast.models.families import FAMILIES
-from dllm_fast.models.forward import Forward
+from dllm_fast.models.forward import FORMS, Forward
 from dllm_fast.models.keep import untouched
 from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
 from dllm_fast.models.places import places
+from dllm_fast.models.remedy import heeded, one_sided
 from dllm_fast.models.sight import Sight, block_of, keeps_to, sight
 from dllm_fast.models.study import NATIVE, PLAIN, ROWS, SWAPPED, Study
 from dllm_fast.models.tiny import TOKENS, difference, ends, line, tokens
@@ -166,10 +167,9 @@ class _Probe:
         told = says_bidirectional(self.model)
         failure: Exception | None = None
         by_itself: Sight | None = None
-        for mask in ("none", "additive", "bool"):
+        for mask in FORMS:
             try:
-                logits = self.forward(self.ids, mask)
-                sees = sight(functools.partial(self.forward, mask=mask), self.ids, logits, self.info)
+                logits, sees = self.look(mask)
             except Exception as error:  # of any class, from a mask that it does not take
                 failure = failure or error
                 continue
@@ -186,7 +186,13 @@ class _Probe:
         if by_itself is None and failure is not None:
             failure.add_note(f"dllm_fast: raised by a trial forward of {self.name} with {self.ids.shape[1]} tokens")
             raise failure
-        raise InvalidValueError(one_sided(self.model, by_itself))
+        heeds = heeded(self.model, self.look, self.snapshot) if by_itself == "left" else None
+        raise InvalidValueError(one_sided(self.model, by_itself, heeds))
+
+    def look(self, mask: str) -> tuple[Tensor, Sight]:
+        """Logits of a forward, and what they depend on."""
+        logits = self.forward(self.ids, mask)
+        return logits, sight(functools.partial(self.forward, mask=mask), self.ids, logits, self.info)
 
     def forward(self, ids: Tensor, mask: str, **more: Any) -> Tensor:
         # Classes that draw (Reformer) draw the same whichever token is changed.

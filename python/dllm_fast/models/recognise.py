@@ -26,6 +26,13 @@ def find(model_type: str, classes: Sequence[str], says: Callable[[str], object],
     return next((family for family in FAMILIES if family.fits(model_type, classes, says, keys)), None)
 
 
+def is_opened(model_type: str) -> bool:
+    """Does `load` open decoders of this type, whatever they see?"""
+    return model_type in _PLAIN or any(
+        isinstance(family.layout, Layout) and model_type in (*family.model_types, *family.shared_types) for family in FAMILIES
+    )
+
+
 def by_weights(tensors: Collection[str]) -> tuple[Family, str] | None:
     """The row whose files alone hold one of these keys, and the key."""
     found = ((family, key) for family in FAMILIES for key in family.tensors if key in tensors)
