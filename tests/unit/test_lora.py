@@ -159,6 +159,19 @@ def test_what_a_trained_copy_replaced_is_not_used(base: Path, tmp_path: Path, mo
         torch.testing.assert_close(dllm_fast.load(folder)(IDS), expected(IDS), rtol=0, atol=2e-6)
 
 
+def test_norms_under_the_names_of_tensorflow(base: Path, tmp_path: Path) -> None:
+    """peft writes the names of modules; files, of ESM say, have others."""
+    norm = "bert.encoder.layer.0.output.LayerNorm"
+    more = {f"base_model.model.{norm}.{kind}": torch.rand(16) for kind in ("weight", "bias")}
+    folder = adapter(tmp_path / "adapter", base, matrices() | more)
+    expected = dllm_fast.load(folder)(IDS)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    checkpoints.change_weights(
+        base, lambda tensors: {re.sub("|".join(old), lambda m: old[m[0]], key): tensor for key, tensor in tensors.items()}
+    )
+    assert torch.equal(dllm_fast.load(folder)(IDS), expected)
+
+
 def test_two_tensors_for_one_weight(base: Path, tmp_path: Path) -> None:
     names = ("cls.predictions.transform.dense.bias", "cls.predictions.transform.dense.base_layer.bias")
     more = {f"base_model.model.{name}": torch.randn(16) for name in names}

@@ -182,6 +182,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the adapter does not fit.
         """
+        adapter = adapter.spelled(self.tensors)
         return replace(self, tensors=adapter.over(self.tensors, self.folder), adapter=adapter, base=self)
 
 

@@ -10,12 +10,13 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.models import fields
+from dllm_fast.models.encoder_keys import old_name
 from dllm_fast.models.header import TensorInfo, read_header, read_tensor
 from dllm_fast.models.jsonfile import present, read_json
 
@@ -126,6 +127,10 @@ class Adapter:
             whole=whole,
             tensors=tensors,
         )
+
+    def spelled(self, base: Mapping[str, TensorInfo]) -> Adapter:
+        """The same with norms named as the base names them: peft goes by modules, files may have TensorFlow's names."""
+        return replace(self, whole={old_name(key, base): own for key, own in self.whole.items()})
 
     def over(self, base: Mapping[str, TensorInfo], folder: Path) -> dict[str, TensorInfo]:
         """The tensors of the base under this adapter; whole ones that the base lacks come to them.
