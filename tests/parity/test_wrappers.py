@@ -243,7 +243,7 @@ def test_a_function_by_blocks_is_like_its_model(make):
 
 
 @pytest.mark.parametrize(
-    "twin", [twin for twin in TWINS if twin.name in ("llada", "dream", "sdar", "bert")], ids=lambda twin: twin.name
+    "twin", [twin for twin in TWINS if twin.name in ("llada", "dream", "sdar")], ids=lambda twin: twin.name
 )
 def test_a_function_is_like_an_opened_checkpoint_or_a_folder(twin, tmp_path):
     folder = twin.save(tmp_path / "folder")
