@@ -74,6 +74,7 @@ class Adapter:
         pairs: for a key of the base, the keys of A and B in the adapter, and the scale.
         whole: for a key of the base, the key of the tensor that takes its place.
         tensors: what the header of the adapter says.
+        biases: which biases were trained, as peft says it: `none`, `all` or `lora_only`.
     """
 
     folder: Path
@@ -82,6 +83,7 @@ class Adapter:
     pairs: Mapping[str, tuple[str, str, float]]
     whole: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
+    biases: str = "none"
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -126,6 +128,7 @@ class Adapter:
             pairs=pairs,
             whole=whole,
             tensors=tensors,
+            biases=str(config.get("bias") or "none"),
         )
 
     def spelled(self, base: Mapping[str, TensorInfo]) -> Adapter:
@@ -195,6 +198,9 @@ class Adapter:
         ranks = sorted({self.tensors[a].shape[0] for a, _, _ in self.pairs.values()})
         scales = sorted({round(scale, 6) for _, _, scale in self.pairs.values()})
         more = f", {len(self.whole)} whole tensors" if self.whole else ""
+        # Older versions of peft train biases and do not write them.
+        if self.biases != "none" and not any(f"{key.removesuffix('weight')}bias" in self.whole for key in self.pairs):
+            more += f"; biases were trained ({self.biases}), but it holds none of these layers, so that those of the base stay"
         return (
             f"LoRA of {self.folder} is merged: {len(self.pairs)} weights, rank {', '.join(map(str, ranks))}, "
             f"scale {', '.join(map(str, scales))}{more}"

@@ -374,11 +374,9 @@ def _through_transformers(folder: Path, name: str | None, file: str, settings: M
         try:
             theirs = kind.from_pretrained(copy, trust_remote_code=False, local_files_only=True, **given)
             backend = theirs.backend_tokenizer
-        except ImportError as error:
-            raise UnusableError(f"{folder / file} needs sentencepiece and protobuf; {INSTALL}") from error
         except Exception as error:  # of any class, from a file that somebody else wrote
             if lacking := [name for name, module in _READERS.items() if not _is_there(module)]:
-                # What transformers says then is about tiktoken, which reads other files.
+                # What transformers says then may be about tiktoken, which reads other files.
                 raise UnusableError(f"{folder / file} needs {' and '.join(lacking)}, not installed; {INSTALL}") from error
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UnusableError(f"{folder / file} makes no {name}Tokenizer: {first[:200]}; fetch the file again") from error
