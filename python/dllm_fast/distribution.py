@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
+# Rows of logits that are copied at a time.
+_PART = 32
 _SETTINGS = (
     "mask_token_id",
     "shift",
@@ -161,20 +163,23 @@ class _Asked(Predictor):
         prediction = super().__call__(logits, rows, lines)
         assert self._sampler is not None
         sites = sites_of(self._sampler, rows)
-        if lines is not None:
-            logits = logits[torch.from_numpy(lines).to(logits.device) if isinstance(logits, torch.Tensor) else lines]
-        ids = self._best(logits)
-        of_rank = [_current(logits, self.draw.suppressed, ids[:, rank]) for rank in range(self._top)]
-        for i, (row, position) in enumerate(zip(np.repeat(rows, sites.counts), sites.position, strict=True)):
-            self._found.append(
-                Distribution(
-                    row=int(row),
-                    position=int(position),
-                    ids=ids[i],
-                    probabilities=np.array([probabilities[i] for probabilities in of_rank]),
-                    tokens=None if self._tokenizer is None else [self._text(token) for token in ids[i]],
+        lines = np.arange(len(logits)) if lines is None else lines
+        places = list(zip(np.repeat(rows, sites.counts), sites.position, strict=True))
+        for start in range(0, len(lines), _PART):
+            part = lines[start : start + _PART]
+            scored = logits[torch.from_numpy(part).to(logits.device) if isinstance(logits, torch.Tensor) else part]
+            ids = self._best(scored)
+            of_rank = [_current(scored, self.draw.suppressed, ids[:, rank]) for rank in range(self._top)]
+            for i, (row, position) in enumerate(places[start : start + _PART]):
+                self._found.append(
+                    Distribution(
+                        row=int(row),
+                        position=int(position),
+                        ids=ids[i],
+                        probabilities=np.array([probabilities[i] for probabilities in of_rank]),
+                        tokens=None if self._tokenizer is None else [self._text(token) for token in ids[i]],
+                    )
                 )
-            )
         return prediction
 
     def _best(self, logits: Any) -> Ints:

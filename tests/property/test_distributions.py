@@ -139,3 +139,15 @@ def test_what_is_not_about_the_model_is_refused(case):
     with pytest.raises(dllm_fast.DllmFastError, match=words) as caught:
         dllm_fast.distributions(toys.HashTable(VOCABULARY), [1, MASK], mask_token_id=MASK, **settings)
     assert isinstance(caught.value, kind)
+
+
+def test_more_masks_than_are_copied_at_a_time() -> None:
+    model = toys.HashTable(VOCABULARY, seed=5, grid=0.1)
+    canvas = np.array([MASK if place % 5 else 1 for place in range(101)])
+    found = dllm_fast.distributions(model, canvas, top=3, mask_token_id=MASK)
+    assert [one.position for one in found] == np.flatnonzero(canvas == MASK).tolist()
+    logits = torch.as_tensor(model(torch.from_numpy(canvas)[None]))[0].float().numpy()
+    for one in found:
+        ids, probabilities = of_softmax(logits[one.position], {MASK}, 3)
+        assert one.ids.tolist() == ids
+        np.testing.assert_allclose(one.probabilities, probabilities, rtol=1e-5)

@@ -218,21 +218,36 @@ def _check_complete(folder: Path, shards: list[Path]) -> None:
         )
 
 
-def _from_index(folder: Path) -> dict[str, TensorInfo]:
-    path = folder / INDEX
+def read_index(path: Path, name_of_shard: re.Pattern[str], kind: str) -> dict[str, str]:
+    """The file of each key by an index of shards.
+
+    Args:
+        path: of the index.
+        name_of_shard: what a plain file name of the same folder looks like.
+        kind: of these files, for errors: `.safetensors`.
+
+    Raises:
+        CheckpointError: it is broken, leads out of the folder, or names a file that is missing.
+    """
     weight_map = read_json(path, unique=True).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f"{path}: weight_map must be an object from key to file name, got {shown(weight_map)}; fetch it again"
         )
     for key, name in weight_map.items():
-        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+        if not isinstance(name, str) or not name_of_shard.fullmatch(name):
             raise CheckpointError(
-                f"{path}: {shown(key)} must name a .safetensors file of the same folder, got {shown(name)}; "
+                f"{path}: {shown(key)} must name a {kind} file of the same folder, got {shown(name)}; "
                 "do not use this checkpoint, or correct the index"
             )
-        if not (folder / name).is_file():
+        if not (path.parent / name).is_file():
             raise CheckpointError(f"{path}: {shown(key)} lies in {shown(name)}, which is missing; fetch the shard")
+    return weight_map
+
+
+def _from_index(folder: Path) -> dict[str, TensorInfo]:
+    path = folder / INDEX
+    weight_map = read_index(path, _PLAIN_NAME, ".safetensors")
     tensors = _joined([folder / name for name in dict.fromkeys(weight_map.values())])
     for key, name in weight_map.items():
         if key not in tensors or tensors[key].file.name != name:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from dllm_fast.errors import CheckpointError, InvalidValueError, shown
 from dllm_fast.models import foreign, pickles
 from dllm_fast.models.arguments import known_dtype
-from dllm_fast.models.checkpoint import INDEX, SINGLE, TOKENIZER_FILES, Checkpoint
+from dllm_fast.models.checkpoint import INDEX, SINGLE, TOKENIZER_FILES, Checkpoint, read_index
 from dllm_fast.models.jsonfile import LARGEST, present, read_json
 from dllm_fast.models.prefix import common
 
@@ -139,7 +139,8 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
     if _PICKLE in names:
         return source, [source / _PICKLE]
     if _PICKLE_INDEX in names:
-        return source, _from_index(source)
+        weight_map = read_index(source / _PICKLE_INDEX, _PLAIN_NAME, ".bin")
+        return source, [source / name for name in sorted(set(weight_map.values()))]
     if shards := [name for name in names if _PICKLE_SHARD.fullmatch(name)]:
         totals = {int(match[2]) for name in shards if (match := _PICKLE_SHARD.fullmatch(name))}
         if totals != {len(shards)}:
@@ -157,23 +158,6 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
     if not candidates:
         raise CheckpointError(foreign.no_weights(source, names, f"{_PICKLE} or another file of torch.save"))
     return source, [source / candidates[0]]
-
-
-def _from_index(folder: Path) -> list[Path]:
-    path = folder / _PICKLE_INDEX
-    weight_map = read_json(path, unique=True).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(
-            f"{path}: weight_map must be an object from key to file name, got {shown(weight_map)}; fetch it again"
-        )
-    for key, name in weight_map.items():
-        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
-            raise CheckpointError(
-                f"{path}: {shown(key)} must name a .bin file of the same folder, got {shown(name)}; correct it"
-            )
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{path}: {shown(key)} lies in {shown(name)}, which is missing; fetch the shard")
-    return [folder / name for name in sorted(set(weight_map.values()))]
 
 
 def _tensors(files: Sequence[Path], dtype: torch.dtype | None, left_out: list[str]) -> Iterator[tuple[str, torch.Tensor]]:

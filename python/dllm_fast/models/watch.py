@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Columns of the logits that are compared, and predictions that must have been able to change.
 _COLUMNS, _ENOUGH = 8, 4
+# Forwards that are looked at: by then a causal function has shown itself, and a long run pays nothing more.
+_MOST_LOOKS = 32
 _NEARLY_ALL = 0.9
 _ROUNDING = 1e-6
 
@@ -30,13 +32,15 @@ class Watch:
         self._mask = mask_token_id
         self._last: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
         self._is_decided = False
+        self._looks = 0
         self._chances = 0
         self._behind = self._moved_behind = 0
 
     def look(self, canvases: NDArray[np.int64], logits: torch.Tensor | NDArray[Any]) -> None:
         """Takes canvases `[B, L]` and their logits `[B * L, V]`."""
-        if self._is_decided:
+        if self._is_decided or self._looks == _MOST_LOOKS:
             return
+        self._looks += 1
         columns = np.unique(np.linspace(0, logits.shape[1] - 1, _COLUMNS).astype(np.int64))
         chosen = (
             logits[:, torch.from_numpy(columns).to(logits.device)] if isinstance(logits, torch.Tensor) else logits[:, columns]
