@@ -6,6 +6,24 @@
 
 namespace dllm {
 
+// Waits until the kernels before this one have ended and what they wrote can be seen. Launched the usual way a kernel begins
+// after them, and the wait ends at once; with programmatic dependent launch (python/dllm_fast/switches.py, `pdl`) it may have
+// begun before. First in every kernel, for all its threads: a kernel that ended without it would let its own follower begin
+// before the kernels ahead of it have ended.
+__device__ __forceinline__ void wait_for_kernels_before() {
+#if !defined(DLLM_EMU) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel be set up once every block has come here or ended. It still waits for this one to end before it reads
+// or writes (above), so where this stands changes times only.
+__device__ __forceinline__ void let_kernels_after_begin() {
+#if !defined(DLLM_EMU) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // max(a, b), NaN if either is. (fmaxf would hide a NaN, and a NaN among the logits must reach the sums.)
 __device__ __forceinline__ float max_keeping_nan(float a, float b) {
 #ifdef DLLM_EMU
