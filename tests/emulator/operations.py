@@ -22,15 +22,15 @@ def emulated(names: list[str] | None = None) -> Iterator[list[str]]:
     """Inside, kernels can be used on the CPU. Gives the list of the kernels launched so far."""
     launched: list[str] = []
 
-    def launch(launches: Iterable[Launch], device: torch.device) -> None:
+    def run_emulated(launches: Iterable[Launch], device: torch.device) -> None:
         assert device.type == "cpu"
         for one in launches:
             launched.append(one.kernel)
             run(one)
 
-    before = launcher.usable, launcher.launch
-    launcher.usable, launcher.launch = lambda _device, source: names is None or source in names, launch
+    before = launcher.usable, launcher.run
+    launcher.usable, launcher.run = lambda _device, source: names is None or source in names, run_emulated
     try:
         yield launched
     finally:
-        launcher.usable, launcher.launch = before
+        launcher.usable, launcher.run = before

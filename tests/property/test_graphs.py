@@ -112,6 +112,9 @@ def test_a_capture_that_fails_is_said_once_and_the_run_goes_on(opened):
         replayed = dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8)
     assert tokens(replayed) == tokens(eager)
     assert engine.trouble == "RuntimeError: operation not permitted when stream is capturing"
+    assert engine.captured == 0
+    assert "Traceback" in engine.traceback
+    assert engine.traceback.count("operation not permitted when stream is capturing") == 2, "the line that raised, and its text"
     assert tokens(dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8)) == tokens(eager), "and is silent from then on"
     assert ("CUDA graphs", engine.trouble) in dllm_fast.explain(model).refused
 

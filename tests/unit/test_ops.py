@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
 import torch
 
 import dllm_fast.ops  # noqa: F401, registers the operations
+from dllm_fast import launches
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.ops import launcher
 
@@ -118,3 +120,48 @@ def test_a_module_that_does_not_load_is_no_catastrophe(monkeypatch):
         assert not launcher.usable(torch.device("cuda", 3), "attention")
     launcher._load.cache_clear()
     launcher._warn.cache_clear()
+
+
+def a_launch(kernel):
+    return launches.Launch("commit", kernel, (1, 1, 1), (1, 1, 1), ())
+
+
+def test_launches_are_counted_where_they_run(monkeypatch):
+    device, ran = torch.device("cpu"), []
+    monkeypatch.setattr(launcher, "run", lambda queued, _: ran.extend(queued))
+    launcher.launch([a_launch("before")], device)
+    with launcher.counted() as outer:
+        launcher.launch(iter([a_launch("a"), a_launch("b")]), device)
+        with launcher.counted() as inner:
+            launcher.launch([a_launch("a")], device)
+            thread = threading.Thread(target=launcher.launch, args=([a_launch("c")], device))
+            thread.start()
+            thread.join()
+        launcher.launch([], device)
+    launcher.launch([a_launch("after")], device)
+    assert inner == {"a": 1, "c": 1}
+    assert outer == {"a": 2, "b": 1, "c": 1}
+    assert [one.kernel for one in ran] == ["before", "a", "b", "a", "c", "after"]
+
+
+def test_a_launch_that_fails_is_not_counted(monkeypatch):
+    def run(queued, device):
+        raise OSError("invalid configuration")
+
+    monkeypatch.setattr(launcher, "run", run)
+    with launcher.counted() as counter, pytest.raises(OSError, match="configuration"):
+        launcher.launch([a_launch("a")], torch.device("cpu"))
+    assert not counter
+
+
+def test_a_capture_launches_nothing_and_each_replay_all_of_it(monkeypatch):
+    monkeypatch.setattr(launcher, "run", lambda *_: None)
+    with launcher.counted() as counter:
+        with launcher.recorded() as captured:
+            launcher.launch([a_launch("a"), a_launch("a"), a_launch("b")], torch.device("cpu"))
+        assert captured == {"a": 2, "b": 1}
+        assert not counter
+        launcher.count(captured)
+        launcher.count(captured)
+        launcher.launch([a_launch("b")], torch.device("cpu"))
+    assert counter == {"a": 4, "b": 3}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import traceback
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -224,10 +225,12 @@ class Engine:
 
     Attributes:
         trouble: why nothing is captured, or None.
+        traceback: the whole of it, where a capture failed.
     """
 
     def __init__(self, network: Network, *, dtype: torch.dtype, where: torch.device, capture: Capture | None = None) -> None:
         self.trouble = _obstacle(network)
+        self.traceback: str | None = None
         self._network = network
         self._dtype, self._where = dtype, where
         self._capture = CudaCapture(where) if capture is None else capture
@@ -236,6 +239,11 @@ class Engine:
         self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
         self._begun: _Begun | None = None
         self._lock = threading.Lock()
+
+    @property
+    def captured(self) -> int:
+        """How many of its shapes are graphs by now: the others came once."""
+        return sum(graph.is_captured for graph in self._graphs.values())
 
     def acquire(self) -> bool:
         """True for the one who may use it, until `release`."""
@@ -333,6 +341,7 @@ class Engine:
             # Whatever cannot be captured can be computed eagerly, and then shows its own error if it has one.
             except Exception as error:
                 self.trouble = f"{type(error).__name__}: {error}".partition("\n")[0]
+                self.traceback = "".join(traceback.format_exception(error))
                 warnings.warn(
                     f"dllm_fast runs without CUDA graphs, which is slower: {self.trouble}", DllmFastWarning, stacklevel=2
                 )
@@ -392,9 +401,16 @@ class CudaCapture:
                     # A pool is gone for good with the last of its graphs, and a longer cache drops all of the others.
                     kept: list[Tensor] = []
                     self._anchor = self._captured(lambda: kept.append(torch.zeros(1, device=self._where))), kept[0]
-                return self._captured(body).replay  # type: ignore[no-any-return]
+                with launcher.recorded() as launches:
+                    graph = self._captured(body)
             finally:
                 torch.cuda.set_stream(current)
+
+        def replay() -> None:
+            graph.replay()
+            launcher.count(launches)
+
+        return replay
 
     def _captured(self, body: Callable[[], None]) -> Any:
         graph = torch.cuda.CUDAGraph()

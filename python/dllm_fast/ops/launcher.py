@@ -1,11 +1,15 @@
 """Whether kernels can be used for a device, and the one door through which operations launch them.
 
-The host emulator of the tests takes the place of both functions, and then every operation runs its kernels on host memory.
+The host emulator of the tests takes the place of `usable` and `run`, and then every operation runs its kernels on host memory.
+What is launched can be counted: a result is right for many reasons, and only the count says that a kernel made it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import warnings
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +19,7 @@ from dllm_fast import kernels
 from dllm_fast.errors import DllmFastWarning, KernelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -51,7 +55,60 @@ def _warn(why: str, remedy: str) -> None:
 
 def launch(launches: Iterable[Launch], device: torch.device) -> None:
     """Queues launches on torch's current stream of a device. Does not wait for them."""
+    queued = tuple(launches)
+    run(queued, device)
+    recorded: Counter[str] | None = getattr(_capture, "recorded", None)
+    if recorded is not None:
+        recorded.update(launch.kernel for launch in queued)
+    elif _counters:
+        count(Counter(launch.kernel for launch in queued))
+
+
+def run(launches: Iterable[Launch], device: torch.device) -> None:
+    """`launch` but for the counting."""
     kernels.run(launches, torch.cuda.current_device() if device.index is None else device.index)
+
+
+# --- what was launched
+
+_counters: list[Counter[str]] = []
+_counting = threading.Lock()
+_capture = threading.local()
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Counts the launches inside, of all threads, by the name of the kernel.
+
+    A capture launches nothing. A replay counts as the launches that were captured.
+    """
+    counter: Counter[str] = Counter()
+    with _counting:
+        _counters.append(counter)
+    try:
+        yield counter
+    finally:
+        with _counting:
+            _counters[:] = [other for other in _counters if other is not counter]
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[Counter[str]]:
+    """Around a capture: what this thread launches inside is recorded in the graph and not run, so it counts at replays."""
+    counter: Counter[str] = Counter()
+    _capture.recorded = counter
+    try:
+        yield counter
+    finally:
+        del _capture.recorded
+
+
+def count(launched: Counter[str]) -> None:
+    """Adds launches to all open counts, as a replay has to."""
+    if _counters:
+        with _counting:
+            for counter in _counters:
+                counter.update(launched)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
