@@ -2,62 +2,9 @@
 #pragma once
 
 #include "dllm/arithmetic.cuh"
+#include "dllm/elements.cuh"
 
 namespace dllm {
-
-struct Bf16 {
-    uint16_t bits;
-};
-
-struct F16 {
-    uint16_t bits;
-};
-
-__device__ __forceinline__ float widen(Bf16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
-__device__ __forceinline__ float widen(F16 x) { return widen_f16(x.bits); }
-__device__ __forceinline__ float widen(float x) { return x; }
-
-// How a 16-byte load, seen as four 32-bit words, holds logits of a type: COUNT of them in each word.
-template <typename T>
-struct Words;
-
-template <>
-struct Words<Bf16> {
-    static constexpr int COUNT = 2;
-    static constexpr uint32_t NEGATIVE_INFINITY = 0xff80ff80u;
-
-    // Element i of the word as float32: bfloat16 is the upper half of a float32.
-    __device__ static __forceinline__ float element(uint32_t word, int i) {
-        return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
-    }
-    __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) { return max_bf16x2(a, b); }
-    // A word of these elements, rounded; for float32 the second is not looked at.
-    __device__ static __forceinline__ uint32_t word(float first, float second) { return pack_bf16x2(first, second); }
-};
-
-template <>
-struct Words<F16> {
-    static constexpr int COUNT = 2;
-    static constexpr uint32_t NEGATIVE_INFINITY = 0xfc00fc00u;
-
-    __device__ static __forceinline__ float element(uint32_t word, int i) {
-        return widen_f16(uint16_t(i == 0 ? word & 0xffffu : word >> 16));
-    }
-    __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) { return max_f16x2(a, b); }
-    __device__ static __forceinline__ uint32_t word(float first, float second) { return pack_f16x2(first, second); }
-};
-
-template <>
-struct Words<float> {
-    static constexpr int COUNT = 1;
-    static constexpr uint32_t NEGATIVE_INFINITY = 0xff800000u;
-
-    __device__ static __forceinline__ float element(uint32_t word, int) { return __uint_as_float(word); }
-    __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) {
-        return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));  // fmaxf passes over NaN
-    }
-    __device__ static __forceinline__ uint32_t word(float first, float) { return __float_as_uint(first); }
-};
 
 // A row of logits. `suppressed` is null, or holds one bit for each id: those set count as -inf. A bound on the logits comes
 // before that, and what it gives is rounded to their type.
