@@ -339,13 +339,20 @@ __device__ __forceinline__ void combine(const Outputs& out, const Shape& shape, 
     }                                                                                                                     \
     DLLM_EXPORT(dllm_attention_d##D##_rows##ROWS)
 
+#if DLLM_BUILDS(BF16_D64)
 DLLM_ATTENTION(64, 32)
 DLLM_ATTENTION(64, 64)
+#endif
+#if DLLM_BUILDS(BF16_D128)
 DLLM_ATTENTION(128, 32)
 DLLM_ATTENTION(128, 64)
+#endif
+#if DLLM_BUILDS(BF16_D256)
 DLLM_ATTENTION(256, 32)
 DLLM_ATTENTION(256, 64)
+#endif
 
+#if DLLM_BUILDS(COMBINE)
 extern "C" __global__ void __launch_bounds__(dllm::COMBINE_THREADS)
     dllm_attention_combine(const float* parts, const float* log_sums, dllm::Bits* out, dllm::Strides out_strides,
                            int batches, int queries, int heads, int splits, int depth) {
@@ -353,3 +360,4 @@ extern "C" __global__ void __launch_bounds__(dllm::COMBINE_THREADS)
                   {queries, 0, heads, 0, splits, 0}, batches, depth);
 }
 DLLM_EXPORT(dllm_attention_combine)
+#endif

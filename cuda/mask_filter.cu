@@ -287,6 +287,12 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_filter_kept_##suffix)
 
+#if DLLM_BUILDS(BF16)
 DLLM_KERNELS(dllm::Bf16, bf16)
+#endif
+#if DLLM_BUILDS(F16)
 DLLM_KERNELS(dllm::F16, f16)
+#endif
+#if DLLM_BUILDS(F32)
 DLLM_KERNELS(float, f32)
+#endif

@@ -308,6 +308,12 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_predict_rows_##suffix)
 
+#if DLLM_BUILDS(BF16)
 DLLM_KERNELS(dllm::Bf16, bf16)
+#endif
+#if DLLM_BUILDS(F16)
 DLLM_KERNELS(dllm::F16, f16)
+#endif
+#if DLLM_BUILDS(F32)
 DLLM_KERNELS(float, f32)
+#endif

@@ -40,7 +40,7 @@ _FLAGS = ("-std=c++17", "--ptxas-options=-v")
 class Usage:
     """What ptxas says about one kernel: registers of a thread, spilled and stack bytes of a thread, shared bytes of a block."""
 
-    file: str
+    source: str
     kernel: str
     arch: str
     registers: int
@@ -65,13 +65,23 @@ def _folder() -> Traversable:
 
 
 def sources() -> list[str]:
-    """The kernel files, without their suffix."""
-    return sorted(entry.name.removesuffix(".cu") for entry in _folder().iterdir() if entry.name.endswith(".cu"))
+    """What is compiled: the files of kernels, without their suffix, or file.part where a file has parts.
+
+    A file names its parts itself, where it guards them with `#if DLLM_BUILDS(PART)` (cuda/include/dllm/platform.cuh).
+    """
+    names = sorted(entry.name.removesuffix(".cu") for entry in _folder().iterdir() if entry.name.endswith(".cu"))
+    return [unit for name in names for unit in ([f"{name}.{part}" for part in _parts(name)] or [name])]
 
 
 @cache
-def _source(name: str) -> bytes:
-    return (_folder() / f"{name}.cu").read_bytes()
+def _parts(file: str) -> tuple[str, ...]:
+    guards = (line for line in _source(file).decode().splitlines() if line.startswith("#if"))
+    return tuple(dict.fromkeys(part.lower() for line in guards for part in re.findall(r"\bDLLM_BUILDS\((\w+)\)", line)))
+
+
+@cache
+def _source(file: str) -> bytes:
+    return (_folder() / f"{file}.cu").read_bytes()
 
 
 @cache
@@ -91,7 +101,7 @@ def cache_folder() -> Path:
 
 
 def compile_kernels(name: str, arch: str) -> Compiled:
-    """The cubin of a kernel file for an architecture, from the cache if it is there.
+    """The cubin of a source (one of `sources`) for an architecture, from the cache if it is there.
 
     Raises:
         KernelError: no NVRTC, an architecture that it or the kernels do not know, or a file that does not compile.
@@ -99,7 +109,7 @@ def compile_kernels(name: str, arch: str) -> Compiled:
     if (found := cached(name, arch)) is not None:
         return found
     check_architecture(arch)
-    cubin, log = nvrtc().compile(name, _source(name), _headers(), _options(arch))
+    cubin, log = nvrtc().compile(name, _source(_file(name)), _headers(), _options(name, arch))
     path = _cubin_path(name, arch)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,14 +125,12 @@ def compile_kernels(name: str, arch: str) -> Compiled:
 def compile_with_notice(name: str, arch: str) -> Compiled:
     """`compile_kernels`, with a line on standard error where something has to be compiled: that takes up to half a minute."""
     if cached(name, arch) is None:
-        print(
-            f"dllm_fast: compiling {name}.cu for {arch}, once (ahead: dllm-fast kernels compile)", file=sys.stderr, flush=True
-        )
+        print(f"dllm_fast: compiling {name} for {arch}, once (ahead: dllm-fast kernels compile)", file=sys.stderr, flush=True)
     return compile_kernels(name, arch)
 
 
 def cached(name: str, arch: str) -> Compiled | None:
-    """What has been compiled before of a kernel file for an architecture, or None.
+    """What has been compiled before of a source for an architecture, or None.
 
     Raises:
         KernelError: no NVRTC, whose version decides what a cubin can be used for.
@@ -153,16 +161,21 @@ def check_architecture(arch: str) -> None:
         )
 
 
-def _options(arch: str) -> tuple[str, ...]:
-    return (f"-arch={arch}", *_FLAGS)
+def _file(source: str) -> str:
+    return source.partition(".")[0]
+
+
+def _options(source: str, arch: str) -> tuple[str, ...]:
+    part = source.partition(".")[2]
+    return (f"-arch={arch}", *_FLAGS, *(("-DDLLM_ONE", f"-DDLLM_ONE_{part.upper()}") if part else ()))
 
 
 def _cubin_path(name: str, arch: str) -> Path:
     digest = hashlib.sha256()
     # Lengths keep two different lists from giving the same bytes.
-    for part in (name.encode(), _source(name), *(b for item in _headers().items() for b in (item[0].encode(), item[1]))):
+    for part in (name.encode(), _source(_file(name)), *(b for item in _headers().items() for b in (item[0].encode(), item[1]))):
         digest.update(len(part).to_bytes(8, "little") + part)
-    digest.update(repr((_options(arch), nvrtc().version)).encode())
+    digest.update(repr((_options(name, arch), nvrtc().version)).encode())
     return cache_folder() / f"{digest.hexdigest()}.cubin"
 
 
@@ -199,7 +212,7 @@ def _usage(name: str, arch: str, log: str) -> tuple[Usage, ...]:
 
     return tuple(
         Usage(
-            file=name,
+            source=name,
             kernel=entry["kernel"],
             arch=arch,
             registers=number(r"Used (\d+) registers", entry["rest"]),

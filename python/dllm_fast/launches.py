@@ -26,7 +26,11 @@ SUFFIXES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel launch. `arguments` are ctypes scalars in the order of the kernel's parameters; `shared_bytes` are dynamic."""
+    """One kernel launch.
+
+    `source` is what is compiled together: a file of kernels (`commit`), or a file and a part of it (`mask_predict.bf16`).
+    `arguments` are ctypes scalars in the order of the kernel's parameters; `shared_bytes` are dynamic.
+    """
 
     source: str
     kernel: str
@@ -34,6 +38,11 @@ class Launch:
     block: tuple[int, int, int]
     arguments: tuple[Any, ...]
     shared_bytes: int = 0
+
+    @property
+    def file(self) -> str:
+        """The file of the kernel, without its suffix."""
+        return self.source.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +75,11 @@ class MaskPredictBuffers:
     status: int
 
 
+def mask_predict_sources(dtype: str) -> tuple[str, ...]:
+    """What a mask prediction of logits of a dtype launches from."""
+    return f"mask_predict.{SUFFIXES[dtype]}", f"mask_filter.{SUFFIXES[dtype]}"
+
+
 def tiles(vocabulary: int) -> int:
     """Number of tiles of a row."""
     return -(-vocabulary // TILE)
@@ -93,6 +107,7 @@ def mask_predict(
     if sites == 0:
         return []  # a grid of nothing is an error
     suffix = SUFFIXES[dtype]
+    predict, filter_ = mask_predict_sources(dtype)
     draws = temperature > 0
     keep_k = top_k if draws and top_k is not None and top_k < vocabulary else 0
     keep_p = top_p if draws and top_p is not None else 1.0
@@ -113,7 +128,7 @@ def mask_predict(
     kind = "tempered_tiles" if is_tempered else "tiles"
     launches = [
         Launch(
-            "mask_predict",
+            predict,
             f"dllm_mask_predict_{kind}_{suffix}",
             warp_per_tile,
             (256, 1, 1),
@@ -124,7 +139,7 @@ def mask_predict(
         cut = logits, index, suppressed, records, cuts, *row, scale
         launches.append(
             Launch(
-                "mask_filter",
+                filter_,
                 f"dllm_mask_filter_cut_{suffix}",
                 block_per_row,
                 (1024, 1, 1),
@@ -133,7 +148,7 @@ def mask_predict(
         )
         launches.append(
             Launch(
-                "mask_filter",
+                filter_,
                 f"dllm_mask_filter_kept_{suffix}",
                 warp_per_tile,
                 (256, 1, 1),
@@ -147,7 +162,7 @@ def mask_predict(
     choice = _CHOOSE_BY_FILTERED_DRAW if filters else _CHOOSE_BY_DRAW if draws else _CHOOSE_ARGMAX
     launches.append(
         Launch(
-            "mask_predict",
+            predict,
             f"dllm_mask_predict_rows_{suffix}",
             block_per_row,
             (256, 1, 1),
@@ -247,6 +262,11 @@ class AttentionBuffers:
     log_sums: int = 0
 
 
+def attention_sources(head_dimension: int) -> tuple[str, ...]:
+    """What an attention with heads of so many numbers launches from."""
+    return f"attention.bf16_d{head_dimension}", "attention.combine"
+
+
 def attention_splits(*, queries: int, keys: int, group: int) -> tuple[int, int]:
     """Number of splits of the keys, and keys of a split: the same for any batch and number of heads, so results are, too.
 
@@ -277,6 +297,7 @@ def attention(
     """The launches of an attention, in order. Shapes and alignment are checked by the caller."""
     if batch * heads * queries == 0:
         return []
+    source, merging = attention_sources(head_dimension)
     group = heads // key_heads
     rows = 32 if queries * group <= 32 else 64
     splits, keys_per_split = attention_splits(queries=queries, keys=keys, group=group)
@@ -290,7 +311,7 @@ def attention(
     scale_log2 = ctypes.c_float(scale * math.log2(math.e))
     launches = [
         Launch(
-            "attention",
+            source,
             f"dllm_attention_d{head_dimension}_rows{rows}",
             (-(-group * queries // rows), batch * key_heads, splits),
             (rows * 2, 1, 1),
@@ -302,7 +323,7 @@ def attention(
         sizes = tuple(map(ctypes.c_int32, (batch, queries, heads, splits, head_dimension)))
         outputs = tuple(ctypes.c_void_p(a) for a in (b.parts, b.log_sums, b.out))
         grid = (-(-batch * heads * queries * _WARP // 128), 1, 1)
-        launches.append(Launch("attention", "dllm_attention_combine", grid, (128, 1, 1), (*outputs, strides[3], *sizes)))
+        launches.append(Launch(merging, "dllm_attention_combine", grid, (128, 1, 1), (*outputs, strides[3], *sizes)))
     return launches
 
 

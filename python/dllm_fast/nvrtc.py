@@ -48,7 +48,7 @@ class Nvrtc:
                 arch = options[0].removeprefix("-arch=")
                 # An instruction that an architecture lacks is reported once for each use, thousands of times.
                 first = next((line.strip() for line in log.splitlines() if "error" in line), self._text(status))
-                failed = KernelError(f"NVRTC {self.version} must compile {name}.cu for {arch}, got: {first}; {_REPORT}")
+                failed = KernelError(f"NVRTC {self.version} must compile {name} for {arch}, got: {first}; {_REPORT}")
                 failed.add_note(log)
                 raise failed
             return self._read(program, "nvrtcGetCUBIN"), log

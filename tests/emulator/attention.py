@@ -48,7 +48,7 @@ def attention(
         v_strides=v.stride()[:3],
         out_strides=out.stride()[:3],
     ):
-        built = build.library(build.KERNELS / f"{launch.source}.cu") if library is None else library
+        built = build.library(build.KERNELS / f"{launch.file}.cu") if library is None else library
         run(launch, order=order, library=built)
     return out
 

@@ -30,12 +30,12 @@ def run(launch: Launch, *, order: int = 0, library: Path | None = None) -> None:
     Args:
         order: of the threads of a block between two points where they wait. 0: rising, 1: falling, above: shuffled; see
             README.md for what else the number decides.
-        library: of the kernel; by default the one of `launch.source` in cuda/.
+        library: of the kernel; by default that of `launch.file` in cuda/.
 
     Raises:
         EmulatorError: threads that wait for ever, or meet at different operations.
     """
-    kernels = load(library or build.library(build.KERNELS / f"{launch.source}.cu"))
+    kernels = load(library or build.library(build.KERNELS / f"{launch.file}.cu"))
     expected = getattr(kernels, f"parameters_of_{launch.kernel}")()
     if expected != len(launch.arguments):
         raise EmulatorError(f"{launch.kernel} takes {expected} arguments, got {len(launch.arguments)}")

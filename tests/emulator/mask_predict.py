@@ -128,5 +128,5 @@ def mask_predict(
         min_p=min_p,
         softcap=softcap,
     ):
-        run(launch, order=order, library=library(build.KERNELS / f"{launch.source}.cu"))
+        run(launch, order=order, library=library(build.KERNELS / f"{launch.file}.cu"))
     return Prediction(**out, current=probability_of_current, status=status)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from dllm_fast import cli, kernels
+from dllm_fast import cli, kernels, launches
 from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
 
@@ -57,6 +59,42 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "dllm_fast" / "cubin"
 
 
+def every_launch():
+    """Launches of every kernel, as the operations ask for them; addresses are of no matter."""
+    for dtype in launches.SUFFIXES:
+        buffers = launches.MaskPredictBuffers(**{field.name: 0 for field in fields(launches.MaskPredictBuffers)})
+        for settings in ({}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.5}):
+            yield from launches.mask_predict(buffers, dtype=dtype, sites=1, vocabulary=9, stride=9, **settings)
+    buffers = launches.CommitBuffers(**{field.name: 0 for field in fields(launches.CommitBuffers)})
+    yield launches.commit(buffers, rows=1, mask_id=0, order="confidence", cut="count")
+    buffers = launches.AttentionBuffers(**{field.name: 0 for field in fields(launches.AttentionBuffers)})
+    strides = {f"{name}_strides": (0, 0, 0) for name in ("q", "k", "v", "out")}
+    for depth, queries in itertools.product(launches.HEAD_DIMENSIONS, (1, 64)):
+        shape = {"batch": 1, "heads": 1, "key_heads": 1, "queries": queries, "keys": 4096, "head_dimension": depth}
+        yield from launches.attention(buffers, **shape, scale=1.0, **strides)
+    yield launches.fused_add_norm(stream=0, delta=0, weight=0, stream_out=0, out=0, rows=1, width=8, eps=0.0)
+    buffers = {field.name: 0 for field in fields(launches.QkvBuffers)}
+    buffers = launches.QkvBuffers(**buffers | {"keys_strides": (0, 0, 0), "values_strides": (0, 0, 0)})
+    shape = {"batch": 1, "queries": 1, "heads": 1, "key_heads": 1, "head_dimension": 64, "rotated": 64}
+    yield launches.fused_qkv(buffers, **shape, eps=0.0, rotates_in_float32=False)
+    yield launches.fused_swiglu(gate_up=0, out=0, rows=1, inner=8)
+
+
+def test_a_file_names_its_parts_where_it_guards_them(tmp_path, monkeypatch):
+    texts = {
+        "one": b"",
+        "two": b"#if DLLM_BUILDS(B) || DLLM_BUILDS(A_1)\n#endif\n#if DLLM_BUILDS(A_1)\n// DLLM_BUILDS(X)\n#endif",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.cu").write_bytes(text)
+    monkeypatch.setattr(kernels, "_folder", lambda: tmp_path)
+    kernels._parts.cache_clear()
+    kernels._source.cache_clear()
+    assert kernels.sources() == ["one", "two.b", "two.a_1"]
+    kernels._parts.cache_clear()
+    kernels._source.cache_clear()
+
+
 def test_every_kernel_compiles_for_every_architecture_within_its_bounds():
     nvrtc_or_skip()
     jobs = [(name, arch) for name in kernels.sources() for arch in kernels.ARCHITECTURES]
@@ -64,6 +102,7 @@ def test_every_kernel_compiles_for_every_architecture_within_its_bounds():
         usages = [usage for compiled in pool.map(lambda job: kernels.compile_kernels(*job), jobs) for usage in compiled.usage]
     for arch in kernels.ARCHITECTURES:
         assert sorted(usage.kernel for usage in usages if usage.arch == arch) == sorted(BOUNDS)
+    assert {(launch.source, launch.kernel) for launch in every_launch()} == {(usage.source, usage.kernel) for usage in usages}
     for usage in usages:
         registers, shared = BOUNDS[usage.kernel]
         assert (usage.spills, usage.stack_bytes) == (0, 0), usage
@@ -80,17 +119,17 @@ def test_a_cubin_is_compiled_once(cache, monkeypatch):
         return b"cubin", LOG
 
     monkeypatch.setattr(nvrtc, "compile", compile_)
-    first = kernels.compile_kernels("mask_predict", "sm_80")
-    assert first == kernels.compile_kernels("mask_predict", "sm_80")
+    first = kernels.compile_kernels("mask_predict.bf16", "sm_80")
+    assert first == kernels.compile_kernels("mask_predict.bf16", "sm_80")
     assert first.path.parent == cache
     assert first.path.read_bytes() == b"cubin"
     assert len(calls) == 1
-    assert kernels.compile_kernels("mask_predict", "sm_90a").path != first.path
+    assert kernels.compile_kernels("mask_predict.bf16", "sm_90a").path != first.path
     headers = {**kernels._headers(), "dllm/ptx.cuh": b"// another"}
     monkeypatch.setattr(kernels, "_headers", lambda: headers)
-    assert kernels.compile_kernels("mask_predict", "sm_80").path != first.path
+    assert kernels.compile_kernels("mask_predict.bf16", "sm_80").path != first.path
     monkeypatch.setattr(nvrtc, "version", "99.0")
-    kernels.compile_kernels("mask_predict", "sm_80")
+    kernels.compile_kernels("mask_predict.bf16", "sm_80")
     assert len(calls) == 4
     assert {path.suffix for path in cache.iterdir()} == {".cubin", ".log"}, "nothing half-written is left"
 
@@ -101,7 +140,7 @@ def test_a_folder_that_cannot_be_written_costs_a_compilation_and_nothing_more(tm
     (tmp_path / "dllm_fast").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(nvrtc, "compile", lambda *_: (b"cubin", LOG))
-    compiled = kernels.compile_kernels("mask_predict", "sm_80")
+    compiled = kernels.compile_kernels("mask_predict.bf16", "sm_80")
     assert compiled.path.read_bytes() == b"cubin"
     assert compiled.usage[0].registers == 104
 
@@ -155,10 +194,10 @@ def test_a_file_that_does_not_compile_is_one_line_and_a_note(cache, monkeypatch)
     nvrtc_or_skip()
     monkeypatch.setattr(kernels, "_source", lambda _: b"__device__ int f() { return one; }\n__device__ int g() { return two; }")
     with pytest.raises(KernelError) as caught:
-        kernels.compile_kernels("mask_predict", "sm_80")
+        kernels.compile_kernels("mask_predict.bf16", "sm_80")
     text = str(caught.value)
     assert re.fullmatch(
-        r"NVRTC \S+ must compile mask_predict\.cu for sm_80, got: .*\(1\): error: .*one.*; report it with .*", text
+        r"NVRTC \S+ must compile mask_predict\.bf16 for sm_80, got: .*\(1\): error: .*one.*; report it with .*", text
     )
     assert "two" in "".join(caught.value.__notes__)
 
@@ -171,13 +210,13 @@ def test_kernels_compile_counts_on_standard_error_and_prints_a_list_of_objects(c
     said = capsys.readouterr()
     rows = json.loads(said.out)
     jobs = [(name, arch) for name in kernels.sources() for arch in ("sm_90a", "sm_80")]
-    assert [(row["file"], row["arch"]) for row in rows] == [job for job in jobs for _ in range(2)]
+    assert [(row["source"], row["arch"]) for row in rows] == [job for job in jobs for _ in range(2)]
     one = {"kernel": "dllm_one_bf16", "arch": "sm_90a", "registers": 104, "spills": 28, "shared_bytes": 26136}
     assert rows[0].items() >= one.items()
     lines = said.err.splitlines()
     assert len(lines) == len(jobs)
     for number, (line, (name, arch)) in enumerate(zip(lines, jobs, strict=True), 1):
-        assert re.fullmatch(rf" *{number}/{len(jobs)}  {name}\.cu for {arch}: \d+\.\d s", line)
+        assert re.fullmatch(rf" *{number}/{len(jobs)}  {re.escape(name)} for {arch}: \d+\.\d s", line)
     assert cli.main(arguments) == 1
     said = capsys.readouterr()
     assert "dllm_two_f32" in said.out
@@ -187,11 +226,11 @@ def test_kernels_compile_counts_on_standard_error_and_prints_a_list_of_objects(c
 def test_a_compilation_that_nobody_asked_for_is_announced_once(cache, monkeypatch, capsys):
     nvrtc = nvrtc_or_skip()
     monkeypatch.setattr(nvrtc, "compile", lambda *_: (b"cubin", LOG))
-    first = kernels.compile_with_notice("mask_predict", "sm_80")
+    first = kernels.compile_with_notice("mask_predict.bf16", "sm_80")
     assert capsys.readouterr().err == (
-        "dllm_fast: compiling mask_predict.cu for sm_80, once (ahead: dllm-fast kernels compile)\n"
+        "dllm_fast: compiling mask_predict.bf16 for sm_80, once (ahead: dllm-fast kernels compile)\n"
     )
-    assert kernels.compile_with_notice("mask_predict", "sm_80") == first
+    assert kernels.compile_with_notice("mask_predict.bf16", "sm_80") == first
     assert capsys.readouterr().err == ""
 
 
@@ -199,7 +238,7 @@ def test_the_doctor_reports_and_says_what_to_do(capsys):
     assert cli.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert list(report) == ["torch", "cuda", "cupy", "nvrtc", "arch", "kernels"]
-    assert sorted(report["kernels"]) == kernels.sources()
+    assert list(report["kernels"]) == kernels.sources()
     for entry in report["kernels"].values():
         assert entry["usable"] == (entry["why"] is None) == (entry["fix"] is None)
     assert cli.main(["doctor"]) == 0

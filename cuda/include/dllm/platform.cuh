@@ -7,7 +7,13 @@
 //                                puts it into memory of its own that is poisoned for every block.
 //   DLLM_DYNAMIC_SHARED(Type, name)   the same for more than 48 KB: the launch says how many bytes.
 //   DLLM_EXPORT(kernel)          makes an extern "C" kernel callable from the emulator; nothing under NVRTC.
+//   #if DLLM_BUILDS(PART)        around kernels that are compiled as a unit of their own, named file.part in launches.py: all
+//                                such lines of a file are the list of its parts (python/dllm_fast/kernels). The emulator
+//                                compiles all of a file. What stands outside of them belongs to every part.
 #pragma once
+
+// A part is asked for with -DDLLM_ONE -DDLLM_ONE_<PART>; a name that is not defined counts as 0 here.
+#define DLLM_BUILDS(PART) (!DLLM_ONE || DLLM_ONE_##PART)
 
 #ifdef DLLM_EMU
 

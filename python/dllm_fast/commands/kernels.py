@@ -61,7 +61,7 @@ def _watched(count: str, name: str, arch: str) -> kernels.Compiled:
     """Compiles one file for one architecture, with a line on standard error that says so while it runs."""
     from dllm_fast import kernels
 
-    print(f"{count:>5}  {name}.cu for {arch}: ", end="", file=sys.stderr, flush=True)
+    print(f"{count:>5}  {name} for {arch}: ", end="", file=sys.stderr, flush=True)
     ended = "failed"
     try:
         is_cached = kernels.cached(name, arch) is not None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def usable(device: torch.device, source: str) -> bool:
-    """Can the kernels of a file run on a device? Says once why those of a CUDA device cannot."""
+    """Can the kernels of a source (`Launch.source`) run on a device? Says once why those of a CUDA device cannot."""
     return device.type == "cuda" and _load(source, torch.cuda.current_device() if device.index is None else device.index)
 
 

@@ -39,8 +39,9 @@ def takes(logits: Tensor) -> bool:
     """Can the kernels read such logits `[N, V]`, where they are? Others go to the core."""
     dtype = str(logits.dtype).removeprefix("torch.")
     fits = logits.dim() == 2 and 0 < logits.shape[1] <= launches.MAX_TILES * launches.TILE and logits.is_contiguous()
-    has_kernels = dtype in launches.SUFFIXES and fits
-    return has_kernels and all(launcher.usable(logits.device, source) for source in ("mask_predict", "mask_filter"))
+    if dtype not in launches.SUFFIXES or not fits:
+        return False
+    return all(launcher.usable(logits.device, source) for source in launches.mask_predict_sources(dtype))
 
 
 # --- what the kernels read and write: arrays side by side in one buffer, so that one copy moves all of them
