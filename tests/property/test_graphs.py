@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import dllm_fast
 from dllm_fast.models import graphs
-from dllm_fast.models.graphs import Engine, Inputs, Shape
+from dllm_fast.models.graphs import Engine
+from dllm_fast.models.shapes import Inputs, Shape, room
 from encoders import TWINS as ENCODERS
 from families import MASK, TWINS, Twin
 
@@ -162,6 +163,30 @@ def inputs(rows, width, scored, keys=40, slots=True) -> Inputs:
 def test_shapes_are_rounded_up_to_a_few():
     shapes = {Shape.around(inputs(rows, width, [0]), None, None) for rows in (5, 6, 7, 8) for width in (17, 25, 32)}
     assert shapes == {Shape(rows=8, width=32, keys=32, scored=16, draw=None)}
+
+
+def test_rows_are_filled_up_by_three_at_most():
+    rounded = {rows: Shape.around(inputs(rows, 16, [0]), None, None).rows for rows in range(1, 41)}
+    assert [rounded[rows] for rows in (1, 2, 3, 4, 5, 8, 9, 12, 13, 17, 33)] == [1, 2, 4, 4, 8, 8, 12, 12, 16, 20, 36]
+    assert all(rows <= rounded[rows] <= rows + 3 for rows in rounded)
+
+
+def test_a_shape_has_no_more_rows_than_the_cache(opened):
+    engine = with_engine(opened(TWINS[0]), Recorder())
+    assert Shape.around(inputs(9, 16, [0]), engine.cache(9, 20), None).rows == 9
+
+
+def test_scored_lines_are_rounded_to_powers_of_two_and_above_128_to_halves_of_them():
+    assert [room(n) for n in (0, 16, 17, 100, 128, 129, 192, 193, 257, 385, 2048)] == [
+        *(16, 16, 32, 128, 128, 192, 192, 256, 384, 512, 2048)
+    ]
+
+
+def test_features_are_kept_only_where_somebody_reads_them(opened):
+    engine = with_engine(opened(TWINS[0]), Recorder())
+    for _ in range(2):
+        answer = engine.run(inputs(1, 16, [0], slots=False), is_cached=False, scoring=None, tails=None, repeats=False)
+        assert answer.hidden is None
 
 
 def test_the_filling_of_a_shape_is_seen_by_nobody():

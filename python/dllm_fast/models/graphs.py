@@ -9,7 +9,7 @@ tokens, the graph is replayed again at once, and the device works while the host
 from the same statistics by the same rule; a step that turns out to be another than the one that was begun is computed as if
 nothing had been begun.
 
-Only `capture` knows CUDA. Everything else is tested on the CPU, where a "graph" is the function that would be captured.
+Only `capture.py` knows CUDA. Everything else is tested on the CPU, where a "graph" is the function that would be captured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import traceback
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ import torch
 from dllm_fast.errors import DllmFastWarning
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
+from dllm_fast.models.capture import CudaCapture
 from dllm_fast.models.experts import Experts
+from dllm_fast.models.shapes import Inputs, Shape, room
 from dllm_fast.ops import commit, launcher
 from dllm_fast.ops import mask_predict as device
 
@@ -38,102 +40,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllm_fast.models.batch import Network
-    from dllm_fast.models.predictor import Scoring, Sites
+    from dllm_fast.models.predictor import Scoring
 
     Ints = NDArray[np.int64]
     Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 # Above so many tokens a forward computes longer than it takes to launch, and a graph gains nothing.
 _MOST_TOKENS = 2048
-_MOST_GRAPHS = 64
-_WIDTH_STEP, _LEAST_KEYS, _LEAST_SCORED, _LENGTH_STEP = 16, 256, 16, 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """What a forward computes, on the host: the arrays of `Batch`, `[B, Q]` each, and the lines of its features to score."""
-
-    ids: Ints
-    positions: Ints
-    end: Ints
-    slots: Ints | None
-    keys: int
-    lines: Ints
-
-    def span(self) -> slice | None:
-        """The slots as a slice where all rows write the same, as a single row always does: a plain copy is faster."""
-        assert self.slots is not None
-        begin, width = int(self.slots[0, 0]), self.slots.shape[1]
-        return slice(begin, begin + width) if (self.slots == np.arange(begin, begin + width)).all() else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What a graph is made for: rows, queries of each, keys that anybody sees, scored lines, and how tokens are drawn and
-    committed."""
-
-    rows: int
-    width: int
-    keys: int
-    scored: int
-    draw: device.Draw | None
-    rule: commit.Rule | None = None
-
-    @classmethod
-    def around(
-        cls, inputs: Inputs, cache: SlotCache | None, draw: device.Draw | None, rule: commit.Rule | None = None
-    ) -> Shape:
-        """The smallest one that holds these inputs."""
-        rows, width = inputs.ids.shape
-        wide = -(-width // _WIDTH_STEP) * _WIDTH_STEP
-        lines = _power_of_two(rows)
-        keys = wide
-        if cache is not None:
-            lines = min(lines, cache.keys.shape[1])
-            keys = min(max(_power_of_two(inputs.keys), _LEAST_KEYS), cache.spare + 1)
-        return cls(rows=lines, width=wide, keys=keys, scored=_room(len(inputs.lines)), draw=draw, rule=rule)
-
-    def pack(self, inputs: Inputs, spare: int) -> Ints:
-        """Ids, positions, ends, slots `[rows, width]` each, then the scored lines, one behind the other.
-
-        Filling looks at one slot, so that no softmax runs over nothing, and writes where nobody looks.
-        """
-        rows, width = inputs.ids.shape
-        packed = np.zeros(4 * self.rows * self.width + self.scored, dtype=np.int64)
-        ids, positions, end, slots = packed[: 4 * self.rows * self.width].reshape(4, self.rows, self.width)
-        end[:] = 1
-        slots[:] = spare
-        ids[:rows, :width], positions[:rows, :width] = inputs.ids, inputs.positions
-        end[:rows, :width] = inputs.end
-        if inputs.slots is not None:
-            slots[:rows, :width] = inputs.slots
-        lines = packed[4 * self.rows * self.width :]
-        # Lines behind the features of the queries are those of `tails`, one a row.
-        is_tail = inputs.lines >= rows * width
-        lines[: len(inputs.lines)] = np.where(
-            is_tail,
-            inputs.lines - rows * width + self.rows * self.width,
-            inputs.lines // width * self.width + inputs.lines % width,
-        )
-        return packed
-
-    def pack_scoring(self, scoring: Scoring, sites: Sites, inputs: Inputs) -> NDArray[np.uint8]:
-        """What the mask prediction and the commit read."""
-        packed = sites.packed(np.arange(len(sites)), room=self.scored)
-        if self.rule is None:
-            return packed
-        row = np.repeat(np.arange(len(sites.counts)), sites.counts)
-        cell = row * self.width + sites.position - inputs.positions[row, 0]
-        pace = commit.pack_pace(scoring.paces()[0], self.rows)
-        return np.concatenate((packed, pace, commit.pack_places(sites.counts, cell, self.rows, self.scored)))
+# A batch whose rows end one by one passes through some twenty shapes a number of keys. They share their work memory; each has
+# its buffers, a fraction of a megabyte, and what the driver holds of its nodes.
+_MOST_GRAPHS = 128
+_LENGTH_STEP = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a step gave: a prediction or logits `[n, V]`, and features `[B, Q, H]`; the next step writes over the last two."""
+    """What a step gave: a prediction or logits `[n, V]`; and features `[B, Q, H]`, where tails were given, which somebody has
+    to make anew. The next step writes over the last two."""
 
     scored: Tensor | device.AwaitedPrediction
-    hidden: Tensor
+    hidden: Tensor | None
 
 
 class _Graph:
@@ -169,9 +95,10 @@ class _Graph:
         shape = self.shape
         where = None if cache is None else self.slots
         batch = Batch(ids=self.ids, positions=self.positions, end=self.end, cache=cache, slots=where, keys=shape.keys)
-        self.hidden = network.hidden(batch)
-        features = self.hidden.flatten(0, 1)
+        hidden = network.hidden(batch)
+        features = hidden.flatten(0, 1)
         if self.tails is not None:
+            self.hidden = hidden  # elsewhere it would hold memory in every graph for nobody
             features = torch.cat((features, self.tails))
         logits = network.logits(features[self.inputs[4 * self.ids.numel() :]])
         if shape.draw is None:
@@ -210,7 +137,7 @@ class _Begun:
     def lines_of(self, inputs: Inputs, rows: Ints) -> Ints | None:
         """Which of its lines a step scores; None where it is another step, or one that would be rounded otherwise."""
         mine = self.inputs
-        if _room(len(inputs.lines)) != self.graph.shape.scored:
+        if room(len(inputs.lines)) != self.graph.shape.scored:
             return None
         pairs = ((mine.positions, inputs.positions), (mine.end, inputs.end), (mine.slots, inputs.slots), (self.rows, rows))
         if not all(a is b or np.array_equal(a, b) for a, b in pairs):  # type: ignore[arg-type]
@@ -297,8 +224,7 @@ class Engine:
             graph, filled, lines = found, inputs, np.arange(len(inputs.lines))
             graph.replay()
             begun = None
-        assert graph.hidden is not None
-        hidden = graph.hidden[: inputs.ids.shape[0], : inputs.ids.shape[1]]
+        hidden = None if graph.hidden is None else graph.hidden[: inputs.ids.shape[0], : inputs.ids.shape[1]]
         scored: Tensor | device.AwaitedPrediction
         if scoring is None:
             assert graph.logits is not None
@@ -330,7 +256,7 @@ class Engine:
         if graph is None:
             # A shape that comes once is not worth a capture. It goes through the same buffers all the same: other shapes of
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
-            self._make_room()
+            self._makeroom()
             graph = self._graphs[key] = _Graph(shape, tails, self._where)
             graph.replay = functools.partial(graph.body, self._network, cache)
         elif not graph.is_captured:
@@ -350,7 +276,7 @@ class Engine:
         graph.fill(packed, told, tails)
         return graph
 
-    def _make_room(self) -> None:
+    def _makeroom(self) -> None:
         """Drops the graph that was used longest ago where there are many: each holds memory of the device."""
         if len(self._graphs) >= _MOST_GRAPHS:
             if self._where.type == "cuda":
@@ -360,7 +286,7 @@ class Engine:
     def _go_on(self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int) -> None:
         """Begins the step after the one whose outcome is on its way, where that is as good as sure to come and of its shape."""
         (floors, _), pace = scoring.paces()
-        if pace is None or graph.place is None or _room(scored - int(floors.sum())) != graph.shape.scored:
+        if pace is None or graph.place is None or room(scored - int(floors.sum())) != graph.shape.scored:
             return
         graph.place.set_pace(pace)
         graph.replay()
@@ -368,69 +294,8 @@ class Engine:
         self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy)
 
 
-# One at a time in a process: what another thread queues meanwhile, another capture's warm-up say, can break a capture.
-_CAPTURES = threading.Lock()
-
-
-class CudaCapture:
-    """Runs a function once, so that what it needs is loaded, then captures it. All graphs share their work memory.
-
-    Both are on a stream of its own, to which cuBLAS ties its work memory; replays are on the caller's.
-    """
-
-    def __init__(self, where: torch.device) -> None:
-        self._where = where
-        self._stream: torch.cuda.Stream | None = None
-        self._pool: Any = None
-        self._anchor: tuple[Any, Tensor] | None = None
-
-    def __call__(self, body: Callable[[], None]) -> Callable[[], None]:
-        with _CAPTURES, torch.cuda.device(self._where):
-            current = torch.cuda.current_stream()
-            if self._stream is None:
-                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                self._pool = torch.cuda.graph_pool_handle()
-            self._stream.wait_stream(current)
-            try:
-                with torch.cuda.stream(self._stream):
-                    body()
-            finally:
-                current.wait_stream(self._stream)
-            try:
-                if self._anchor is None:
-                    # A pool is gone for good with the last of its graphs, and a longer cache drops all of the others.
-                    kept: list[Tensor] = []
-                    self._anchor = self._captured(lambda: kept.append(torch.zeros(1, device=self._where))), kept[0]
-                with launcher.recorded() as launches:
-                    graph = self._captured(body)
-            finally:
-                torch.cuda.set_stream(current)
-
-        def replay() -> None:
-            graph.replay()
-            launcher.count(launches)
-
-        return replay
-
-    def _captured(self, body: Callable[[], None]) -> Any:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            body()
-        return graph
-
-
 def _obstacle(network: Network) -> str | None:
     """What is known beforehand to need the host in the middle of a forward."""
     if isinstance(network, torch.nn.Module) and any(isinstance(module, Experts) for module in network.modules()):
         return "the number of tokens of each expert is read on the host"
     return None
-
-
-def _room(lines: int) -> int:
-    """Room for so many scored lines."""
-    return max(_power_of_two(lines), _LEAST_SCORED)
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest that is at least n."""
-    return 1 << max(n - 1, 0).bit_length()

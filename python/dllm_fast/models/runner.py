@@ -15,7 +15,7 @@ import torch
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
-from dllm_fast.models.graphs import Inputs
+from dllm_fast.models.shapes import Inputs
 from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:
@@ -209,13 +209,14 @@ class NetworkRunner:
         inputs = self._inputs(ids, (begin, end), self._seen(begin, end, block, lengths), lines, cache)
         has_tails = self._policy == "exact_block" and shift
         answer = self._replayed(inputs, rows, has_tails=has_tails, repeats=self._repeats(rows, begin, block))
+        hidden: Tensor | None
         if answer is not None:
             hidden, scored = answer.hidden, answer.scored
         else:
             hidden = self._forward(inputs, cache)
             features = hidden.flatten(0, 1)
             scored = self._head(torch.cat((features, self._tail(rows, hidden))) if has_tails else features, lines)
-        if has_tails:
+        if has_tails and hidden is not None:
             self._keep_tails(rows, hidden, block - 1 - begin)
         if self._policy == "exact_block":
             self._fresh[rows] = block
