@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812, the name every reader of tor
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models.activations import ACTIVATIONS
 from dllm_fast.models.blank import Linear
+from dllm_fast.models.grouped import Sorted, products, tokens_without_host
 from dllm_fast.ops import fused
 
 if TYPE_CHECKING:
@@ -128,16 +129,15 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         weights, experts = self.router(flat)
-        # Tokens sorted by expert, so that every expert meets its own in one product.
         chosen = experts.shape[1]
-        order = experts.flatten().argsort(stable=True)
-        counts = experts.flatten().bincount(minlength=len(self.gate_up)).tolist()
-        parts = torch.split(flat[order // chosen], counts)
-        said = [self._expert(e, part) for e, part in enumerate(parts) if len(part)]
-        pairs = torch.empty(len(order), x.shape[-1], dtype=x.dtype, device=x.device)
-        pairs[order] = torch.cat(said)
-        mixed: Tensor = (pairs.view(len(flat), chosen, -1) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
+        rows = Sorted.by_expert(experts, len(self.gate_up))
+        inner = gated(products(flat[rows.pairs // chosen], self.gate_up, rows), self.act)
+        # Back in the order of the tokens, then summed over the experts of each: no row depends on another's place.
+        said = flat.new_empty(len(inner), flat.shape[1]).index_copy_(0, rows.pairs, products(inner, self.down, rows))
+        mixed: Tensor = (said.view(len(flat), chosen, -1) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
         return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
 
-    def _expert(self, e: int, x: Tensor) -> Tensor:
-        return F.linear(gated(F.linear(x, self.gate_up[e]), self.act), self.down[e])
+    def tokens_without_host(self) -> int | None:
+        """For how many tokens a forward reads no value on the host; None for any number."""
+        limits = [tokens_without_host(stack) for stack in (self.gate_up, self.down)]
+        return min((most for most in limits if most is not None), default=None)
