@@ -156,7 +156,8 @@ class Engine:
     """
 
     def __init__(self, network: Network, *, dtype: torch.dtype, where: torch.device, capture: Capture | None = None) -> None:
-        self.trouble = _obstacle(network)
+        self._most_tokens = _most_tokens(network)
+        self.trouble = None if self._most_tokens else "the number of tokens of each expert is read on the host"
         self.traceback: str | None = None
         self._network = network
         self._dtype, self._where = dtype, where
@@ -245,7 +246,7 @@ class Engine:
         draw = None if scoring is None else scoring.draw
         rule = scoring.rule if scoring is not None and sites is not None and commit.fits(sites.counts) else None
         shape = Shape.around(inputs, cache, draw, rule)
-        if self.trouble is not None or shape.rows * shape.width > _MOST_TOKENS:
+        if self.trouble is not None or shape.rows * shape.width > self._most_tokens:
             return None
         packed = shape.pack(inputs, 0 if cache is None else cache.spare)
         told = None if scoring is None or sites is None else shape.pack_scoring(scoring, sites, inputs)
@@ -294,8 +295,8 @@ class Engine:
         self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy)
 
 
-def _obstacle(network: Network) -> str | None:
-    """What is known beforehand to need the host in the middle of a forward."""
-    if isinstance(network, torch.nn.Module) and any(isinstance(module, Experts) for module in network.modules()):
-        return "the number of tokens of each expert is read on the host"
-    return None
+def _most_tokens(network: Network) -> int:
+    """Of a step that can be captured and gains by it; 0 where its products need the host in the middle of every forward."""
+    modules = network.modules() if isinstance(network, torch.nn.Module) else ()
+    limits = [module.tokens_without_host() for module in modules if isinstance(module, Experts)]
+    return min([_MOST_TOKENS, *(most for most in limits if most is not None)])
