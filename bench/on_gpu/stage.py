@@ -5,22 +5,31 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.on_gpu.floors import Rates, Work
+from dllm_fast.ops import launcher
+
 Json = dict[str, Any]
 
-# Written between two samples, so that nothing of the inputs is left in the second-level cache (50 MB on an H200). It also
-# keeps the device busy while the host queues what is timed.
+# Written between two samples, so that nothing of the inputs is left in the second-level cache (50 MB on an H100 and an H200).
+# It also keeps the device busy while the host queues what is timed.
 _FLUSHED_BYTES = 512 * 2**20
 
 
 class SkippedError(Exception):
     """This cannot be measured here; the text says why."""
+
+
+class NotLaunchedError(Exception):
+    """Something else did the work: what was timed is not what the number would be called."""
 
 
 @dataclass
@@ -34,6 +43,7 @@ class Stage:
         deadline: `time.perf_counter()` after which nothing new is begun.
         out: folder for traces.
         notes: what was left out, and why.
+        rates: of this card, once they are measured.
     """
 
     device: torch.device
@@ -42,7 +52,9 @@ class Stage:
     deadline: float
     out: Path
     notes: list[str] = field(default_factory=list)
+    rates: Rates | None = None
     _flush: torch.Tensor | None = None
+    _kept: dict[str, Any] = field(default_factory=dict)
 
     def pick(self, real: Any, toy: Any) -> Any:
         """The size for a GPU, or that for a rehearsal."""
@@ -55,11 +67,37 @@ class Stage:
             self.notes.append(f"{what}: skipped, {left:.0f} s were left and it takes about {seconds:.0f} s")
         return left >= seconds
 
-    def milliseconds(self, form: Callable[[], object], *, samples: int = 20, cold: bool = True) -> Json:
-        """Median and quartiles of a form on the device by events, after warm-up; caches are cold unless said otherwise."""
-        form()
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What several sections use, made when the first of them needs it."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
+
+    def forget(self, name: str) -> None:
+        """Gives the memory of it back."""
+        self._kept.pop(name, None)
+        self.free()
+
+    def milliseconds(
+        self, form: Callable[[], object], *, kernels: Sequence[str] = (), samples: int = 20, cold: bool = True
+    ) -> Json:
+        """Median and quartiles of a form on the device by events, after warm-up; caches are cold unless said otherwise.
+
+        Args:
+            form: what is timed.
+            kernels: beginnings of the names of kernels that it has to launch.
+            samples: how many.
+            cold: write over the second-level cache before each.
+
+        Raises:
+            NotLaunchedError: one of the kernels was not launched.
+        """
+        with launcher.counted() as launched:
+            form()
+        must_launch(launched, kernels)
+        names: Json = {"launched": dict(launched)} if kernels else {}
         if self.dry:
-            return {"ran": True}
+            return {"ran": True} | names
         form()
         form()
         if self._flush is None:
@@ -76,21 +114,59 @@ class Stage:
         torch.cuda.synchronize()
         times = sorted(begin.elapsed_time(end) for begin, end in pairs)
         quartiles = statistics.quantiles(times, n=4)
-        return {"ms": statistics.median(times), "quartiles": [quartiles[0], quartiles[2]], "samples": len(times)}
+        return {"ms": statistics.median(times), "quartiles": [quartiles[0], quartiles[2]], "samples": len(times)} | names
 
-    def graphed(self, form: Callable[[], object]) -> Callable[[], object]:
-        """The form as one launch, so that its time is that of the device and not of Python."""
+    def host_us(self, form: Callable[[], object], *, count: int = 200, kernels: Sequence[str] = ()) -> Json:
+        """Microseconds of the host for a call that only queues work.
+
+        Raises:
+            NotLaunchedError: one of the kernels was not launched.
+        """
+        with launcher.counted() as launched:
+            form()
+        must_launch(launched, kernels)
         if self.dry:
-            return form
+            return {"ran": True}
+        times = []
+        for _ in range(5):
+            self.synchronize()
+            began = time.perf_counter()
+            for _ in range(count):
+                form()
+            times.append((time.perf_counter() - began) / count * 1e6)
+            self.synchronize()
+        return {"host_us": statistics.median(times), "least": min(times), "calls": count}
+
+    def against(self, found: Json, work: Work, *, times: int = 1) -> Json:
+        """A time beside its floor on this card; `times`: how often the work was done in it."""
+        if self.rates is not None and "ms" in found:
+            found["us"] = 1e3 * found["ms"] / times
+            found["floor_us"] = 1e6 * work.seconds(self.rates)
+            found["of_floor"] = found["floor_us"] / found["us"]
+        return found
+
+    def graphed(self, form: Callable[[], object]) -> Callable[[], None]:
+        """The form as one launch, so that its time is that of the device and not of Python. A failed capture is an error."""
+        if self.dry:
+
+            def run() -> None:
+                form()
+
+            return run
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             form()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph), launcher.recorded() as launches:
             form()
-        return graph.replay
+
+        def replay() -> None:
+            graph.replay()
+            launcher.count(launches)
+
+        return replay
 
     def synchronize(self) -> None:
         """Waits for the device."""
@@ -104,20 +180,26 @@ class Stage:
             torch.cuda.empty_cache()
 
 
+def must_launch(launched: Counter[str], kernels: Sequence[str]) -> None:
+    """Refuses a count in which a kernel is missing.
+
+    Raises:
+        NotLaunchedError: no name begins as one of `kernels`.
+    """
+    missing = [name for name in kernels if not any(one.startswith(name) for one in launched)]
+    if missing:
+        raise NotLaunchedError(
+            f"kernels must be launched for their time to be taken, got none named {', '.join(missing)}... "
+            f"among {dict(launched)}; see `dllm-fast doctor`"
+        )
+
+
 @contextlib.contextmanager
 def tried(row: Json, name: str) -> Iterator[None]:
-    """One failure does not take the others with it; it is written where its number would be."""
+    """One failure does not take the others with it; it stands, whole, where its number would be."""
     try:
         yield
     except SkippedError as error:
         row[name] = {"skipped": str(error)}
-    except Exception as error:
-        row[name] = {"error": f"{type(error).__name__}: {error}".partition("\n")[0][:300]}
-
-
-def copy_bandwidth(stage: Stage) -> float | None:
-    """Bytes read and written in a second by a copy inside the device."""
-    source = torch.empty(stage.pick(2**30, 2**16), dtype=torch.uint8, device=stage.device)
-    target = torch.empty_like(source)
-    found = stage.milliseconds(lambda: target.copy_(source), cold=False)
-    return 2 * source.numel() / (found["ms"] * 1e-3) if "ms" in found else None
+    except Exception:
+        row[name] = {"error": traceback.format_exc()}

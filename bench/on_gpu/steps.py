@@ -1,0 +1,162 @@
+"""One denoise step of a LLaDA-8B-shaped model: begun ahead and waiting, where its time goes, other batches, switches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from bench.on_gpu import breakdown, floors, model
+from bench.on_gpu.floors import LLADA_8B
+from bench.on_gpu.model import Captures, Run, WaitingRunner
+from bench.on_gpu.stage import Json, Stage, must_launch, tried
+from dllm_fast import switches
+from dllm_fast.models import graphs
+from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.ops import launcher
+
+#: What a step of the model has to launch, by the beginnings of the names.
+KERNELS = (
+    "dllm_mask_predict_",
+    "dllm_commit",
+    "dllm_attention_",
+    "dllm_fused_add_norm",
+    "dllm_fused_qkv",
+    "dllm_fused_swiglu",
+)
+_BLOCKS = 2
+
+
+class NotReplayedError(Exception):
+    """The steps were not those of a graph, so their time would be called by a wrong name."""
+
+
+def llada(stage: Stage) -> LoadedModel:
+    """The model, made when it is first needed."""
+    return stage.once("model", lambda: model.build(stage))  # type: ignore[no-any-return]
+
+
+def step(stage: Stage) -> Iterator[Json]:
+    """Batch 1 with the dual cache: 32 queries over 768 keys."""
+    case: Json = {"what": "LLaDA-8B shape, batch 1, dual cache"}
+    with tried(case, "begun ahead"):
+        case["begun ahead"] = timed(stage, llada(stage), policy="dual", batch=1)
+    yield case
+    case = {"what": "LLaDA-8B shape, batch 1, dual cache"}
+    with tried(case, "waiting"):
+        case["waiting"] = timed(stage, llada(stage), policy="dual", batch=1, runner=WaitingRunner)
+    yield case
+    yield where_time_goes(stage, 1)
+
+
+def where_time_goes(stage: Stage, batch: int) -> Json:
+    """A kernel table of some steps."""
+    case: Json = {"what": f"where its time goes, batch {batch}"}
+    with tried(case, "breakdown"):
+        run = Run(stage, llada(stage), policy="dual", batch=batch, per_step=1)
+        with run.runner.inference():
+            run.go(seconds=5.0, most=stage.pick(8, 3))
+            case["breakdown"] = breakdown.of_steps(stage, run.step, stage.pick(8, 1), f"trace-batch{batch}.json.gz")
+    return case
+
+
+def batches(stage: Stage) -> Iterator[Json]:
+    """What a row more costs: a graph computes the rows that it was made for, filled or not."""
+    for batch in stage.pick((8, 9, 16), (2,)):
+        case: Json = {"what": f"batch {batch}, dual cache", "batch": batch}
+        with tried(case, "begun ahead"):
+            case["begun ahead"] = timed(stage, llada(stage), policy="dual", batch=batch)
+        yield case
+
+
+def with_switches(stage: Stage) -> Iterator[Json]:
+    """The same step with each switch on; off is the section `step`."""
+    for name in switches.SWITCHES:
+        case: Json = {"what": f"DLLM_FAST_TRY={name}, batch 1, dual cache", "switch": name}
+        with tried(case, "begun ahead"), switched_on(name):
+            # An engine of its own: what was captured before knows nothing of the switch.
+            opened = model.opened(llada(stage).network, stage)  # type: ignore[arg-type]
+            case["begun ahead"] = timed(stage, opened, policy="dual", batch=1)
+        yield case
+
+
+@contextlib.contextmanager
+def switched_on(name: str) -> Iterator[None]:
+    """Inside, one switch is on."""
+    before = os.environ.get(switches.VARIABLE)
+    os.environ[switches.VARIABLE] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[switches.VARIABLE]
+        else:
+            os.environ[switches.VARIABLE] = before
+
+
+def policies(stage: Stage) -> Iterator[Json]:
+    """Every cache policy at several batches."""
+    for batch in stage.pick((1, 8, 32), (1, 2)):
+        for policy in ("dual", "exact_block", "prefix", "none"):
+            case: Json = {"what": f"{policy}, batch {batch}", "batch": batch, "policy": policy}
+            with tried(case, "step"):
+                case["step"] = timed(stage, llada(stage), policy=policy, batch=batch)
+            yield case
+
+
+def timed(stage: Stage, opened: LoadedModel, *, batch: int, policy: str, per_step: int = 1, **given: Any) -> Json:
+    """Milliseconds of a step over two blocks, beside its floor.
+
+    Raises:
+        NotReplayedError: a capture failed, or steps that a graph should have made were not replayed.
+        NotLaunchedError: a step went without one of our kernels.
+    """
+    prompt, new, block = model.sizes(stage)
+    runs = [Run(stage, opened, policy=policy, batch=batch, per_step=per_step, **given) for _ in range(2)]
+    captured = opened.engine._capture if opened.engine is not None else None
+    assert isinstance(captured, Captures)
+    # Full forwards, captures and compilations are in the first run.
+    for run, seconds in zip(runs, (6.0, 4.0), strict=True):
+        before = captured.replays
+        with launcher.counted() as launched, run.runner.inference():
+            run.go(seconds=seconds, most=_BLOCKS * block // per_step)
+    times = runs[1].times
+    replays = captured.replays - before
+    _must_replay(opened, captured, replays, steps=len(times), most_tokens=batch * (prompt + new), policy=policy)
+    must_launch(launched, KERNELS)
+    found: Json = {"steps": len(times), "replays": replays, "launched": dict(launched)}
+    if stage.dry:
+        return {"ran": True} | found
+    # The first step fills the cache with the prompt.
+    later = [1e3 * t for t in times[1:]] or [1e3 * times[0]]
+    found |= {
+        "ms": statistics.median(later),
+        "mean_ms": statistics.fmean(later),
+        "quartiles": statistics.quantiles(later, n=4)[::2] if len(later) > 1 else [later[0]] * 2,
+        "first_ms": 1e3 * times[0],
+        "tokens_per_s": batch * per_step * len(times) / sum(times),
+    }
+    if stage.rates is not None and policy != "prefix":
+        queries = prompt + new if policy == "none" else block
+        parts = floors.step(LLADA_8B, batch=batch, queries=queries, keys=prompt + new, scored=block // 2)
+        found["floor_ms"] = 1e3 * floors.seconds(parts, stage.rates)
+        found["of_floor"] = found["floor_ms"] / found["ms"]
+    return found
+
+
+def _must_replay(opened: LoadedModel, captured: Captures, replays: int, *, steps: int, most_tokens: int, policy: str) -> None:
+    """Refuses steps that were launched one kernel after the other where a graph should have been replayed."""
+    assert opened.engine is not None
+    if opened.engine.trouble is not None:
+        raise NotReplayedError(
+            f"steps must come from a graph, got {opened.engine.trouble}\n{captured.trouble or 'no capture was tried'}"
+        )
+    is_wide = most_tokens > graphs._MOST_TOKENS
+    if policy == "none" and is_wide:
+        return  # computed eagerly by design: a graph gains nothing
+    # The first forward of a block is over the whole canvas.
+    eager = _BLOCKS if is_wide else 0
+    if replays < steps - eager:
+        raise NotReplayedError(f"{steps} steps must come from a graph, but for {eager}, got {replays} replays")

@@ -1,0 +1,231 @@
+"""The numbers of `bench/gpu.py` are what their names say: no number without the kernel, the graph, the floor of this card."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench.on_gpu import breakdown, counters, floors, model, rates, steps, worker
+from bench.on_gpu.floors import LLADA_8B, Rates
+from bench.on_gpu.main import AGAIN, DONE
+from bench.on_gpu.stage import NotLaunchedError, Stage, tried
+from dllm_fast import switches
+from emulator import build
+from emulator.operations import emulated
+
+needs_compiler = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
+H200 = Rates(copy=4.3e12, flops=790e12)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return Stage(device=torch.device("cpu"), dry=True, quick=True, deadline=time.perf_counter() + 600, out=tmp_path)
+
+
+# --- floors
+
+
+def test_floors_of_a_step():
+    cached = functools.partial(floors.step, LLADA_8B, queries=32, keys=768, scored=16)
+    # Weights of 32 layers, the head, keys and values, read once at 4.3 TB/s.
+    bytes_read = 32 * 2 * 4096 * (12_288 + 4096 + 24_576 + 12_288) + 2 * 4096 * 126_464 + 32 * 2 * 2 * 32 * 768 * 128
+    assert floors.seconds(cached(batch=1), H200) == pytest.approx(bytes_read / 4.3e12, rel=0.02)
+    assert floors.seconds(cached(batch=1), Rates(copy=3.0e12, flops=790e12)) == pytest.approx(bytes_read / 3.0e12, rel=0.02)
+    # With many rows the products are bound by their operations.
+    weights = 32 * 4096 * (12_288 + 4096 + 24_576 + 12_288)
+    products = {name: work for name, work in cached(batch=32).items() if name in LLADA_8B.products()}
+    assert floors.seconds(products, H200) == pytest.approx(2 * 32 * 32 * weights / 790e12)
+
+
+def test_floors_of_kernels():
+    assert floors.mask_prediction(32, 126_464).seconds(H200) == pytest.approx(32 * 126_464 * 2 / 4.3e12)
+    keys = {"batch": 2, "heads": 32, "kv_heads": 8, "queries": 32, "keys": 4096, "head_dim": 128}
+    assert floors.attention(**keys).moved == 2 * 2 * 128 * (2 * 8 * 4096 + 2 * 32 * 32)
+    met = floors.experts(met=162, tokens=32, chosen=8, width=2048, inner=512)
+    assert met.moved == 162 * 3 * 2048 * 512 * 2
+
+
+def test_the_model_of_the_floors_is_the_one_that_is_timed_and_fits_on_a_card_of_80_gigabytes(tmp_path):
+    card = Stage(device=torch.device("cuda"), dry=False, quick=True, deadline=0, out=tmp_path)
+    numbers = sum(p.numel() for name, p in model.blank(card).named_parameters() if "norm" not in name)
+    assert 2 * numbers == LLADA_8B.weight_bytes()
+    lines, slots = 32, 1024
+    cache = 2 * 2 * LLADA_8B.layers * lines * LLADA_8B.kv_heads * slots * LLADA_8B.head_dim
+    # The largest attention of the bench beside them, with a mask, and logits of 2,048 rows twice.
+    others = 2 * 2 * 8 * 32 * 32_768 * 128 + 2 * 2 * 2048 * 262_144
+    assert LLADA_8B.weight_bytes() + cache + others < 70e9
+
+
+def test_rates_come_from_the_same_run():
+    cases = [{"copy": {"bytes_per_s": 3e12}}, {"product": {"flops_per_s": 7e14}}]
+    assert rates.rates_of(cases) == Rates(copy=3e12, flops=7e14)
+    assert rates.rates_of([{"copy": {"ran": True}}, {"product": {"ran": True}}]) is None
+    assert rates.rates_of([{"copy": {"error": "x"}}]) is None
+
+
+def test_a_time_stands_beside_the_floor_of_this_card(stage):
+    found = {"ms": 0.1}
+    assert "of_floor" not in stage.against(dict(found), floors.mask_prediction(32, 126_464))
+    stage.rates = H200
+    found = stage.against(found, floors.mask_prediction(512, 126_464), times=2)
+    assert found["us"] == pytest.approx(50)
+    assert found["of_floor"] == pytest.approx(512 * 126_464 * 2 / 4.3e12 / 50e-6)
+
+
+# --- no number without its kernel or its graph
+
+
+def test_a_form_that_launches_nothing_has_no_time(stage):
+    row: dict = {}
+    with tried(row, "ours"):
+        row["ours"] = stage.milliseconds(lambda: None, kernels=("dllm_attention_",))
+    assert "NotLaunchedError" in row["ours"]["error"]
+    assert "Traceback" in row["ours"]["error"]
+    assert worker.has_failed({"cases": [row]})
+    assert worker.lines({"what": "x", **row})[0].startswith("  x: ours FAILED: ")
+
+
+@needs_compiler
+def test_a_step_that_is_not_captured_has_no_time(stage):
+    with emulated():
+        opened = model.build(stage)
+
+        def refuses(_body):
+            raise RuntimeError("planted: no capture")
+
+        opened.engine._capture = model.Captures(refuses)
+        with (
+            pytest.warns(match="without CUDA graphs"),
+            pytest.raises(steps.NotReplayedError, match=r"planted(?s:.*)Traceback(?s:.*)in refuses"),
+        ):
+            steps.timed(stage, opened, policy="dual", batch=1)
+
+
+@needs_compiler
+def test_a_step_by_torch_has_no_time(stage):
+    with emulated(["mask_predict", "mask_filter", "commit", "fused"]), pytest.raises(NotLaunchedError, match="dllm_attention_"):
+        steps.timed(stage, model.build(stage), policy="dual", batch=1)
+
+
+def test_a_switch_is_on_inside_and_off_again(monkeypatch):
+    monkeypatch.delenv(switches.VARIABLE, raising=False)
+    with steps.switched_on("pdl"):
+        assert switches.is_on("pdl")
+        assert not switches.is_on("while")
+    assert not switches.is_on("pdl")
+
+
+# --- the kernel table and the waits
+
+
+def event(name, start, end, kind=torch.autograd.DeviceType.CPU):
+    times = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
+    return SimpleNamespace(name=name, time_range=times, device_type=kind)
+
+
+def test_waits_of_the_profiler_are_not_those_of_the_steps():
+    events = [
+        event("cudaDeviceSynchronize", 0, 1),
+        event(breakdown._MARK, 2, 90),
+        event("cudaEventSynchronize", 10, 20),
+        event("cudaEventSynchronize", 50, 60),
+        event("cudaLaunchKernel", 61, 62),
+        event("cudaDeviceSynchronize", 91, 92),
+        event("cudaDeviceSynchronize", 93, 99),
+    ]
+    assert breakdown.waits_inside(events) == {"cudaEventSynchronize": 2}
+
+
+def test_the_table_of_kernels_is_by_name_and_step():
+    cuda = torch.autograd.DeviceType.CUDA
+    events = [event("dllm_fused_qkv", i, i + 2, cuda) for i in range(0, 40, 10)] + [event("nvjet_tst", 3, 9, cuda)]
+    table = breakdown.kernel_table(events, 2)
+    assert table == [{"kernel": "dllm_fused_qkv", "count": 2, "us": 4}, {"kernel": "nvjet_tst", "count": 0.5, "us": 3}]
+    assert breakdown._by_kind(table) == {"norm, heads, swiglu": 4, "products": 3}
+    assert breakdown._span_us(events) == 32
+    text = breakdown.as_text(table)
+    assert text[1].split() == ["2.0", "4.0", "2.00", "57.1%", "dllm_fused_qkv"]
+
+
+def test_counters_are_read_from_what_ncu_prints():
+    text = '==PROF== Connected\nready\n"ID","Metric Name","Metric Unit","Metric Value"\n"0","Issued Warp","","0.61"\n'
+    text += '"0","L2 Hit Rate","%","12.5"\n'
+    assert counters.read(text) == {"Issued Warp": "0.61", "L2 Hit Rate": "12.5 %"}
+    assert counters.read("==ERROR== permission") == {}
+
+
+# --- sections
+
+
+def options(tmp_path, **given):
+    plain = {
+        "out": tmp_path,
+        "dry_run": True,
+        "quick": True,
+        "full": False,
+        "only": "",
+        "until": time.time() + 99,
+        "after": None,
+    }
+    return argparse.Namespace(**plain | given)
+
+
+@pytest.fixture
+def sections(monkeypatch):
+    """In place of the sections: one that fails behind its first case, and one behind it."""
+
+    def fails(_stage):
+        yield {"what": "a", "x": {"ran": True}}
+        raise ValueError("planted")
+
+    def works(_stage):
+        yield {"what": "b", "x": {"ran": True}}
+
+    made = [worker.Section("card", 0, 9, lambda _: iter(())), worker.Section("bad", 0, 9, fails)]
+    monkeypatch.setattr(worker, "SECTIONS", (*made, worker.Section("good", 0, 9, works)))
+    monkeypatch.setattr(worker, "doctor", lambda: {})
+    monkeypatch.setattr(worker, "_emulated", lambda _stage: worker.contextlib.nullcontext())
+
+
+@pytest.mark.usefixtures("sections")
+def test_behind_a_section_that_failed_another_process_goes_on(tmp_path):
+    assert worker.main(options(tmp_path)) == AGAIN
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["sections"]
+    assert [case["what"] for case in found["bad"]["cases"]] == ["a"]
+    assert found["bad"]["error"].startswith("Traceback")
+    assert "good" not in found
+    assert worker.main(options(tmp_path, after=AGAIN)) == DONE
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["sections"]
+    assert "planted" in found["bad"]["error"]
+    assert [case["what"] for case in found["good"]["cases"]] == ["b"]
+
+
+@pytest.mark.usefixtures("sections")
+def test_the_section_that_killed_its_process_is_named(tmp_path):
+    left = {
+        "sections": {"bad": {"cases": [{"what": "a"}]}, "card": {"cases": []}},
+        "running": "bad",
+        "notes": [],
+        "seconds": 7.0,
+    }
+    (tmp_path / "gpu.json").write_text(json.dumps(left), encoding="utf-8")
+    assert worker.main(options(tmp_path, after=-11)) == DONE
+    result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert "status -11" in result["sections"]["bad"]["error"]
+    assert result["sections"]["bad"]["cases"] == [{"what": "a"}]
+    assert "good" in result["sections"]
+    assert result["seconds"] > 7
+
+
+@pytest.mark.usefixtures("sections")
+def test_no_section_is_begun_without_time(tmp_path):
+    assert worker.main(options(tmp_path, until=time.time() - 1)) == DONE
+    result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert result["sections"]["good"] == {"skipped": "no time was left"}
+    assert any("good: skipped" in note for note in result["notes"])
