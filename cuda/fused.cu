@@ -3,8 +3,9 @@
 //   add_norm   stream = stream + delta, then RMSNorm: out = weight * (stream / sqrt(mean(stream^2) + eps)). One block a row.
 //              Moves, per number of a row: 4 bytes in (2 without delta) and 4 out.
 //   qkv        from the rows of the fused projection [N, (H + 2 Hk) D]: RMSNorm of each query and key head (where there are
-//              weights), rotation of the front of the head, queries to q [N, H, D], keys and values into their slots of
-//              the cache. One warp a head of a token. Moves 4 bytes a number, and the angles.
+//              weights), rotation of the front of the head by angles [N, rotated] (cosines, then sines), queries to
+//              q [N, H, D], keys and values into their slots of the cache. One warp a head of a token. Moves 4 bytes a
+//              number, and the angles.
 //   swiglu     out [N, I] = silu(gate) * up, for gate and up the halves of the rows of [N, 2 I]. Moves 6 bytes a number.
 //
 // Rounding points, those of python/dllm_fast/models/decoder.py and rotary.py: a sum, a norm before its weight, a product
@@ -108,20 +109,21 @@ __device__ __forceinline__ void norm_head(float (&x)[PER_LANE], const Bits* weig
     }
 }
 
-// Number d of a rotated head: (x[d], x[d +- half]) turns by the angle of d.
-__device__ __forceinline__ float turned(const float* head, const float* cosine, const float* sine, int d,
-                                        const QkvShape& shape) {
+// Number d of a rotated head: (x[d], x[d +- half]) turns by an angle that the two share.
+__device__ __forceinline__ float turned(const float* head, const float* angles, int d, const QkvShape& shape) {
     const int half = shape.rotated / 2;
     const float across = d < half ? -head[d + half] : head[d - half];
+    const int angle = d < half ? d : d - half;
+    const float cosine = angles[angle], sine = angles[half + angle];
     // Without contraction, as torch multiplies and adds in operations of their own.
     if (shape.rotates_in_float32) {
-        return __fadd_rn(__fmul_rn(head[d], cosine[d]), __fmul_rn(across, sine[d]));
+        return __fadd_rn(__fmul_rn(head[d], cosine), __fmul_rn(across, sine));
     }
-    return rounded(__fmul_rn(head[d], rounded(cosine[d]))) + rounded(__fmul_rn(across, rounded(sine[d])));
+    return rounded(__fmul_rn(head[d], rounded(cosine))) + rounded(__fmul_rn(across, rounded(sine)));
 }
 
 __device__ __forceinline__ void qkv(const Bits* projected, const Bits* q_weight, const Bits* k_weight,
-                                    const float* cosines, const float* sines, const int32_t* slots, Bits* q,
+                                    const float* angles, const int32_t* slots, Bits* q,
                                     const Cache& keys, const Cache& values, const QkvShape& shape) {
     DLLM_SHARED(QkvShared, shared);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, depth = shape.depth;
@@ -167,13 +169,12 @@ __device__ __forceinline__ void qkv(const Bits* projected, const Bits* q_weight,
             }
         }
         __syncwarp();
-        const float* cosine = cosines + token * shape.rotated;
-        const float* sine = sines + token * shape.rotated;
+        const float* of_token = angles + token * shape.rotated;
 #pragma unroll
         for (int j = 0; j < PER_LANE; ++j) {
             const int d = lane + j * WARP;
             if (d < shape.rotated) {
-                x[j] = turned(whole, cosine, sine, d, shape);
+                x[j] = turned(whole, of_token, d, shape);
             }
         }
     }
@@ -218,11 +219,11 @@ DLLM_EXPORT(dllm_fused_add_norm)
 
 extern "C" __global__ void __launch_bounds__(dllm::QKV_THREADS)
     dllm_fused_qkv(const dllm::Bits* __restrict__ projected, const dllm::Bits* __restrict__ q_weight,
-                   const dllm::Bits* __restrict__ k_weight, const float* __restrict__ cosines,
-                   const float* __restrict__ sines, const int32_t* __restrict__ slots, dllm::Bits* q, dllm::Cache keys,
+                   const dllm::Bits* __restrict__ k_weight, const float* __restrict__ angles,
+                   const int32_t* __restrict__ slots, dllm::Bits* q, dllm::Cache keys,
                    dllm::Cache values, int slot_count, int queries, int heads, int key_heads, int depth, int rotated, float eps,
                    int rotates_in_float32) {
-    dllm::qkv(projected, q_weight, k_weight, cosines, sines, slots, q, keys, values,
+    dllm::qkv(projected, q_weight, k_weight, angles, slots, q, keys, values,
               {slot_count, queries, heads, key_heads, depth, rotated, eps, rotates_in_float32 != 0});
 }
 DLLM_EXPORT(dllm_fused_qkv)

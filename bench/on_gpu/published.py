@@ -91,7 +91,8 @@ class PublishedLoop:
         network = self._network
         config = network.config
         positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand_as(ids)
-        cos, sin = config.rotary.angles(positions)
+        turned = positions[:, None, :, None].float() * config.rotary.frequencies(ids.device)
+        cos, sin = turned.cos(), turned.sin()
         x = network.embed(ids)
         new: list[Any] = []
         for i, layer in enumerate(network.stack):

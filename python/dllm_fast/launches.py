@@ -338,15 +338,14 @@ def fused_add_norm(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QkvBuffers:
-    """Addresses: `projected` [B * Lq, (H + 2 key heads) * D], norm weights [D] or 0, `cosines` and `sines` [B * Lq, rotated]
-    float32, `slots` [B * Lq] int32, `q` [B * Lq, H, D], and the caches, each with its strides (batch, head, slot) and both of
-    `slot_count` slots."""
+    """Addresses: `projected` [B * Lq, (H + 2 key heads) * D], norm weights [D] or 0, `angles` [B * Lq, rotated]
+    float32 (cosines, then sines), `slots` [B * Lq] int32, `q` [B * Lq, H, D], and the caches, each with its strides (batch,
+    head, slot) and both of `slot_count` slots."""
 
     projected: int
     q_weight: int = 0
     k_weight: int = 0
-    cosines: int
-    sines: int
+    angles: int
     slots: int
     q: int
     slot_count: int
@@ -370,7 +369,7 @@ def fused_qkv(
 ) -> Launch:
     """Norm and rotation of query and key heads, and keys and values into their slots."""
     b = buffers
-    pointers = (b.projected, b.q_weight, b.k_weight, b.cosines, b.sines, b.slots, b.q)
+    pointers = (b.projected, b.q_weight, b.k_weight, b.angles, b.slots, b.q)
     # An address and three strides go by value.
     caches = ((ctypes.c_int64 * 4)(b.keys, *b.keys_strides), (ctypes.c_int64 * 4)(b.values, *b.values_strides))
     shape = tuple(map(ctypes.c_int32, (b.slot_count, queries, heads, key_heads, head_dimension, rotated)))

@@ -72,8 +72,7 @@ def qkv(rng, *, batch, queries, heads, key_heads, depth, rotated, norms, wide, o
     projected = normal(rng, batch, queries, heads + 2 * key_heads, depth)
     weights = [normal(rng, depth) for _ in range(2)] if norms else None
     half = torch.from_numpy(rng.uniform(0, 6.3, (batch, 1, queries, rotated // 2))).float()
-    angles = torch.cat((half, half), -1)
-    cosines, sines = angles.cos(), angles.sin()
+    angles = torch.cat((half.cos(), half.sin()), -1)
     length = queries + 5
     slots = torch.stack([torch.from_numpy(rng.permutation(length)[:queries]) for _ in range(batch)]).int()
     slots[0, 0] = rng.choice([-1, length, 2**31 - 1])  # no slot: a token that is not kept
@@ -84,8 +83,7 @@ def qkv(rng, *, batch, queries, heads, key_heads, depth, rotated, norms, wide, o
         projected=projected.data_ptr(),
         q_weight=weights[0].data_ptr() if weights else 0,
         k_weight=weights[1].data_ptr() if weights else 0,
-        cosines=cosines.data_ptr(),
-        sines=sines.data_ptr(),
+        angles=angles.data_ptr(),
         slots=slots.data_ptr(),
         q=q.data_ptr(),
         slot_count=length,
@@ -107,7 +105,7 @@ def qkv(rng, *, batch, queries, heads, key_heads, depth, rotated, norms, wide, o
     )
     run(launch, order=order)
     parts = projected.transpose(1, 2).split((heads, key_heads, key_heads), dim=1)
-    return parts, weights, (cosines, sines), slots, q.transpose(1, 2), keys, values
+    return parts, weights, angles.chunk(2, -1), slots, q.transpose(1, 2), keys, values
 
 
 def kept(cache, slots):

@@ -148,6 +148,23 @@ def test_a_longer_run_gets_a_longer_cache(opened):
     assert engine.cache(3, 20) is not first
 
 
+def test_what_is_queued_is_done_before_memory_goes_to_others(opened, monkeypatch):
+    waited = []
+    monkeypatch.setattr(graphs, "finish", waited.append)
+    engine = with_engine(opened(TWINS[0]), Recorder())
+    engine.cache(1, 20)
+    assert len(waited) == 1
+    engine.cache(1, 20)
+    assert len(waited) == 1, "nothing is dropped"
+    assert engine.acquire()
+    engine.release()
+    assert len(waited) == 2, "the next run may be on another stream"
+    monkeypatch.setattr(graphs, "_MOST_GRAPHS", 1)
+    for width in (16, 32):
+        engine.run(inputs(1, width, [0], slots=False), is_cached=False, scoring=None, tails=None, repeats=False)
+    assert len(waited) == 3
+
+
 def inputs(rows, width, scored, keys=40, slots=True) -> Inputs:
     one = np.arange(rows * width).reshape(rows, width)
     return Inputs(

@@ -59,7 +59,8 @@ class Batch:
 
     Attributes:
         ids: tokens, int64 `[B, Q]`.
-        positions: places in the text, from 0, int64 `[B, Q]`: what rotary and learned positions are made of.
+        positions: places in the text, from 0 and below the number of slots, int64 `[B, Q]`: what rotary and learned positions
+            are made of.
         end: a query sees the slots `[0, end)`, int64 `[B, Q]`, at least 1; None where all see all.
         cache: keys and values that outlive the forward, or None.
         slots: where the queries write, int64 `[B, Q]`, or a slice of length Q for all rows; needed with a cache.
@@ -80,6 +81,11 @@ class Batch:
     def key_count(self) -> int:
         """Number of slots that anybody sees; slot j stands for position j."""
         return self.ids.shape[1] if self.keys is None else self.keys
+
+    @property
+    def below(self) -> int:
+        """Positions lie below this: every one has a slot. Known without asking the device."""
+        return self.ids.shape[1] if self.cache is None else self.cache.spare + 1
 
     def row_ids(self) -> Tensor:
         """The tokens of whole rows by slot, `[B, key_count]`: those of the queries, and what the cache saw of the others."""
@@ -120,8 +126,8 @@ class Batch:
         added = added if seen is None else added.masked_fill(~seen, -torch.inf)
         return F.scaled_dot_product_attention(query, key, value, added.to(query.dtype), scale=scale)
 
-    def attend_projected(self, layer: int, projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """As `attend`, from the projection that `fused.qkv` takes; angles are float32 `[B, 1, Q, rotated]`."""
+    def attend_projected(self, layer: int, projected: Tensor, heads: Heads, angles: Tensor) -> Tensor:
+        """As `attend`, from the projection that `fused.qkv` takes; angles are those of `angles.look_up`, float32."""
         rows, queries, _ = projected.shape
         if self.cache is None:
             shape = (rows, heads.keys, queries, heads.depth)

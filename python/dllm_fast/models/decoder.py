@@ -14,9 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
+from dllm_fast.models import angles
+from dllm_fast.models.angles import Turns
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.experts import Experts, ExpertsConfig, Feedforward
-from dllm_fast.models.rotary import Rotary, Turns, rotate
+from dllm_fast.models.rotary import Rotary, rotate
 from dllm_fast.ops import fused
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ class Layer(nn.Module):
             query, key = self.q_norm(query), self.k_norm(key)
         if config.clip is not None:
             query, key, value = (part.clamp(-config.clip, config.clip) for part in (query, key, value))
-        query, key = rotate(query, *turns.angles), rotate(key, *turns.angles)
+        query, key = rotate(query, *turns.rounded), rotate(key, *turns.rounded)
         if turns.growth is not None:
             query = query * turns.growth
         return batch.attend(self.index, query, key, value)
@@ -168,14 +170,8 @@ class Decoder(nn.Module):
     def hidden(self, batch: Batch) -> Tensor:
         config = self.config
         x = self.embed(batch.ids)
-        exact = cos, sin = config.rotary.angles(batch.positions)
-        if not config.rotary_float32:
-            cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        growth = None
-        if config.query_growth:
-            spans = (batch.positions // config.query_span).float()
-            growth = (1 + config.query_growth * torch.log1p(spans))[:, None, :, None].to(x.dtype)
-        turns = Turns((cos, sin), exact, growth)
+        growth = angles.growth(config.query_growth, config.query_span, batch, x.dtype) if config.query_growth else None
+        turns = Turns(config.rotary, batch, torch.float32 if config.rotary_float32 else x.dtype, growth)
         delta: Tensor | None = None
         for layer in self.stack:
             x, delta = layer(x, delta, batch, turns)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import InvalidValueError
+from dllm_fast.models import angles
 from dllm_fast.models.activations import ACTIVATIONS
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.blank import Embedding, Linear
@@ -372,10 +373,8 @@ class Encoder(nn.Module):
     def _given(self, batch: Batch, x: Tensor) -> Given:
         config, encoder = self.config, cast(nn.ModuleDict, self.bert["encoder"])
         if config.rotary is not None:
-            width = config.head_dim // 2 if config.turns_pairs else config.head_dim
-            cos, sin = (angle[..., :width] for angle in config.rotary.angles(batch.positions))
             # Rounded to the dtype of the model, but applied in float32.
-            return Given(angles=(cos.to(x.dtype).float(), sin.to(x.dtype).float()))
+            return Given(angles=angles.pair(config.rotary, batch, via=x.dtype))
         if "angles" in encoder:
             sin, cos = encoder["angles"](batch.positions)[:, None].chunk(2, -1)
             return Given(angles=(cos, sin))

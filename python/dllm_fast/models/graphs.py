@@ -32,6 +32,7 @@ from dllm_fast.models.experts import Experts
 from dllm_fast.models.shapes import Inputs, Shape, room
 from dllm_fast.ops import commit, launcher
 from dllm_fast.ops import mask_predict as device
+from dllm_fast.ops.shared import finish, keeping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,7 @@ class _Graph:
     def __init__(self, shape: Shape, tails: Tensor | None, where: torch.device) -> None:
         self.shape = shape
         size, scored = shape.rows * shape.width, shape.scored
-        self.suppressed: Tensor | None = None  # kept, because the cache of it may let it go
+        self.shared: list[Tensor] = []  # what it reads of others, who may let it go
         self.inputs = torch.empty(4 * size + scored, dtype=torch.int64, device=where)
         self.ids, self.positions, self.end, self.slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
         self.tails = None if tails is None else tails.new_zeros(shape.rows, tails.shape[1])
@@ -92,6 +93,10 @@ class _Graph:
 
     def body(self, network: Network, cache: SlotCache | None) -> None:
         """The step. Reads and writes buffers only, and never asks for a value."""
+        with keeping(self.shared):
+            self._step(network, cache)
+
+    def _step(self, network: Network, cache: SlotCache | None) -> None:
         shape = self.shape
         where = None if cache is None else self.slots
         batch = Batch(ids=self.ids, positions=self.positions, end=self.end, cache=cache, slots=where, keys=shape.keys)
@@ -104,8 +109,6 @@ class _Graph:
         if shape.draw is None:
             self.logits = logits
             return
-        if shape.draw.suppressed:
-            self.suppressed = device.suppressed_bits(shape.draw.suppressed, logits.shape[1], logits.device)
         device.queue(logits, self.told, self.outcome, shape.scored, shape.draw)
         if self.place is not None and shape.rule is not None:
             self.place.queue(self.ids, self.told, self.outcome, shape.rule)
@@ -178,11 +181,10 @@ class Engine:
         return self.trouble is None and self._lock.acquire(blocking=False)
 
     def release(self) -> None:
-        begun, self._begun = self._begun, None
+        self._begun = None
         try:
-            if begun is not None:
-                # It reads and writes what the next run will, which may be on another stream.
-                begun.outcome.wait()
+            # What is still queued reads and writes what the next run will, which may be on another stream.
+            finish(self._where)
         finally:
             self._lock.release()
 
@@ -196,6 +198,7 @@ class Engine:
         """Slots for so many lines of so many positions, the same ones as long as they are enough."""
         cache = self._cache
         if cache is None or cache.keys.shape[1] < lines or cache.spare < length:
+            finish(self._where)  # other streams may get its memory
             # Graphs know the addresses of the old one.
             self._graphs, self._cache, self._begun = {}, None, None
             length = -(-length // _LENGTH_STEP) * _LENGTH_STEP
@@ -280,8 +283,7 @@ class Engine:
     def _makeroom(self) -> None:
         """Drops the graph that was used longest ago where there are many: each holds memory of the device."""
         if len(self._graphs) >= _MOST_GRAPHS:
-            if self._where.type == "cuda":
-                torch.cuda.current_stream(self._where).synchronize()  # it could be the one that runs
+            finish(self._where)  # it could be the one that runs
             del self._graphs[next(iter(self._graphs))]
 
     def _go_on(self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int) -> None:

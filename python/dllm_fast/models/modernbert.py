@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models import angles
 from dllm_fast.models.activations import ACTIVATIONS, activation
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.fields import flag, positive, whole
@@ -77,10 +78,10 @@ class Attention(nn.Module):
         self.Wqkv = Linear(config.width, 3 * config.width, bias=config.attention_bias)
         self.Wo = Linear(config.width, config.width, bias=config.attention_bias)
 
-    def forward(self, x: Tensor, batch: Batch, angles: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, batch: Batch, turns: tuple[Tensor, Tensor]) -> Tensor:
         heads = self.Wqkv(x).unflatten(-1, (3, self.heads, -1))
         query, key, value = (part.transpose(1, 2) for part in heads.unbind(dim=2))
-        mixed = batch.attend(self.index, rotate(query, *angles), rotate(key, *angles), value, reach=self.reach)
+        mixed = batch.attend(self.index, rotate(query, *turns), rotate(key, *turns), value, reach=self.reach)
         return cast("Tensor", self.Wo(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -110,8 +111,8 @@ class Layer(nn.Module):
         self.mlp_norm = config.norm()
         self.mlp = Feedforward(config)
 
-    def forward(self, x: Tensor, batch: Batch, angles: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        x = x + self.attn(self.attn_norm(x), batch, angles[self.kind])
+    def forward(self, x: Tensor, batch: Batch, turns: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        x = x + self.attn(self.attn_norm(x), batch, turns[self.kind])
         return cast("Tensor", x + self.mlp(self.mlp_norm(x)))
 
 
@@ -140,13 +141,12 @@ class ModernBert(nn.Module):
     def hidden(self, batch: Batch) -> Tensor:
         embeddings = cast(nn.ModuleDict, self.model["embeddings"])
         x = embeddings["norm"](embeddings["tok_embeddings"](batch.ids))
-        angles = {}
+        turns = {}
         for kind in set(self.config.kinds):
-            cos, sin = self.config.rotary[kind].angles(batch.positions)
             # Rounded to the dtype of the model, but applied in float32, as the stock class does it.
-            angles[kind] = (cos.to(x.dtype).float(), sin.to(x.dtype).float())
+            turns[kind] = angles.pair(self.config.rotary[kind], batch, via=x.dtype)
         for layer in self.model["layers"].children():
-            x = layer(x, batch, angles)
+            x = layer(x, batch, turns)
         x = self.head["dense"](self.model["final_norm"](x))
         return cast("Tensor", self.head["norm"](ACTIVATIONS[self.config.head_act](x)))
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import CheckpointError, shown
+from dllm_fast.models import angles
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.decoder import RMSNorm
 from dllm_fast.models.fields import flag, positive, whole
@@ -66,11 +67,11 @@ class Layer(nn.Module):
         widen, narrow = Linear(config.width, 2 * config.inner, bias=False), Linear(config.inner, config.width, bias=False)
         self.ffn = nn.ModuleDict({"w12": widen, "w3": narrow})
 
-    def forward(self, x: Tensor, batch: Batch, angles: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, batch: Batch, turns: tuple[Tensor, Tensor]) -> Tensor:
         # Every head has its query, key and value side by side.
         heads = self.qkv(self.attention_norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, value = heads.chunk(3, dim=-1)
-        mixed = batch.attend(self.index, rotate_pairs(query, *angles), rotate_pairs(key, *angles), value)
+        mixed = batch.attend(self.index, rotate_pairs(query, *turns), rotate_pairs(key, *turns), value)
         x = x + self.wo(mixed.transpose(1, 2).flatten(2))
         gate, wide = self.ffn["w12"](self.ffn_norm(x)).chunk(2, dim=-1)
         return cast("Tensor", x + self.ffn["w3"](F.silu(gate) * wide))
@@ -100,9 +101,9 @@ class NeoBert(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         x = self.model["encoder"](batch.ids)
-        cos, sin = (angle[..., : self.head_dim // 2] for angle in self.config.rotary.angles(batch.positions))
+        turns = angles.pair(self.config.rotary, batch)
         for layer in self.model["transformer_encoder"].children():
-            x = layer(x, batch, (cos, sin))
+            x = layer(x, batch, turns)
         return cast("Tensor", self.model["layer_norm"](x))
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -116,20 +116,13 @@ class Rotary:
         """The pair of numbers that turns so many times over the original context."""
         return self.width * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
 
-    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of `[B, Q]` positions, float32 `[B, 1, Q, width]`."""
-        half = positions[:, None, :, None].float() * self.frequencies(positions.device)
-        both = torch.cat((half, half), dim=-1)
-        return both.cos() * self.magnitude, both.sin() * self.magnitude
-
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the front of every head of `[B, heads, Q, D]`, in the dtype of the angles."""
-    width = cos.shape[-1]
-    turned, rest = x[..., :width], x[..., width:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = (turned * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
-    return turned if width == x.shape[-1] else torch.cat((turned, rest), dim=-1)
+    """Turns the front of every head of `[B, heads, Q, D]`, in the dtype of the angles `[B, 1, Q, half of the front]`."""
+    half = cos.shape[-1]
+    first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)  # type: ignore[no-untyped-call]
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -137,21 +130,6 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x[..., ::2], x[..., 1::2]
     turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned.flatten(-2).to(x.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """What a forward turns its queries and keys by, made once for all layers.
-
-    Attributes:
-        angles: cosine and sine, as `rotate` takes them.
-        exact: the same in float32, `[B, 1, Q, width]`.
-        growth: factor on the queries, or None.
-    """
-
-    angles: tuple[Tensor, Tensor]
-    exact: tuple[Tensor, Tensor]
-    growth: Tensor | None = None
 
 
 def _yarn_magnitude(scaling: Mapping[str, Any], factor: float) -> float:

@@ -87,13 +87,13 @@ def takes_qkv(projected: Tensor, heads: Heads) -> bool:
     return heads.depth <= _MOST_DEPTH and _is_launched(projected, *norms)
 
 
-def qkv(projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor], slots: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def qkv(projected: Tensor, heads: Heads, angles: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Norm and rotation of query and key heads; keys and values go into their slots, queries come back.
 
     Args:
         projected: `[B, Q, (query heads + 2 key heads) * depth]`, for which `takes_qkv` holds.
         heads: of it.
-        angles: cosine and sine, float32 `[B, 1, Q, rotated]`.
+        angles: cosines, then sines, float32 `[B, Q, rotated]`, contiguous.
         slots: where keys and values go, int32 `[B, Q]`; those of a slot that there is not are dropped.
         keys, values: `[B, key heads, slots, depth]`, written into.
 
@@ -101,14 +101,12 @@ def qkv(projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor], slots: T
         Queries `[B, query heads, Q, depth]`, in memory `[B, Q, query heads, depth]`.
     """
     batch, queries, _ = projected.shape
-    cosines, sines = (x.contiguous() for x in angles)
     q = torch.empty((batch, queries, heads.queries, heads.depth), dtype=projected.dtype, device=projected.device)
     buffers = launches.QkvBuffers(
         projected=projected.data_ptr(),
         q_weight=0 if heads.norms is None else heads.norms[0].data_ptr(),
         k_weight=0 if heads.norms is None else heads.norms[1].data_ptr(),
-        cosines=cosines.data_ptr(),
-        sines=sines.data_ptr(),
+        angles=angles.data_ptr(),
         slots=slots.data_ptr(),
         q=q.data_ptr(),
         slot_count=keys.shape[2],
@@ -124,7 +122,7 @@ def qkv(projected: Tensor, heads: Heads, angles: tuple[Tensor, Tensor], slots: T
         heads=heads.queries,
         key_heads=heads.keys,
         head_dimension=heads.depth,
-        rotated=cosines.shape[-1],
+        rotated=angles.shape[-1],
         eps=heads.eps,
         rotates_in_float32=heads.is_wide,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from dllm_fast import _core, launches
 from dllm_fast.arrays import integer_array
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.ops import launcher
+from dllm_fast.ops.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -205,12 +205,18 @@ def result_addresses(packed: Tensor, n: int) -> dict[str, int]:
     return found | {"status": packed.data_ptr() + 8 * n * len(_STATISTICS)}
 
 
-@lru_cache(maxsize=64)
+_SUPPRESSED = Shared(most=64)
+
+
 def suppressed_bits(ids: tuple[int, ...], vocabulary: int, device: torch.device) -> Tensor:
     """One bit for each id, lowest first."""
-    is_suppressed = np.zeros(vocabulary, dtype=bool)
-    is_suppressed[list(ids)] = True
-    return launcher.to_device(torch.from_numpy(np.packbits(is_suppressed, bitorder="little")), device)
+
+    def make() -> Tensor:
+        is_suppressed = np.zeros(vocabulary, dtype=bool)
+        is_suppressed[list(ids)] = True
+        return launcher.to_device(torch.from_numpy(np.packbits(is_suppressed, bitorder="little")), device)
+
+    return _SUPPRESSED.get((ids, vocabulary), device, make)
 
 
 def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, has_current: bool = False) -> None:
