@@ -1,19 +1,15 @@
-"""Is every kernel right? Before anything is timed."""
+"""Is every kernel right? Each section names the kernels that it launches, and fails where others were, or none."""
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
 import dllm_fast
-from bench.on_gpu.stage import Json, SkippedError, Stage, tried
+from bench.on_gpu import launched
+from bench.on_gpu.stage import Json, Stage
 from dllm_fast import _core, launches
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import launcher
@@ -44,21 +40,13 @@ def mask_prediction(stage: Stage) -> Json:
             for name, draw in DRAWS.items():
                 suppress = [0, vocabulary - 1] if vocabulary > 2 else []
                 given = {**draw, "seed": 11, "request": 3, "step": 5, "suppress": suppress}
-                core = dllm_fast.mask_predict(logits, **given) if stage.device.type == "cuda" else _on_core(logits, given)
-                ours = dllm_fast.mask_predict(logits.to(stage.device), **given).cpu()
+                with launched.nothing():  # the core, also where the emulator stands in for the GPU
+                    core = dllm_fast.mask_predict(logits, **given)
+                with launched.exactly(launched.of_mask_prediction(logits, **draw)):
+                    ours = dllm_fast.mask_predict(logits.to(stage.device), **given).cpu()
                 cases += 1
                 wrong += _differences(ours, core, f"V={vocabulary} {dtype} {name}")
     return {"cases": cases, "wrong": wrong[:20], "passed": not wrong}
-
-
-def _on_core(logits: torch.Tensor, given: Json) -> _core.Prediction:
-    """By the core also where the emulator stands in for the GPU."""
-    bits = logits.view(torch.int16).numpy() if logits.dtype == torch.bfloat16 else logits.numpy()
-    usable, launcher.usable = launcher.usable, lambda _device, _source: False
-    try:
-        return dllm_fast.mask_predict(logits if logits.dtype == torch.bfloat16 else bits, **given)
-    finally:
-        launcher.usable = usable
 
 
 def _differences(ours: device.TensorPrediction, core: _core.Prediction, where: str) -> list[str]:
@@ -78,7 +66,8 @@ def draws(stage: Stage) -> Json:
     counts = np.zeros(vocabulary)
     for step in range(chunks):
         sites = device.pack_sites(chunk, seed=1, request=0, position=np.arange(chunk), step=step, line=0)
-        tokens = device.predict(logits, sites, chunk, device.Draw(temperature=1.0)).cpu().token
+        with launched.exactly(launched.of_mask_prediction(logits.expand(chunk, -1), temperature=1.0)):
+            tokens = device.predict(logits, sites, chunk, device.Draw(temperature=1.0)).cpu().token
         counts += np.bincount(tokens.numpy(), minlength=vocabulary)
     expected = torch.softmax(logits.double().cpu(), 1)[0].numpy() * chunk * chunks
     # Ids that are hardly ever expected share a bin.
@@ -111,7 +100,8 @@ def commit(stage: Stage) -> Json:
                 core, made = _core_step(rng, rows, masks, order, settings)
                 rule = {"order": order, "cut": cut, "bound": bound}
                 floor = masks // 4 if cut == "count" else 1
-                ours = _kernel_step(stage, made, rows, masks, floor=floor, rule=rule)
+                with launched.exactly(["dllm_commit"]):
+                    ours = _kernel_step(stage, made, rows, masks, floor=floor, rule=rule)
                 if not np.array_equal(ours, core):
                     place = np.argwhere(ours != core)[0].tolist()
                     wrong.append(f"{order}, {name}, {masks} masks: first difference at row, position {place}")
@@ -185,14 +175,13 @@ def attention(stage: Stage) -> Json:
         begin = torch.randint(0, keys // 2, (batch, queries), dtype=torch.int32, **make)
         end = torch.randint(0, keys + 1, (batch, queries), dtype=torch.int32, **make)
         begin[:, :1], end[:, :1] = 0, keys
-        if not attention_op.is_launched(q, k, v):
-            raise SkippedError("the kernel cannot be used here; see `dllm-fast doctor`")
         scale = depth**-0.5
         exact = attention_op._in_torch(q.double(), k.double(), v.double(), begin, end, scale)
         plain = attention_op._in_torch(q, k, v, begin, end, scale)
-        ours = torch.ops.dllm_fast.attention(q, k, v, begin, end, scale)
-        again = torch.ops.dllm_fast.attention(q, k, v, begin, end, scale)
-        alone = torch.ops.dllm_fast.attention(q[:1], k[:1], v[:1], begin[:1], end[:1], scale)
+        with launched.exactly(launched.of_attention(q, k) * 3):
+            ours = torch.ops.dllm_fast.attention(q, k, v, begin, end, scale)
+            again = torch.ops.dllm_fast.attention(q, k, v, begin, end, scale)
+            alone = torch.ops.dllm_fast.attention(q[:1], k[:1], v[:1], begin[:1], end[:1], scale)
         error, torchs = (float((x.double() - exact).abs().max()) for x in (ours, plain))
         cases.append(
             {
@@ -224,29 +213,15 @@ def sampling(stage: Stage) -> Json:
     presets = sorted(dllm_fast.presets())
     for preset in presets if not stage.dry else presets[:4]:
         given = {"preset": preset, "mask_token_id": MASK, "max_new_tokens": stage.pick(16, 4), "seed": [9, 10]}
-        ours = dllm_fast.sample(on(stage.device), [[1, 2, 3], [4, 5, 6]], **given)
+        with launcher.counted() as counter:
+            ours = dllm_fast.sample(on(stage.device), [[1, 2, 3], [4, 5, 6]], **given)
+        kernels = launched.of_mask_prediction(table)
+        # Some forwards commit nothing, and then nothing is predicted.
+        if counter.keys() != set(kernels) or any(counter[kernel] > ours.stats.nfe for kernel in kernels):
+            raise launched.LaunchError(
+                f"{preset} must launch {kernels} in some of its {ours.stats.nfe} forwards, got {counter}"
+            )
         core = dllm_fast.sample(lambda ids: on(torch.device("cpu"))(ids).float().numpy(), [[1, 2, 3], [4, 5, 6]], **given)
         if any(not np.array_equal(a, b) for a, b in zip(ours.sequences, core.sequences, strict=True)):
             wrong.append(preset)
     return {"presets": len(presets), "wrong": wrong, "passed": not wrong}
-
-
-def sanitizer(stage: Stage) -> Json:
-    """compute-sanitizer over small shapes of every kernel, where it is installed."""
-    tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    if tool is None:
-        raise SkippedError("compute-sanitizer is not on PATH")
-    found: Json = {}
-    for check in ("memcheck", "racecheck"):
-        if not stage.has(60, check):
-            continue
-        with tried(found, check):
-            command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-m", "bench.on_gpu.small"]
-            if stage.dry:
-                command = [sys.executable, "-m", "bench.on_gpu.small", "--dry-run"]
-            root = Path(__file__).parents[2]
-            done = subprocess.run(command, cwd=root, env=os.environ, capture_output=True, text=True, timeout=110, check=False)
-            text = (done.stdout + done.stderr).strip().splitlines()
-            found[check] = {"status": done.returncode, "passed": done.returncode == 0, "last_lines": text[-6:]}
-    found["passed"] = all(found[check].get("passed", False) for check in found)
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ class EmulatorError(RuntimeError):
 def load(library: Path) -> ctypes.CDLL:
     """A library of emulated kernels."""
     return ctypes.CDLL(str(library))
+
+
+def kernels_of(library: Path) -> set[str]:
+    """The kernels of a library, by name."""
+    return {name.decode() for name in re.findall(rb"\bemulate_(\w+)\0", library.read_bytes())}
 
 
 def run(launch: Launch, *, order: int = 0, library: Path | None = None) -> None:

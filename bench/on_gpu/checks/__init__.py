@@ -1,0 +1,27 @@
+"""The checks of `first.py`, in the order in which they begin: what takes longest begins early. Needs no torch.
+
+Each is a function of a `Stage` that raises where something is not as it must be, and returns what is worth keeping.
+"""
+
+from __future__ import annotations
+
+from bench.on_gpu.driver import Check
+
+_HERE = "bench.on_gpu.checks"
+
+CHECKS = (
+    Check("loading", f"{_HERE}.loading:load", 90, is_first=True),
+    Check("memcheck", f"{_HERE}.tools:memcheck", 200),
+    Check("racecheck", f"{_HERE}.tools:racecheck", 200),
+    Check("synccheck", f"{_HERE}.tools:synccheck", 200),
+    Check("mask prediction", f"{_HERE}.equalities:mask_prediction", 120),
+    Check("commit", f"{_HERE}.equalities:commit", 60),
+    Check("attention", f"{_HERE}.equalities:attention", 60),
+    Check("draws", f"{_HERE}.equalities:draws", 90),
+    Check("sampling", f"{_HERE}.equalities:sampling", 90),
+    Check("attention variants", f"{_HERE}.attention:variants", 90),
+    Check("fused", f"{_HERE}.fused:fused", 60),
+    Check("graphs, heads of 64", f"{_HERE}.models:heads_of_64", 120),
+    Check("graphs, heads of 128", f"{_HERE}.models:heads_of_128", 120),
+    Check("tests", f"{_HERE}.tools:tests", 120),
+)

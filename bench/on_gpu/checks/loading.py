@@ -1,0 +1,84 @@
+"""Every kernel loaded on the device: what the driver makes of the cubins, and one launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bench.on_gpu import launched
+from bench.on_gpu.stage import Json, Stage
+from dllm_fast import kernels
+from dllm_fast.nvrtc import nvrtc
+from dllm_fast.ops import fused, launcher
+
+
+def load(stage: Stage) -> Json:
+    """Loads all of it, so that the other checks find the cubins made, and says what machine this is.
+
+    Raises:
+        AssertionError: a kernel that spills, or that the driver gives other registers than the compiler said.
+    """
+    facts = _facts(stage)
+    for name, value in facts.items():
+        print(f"{name}: {value}", flush=True)
+    if not stage.dry:
+        rows = [row for source in kernels.sources() for row in _loaded(source, facts["arch"])]
+        facts["registers"] = {row["kernel"]: row["registers"] for row in rows}
+        strange = [row for row in rows if row["local_bytes"] or row["spills"] or row["registers"] != row["said"]]
+        assert not strange, strange
+    unusable = [source for source in kernels.sources() if not launcher.usable(stage.device, source)]
+    assert not unusable, unusable
+    with launched.exactly([launched.fused("swiglu", torch.bfloat16)]):
+        halves = fused.swiglu(torch.ones(1, 16, device=stage.device).bfloat16())
+    assert halves.float().sub(0.7310585786).abs().max() < 4e-3, "silu(1) * 1"
+    return facts | {"kernels": sorted(every_kernel(stage))}
+
+
+def every_kernel(stage: Stage) -> set[str]:
+    """The kernels of all sources, by name."""
+    if stage.dry:
+        from tests.emulator import build
+        from tests.emulator.launch import kernels_of
+
+        return set().union(*(kernels_of(build.library(file)) for file in build.KERNELS.glob("*.cu")))
+    arch = kernels.architecture(torch.cuda.get_device_capability())
+    return {usage.kernel for source in kernels.sources() for usage in kernels.compile_kernels(source, arch).usage}
+
+
+def _loaded(source: str, arch: str) -> list[Json]:
+    was_cached = kernels.cached(source, arch) is not None
+    compiled = kernels.compile_kernels(source, arch)
+    print(f"{source}: {'in the cache' if was_cached else 'compiled here'}, {compiled.path.stat().st_size} bytes", flush=True)
+    module = kernels.load(source, torch.cuda.current_device())
+    rows = []
+    for usage in compiled.usage:
+        function: Any = module.get_function(usage.kernel)
+        row = {
+            "kernel": usage.kernel,
+            "registers": function.num_regs,
+            "said": usage.registers,
+            "spills": usage.spills,
+            "local_bytes": function.local_size_bytes,
+            "shared_bytes": function.shared_size_bytes,
+        }
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
+def _facts(stage: Stage) -> Json:
+    facts: Json = {"torch": torch.__version__, "cuda": torch.version.cuda, "cupy": kernels.cupy_version()}
+    if stage.dry:
+        return facts
+    why = kernels.problem()
+    assert why is None, why
+    properties = torch.cuda.get_device_properties(0)
+    return facts | {
+        "nvrtc": f"{nvrtc().version}, {nvrtc().path}",
+        "device": properties.name,
+        "memory_bytes": properties.total_memory,
+        "multiprocessors": properties.multi_processor_count,
+        "arch": kernels.architecture(torch.cuda.get_device_capability()),
+        "cubins": str(kernels.cache_folder()),
+    }

@@ -1,0 +1,298 @@
+"""`bench/on_gpu/first.py` cannot pass in vain: planted faults, each of which must be seen, and a rehearsal of all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.on_gpu import launched, place
+from bench.on_gpu.checks import CHECKS, child, models
+from bench.on_gpu.driver import Check, Driver
+from dllm_fast import launches
+from dllm_fast.models.graphs import Engine
+from dllm_fast.ops import launcher
+from emulator import build
+
+ROOT = Path(__file__).parents[2]
+needs_emulator = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
+
+
+# --- the driver, on checks that need no torch
+
+HOLDS = "record({'launched': {'a': 2}, 'found': {'kernels': ['a']}, 'why': None})"
+PLANTED = {
+    "holds": HOLDS,
+    "wrong": "record({'launched': {'a': 1}, 'found': {}, 'why': 'AssertionError: not equal'}); sys.exit(1)",
+    "hangs": "print('about to wait', flush=True); time.sleep(60)",
+    "aborts": "print('an illegal address was encountered', flush=True); os.abort()",
+    "segfaults": "os.kill(os.getpid(), 11)",
+    "launches nothing": "record({'launched': {}, 'found': {}, 'why': None})",
+    "says nothing": "pass",
+    "exits early": "sys.exit(0)",
+    "leaves a child": "import subprocess; subprocess.Popen(['sleep', '60']); " + HOLDS,
+}
+
+
+def drive(out, *names, first=None, limit=20.0, budget=60.0, width=3):
+    def command(check, record):
+        code = f"import json, os, sys, time\nrecord = lambda r: open({str(record)!r}, 'w').write(json.dumps(r))\n"
+        return [sys.executable, "-c", code + PLANTED[check.does]]
+
+    names = (*([first] if first else []), *names)
+    checks = [Check(name, name, limit, is_first=name == first) for name in names]
+    driver = Driver(
+        checks, command=command, out=out, budget_s=budget, width=width, environment=os.environ, facts={"commit": "abc"}
+    )
+    return driver, driver.run()
+
+
+def written(out):
+    return json.loads((out / "first.json").read_text(encoding="utf-8"))
+
+
+def test_checks_that_hold_hold(tmp_path, capsys):
+    driver, has_held = drive(tmp_path, "holds")
+    assert has_held
+    result = written(tmp_path)
+    assert result["held"]
+    assert result["commit"] == "abc"
+    assert result["checks"]["holds"]["launched"] == {"a": 2}
+    assert "holds: held" in capsys.readouterr().out
+    assert "held" in driver.table()
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "why"),
+    [
+        ("wrong", "FAILED", "AssertionError: not equal"),
+        ("aborts", "DIED", "by SIGABRT"),
+        ("segfaults", "DIED", "by SIGSEGV"),
+        ("launches nothing", "LAUNCHED NOTHING", "no kernel was launched"),
+        ("says nothing", "NO RECORD", "no record"),
+        ("exits early", "NO RECORD", "no record"),
+    ],
+)
+def test_a_check_that_fails_loses_itself_alone(fault, status, why, tmp_path):
+    driver, has_held = drive(tmp_path, fault, "holds")
+    assert not has_held
+    result = written(tmp_path)
+    assert not result["held"]
+    assert result["checks"][fault]["status"] == status
+    assert why in result["checks"][fault]["why"]
+    assert result["checks"]["holds"]["status"] == "held"
+    assert f"----- {fault}: {status}" in driver.table()
+
+
+def test_a_hang_is_killed_at_its_limit_and_what_it_printed_is_kept(tmp_path):
+    began = time.perf_counter()
+    _, has_held = drive(tmp_path, "hangs", "holds", limit=1.5)
+    assert not has_held
+    assert time.perf_counter() - began < 15
+    result = written(tmp_path)
+    assert result["checks"]["hangs"]["status"] == "OUT OF TIME"
+    assert "limit of 1.5 s" in result["checks"]["hangs"]["why"]
+    assert result["checks"]["holds"]["status"] == "held"
+    assert "about to wait" in (tmp_path / "first.log").read_text(encoding="utf-8")
+
+
+def test_what_the_budget_leaves_out_has_not_held(tmp_path):
+    _, has_held = drive(tmp_path, "hangs", "holds", budget=1.0, width=1)
+    assert not has_held
+    result = written(tmp_path)
+    assert result["checks"]["hangs"]["status"] == "OUT OF TIME"
+    assert "budget" in result["checks"]["hangs"]["why"]
+    assert result["checks"]["holds"]["status"] == "NOT BEGUN"
+    assert result["seconds"] < 10
+
+
+def test_nothing_begins_behind_a_first_check_that_fails(tmp_path):
+    _, has_held = drive(tmp_path, "holds", first="wrong")
+    assert not has_held
+    assert written(tmp_path)["checks"]["holds"] == {
+        "status": "NOT BEGUN",
+        "why": "wrong has not held",
+        "seconds": 0.0,
+        "launched": {},
+        "found": {},
+    }
+
+
+def test_a_kernel_that_no_check_launched_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(PLANTED, "knows more", HOLDS.replace("['a']", "['a', 'b']"))
+    driver, has_held = drive(tmp_path, "holds", "knows more")
+    assert not has_held
+    assert written(tmp_path)["never_launched"] == ["b"]
+    assert "kernels that no check launched: b" in driver.table()
+
+
+def test_what_a_check_started_ends_with_it(tmp_path):
+    began = time.perf_counter()
+    _, has_held = drive(tmp_path, "leaves a child")
+    assert has_held
+    assert time.perf_counter() - began < 15
+
+
+def test_results_are_there_after_each_check_and_when_the_run_is_stopped(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'tests/e2e'); sys.path.insert(0, 'tests'); sys.path.insert(0, '.')\n"
+        "import pathlib, test_first_contact as t\n"
+        f"t.drive(pathlib.Path({str(tmp_path)!r}), 'holds', 'hangs', width=2)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=place.environment(), start_new_session=True)
+    until = time.perf_counter() + 60
+    while time.perf_counter() < until:
+        with contextlib.suppress(OSError, ValueError):
+            result = written(tmp_path)
+            if "holds" in result["checks"] and "about to wait" in (tmp_path / "first.log").read_text(encoding="utf-8"):
+                break
+        time.sleep(0.05)
+    assert result["running"] == ["hangs"]
+    process.send_signal(signal.SIGTERM)  # as `timeout` does
+    assert process.wait(20) == 143
+    result = written(tmp_path)
+    assert result["checks"]["hangs"]["status"] == "STOPPED"
+    assert not result["held"]
+
+
+# --- the checks, on kernels of the emulator
+
+
+def run(does, tmp_path):
+    """Status of a check in this process, and what it has written."""
+    record = tmp_path / "record.json"
+    status = child.run(does, is_dry=True, record=record, limit_s=0)
+    return status, json.loads(record.read_text(encoding="utf-8"))
+
+
+CHECKING = [check for check in CHECKS if not check.does.startswith("bench.on_gpu.checks.tools:")]
+
+
+@needs_emulator
+@pytest.mark.parametrize("check", CHECKING, ids=lambda check: check.name)
+def test_no_check_holds_where_the_kernels_cannot_be_used(check, tmp_path, monkeypatch):
+    """CuPy is missing, say: torch and the core would do the work, and do it right."""
+
+    @contextlib.contextmanager
+    def unusable():
+        def run(queue, device):
+            raise ModuleNotFoundError("No module named 'cupy'")
+
+        monkeypatch.setattr(launcher, "usable", lambda _device, _source: False)
+        monkeypatch.setattr(launcher, "run", run)
+        yield
+
+    monkeypatch.setattr("tests.emulator.operations.emulated", unusable)
+    status, record = run(check.does, tmp_path)
+    assert status == 1
+    assert record["why"]
+    assert not record["launched"]
+
+
+@needs_emulator
+@pytest.mark.parametrize("name", ["mask prediction", "commit", "attention", "draws", "sampling", "attention variants", "fused"])
+def test_a_wrong_kernel_is_seen(name, tmp_path, monkeypatch):
+    """One that leaves out its last block, as a wrong bound would."""
+    from tests.emulator import operations
+
+    launch = operations.run
+
+    def without_last_block(one):
+        if "tiles" in one.kernel or "filter" in one.kernel:  # what they leave in memory is an address for the next
+            return launch(one)
+        axis = max(range(3), key=one.grid.__getitem__)
+        grid = tuple(n - (i == axis) for i, n in enumerate(one.grid))
+        return launch(dataclasses.replace(one, grid=grid)) if all(grid) else None
+
+    monkeypatch.setattr(operations, "run", without_last_block)
+    status, record = run(next(check.does for check in CHECKS if check.name == name), tmp_path)
+    assert status == 1
+    assert record["launched"], "it was launched, and its answer was wrong"
+
+
+@needs_emulator
+def test_a_failed_capture_fails_with_its_whole_traceback(tmp_path, monkeypatch, capsys):
+    def refused(_stage):
+        def capture(body):
+            body()
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        return capture
+
+    monkeypatch.setattr(models, "_capture", refused)
+    with pytest.warns(UserWarning, match="without CUDA graphs"):
+        status, record = run("bench.on_gpu.checks.models:heads_of_64", tmp_path)
+    assert status == 1
+    assert "nothing is captured: RuntimeError: operation not permitted" in record["why"]
+    said = capsys.readouterr().out
+    assert 'raise RuntimeError("operation not permitted when stream is capturing")' in said
+
+
+@needs_emulator
+def test_a_shape_that_is_never_captured_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(Engine, "captured", property(lambda _: 0))
+    status, record = run("bench.on_gpu.checks.models:heads_of_64", tmp_path)
+    assert status == 1
+    assert "0 of" in record["why"]
+
+
+@needs_emulator
+@pytest.mark.parametrize("check", ["memcheck", "synccheck"])
+def test_the_sanitizers_program_must_hold_and_launch(check, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.on_gpu.checks.tools._small", lambda *_: (0, {"launched": {}, "why": None}))
+    status, record = run(f"bench.on_gpu.checks.tools:{check}", tmp_path)
+    assert status == 1
+    assert "not launched under" in record["why"]
+    monkeypatch.setattr("bench.on_gpu.checks.tools._small", lambda *_: (9, {"launched": {"dllm_commit": 1}, "why": None}))
+    status, record = run(f"bench.on_gpu.checks.tools:{check}", tmp_path)
+    assert status == 1
+    assert "ended with status 9" in record["why"]
+
+
+def test_launches_are_compared_by_name_and_number(monkeypatch):
+    monkeypatch.setattr(launcher, "run", lambda *_: None)
+
+    def launch(*names):
+        queue = [launches.Launch("commit", name, (1, 1, 1), (1, 1, 1), ()) for name in names]
+        launcher.launch(queue, torch.device("cpu"))
+
+    with launched.exactly(["a", "b", "a"]):
+        launch("a", "a", "b")
+    for given in ((), ("a",), ("a", "b", "b"), ("a", "b", "c")):
+        with pytest.raises(launched.LaunchError, match="must launch the kernels that it names"), launched.exactly(["a", "b"]):
+            launch(*given)
+
+
+# --- all of it
+
+
+def first(*options, environment=None, cwd=ROOT):
+    command = [sys.executable, str(ROOT / "bench" / "on_gpu" / "first.py"), *options]
+    environment = (environment or dict(os.environ)) | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_check_that_is_none_is_answered(tmp_path):
+    done = first("--out", str(tmp_path / "out"), "--only", "comit")
+    assert done.returncode == 2
+    assert "'comit' is no check; there are 'loading'" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_nothing_holds(tmp_path):
+    done = first("--out", str(tmp_path), "--only", "commit")
+    assert done.returncode == 1
+    result = written(tmp_path)
+    assert result["checks"]["loading"]["status"] == "FAILED"
+    assert result["checks"]["commit"]["status"] == "NOT BEGUN"
+    assert "NOT everything held" in done.stdout
