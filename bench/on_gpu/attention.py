@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -14,7 +15,7 @@ from dllm_fast.launches import Launch
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import launcher
 
-_MERGE = "dllm_attention_combine"
+_MERGE = r"dllm_attention_\w*combine"
 
 
 def times(stage: Stage) -> Iterator[Json]:
@@ -31,10 +32,12 @@ def times(stage: Stage) -> Iterator[Json]:
                 raise SkippedError("the kernel cannot be used here; see `dllm-fast doctor`")
             case["ours"] = stage.milliseconds(stage.graphed(run), kernels=("dllm_attention_",))
             stage.against(case["ours"], work)
-            if any(name.startswith(_MERGE) for name in case["ours"].get("launched", ())):
+            if any(re.match(_MERGE, name) for name in case["ours"].get("launched", ())):
                 for name, only in (("the kernel", False), ("the merge", True)):
                     part = functools.partial(run, run=_only(stage, merges=only))
-                    case[name] = stage.milliseconds(stage.graphed(part), kernels=(_MERGE,) if only else ("dllm_attention_d",))
+                    case[name] = stage.milliseconds(
+                        stage.graphed(part), kernels=(_MERGE,) if only else (r"dllm_attention_\w*rows",)
+                    )
         sdpa = functools.partial(F.scaled_dot_product_attention, q, k, v, enable_gqa=heads != kv_heads)
         with tried(case, "torch"):
             case["torch"] = stage.milliseconds(stage.graphed(sdpa))
@@ -79,7 +82,7 @@ def _only(stage: Stage, *, merges: bool) -> Callable[[Iterable[Launch]], None]:
     """Queues the launches that merge splits, or the others."""
 
     def run(launches: Iterable[Launch]) -> None:
-        launcher.launch([one for one in launches if one.kernel.startswith(_MERGE) == merges], stage.device)
+        launcher.launch([one for one in launches if (re.match(_MERGE, one.kernel) is not None) == merges], stage.device)
 
     return run
 

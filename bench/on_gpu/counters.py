@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -17,15 +16,14 @@ from pathlib import Path
 
 import torch
 
-from bench.on_gpu import prediction
+from bench.on_gpu import place, prediction
 from bench.on_gpu.stage import Json, SkippedError, Stage, must_launch, tried
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import launcher
 from dllm_fast.ops import mask_predict as device
 
-ROOT = Path(__file__).parents[2]
-#: What is counted: the pass over the logits, attention of grouped heads, the cut of a filter.
-KERNELS = ("dllm_mask_predict_tiles_bf16", "dllm_attention_d128_rows64", "dllm_mask_filter_cut_bf16")
+#: What is counted, as patterns: the pass over the logits, attention of grouped heads, the cut of a filter.
+KERNELS = ("dllm_mask_predict_tiles_bf16", r"dllm_attention_\w*d128_rows64", "dllm_mask_filter_cut_bf16")
 # Issue slots and why they stay empty, memory and caches, occupancy.
 _SECTIONS = ("SpeedOfLight", "SchedulerStats", "WarpStateStats", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats")
 
@@ -51,8 +49,9 @@ def _counted(stage: Stage, kernel: str) -> Json:
     # The clock as it is: a locked one would not be that of the times above.
     options = ["--csv", "--page", "details", "--clock-control", "none", "--launch-count", "1", *sections]
     command = [tool, *options, "--kernel-name", f"regex:^{kernel}", *child]
-    where = os.environ | {"PYTHONPATH": f"{ROOT / 'python'}:{ROOT}"}
-    done = subprocess.run(command, cwd=ROOT, env=where, capture_output=True, text=True, timeout=40, check=False)
+    done = subprocess.run(
+        command, cwd=place.ROOT, env=place.environment(), capture_output=True, text=True, timeout=40, check=False
+    )
     found = read(done.stdout)
     if done.returncode != 0 or not found:
         raise RuntimeError(
@@ -79,7 +78,7 @@ def launch(stage: Stage, kernel: str) -> None:
         NotLaunchedError: it was not launched.
     """
     with launcher.counted() as launched:
-        if kernel.startswith("dllm_attention"):
+        if "attention" in kernel:
             shape = stage.pick((1, 32, 8, 32, 32_768, 128), (1, 32, 1, 3, 70, 128))
             batch, heads, kv_heads, queries, keys, depth = shape
             q = torch.zeros(batch, heads, queries, depth, dtype=torch.bfloat16, device=stage.device)

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).parents[2]
+from bench.on_gpu import place
+
 BUDGET_S, FULL_BUDGET_S = 300.0, 540.0
 #: Statuses of the process of the sections: all were tried; there is no GPU; a section failed, and a new process should go on.
 DONE, NO_GPU, AGAIN = 0, 2, 75
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options; those after `--worker` are for the processes of the sections."""
-    out = Path(os.environ["OUT"]) if os.environ.get("OUT") else ROOT / "bench" / "results" / "gpu"
+    out = Path(os.environ["OUT"]) if os.environ.get("OUT") else place.ROOT / "bench" / "results" / "gpu"
     parser = argparse.ArgumentParser(prog="python bench/gpu.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=out, help="folder (default: $OUT, else bench/results/gpu)")
     parser.add_argument("--quick", action="store_true", help="fewer samples: does it run?")
@@ -96,7 +97,7 @@ def _run(given: list[str], out: Path, until: float, log: IO[str]) -> int:
 
 
 def _process(given: list[str], until: float, log: IO[str]) -> int:
-    command = [sys.executable, "-u", str(ROOT / "bench" / "gpu.py"), *given]
+    command = [sys.executable, "-u", str(place.ROOT / "bench" / "gpu.py"), *given]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     guard = threading.Timer(max(until - time.time(), 0) + _GRACE_S, process.kill)
     guard.start()

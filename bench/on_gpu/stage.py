@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import statistics
 import time
 import traceback
@@ -85,7 +86,7 @@ class Stage:
 
         Args:
             form: what is timed.
-            kernels: beginnings of the names of kernels that it has to launch.
+            kernels: patterns of the beginnings of the names that it has to launch.
             samples: how many.
             cold: write over the second-level cache before each.
 
@@ -184,9 +185,9 @@ def must_launch(launched: Counter[str], kernels: Sequence[str]) -> None:
     """Refuses a count in which a kernel is missing.
 
     Raises:
-        NotLaunchedError: no name begins as one of `kernels`.
+        NotLaunchedError: no name begins as one of the patterns `kernels`.
     """
-    missing = [name for name in kernels if not any(one.startswith(name) for one in launched)]
+    missing = [name for name in kernels if not any(re.match(name, one) for one in launched)]
     if missing:
         raise NotLaunchedError(
             f"kernels must be launched for their time to be taken, got none named {', '.join(missing)}... "
