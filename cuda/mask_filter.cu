@@ -17,6 +17,7 @@
 
 #include "dllm/block.cuh"
 #include "dllm/prediction.cuh"
+#include "dllm/tile.cuh"
 
 namespace dllm {
 
@@ -229,45 +230,32 @@ __device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* r
 
 // ---------------------------------------------------------------- kept
 
-constexpr int KEPT_THREADS = 256;
-
 template <typename T>
 __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, TileRecord* records, int sites,
                                      float inverse_temperature) {
-    using Share = TileShare<T>;
-    const int lane = threadIdx.x % WARP;
-    const int64_t warp = (int64_t(blockIdx.x) * KEPT_THREADS + threadIdx.x) / WARP;
-    const int tiles = matrix.tiles();
-    if (warp >= int64_t(sites) * tiles) {
+    DLLM_SHARED(WarpTiles<T>, shared);
+    wait_for_kernels_before();
+    const TilePlace place = tile_place();
+    if (place.site >= sites || place.tile >= matrix.tiles()) {
         return;
     }
-    const int site = int(warp / tiles), start = int(warp % tiles) * TILE;
-    const float max = records[warp].max;
+    TileRecord& record = records[int64_t(place.site) * matrix.tiles() + place.tile];
+    const float max = record.max;
     if (!(max > negative_infinity() && max < positive_infinity())) {
         return;
     }
-    const Cut cut = cuts[site];
-    Share share;
-    share.load(matrix.row(site), start, lane);
-    float mass[Share::SLOTS];
-#pragma unroll
-    for (int s = 0; s < Share::SLOTS; ++s) {
-        mass[s] = 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < Share::VECTORS; ++i) {
-#pragma unroll
-        for (int k = 0; k < Share::PER_VECTOR; ++k) {
-            const float x = share.element(i, k);
-            const int id = start + Share::first_id(i, lane) + k;
-            const float e = exp32(distance(x, max, inverse_temperature));
-            const int s = Share::slot(i, k);
-            mass[s] = __fadd_rn(mass[s], cut.keeps(x, id, inverse_temperature) ? e : 0.0f);
-        }
-    }
-    const float sum = warp_tree<T>(mass);
-    if (lane == 0) {
-        records[warp].draw_mass = sum;
+    const Cut cut = cuts[place.site];
+    Tile<T>& tile = shared.tile[threadIdx.x / WARP];
+    const int start = place.tile * TILE;
+    tile.template load<WarpOfTile>(matrix.row(place.site), start);
+    float mass[Tile<T>::SLOTS] = {};
+    tile.each_of_lane([&](float x, int id, int s) {
+        const float e = exp32(distance(x, max, inverse_temperature));
+        mass[s] = __fadd_rn(mass[s], cut.keeps(x, start + id, inverse_temperature) ? e : 0.0f);
+    });
+    const float sum = tile_sum<T>(mass);
+    if (threadIdx.x % WARP == 0) {
+        record.draw_mass = sum;
     }
 }
 
@@ -280,7 +268,7 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
         dllm::cut<T>(DLLM_MATRIX, records, cuts, inverse_temperature, top_k, top_p, min_p);                           \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_filter_cut_##suffix)                                                                        \
-    extern "C" __global__ void __launch_bounds__(dllm::KEPT_THREADS) dllm_mask_filter_kept_##suffix(                  \
+    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP) dllm_mask_filter_kept_##suffix(                  \
         DLLM_ROWS(T), const dllm::Cut* __restrict__ cuts, dllm::TileRecord* records, DLLM_SHAPE, int sites,           \
         float inverse_temperature) {                                                                                  \
         dllm::kept<T>(DLLM_MATRIX, cuts, records, sites, inverse_temperature);                                        \

@@ -23,60 +23,44 @@
 
 #include "dllm/draw.cuh"
 #include "dllm/philox.cuh"
+#include "dllm/tile.cuh"
 
 namespace dllm {
 
 // ---------------------------------------------------------------- tiles
 
-constexpr int TILES_THREADS = 256;
-
-// Sums over this lane's share of a tile, then over the warp.
-template <typename T, bool TEMPERED>
-__device__ __forceinline__ TileRecord sums(const TileShare<T>& share, float max, float inverse_temperature) {
-    using Share = TileShare<T>;
-    float mass[Share::SLOTS], moment[Share::SLOTS], draw_mass[Share::SLOTS];
-#pragma unroll
-    for (int s = 0; s < Share::SLOTS; ++s) {
-        mass[s] = moment[s] = draw_mass[s] = 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < Share::VECTORS; ++i) {
-#pragma unroll
-        for (int k = 0; k < Share::PER_VECTOR; ++k) {
-            const float x = share.element(i, k);
-            const int s = Share::slot(i, k);
-            const float d = distance(x, max);
-            const float e = exp32(d);
-            mass[s] = __fadd_rn(mass[s], e);
-            moment[s] = __fmaf_rn(e, d, moment[s]);
-            if (TEMPERED) {
-                draw_mass[s] = __fadd_rn(draw_mass[s], exp32(distance(x, max, inverse_temperature)));
-            }
+// Sums over this lane's share of a tile, then over the warp. IS_NEAR: no logit is so far below the largest that its distance
+// is cut off at FLOOR or exp(FLOOR) counts in its weight, so that both steps fall away.
+template <typename T, bool IS_TEMPERED, bool IS_NEAR>
+__device__ __forceinline__ TileRecord sums(const Tile<T>& tile, float max, float inverse_temperature) {
+    float mass[Tile<T>::SLOTS] = {}, moment[Tile<T>::SLOTS] = {}, draw_mass[Tile<T>::SLOTS] = {};
+    const auto weight = [](float d) { return IS_NEAR ? exp32_above_floor(d) : exp32(max_keeping_nan(d, FLOOR)); };
+    tile.each_of_lane([&](float x, int, int s) {
+        const float d = __fadd_rn(x, -max), floored = IS_NEAR ? d : max_keeping_nan(d, FLOOR);
+        const float e = weight(d);
+        mass[s] = __fadd_rn(mass[s], e);
+        moment[s] = __fmaf_rn(e, floored, moment[s]);
+        if (IS_TEMPERED) {
+            draw_mass[s] = __fadd_rn(draw_mass[s], weight(__fmul_rn(d, inverse_temperature)));
         }
-    }
+    });
     TileRecord record;
     record.max = max;
-    record.mass = warp_tree<T>(mass);
-    record.moment = warp_tree<T>(moment);
-    record.draw_mass = TEMPERED ? warp_tree<T>(draw_mass) : record.mass;
+    record.mass = tile_sum<T>(mass);
+    record.moment = tile_sum<T>(moment);
+    record.draw_mass = IS_TEMPERED ? tile_sum<T>(draw_mass) : record.mass;
     return record;
 }
 
 // The record of a tile whose maximum is infinite: nothing but -inf and perhaps NaN, or some ids at +inf.
 template <typename T>
-__device__ __forceinline__ TileRecord infinite_record(const TileShare<T>& share, float max) {
+__device__ __forceinline__ TileRecord infinite_record(const Tile<T>& tile, float max) {
     bool has_nan = false;
     int count = 0;
-    // Unrolled, because an index known only at run time would move the share from registers to memory.
-#pragma unroll
-    for (int i = 0; i < TileShare<T>::VECTORS; ++i) {
-#pragma unroll
-        for (int k = 0; k < TileShare<T>::PER_VECTOR; ++k) {
-            const float x = share.element(i, k);
-            has_nan |= is_nan(x);
-            count += x == positive_infinity();
-        }
-    }
+    tile.each_of_lane([&](float x, int, int) {
+        has_nan |= is_nan(x);
+        count += x == positive_infinity();
+    });
 #pragma unroll
     for (int n = WARP / 2; n > 0; n /= 2) {
         count += __shfl_xor_sync(FULL_WARP, count, n);
@@ -85,23 +69,30 @@ __device__ __forceinline__ TileRecord infinite_record(const TileShare<T>& share,
     return {max, 0.0f, holds_nan ? __uint_as_float(0x7fc00000u) : float(count), 0.0f};
 }
 
-template <typename T, bool TEMPERED>
+template <typename T, bool IS_TEMPERED>
 __device__ __forceinline__ void tiles(const Matrix<T>& matrix, TileRecord* records, int sites, float inverse_temperature) {
-    const int lane = threadIdx.x % WARP;
-    const int64_t warp = (int64_t(blockIdx.x) * TILES_THREADS + threadIdx.x) / WARP;
-    const int tiles_per_row = matrix.tiles();
-    if (warp >= int64_t(sites) * tiles_per_row) {
+    DLLM_SHARED(WarpTiles<T>, shared);
+    wait_for_kernels_before();
+    const TilePlace place = tile_place();
+    if (place.site >= sites || place.tile >= matrix.tiles()) {
         return;
     }
-    const int site = int(warp / tiles_per_row), tile = int(warp % tiles_per_row);
-    TileShare<T> share;
-    share.load(matrix.row(site), tile * TILE, lane);
-    const float max = warp_max(share.max());
-    const bool is_finite = max > negative_infinity() && max < positive_infinity();
-    const TileRecord record =
-        is_finite ? sums<T, TEMPERED>(share, max, inverse_temperature) : infinite_record(share, max);
-    if (lane == 0) {
-        records[warp] = record;
+    Tile<T>& tile = shared.tile[threadIdx.x / WARP];
+    tile.template load<WarpOfTile>(matrix.row(place.site), place.tile * TILE);
+    float largest, smallest;
+    tile.extremes_of_lane(largest, smallest);
+    const float max = warp_max(largest);
+    TileRecord record;
+    if (max > negative_infinity() && max < positive_infinity()) {
+        const float d = __fadd_rn(smallest, -max);
+        const bool is_near = d >= NEAR && (!IS_TEMPERED || __fmul_rn(d, inverse_temperature) >= NEAR);
+        record = __ballot_sync(FULL_WARP, is_near) == FULL_WARP ? sums<T, IS_TEMPERED, true>(tile, max, inverse_temperature)
+                                                                : sums<T, IS_TEMPERED, false>(tile, max, inverse_temperature);
+    } else {
+        record = infinite_record(tile, max);
+    }
+    if (threadIdx.x % WARP == 0) {
+        records[int64_t(place.site) * matrix.tiles() + place.tile] = record;
     }
 }
 
@@ -285,12 +276,12 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
 
 // One kernel of each kind for each dtype. `sites` is the number of rows that are scored.
 #define DLLM_KERNELS(T, suffix)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tiles_##suffix(               \
+    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP) dllm_mask_predict_tiles_##suffix(               \
         DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE, int sites) {                                             \
         dllm::tiles<T, false>(DLLM_MATRIX, records, sites, 1.0f);                                                     \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_predict_tiles_##suffix)                                                                     \
-    extern "C" __global__ void __launch_bounds__(dllm::TILES_THREADS) dllm_mask_predict_tempered_tiles_##suffix(      \
+    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP) dllm_mask_predict_tempered_tiles_##suffix(      \
         DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE, int sites, float inverse_temperature) {                  \
         dllm::tiles<T, true>(DLLM_MATRIX, records, sites, inverse_temperature);                                       \
     }                                                                                                                 \

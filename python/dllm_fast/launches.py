@@ -13,6 +13,8 @@ from typing import Any
 TILE = 4096
 MAX_TILES = 256
 _WARP = 32
+_TILE_WARPS = 2
+_GRID_LIMIT = 65_535  # blocks in the second and third dimension of a grid
 _FLOAT32_TINY = 1.1754943508222875e-38
 _FLOAT32_MAX = 3.4028234663852886e38
 _CHOOSE_ARGMAX, _CHOOSE_BY_DRAW, _CHOOSE_BY_FILTERED_DRAW = range(3)
@@ -85,6 +87,12 @@ def tiles(vocabulary: int) -> int:
     return -(-vocabulary // TILE)
 
 
+def _grid_of_tiles(sites: int, vocabulary: int) -> tuple[int, int, int]:
+    """Blocks of the kernels that give a warp to each tile of each site: see `tile_place` in tile.cuh."""
+    across = min(sites, _GRID_LIMIT)
+    return -(-tiles(vocabulary) // _TILE_WARPS), across, -(-sites // across)
+
+
 def inverse_temperature(temperature: float) -> float:
     """1 / temperature as the kernels take it: within the normal float32 numbers. 1 for temperature 0, where it is not used."""
     return 1.0 if temperature == 0 else min(max(1.0 / temperature, _FLOAT32_TINY), _FLOAT32_MAX)
@@ -122,7 +130,7 @@ def mask_predict(
     bound = ctypes.c_float(softcap or 0.0), ctypes.c_float(-2.0 / softcap if softcap else 0.0)
     row = ctypes.c_int64(stride), ctypes.c_int32(vocabulary), *bound
     n = ctypes.c_int32(sites)
-    warp_per_tile = (-(-sites * tiles(vocabulary) * _WARP // 256), 1, 1)
+    warp_per_tile = _grid_of_tiles(sites, vocabulary)
     block_per_row = (sites, 1, 1)
 
     kind = "tempered_tiles" if is_tempered else "tiles"
@@ -131,7 +139,7 @@ def mask_predict(
             predict,
             f"dllm_mask_predict_{kind}_{suffix}",
             warp_per_tile,
-            (256, 1, 1),
+            (_TILE_WARPS * _WARP, 1, 1),
             (logits, index, suppressed, records, *row, n, *((scale,) if is_tempered else ())),
         )
     ]
@@ -151,7 +159,7 @@ def mask_predict(
                 filter_,
                 f"dllm_mask_filter_kept_{suffix}",
                 warp_per_tile,
-                (256, 1, 1),
+                (_TILE_WARPS * _WARP, 1, 1),
                 (logits, index, suppressed, cuts, records, *row, n, scale),
             )
         )

@@ -43,9 +43,9 @@ def headers() -> list[Path]:
     return sorted((KERNELS / "include").rglob("*.cuh"))
 
 
-def _compiled(key: str, source: Path, target: str, command: tuple[str, ...]) -> Path:
+def _compiled(key: str, source: Path, target: str, command: tuple[str, ...], replaced: dict[str, str] | None = None) -> Path:
     """What a command of g++ makes of a source, kept under its name and a digest of all that went in."""
-    digest = hashlib.sha256(repr((key, command)).encode())
+    digest = hashlib.sha256(repr((key, command, replaced or {})).encode())
     for path in (*headers(), _RUNTIME / "emulator.h"):
         digest.update(path.read_bytes())
     built = _CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.{target}"
@@ -54,7 +54,10 @@ def _compiled(key: str, source: Path, target: str, command: tuple[str, ...]) -> 
         with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
             copy, made = Path(folder, source.name), Path(folder, "made")
             copy.write_text(f'#line 1 "{source}"\n{key}', encoding="utf-8")
-            includes = (f"-I{KERNELS / 'include'}", f"-I{_RUNTIME}")
+            for name, text in (replaced or {}).items():
+                Path(folder, name).parent.mkdir(exist_ok=True)
+                Path(folder, name).write_text(text, encoding="utf-8")
+            includes = (f"-I{folder}", f"-I{KERNELS / 'include'}", f"-I{_RUNTIME}")
             arguments = ["g++", *_FLAGS, *includes, "-x", "c++", str(copy), "-x", "none", *command, "-o", str(made)]
             result = subprocess.run(arguments, capture_output=True, text=True, check=False)
             if result.returncode != 0:
@@ -63,9 +66,19 @@ def _compiled(key: str, source: Path, target: str, command: tuple[str, ...]) -> 
     return built
 
 
-def library(source: Path, *, options: tuple[str, ...] = OPTIMISED, text: str | None = None) -> Path:
-    """The library of the kernels of a .cu file. `text`, if given, is compiled in place of what the file holds."""
+def library(
+    source: Path,
+    *,
+    options: tuple[str, ...] = OPTIMISED,
+    text: str | None = None,
+    replaced: dict[str, str] | None = None,
+) -> Path:
+    """The library of the kernels of a .cu file.
+
+    `text`, if given, is compiled in place of what the file holds, and `replaced` has texts in place of headers, by the names
+    under which kernels include them.
+    """
     flags = (*options, *_machine_flags())
     parts = (_compiled(part.read_text(encoding="utf-8"), part, "o", (*flags, "-c")) for part in _PARTS)
     code = source.read_text(encoding="utf-8") if text is None else text
-    return _compiled(code, source, "so", (*flags, "-shared", *map(str, parts)))
+    return _compiled(code, source, "so", (*flags, "-shared", *map(str, parts)), replaced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
+from dllm_fast import launches
+from reference import arithmetic
 
 from . import build
+from . import mask_predict as emulated
+from .launch import EmulatorError
 from .mask_predict import FIELDS, NAN, NOTHING_ALLOWED, mask_predict
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
@@ -144,6 +149,72 @@ def test_the_order_of_the_threads_changes_nothing(settings, order):
     assert_equals_core(strategies.as_dtype(x, "float32"), order=order, seed=3, **settings)
 
 
+def _tile_rows(dtype, distances, vocabulary):
+    """Rows whose largest logit lies in each of two tiles, and whose smallest lies so far below."""
+    x = np.random.default_rng(4).normal(0, 0.5, (2 * len(distances), vocabulary))
+    for row, distance in zip(x, np.repeat(distances, 2), strict=True):
+        row[[7, 4100]] = 12.0, 11.5
+        row[[1000, 4095, 4096, 5000]] = 12.0 - distance, 11.5 - distance, 11.5 - distance, 11.0 - distance
+    x[1::2, 7] = 11.0
+    return strategies.as_dtype(x, dtype)
+
+
+@pytest.mark.parametrize("dtype", strategies.DTYPES)
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.7}, {"temperature": 0.25}, {"temperature": 4.0, "min_p": 1e-30}], ids=str
+)
+def test_tiles_with_and_without_weights_near_the_floor_equal_the_core(dtype, settings):
+    """Where all distances are small the kernel leaves out two steps of each weight; the bounds are -42 and -60."""
+    distances = [10, 41.5, 41.9, 42, 42.1, 42.5, 59.9, 60, 60.1, 70, 85, 100]
+    assert_equals_core(_tile_rows(dtype, distances, 8192), seed=6, **settings)
+    if settings.get("temperature") == 0.7:
+        assert_equals_core(_tile_rows(dtype, [d * 0.7 for d in distances], 8192), seed=6, **settings)
+
+
+@pytest.mark.parametrize("dtype", strategies.DTYPES)
+@pytest.mark.parametrize("softcap", [None, 20.0])
+@pytest.mark.parametrize("offset", range(1, 9))
+def test_rows_that_are_not_aligned(dtype, softcap, offset):
+    """Every distance of a row from a multiple of 16 bytes, whole tiles and ragged ones, with and without ids left out."""
+    x = strategies.as_dtype(np.random.default_rng(offset).normal(0, 3, (2, 8192 + offset)), dtype)
+    rows = torch.full((3, 8192 + offset + 8), 50.0, dtype=x.dtype)[:2, 8:]
+    for vocabulary in (8192, 8192 + offset, 4096, offset):
+        part = rows[:, -offset - vocabulary : x.shape[1] + 8 - offset]
+        part = part[:, :vocabulary]
+        part[:] = x[:, :vocabulary]
+        for suppress in ((), (0, vocabulary - 1, vocabulary // 2)) if vocabulary > 3 else ((),):
+            kernel = mask_predict(part, order=offset, suppress=suppress, softcap=softcap)
+            assert_equal(kernel, dllm_fast.mask_predict(part.contiguous(), suppress=list(suppress), softcap=softcap))
+
+
+def test_bits_of_ids_that_are_left_out_at_any_address(monkeypatch):
+    x = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (2, 12_300)).astype(np.float32))
+    aligned = emulated.suppressed_bits
+    for offset in (0, 1, 16):
+
+        def bits(ids, vocabulary, offset=offset):
+            found = aligned(ids, vocabulary)
+            room = np.full(len(found) + 48, 0xFF, dtype=np.uint8)
+            begin = -room.ctypes.data % 16 + offset
+            room[begin : begin + len(found)] = found
+            return room[begin : begin + len(found)]
+
+        monkeypatch.setattr(emulated, "suppressed_bits", bits)
+        # None in the first tile, the ends of the second, one in the last.
+        assert_equals_core(x, suppress=[4096, 8191, 12_299], temperature=0.9, seed=1)
+        assert_equals_core(x, suppress=[int(x[0].argmax())])
+
+
+def test_sites_beyond_one_dimension_of_the_grid(monkeypatch):
+    assert launches._grid_of_tiles(1, 1) == (1, 1, 1)
+    assert launches._grid_of_tiles(65_535, 12_289) == (2, 65_535, 1)
+    assert launches._grid_of_tiles(65_536, 8193) == (2, 65_535, 2)
+    monkeypatch.setattr(launches, "_GRID_LIMIT", 2)
+    x = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (5, 12_300)).astype(np.float32))
+    for settings in ({}, {"temperature": 0.8, "top_k": 50, "seed": 3}):
+        assert_equals_core(x, **settings)
+
+
 def test_unusable_rows_have_a_status():
     matrix = torch.zeros(6, 9001)
     matrix[1, 8999] = matrix[1, 9000] = torch.nan
@@ -169,6 +240,62 @@ def test_the_law_of_the_draws():
     observed = np.bincount(mask_predict(rows, temperature=1.0, seed=5).token, minlength=6)
     expected = np.exp(x, dtype=np.float64) * 1000
     assert ((observed - expected) ** 2 / expected).sum() < 26, "5 degrees of freedom: less than one in ten thousand"
+
+
+def test_near_the_largest_taking_the_floor_away_changes_no_bit():
+    """`NEAR` of arithmetic.cuh: from there on the kernel may leave the step out."""
+    header = (build.KERNELS / "include" / "dllm" / "arithmetic.cuh").read_text(encoding="utf-8")
+    near = np.float32(re.search(r"NEAR = (\S+)f;", header)[1])
+    bits = near.view(np.uint32) - np.arange(1 << 18, dtype=np.uint32)  # the next floats, up to half of it
+    d = np.concatenate([bits.view(np.float32), np.linspace(near / 2, 0, 10_001, dtype=np.float32)])
+    weights = arithmetic.exp32(d)
+    np.testing.assert_array_equal(weights + arithmetic._EXP_AT_FLOOR, weights)
+    above_floor = arithmetic.exp32(np.float32(-43)) + arithmetic._EXP_AT_FLOOR
+    assert above_floor != arithmetic.exp32(np.float32(-43)), "further away it counts"
+
+
+# What is wrong in the tiles, and settings that show it.
+PLANTED = {
+    "wait for a copy": ("        async_copy_wait<0>();\n", "", {}),
+    "wait of two threads for each other": (
+        "            Group::wait();  // whoever reads what is written now has read it\n",
+        "",
+        {},
+    ),
+    "a floor": ("is_near = d >= NEAR", "is_near = d >= -1000.0f", {}),
+    "a bit of an id": ("gone >> (w * COUNT)", "gone", {"suppress": [5, 4100, 8500]}),
+    "a slot": ("(u * PER_VECTOR + k) % SLOTS", "k % SLOTS", {}),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_planted_faults_in_a_tile_are_seen(what):
+    old, new, settings = PLANTED[what]
+    source, header = build.KERNELS / "mask_predict.cu", "dllm/tile.cuh"
+    kernels = source.read_text(encoding="utf-8")
+    tile = (build.KERNELS / "include" / header).read_text(encoding="utf-8")
+    assert kernels.count(old) + tile.count(old) == 1
+
+    def library(path):
+        if path != source:
+            return build.library(path)
+        return build.library(path, text=kernels.replace(old, new), replaced={header: tile.replace(old, new)})
+
+    x = np.random.default_rng(0).normal(0, 3, (5, 9004))
+    x[:, [77, 6000]] = -150.0
+    x[:, [78, 6001]] = 7.0
+    rows = strategies.as_dtype(x, "float32")[:, 1:-2]  # not aligned
+    core = dllm_fast.mask_predict(rows.contiguous(), **settings)
+
+    def is_seen(order):
+        try:
+            assert_equal(mask_predict(rows, order=order, library=library, **settings), core)
+        except (AssertionError, EmulatorError):
+            return True
+        return False
+
+    assert any(map(is_seen, range(4)))
+    assert_equal(mask_predict(rows, order=3, **settings), core)
 
 
 BARRIER_OF_THE_TREE = "        __syncthreads();\n        if (int(threadIdx.x) < n) {\n"

@@ -34,14 +34,14 @@ BOUNDS = {
     "dllm_fused_swiglu": (64, 0),
 }
 for _dtype in ("bf16", "f16", "f32"):
-    # A lane holds 128 logits: 64 registers of 16-bit ones, 128 of float32.
-    _share = 224 if _dtype == "f32" else 128
+    # Two warps, a tile of 4,096 ids each. Shared memory lets 13 such blocks be on a multiprocessor of an H100 (6 in float32).
+    _tiles = (96, 2 * (16 + 4096 * (4 if _dtype == "f32" else 2)))
     BOUNDS |= {
-        f"dllm_mask_predict_tiles_{_dtype}": (_share, 0),
-        f"dllm_mask_predict_tempered_tiles_{_dtype}": (_share, 0),
+        f"dllm_mask_predict_tiles_{_dtype}": _tiles,
+        f"dllm_mask_predict_tempered_tiles_{_dtype}": _tiles,
         f"dllm_mask_predict_rows_{_dtype}": (80, 27_000),
         f"dllm_mask_filter_cut_{_dtype}": (64, 26_000),
-        f"dllm_mask_filter_kept_{_dtype}": (_share, 0),
+        f"dllm_mask_filter_kept_{_dtype}": _tiles,
     }
 SYSTEM_SHARED_BYTES = 1024  # what newer architectures count for themselves
 

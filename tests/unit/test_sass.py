@@ -94,13 +94,40 @@ def test_natural_loops(successors, loops):
     assert sorted(flow.natural_loops(successors), key=sorted) == sorted(map(frozenset, loops), key=sorted)
 
 
-def test_the_command_prints_a_line_for_each_kernel(capsys):
+def _needs_compiler_and_disassembler() -> None:
     try:
         compiler.nvrtc()
     except KernelError as error:
         pytest.skip(str(error))
     if sass.disassembler() is None:
         pytest.skip(f"no nvdisasm; {sass.INSTALL}")
+
+
+def test_code_is_small_and_touches_no_local_memory():
+    """Time to compile goes with the size of the code, which is no noise: half a second a unit of 3,000 instructions."""
+    _needs_compiler_and_disassembler()
+    for unit in kernels.sources():
+        for kernel in sass.disassemble(kernels.compile_kernels(unit, "sm_90a").path):
+            assert 100 < len(kernel.instructions) <= 5200, kernel.name
+            assert kernel.count(sass.FAMILIES["local"]) == 0, kernel.name
+
+
+@pytest.mark.parametrize("arch", kernels.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
+def test_the_loop_over_a_tile_stays_as_short_as_its_arithmetic(arch, dtype):
+    """Instructions of a round of sixteen logits: 13 for each, 24 where the draw has a temperature; two more near the floor."""
+    _needs_compiler_and_disassembler()
+    cubin = kernels.compile_kernels(f"mask_predict.{dtype}", arch).path
+    by_name = {kernel.name: kernel for kernel in sass.disassemble(cubin)}
+    for kind, per_logit in (("tiles", 13), ("tempered_tiles", 24)):
+        kernel = by_name[f"dllm_mask_predict_{kind}_{dtype}"]
+        floored, near = (len(loop) for loop in kernel.loops if sum(one.opcode == "FFMA" for one in loop) >= 7 * 16)
+        assert near <= 16 * per_logit + 16
+        assert floored <= 16 * (per_logit + (2 if kind == "tiles" else 4)) + 16
+
+
+def test_the_command_prints_a_line_for_each_kernel(capsys):
+    _needs_compiler_and_disassembler()
     assert sass.main(["commit", "--arch", "sm_80", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     (usage,) = kernels.compile_kernels("commit", "sm_80").usage

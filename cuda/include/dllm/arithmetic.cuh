@@ -15,8 +15,11 @@ constexpr int LANES = 256;
 // Differences below this weigh nothing.
 constexpr float FLOOR = -60.0f;
 
-// exp(d) for FLOOR <= d <= 0: exactly 1 at 0 and exactly 0 at FLOOR. Of NaN it may be any number.
-__device__ __forceinline__ float exp32(float d) {
+// Differences from here on weigh so much that taking exp(FLOOR) away (below) rounds to nothing: 2^-61 is 2^25 times that.
+constexpr float NEAR = -42.0f;
+
+// exp(d) for FLOOR <= d <= 0, and exp(FLOOR) more than that. Of NaN it may be any number.
+__device__ __forceinline__ float exp32_above_floor(float d) {
     constexpr float LOG2_E = 1.44269504f;
     constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
     const float shifted = __fmaf_rn(d, LOG2_E, MAGIC);
@@ -27,8 +30,13 @@ __device__ __forceinline__ float exp32(float d) {
     p = __fmaf_rn(p, f, __uint_as_float(0x3e75fcdeu));
     p = __fmaf_rn(p, f, __uint_as_float(0x3f317215u));
     const float y = __fmaf_rn(p, f, 1.0f);
-    const float raw = __uint_as_float(__float_as_uint(y) + (__float_as_uint(shifted) << 23));
-    return __fadd_rn(raw, -__uint_as_float(0x142d70d3u));  // minus exp(FLOOR) as the lines above compute it
+    return __uint_as_float(__float_as_uint(y) + (__float_as_uint(shifted) << 23));
+}
+
+// exp(d) for FLOOR <= d <= 0: exactly 1 at 0 and exactly 0 at FLOOR. Of NaN it may be any number.
+__device__ __forceinline__ float exp32(float d) {
+    // exp(FLOOR) as the lines above compute it
+    return __fadd_rn(exp32_above_floor(d), -__uint_as_float(0x142d70d3u));
 }
 
 // A bound on logits, cap * tanh(x / cap); none where `cap` is 0. `rate` is -2 / cap.

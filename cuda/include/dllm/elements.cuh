@@ -25,13 +25,14 @@ struct Words;
 template <>
 struct Words<Bf16> {
     static constexpr int COUNT = 2;
-    static constexpr uint32_t NEGATIVE_INFINITY = 0xff80ff80u;
+    static constexpr uint32_t NEGATIVE_INFINITY = 0xff80ff80u, POSITIVE_INFINITY = 0x7f807f80u;
 
     // Element i of the word as float32: bfloat16 is the upper half of a float32.
     __device__ static __forceinline__ float element(uint32_t word, int i) {
         return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
     }
     __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) { return max_bf16x2(a, b); }
+    __device__ static __forceinline__ uint32_t min(uint32_t a, uint32_t b) { return min_bf16x2(a, b); }
     // A word of these elements, rounded; for float32 the second is not looked at.
     __device__ static __forceinline__ uint32_t word(float first, float second) { return pack_bf16x2(first, second); }
 };
@@ -39,23 +40,27 @@ struct Words<Bf16> {
 template <>
 struct Words<F16> {
     static constexpr int COUNT = 2;
-    static constexpr uint32_t NEGATIVE_INFINITY = 0xfc00fc00u;
+    static constexpr uint32_t NEGATIVE_INFINITY = 0xfc00fc00u, POSITIVE_INFINITY = 0x7c007c00u;
 
     __device__ static __forceinline__ float element(uint32_t word, int i) {
         return widen_f16(uint16_t(i == 0 ? word & 0xffffu : word >> 16));
     }
     __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) { return max_f16x2(a, b); }
+    __device__ static __forceinline__ uint32_t min(uint32_t a, uint32_t b) { return min_f16x2(a, b); }
     __device__ static __forceinline__ uint32_t word(float first, float second) { return pack_f16x2(first, second); }
 };
 
 template <>
 struct Words<float> {
     static constexpr int COUNT = 1;
-    static constexpr uint32_t NEGATIVE_INFINITY = 0xff800000u;
+    static constexpr uint32_t NEGATIVE_INFINITY = 0xff800000u, POSITIVE_INFINITY = 0x7f800000u;
 
     __device__ static __forceinline__ float element(uint32_t word, int) { return __uint_as_float(word); }
     __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) {
         return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));  // fmaxf passes over NaN
+    }
+    __device__ static __forceinline__ uint32_t min(uint32_t a, uint32_t b) {
+        return __float_as_uint(fminf(__uint_as_float(a), __uint_as_float(b)));
     }
     __device__ static __forceinline__ uint32_t word(float first, float) { return __float_as_uint(first); }
 };

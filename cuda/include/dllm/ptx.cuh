@@ -37,28 +37,40 @@ __device__ __forceinline__ float max_keeping_nan(float a, float b) {
 
 #ifdef DLLM_EMU
 namespace emulated {
-// Applies `larger` to both halves of packed 16-bit floats; like the instruction, it passes over NaN.
-template <typename Widen>
-inline uint32_t max_halves(uint32_t a, uint32_t b, Widen widen) {
+// The larger, or the smaller, of packed 16-bit floats, in both halves; like the instructions, it passes over NaN.
+template <bool LARGER, typename Widen>
+inline uint32_t pick_halves(uint32_t a, uint32_t b, Widen widen) {
     uint32_t result = 0;
     for (int shift = 0; shift < 32; shift += 16) {
         const uint16_t x = uint16_t(a >> shift), y = uint16_t(b >> shift);
         const float fx = widen(x), fy = widen(y);
-        const uint16_t larger = fx != fx ? y : fy != fy ? x : fx > fy ? x : y;
-        result |= uint32_t(larger) << shift;
+        const uint16_t picked = fx != fx ? y : fy != fy ? x : (LARGER ? fx > fy : fx < fy) ? x : y;
+        result |= uint32_t(picked) << shift;
     }
     return result;
 }
+inline float widen_bf16(uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); }
 }  // namespace emulated
 #endif
 
 // The larger of two bfloat16, in both halves; NaN is passed over.
 __device__ __forceinline__ uint32_t max_bf16x2(uint32_t a, uint32_t b) {
 #ifdef DLLM_EMU
-    return emulated::max_halves(a, b, [](uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); });
+    return emulated::pick_halves<true>(a, b, emulated::widen_bf16);
 #else
     uint32_t result;
     asm("max.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+#endif
+}
+
+// The smaller of two bfloat16, in both halves; NaN is passed over.
+__device__ __forceinline__ uint32_t min_bf16x2(uint32_t a, uint32_t b) {
+#ifdef DLLM_EMU
+    return emulated::pick_halves<false>(a, b, emulated::widen_bf16);
+#else
+    uint32_t result;
+    asm("min.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
     return result;
 #endif
 }
@@ -77,10 +89,21 @@ __device__ __forceinline__ float widen_f16(uint16_t bits) {
 // The larger of two float16, in both halves; NaN is passed over.
 __device__ __forceinline__ uint32_t max_f16x2(uint32_t a, uint32_t b) {
 #ifdef DLLM_EMU
-    return emulated::max_halves(a, b, [](uint16_t bits) { return emu::half_to_float(bits); });
+    return emulated::pick_halves<true>(a, b, emu::half_to_float);
 #else
     uint32_t result;
     asm("max.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+#endif
+}
+
+// The smaller of two float16, in both halves; NaN is passed over.
+__device__ __forceinline__ uint32_t min_f16x2(uint32_t a, uint32_t b) {
+#ifdef DLLM_EMU
+    return emulated::pick_halves<false>(a, b, emu::half_to_float);
+#else
+    uint32_t result;
+    asm("min.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
     return result;
 #endif
 }
