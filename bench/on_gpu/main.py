@@ -23,12 +23,12 @@ from typing import IO, Any
 
 from bench.on_gpu import place
 
-BUDGET_S, FULL_BUDGET_S = 300.0, 540.0
+BUDGET_S, FULL_BUDGET_S = 280.0, 540.0
 #: Statuses of the process of the sections: all were tried; there is no GPU; a section failed, and a new process should go on.
 DONE, NO_GPU, AGAIN = 0, 2, 75
 _MOST_PROCESSES = 16
 # Imports, and what a section takes beyond the time after which nothing new is begun.
-_GRACE_S = 75.0
+_GRACE_S = 45.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

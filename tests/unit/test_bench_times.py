@@ -154,9 +154,15 @@ def test_the_table_of_kernels_is_by_name_and_step():
 
 
 def test_counters_are_read_from_what_ncu_prints():
-    text = '==PROF== Connected\nready\n"ID","Metric Name","Metric Unit","Metric Value"\n"0","Issued Warp","","0.61"\n'
-    text += '"0","L2 Hit Rate","%","12.5"\n'
-    assert counters.read(text) == {"Issued Warp": "0.61", "L2 Hit Rate": "12.5 %"}
+    head = '==PROF== Connected\nready\n"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\n'
+    rows = [
+        '"0","a_kernel","Issued Warp","","0.61"',
+        '"0","a_kernel","L2 Hit Rate","%","12.5"',
+        '"1","b(int)","Issued Warp","","1"',
+    ]
+    again = '"2","a_kernel","Issued Warp","","0.99"'
+    found = counters.read(head + "\n".join([*rows, again]))
+    assert found == {"a_kernel": {"Issued Warp": "0.61", "L2 Hit Rate": "12.5 %"}, "b": {"Issued Warp": "1"}}
     assert counters.read("==ERROR== permission") == {}
 
 
