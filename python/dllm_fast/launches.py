@@ -390,3 +390,11 @@ def fused_swiglu(*, gate_up: int, out: int, rows: int, inner: int) -> Launch:
     """`out` [rows, inner] = silu(gate) * up of the halves of `gate_up` [rows, 2 * inner], bfloat16."""
     arguments = (ctypes.c_void_p(gate_up), ctypes.c_void_p(out), ctypes.c_int64(rows), ctypes.c_int32(inner))
     return Launch("fused", "dllm_fused_swiglu", (-(-rows * inner // (8 * 256)), 1, 1), (256, 1, 1), arguments)
+
+
+def model_sources(dtype: str, head_dimension: int) -> tuple[str, ...]:
+    """What the steps of a model launch from, in its dtype and with heads of so many numbers; nothing for what torch does."""
+    if dtype not in SUFFIXES:
+        return ()
+    layers = dtype == "bfloat16" and head_dimension in HEAD_DIMENSIONS
+    return (*mask_predict_sources(dtype), "commit", *(("fused", *attention_sources(head_dimension)) if layers else ()))

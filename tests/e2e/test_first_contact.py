@@ -187,7 +187,7 @@ def test_no_check_holds_where_the_kernels_cannot_be_used(check, tmp_path, monkey
         def run(queue, device):
             raise ModuleNotFoundError("No module named 'cupy'")
 
-        monkeypatch.setattr(launcher, "usable", lambda _device, _source: False)
+        monkeypatch.setattr(launcher, "usable", lambda _device, *_sources: False)
         monkeypatch.setattr(launcher, "run", run)
         yield
 

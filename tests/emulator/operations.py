@@ -28,8 +28,8 @@ def emulated(names: list[str] | None = None) -> Iterator[list[str]]:
             launched.append(one.kernel)
             run(one)
 
-    def usable(_device: torch.device, source: str) -> bool:
-        return names is None or source.partition(".")[0] in names
+    def usable(_device: torch.device, *sources: str) -> bool:
+        return names is None or all(source.partition(".")[0] in names for source in sources)
 
     before = launcher.usable, launcher.run
     launcher.usable, launcher.run = usable, run_emulated

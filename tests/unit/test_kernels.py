@@ -15,6 +15,8 @@ import pytest
 from dllm_fast import cli, kernels, launches
 from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
+from dllm_fast.kernels import cubins, files, launch
+from tests.compiler import LOG, nvrtc_or_skip
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,13 +46,6 @@ for _dtype in ("bf16", "f16", "f32"):
         f"dllm_mask_filter_kept_{_dtype}": _tiles,
     }
 SYSTEM_SHARED_BYTES = 1024  # what newer architectures count for themselves
-
-
-def nvrtc_or_skip():
-    try:
-        return compiler.nvrtc()
-    except KernelError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -87,12 +82,12 @@ def test_a_file_names_its_parts_where_it_guards_them(tmp_path, monkeypatch):
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.cu").write_bytes(text)
-    monkeypatch.setattr(kernels, "_folder", lambda: tmp_path)
-    kernels._parts.cache_clear()
-    kernels._source.cache_clear()
+    monkeypatch.setattr(files, "folder", lambda: tmp_path)
+    files._parts.cache_clear()
+    files.text.cache_clear()
     assert kernels.sources() == ["one", "two.b", "two.a_1"]
-    kernels._parts.cache_clear()
-    kernels._source.cache_clear()
+    files._parts.cache_clear()
+    files.text.cache_clear()
 
 
 def test_every_kernel_compiles_for_every_architecture_within_its_bounds():
@@ -102,7 +97,7 @@ def test_every_kernel_compiles_for_every_architecture_within_its_bounds():
         usages = [usage for compiled in pool.map(lambda job: kernels.compile_kernels(*job), jobs) for usage in compiled.usage]
     for arch in kernels.ARCHITECTURES:
         assert sorted(usage.kernel for usage in usages if usage.arch == arch) == sorted(BOUNDS)
-    assert {(launch.source, launch.kernel) for launch in every_launch()} == {(usage.source, usage.kernel) for usage in usages}
+    assert {(one.source, one.kernel) for one in every_launch()} == {(usage.source, usage.kernel) for usage in usages}
     for usage in usages:
         registers, shared = BOUNDS[usage.kernel]
         assert (usage.spills, usage.stack_bytes) == (0, 0), usage
@@ -110,57 +105,8 @@ def test_every_kernel_compiles_for_every_architecture_within_its_bounds():
         assert usage.shared_bytes <= shared + SYSTEM_SHARED_BYTES, usage
 
 
-def test_a_cubin_is_compiled_once(cache, monkeypatch):
-    nvrtc = nvrtc_or_skip()
-    calls = []
-
-    def compile_(name, *_):
-        calls.append(name)
-        return b"cubin", LOG
-
-    monkeypatch.setattr(nvrtc, "compile", compile_)
-    first = kernels.compile_kernels("mask_predict.bf16", "sm_80")
-    assert first == kernels.compile_kernels("mask_predict.bf16", "sm_80")
-    assert first.path.parent == cache
-    assert first.path.read_bytes() == b"cubin"
-    assert len(calls) == 1
-    assert kernels.compile_kernels("mask_predict.bf16", "sm_90a").path != first.path
-    headers = {**kernels._headers(), "dllm/ptx.cuh": b"// another"}
-    monkeypatch.setattr(kernels, "_headers", lambda: headers)
-    assert kernels.compile_kernels("mask_predict.bf16", "sm_80").path != first.path
-    monkeypatch.setattr(nvrtc, "version", "99.0")
-    kernels.compile_kernels("mask_predict.bf16", "sm_80")
-    assert len(calls) == 4
-    assert {path.suffix for path in cache.iterdir()} == {".cubin", ".log"}, "nothing half-written is left"
-
-
-def test_a_folder_that_cannot_be_written_costs_a_compilation_and_nothing_more(tmp_path, monkeypatch):
-    nvrtc = nvrtc_or_skip()
-    # Permissions do not stop root; a file where the folder should be stops everybody.
-    (tmp_path / "dllm_fast").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(nvrtc, "compile", lambda *_: (b"cubin", LOG))
-    compiled = kernels.compile_kernels("mask_predict.bf16", "sm_80")
-    assert compiled.path.read_bytes() == b"cubin"
-    assert compiled.usage[0].registers == 104
-
-
-LOG = """\
-ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function 'dllm_one_bf16' for 'sm_90a'
-ptxas info    : Function properties for dllm_one_bf16
-    32 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
-ptxas info    : Used 104 registers, used 1 barriers, 26136 bytes smem
-ptxas info    : Compile time = 1.000 ms
-ptxas info    : Compiling entry function 'dllm_two_f32' for 'sm_90a'
-ptxas info    : Function properties for dllm_two_f32
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 37 registers, used 0 barriers
-"""
-
-
 def test_the_log_of_the_assembler_is_understood():
-    one, two = kernels._usage("file", "sm_90a", LOG)
+    one, two = cubins.usage("file", "sm_90a", LOG)
     assert (one.kernel, one.registers, one.spills, one.stack_bytes, one.shared_bytes) == ("dllm_one_bf16", 104, 28, 32, 26136)
     assert (two.kernel, two.registers, two.spills, two.stack_bytes, two.shared_bytes) == ("dllm_two_f32", 37, 0, 0, 0)
 
@@ -192,7 +138,7 @@ def test_an_architecture_that_cannot_be_compiled_for_is_one_line(cache, capsys, 
 def test_a_file_that_does_not_compile_is_one_line_and_a_note(cache, monkeypatch):
     """ptxas says the same of each of thousands of instructions."""
     nvrtc_or_skip()
-    monkeypatch.setattr(kernels, "_source", lambda _: b"__device__ int f() { return one; }\n__device__ int g() { return two; }")
+    monkeypatch.setattr(files, "text", lambda _: b"__device__ int f() { return one; }\n__device__ int g() { return two; }")
     with pytest.raises(KernelError) as caught:
         kernels.compile_kernels("mask_predict.bf16", "sm_80")
     text = str(caught.value)
@@ -215,23 +161,15 @@ def test_kernels_compile_counts_on_standard_error_and_prints_a_list_of_objects(c
     assert rows[0].items() >= one.items()
     lines = said.err.splitlines()
     assert len(lines) == len(jobs)
-    for number, (line, (name, arch)) in enumerate(zip(lines, jobs, strict=True), 1):
-        assert re.fullmatch(rf" *{number}/{len(jobs)}  {re.escape(name)} for {arch}: \d+\.\d s", line)
+    said_of = {}
+    for number, line in enumerate(lines, 1):  # in the order in which they end
+        match = re.fullmatch(rf" *{number}/{len(jobs)}  (\S+) for (\S+): \d+\.\d s", line)
+        said_of[match[1], match[2]] = line
+    assert said_of.keys() == set(jobs)
     assert cli.main(arguments) == 1
     said = capsys.readouterr()
     assert "dllm_two_f32" in said.out
     assert said.err.count(": in the cache\n") == len(jobs)
-
-
-def test_a_compilation_that_nobody_asked_for_is_announced_once(cache, monkeypatch, capsys):
-    nvrtc = nvrtc_or_skip()
-    monkeypatch.setattr(nvrtc, "compile", lambda *_: (b"cubin", LOG))
-    first = kernels.compile_with_notice("mask_predict.bf16", "sm_80")
-    assert capsys.readouterr().err == (
-        "dllm_fast: compiling mask_predict.bf16 for sm_80, once (ahead: dllm-fast kernels compile)\n"
-    )
-    assert kernels.compile_with_notice("mask_predict.bf16", "sm_80") == first
-    assert capsys.readouterr().err == ""
 
 
 def test_the_doctor_reports_and_says_what_to_do(capsys):
@@ -257,7 +195,7 @@ def test_arguments_keep_their_size_on_the_way_through_cupy():
     """CuPy passes NumPy scalars and arrays of one element by their own bytes."""
     given = (ctypes.c_void_p(None), ctypes.c_void_p(2**63), ctypes.c_int32(-5), ctypes.c_int64(-5), ctypes.c_float(0.1))
     for argument in (*given, ctypes.c_double(0.1), (ctypes.c_int64 * 3)(1, 2, 3)):
-        passed = kernels._cupy_argument(argument)
+        passed = launch._cupy_argument(argument)
         assert passed.size == 1
         assert passed.tobytes() == bytes(argument)
 

@@ -109,11 +109,11 @@ def test_a_device_that_the_kernels_cannot_use_is_said_once(monkeypatch):
 
 
 def test_a_module_that_does_not_load_is_no_catastrophe(monkeypatch):
-    def load(source, device):
+    def prepare(sources, device):
         raise OSError("no cubin")
 
     monkeypatch.setattr(launcher.kernels, "problem", lambda _: None)
-    monkeypatch.setattr(launcher.kernels, "load", load)
+    monkeypatch.setattr(launcher.kernels, "prepare", prepare)
     launcher._load.cache_clear()
     launcher._warn.cache_clear()
     with pytest.warns(UserWarning, match="OSError: no cubin; see `dllm-fast doctor`"):

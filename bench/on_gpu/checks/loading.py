@@ -47,9 +47,9 @@ def every_kernel(stage: Stage) -> set[str]:
 
 
 def _loaded(source: str, arch: str) -> list[Json]:
-    was_cached = kernels.cached(source, arch) is not None
+    was_there = kernels.find(source, arch) is not None
     compiled = kernels.compile_kernels(source, arch)
-    print(f"{source}: {'in the cache' if was_cached else 'compiled here'}, {compiled.path.stat().st_size} bytes", flush=True)
+    print(f"{source}: {'there before' if was_there else 'compiled here'}, {compiled.path.stat().st_size} bytes", flush=True)
     module = kernels.load(source, torch.cuda.current_device())
     rows = []
     for usage in compiled.usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ def report() -> dict[str, Any]:
     except KernelError:
         version = None
     why, fix = kernels.problem() or ("", "")
+    if not why and arch is not None:
+        # All at once; what cannot be compiled is said below, of each.
+        with contextlib.suppress(KernelError):
+            kernels.compile_missing(kernels.sources(), arch)
     entries = {name: _kernel(name, arch, why, fix) for name in kernels.sources()}
     return {
         "torch": torch.__version__,
@@ -47,7 +52,7 @@ def _kernel(name: str, arch: str | None, why: str, fix: str) -> dict[str, Any]:
 
     if not why and arch is not None:
         try:
-            kernels.compile_with_notice(name, arch)
+            kernels.compile_kernels(name, arch)
         except KernelError as error:
             why, fix = str(error), "report it with this text"
     return {"usable": not why, "why": why or None, "fix": fix or None}

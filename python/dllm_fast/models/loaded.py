@@ -24,6 +24,7 @@ from dllm_fast.models.folder import open_folder
 from dllm_fast.models.form import settle
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.layouts import Layout
+from dllm_fast.models.ready import make_ready
 from dllm_fast.models.recognise import recognise
 from dllm_fast.models.runner import EXACT
 from dllm_fast.models.tokenizer import Tokenizer
@@ -101,6 +102,7 @@ class LoadedModel:
         self.config = config
         on_cuda = info.device.type == "cuda"
         self.engine = Engine(network, dtype=info.dtype, where=info.device) if on_cuda else None
+        make_ready(network, info.dtype, info.device)
 
     @property
     def mask_token_id(self) -> int | None:

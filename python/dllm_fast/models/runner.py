@@ -15,6 +15,7 @@ import torch
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
+from dllm_fast.models.ready import make_ready
 from dllm_fast.models.shapes import Inputs
 from dllm_fast.ops import launcher
 
@@ -132,6 +133,7 @@ class NetworkRunner:
         self.context = network.context
         self.forwards = 0
         self.seconds = 0.0
+        make_ready(network, info.dtype, info.device)
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         return self.info.token_id(name)

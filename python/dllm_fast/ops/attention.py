@@ -142,8 +142,7 @@ def _strides(x: Tensor) -> launches.Strides:
 
 def is_launched(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Do the kernels answer for these tensors, or plain torch?"""
-    sources = launches.attention_sources
-    return fits_kernel(q, k, v) and all(launcher.usable(q.device, source) for source in sources(q.shape[-1]))
+    return fits_kernel(q, k, v) and launcher.usable(q.device, *launches.attention_sources(q.shape[-1]))
 
 
 def _implementation(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:

@@ -27,17 +27,20 @@ if TYPE_CHECKING:
     from dllm_fast.launches import Launch
 
 
-def usable(device: torch.device, source: str) -> bool:
-    """Can the kernels of a source (`Launch.source`) run on a device? Says once why those of a CUDA device cannot."""
-    return device.type == "cuda" and _load(source, torch.cuda.current_device() if device.index is None else device.index)
+def usable(device: torch.device, *sources: str) -> bool:
+    """Can the kernels of all these sources (`Launch.source`) run on a device? Says once why those of a CUDA device cannot.
+
+    What has to be compiled is compiled at once, so whoever knows what a model will need asks for all of it.
+    """
+    return device.type == "cuda" and _load(sources, torch.cuda.current_device() if device.index is None else device.index)
 
 
 @cache
-def _load(source: str, device: int) -> bool:
+def _load(sources: tuple[str, ...], device: int) -> bool:
     found = kernels.problem(device)
     if found is None:
         try:
-            kernels.load(source, device)
+            kernels.prepare(sources, device)
         # CuPy and the driver have errors of their own. Whatever it is, torch can do the work.
         except Exception as error:
             remedy = "report it with this text" if isinstance(error, KernelError) else "see `dllm-fast doctor`"

@@ -41,7 +41,7 @@ def takes(logits: Tensor) -> bool:
     fits = logits.dim() == 2 and 0 < logits.shape[1] <= launches.MAX_TILES * launches.TILE and logits.is_contiguous()
     if dtype not in launches.SUFFIXES or not fits:
         return False
-    return all(launcher.usable(logits.device, source) for source in launches.mask_predict_sources(dtype))
+    return launcher.usable(logits.device, *launches.mask_predict_sources(dtype))
 
 
 # --- what the kernels read and write: arrays side by side in one buffer, so that one copy moves all of them

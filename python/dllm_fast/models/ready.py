@@ -1,0 +1,19 @@
+"""The kernels of a model, compiled and loaded together before its first step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dllm_fast import launches
+from dllm_fast.ops import launcher
+
+if TYPE_CHECKING:
+    import torch
+
+    from dllm_fast.models.batch import Network
+
+
+def make_ready(network: Network, dtype: torch.dtype, device: torch.device) -> None:
+    """Makes ready what the steps of a network launch, where a GPU will run them. Otherwise each kernel would keep its first
+    step waiting, one after the other. What cannot be used is said as a warning, and torch does it."""
+    launcher.usable(device, *launches.model_sources(str(dtype).removeprefix("torch."), network.head_dim))
