@@ -440,7 +440,10 @@ ALIASES: dict[str, Alias] = {
     "torch_dtype": _answer("of the weights", _LOAD.format("dtype")),
     "device": _answer("where the model runs", _LOAD.format("device")),
     "device_map": _answer("where the model runs", _LOAD.format("device")),
-    **{name: _answer("an argument of load", _LOAD.format(name)) for name in ("attention", "family", "revision", "adapter")},
+    **{
+        name: _answer("an argument of load", _LOAD.format(name))
+        for name in ("attention", "family", "revision", "adapter", "quantise")
+    },
     "model_path": _answer("the model", "the model is the first argument of sample"),
     # Of generate of transformers.
     **dict.fromkeys(

@@ -81,7 +81,7 @@ def test_what_changes_nothing_leaves_a_note(folder: Path, name: str) -> None:
         ({"device": 0}, "device 'cuda:0' needs CUDA, which torch does not find here"),
         (
             {"load_in_8bit": True},
-            "load_in_8bit is not supported by load, got True: weights are not quantised here; pass dtype=",
+            "load_in_8bit is not supported by load, got True: weights are quantised by quantise='fp8' alone; pass",
         ),
         ({"quantization_config": {"a": 1}}, "quantization_config is not supported by load"),
         ({"variant": "fp16"}, "variant is not supported by load, got 'fp16': the weights must be named model.safetensors"),

@@ -123,7 +123,7 @@ def test_that_a_value_is_read_would_be_seen(monkeypatch, tmp_path, twin):
         network.hidden(Batch(ids=ids, positions=ids, end=ids, keys=12))
 
 
-def stack_on(device: str, dtype=torch.bfloat16, inner=64, is_contiguous=True):
+def stack_on(device: str, dtype=torch.bfloat16, inner=64, is_contiguous=True, address=1024):
     return SimpleNamespace(
         device=torch.device(device),
         is_cuda=device.startswith("cuda"),
@@ -131,6 +131,7 @@ def stack_on(device: str, dtype=torch.bfloat16, inner=64, is_contiguous=True):
         shape=(4, 32, inner),
         element_size=lambda: dtype.itemsize,
         is_contiguous=lambda: is_contiguous,
+        data_ptr=lambda: address,
     )
 
 
@@ -146,6 +147,7 @@ def test_which_way_is_taken(monkeypatch):
     assert grouped.tokens_without_host(stack_on("cpu", torch.float32, inner=36)) is None
     assert grouped.tokens_without_host(stack_on("cpu", inner=36)) == 0
     assert grouped.tokens_without_host(stack_on("cpu", is_contiguous=False)) == 0
+    assert grouped.tokens_without_host(stack_on("cpu", address=1032)) == 0
     assert grouped.tokens_without_host(stack_on("mps")) == 0
     monkeypatch.setattr(grouped, "_is_taken", lambda device, dtype: False)
     assert grouped.tokens_without_host(stack_on("cpu")) == 0

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore-keys", metavar="PATTERN", action="append", default=[], help="weights of further heads, such as 'cls.other.*'"
     )
+    parser.add_argument("--quantise", metavar="KIND", help="fp8: weights of the blocks in 8 bits (default: as in the files)")
 
 
 def opened(options: argparse.Namespace, **more: Any) -> LoadedModel:
@@ -26,4 +27,6 @@ def opened(options: argparse.Namespace, **more: Any) -> LoadedModel:
     from dllm_fast.models.loaded import load
 
     told = {} if options.family is None else {"family": options.family}
-    return load(options.model, adapter=options.adapter, ignore_keys=options.ignore_keys, **told, **more)
+    return load(
+        options.model, adapter=options.adapter, ignore_keys=options.ignore_keys, quantise=options.quantise, **told, **more
+    )

@@ -12,6 +12,7 @@ from dllm_fast.aliases import ALIASES
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models import families
+from dllm_fast.models import quantise as eight_bits
 from dllm_fast.nearest import nearest
 from dllm_fast.records import scalar
 
@@ -21,7 +22,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 _ELSEWHERE = "open it with transformers and pass the model to sample"
 _ONE_DEVICE = "a model lies on one device here; pass device='cuda' or device='cpu' (device_map='cuda' is understood as that)"
-_QUANTISED = f"weights are not quantised here; pass dtype='bfloat16', or {_ELSEWHERE}"
+_QUANTISED = f"weights are quantised by quantise='fp8' alone; pass that or dtype='bfloat16', or {_ELSEWHERE}"
 _OFFLOAD = "weights are mapped from the files and copied once to one device, nothing is offloaded; leave it out"
 # Arguments of from_pretrained that mean something else than what is done here, when they are neither None nor False.
 _ANSWERS: Mapping[str, str] = {
@@ -58,7 +59,7 @@ _FULFILLED: Mapping[str, str] = {
     "use_cache": "the cache is a setting of sample",
 }
 # Arguments of `load` that it reads itself.
-_FIRST = ("dtype", "device", "revision", "adapter", "ignore_keys")
+_FIRST = ("dtype", "device", "revision", "adapter", "ignore_keys", "quantise")
 _HUB = ("token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
@@ -69,6 +70,7 @@ class Arguments:
     Attributes:
         dtype: None for that of the files.
         device: where the weights go.
+        quantise: how the weights of the blocks are quantised, or None.
         hub: arguments of `locate`.
         overrides: over what the checkpoint and the table of families say.
         notes: what `explain` says about them.
@@ -76,12 +78,18 @@ class Arguments:
 
     dtype: torch.dtype | None
     device: torch.device
+    quantise: str | None = None
     hub: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def understand(dtype: torch.dtype | str | None, device: str | torch.device | int | None, named: Mapping[str, Any]) -> Arguments:
+def understand(
+    dtype: torch.dtype | str | None,
+    device: str | torch.device | int | None,
+    named: Mapping[str, Any],
+    quantise: str | None = None,
+) -> Arguments:
     """Reads the arguments of `load`.
 
     Args:
@@ -116,7 +124,7 @@ def understand(dtype: torch.dtype | str | None, device: str | torch.device | int
     if unknown := sorted(left.keys() - set(OVERRIDES)):
         raise InvalidValueError(_unknown(unknown[0]))
     _check_overrides(left)
-    return Arguments(dtype=kind, device=where, hub=hub, overrides=left, notes=tuple(notes))
+    return Arguments(dtype=kind, device=where, quantise=eight_bits.known(quantise), hub=hub, overrides=left, notes=tuple(notes))
 
 
 def _unknown(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models import quantise
 from dllm_fast.models.checkpoint import IN_LAYER
 from dllm_fast.models.spare import is_constant
 
@@ -51,15 +52,23 @@ def fill(
         _check_shapes(checkpoint, pieces[name], parameter)
     state = {}
     for name, parameter in wanted.items():
-        kept = torch.float32 if _FLOAT32.fullmatch(name) else dtype
+        in_fp8 = parameter.dtype == quantise.E4M3
+        kept = quantise.E4M3 if in_fp8 else torch.float32 if _FLOAT32.fullmatch(name) else dtype
         target = torch.empty(parameter.shape, dtype=kept, device=device)
+        scale = torch.empty(len(target), device=device) if in_fp8 else None
         rows = target.view(-1, *parameter.shape[-1:]) if parameter.dim() > 2 else target
         place = 0
         for key in pieces[name]:
             source = checkpoint.read(key)
-            rows[place : place + len(source)].copy_(source)
+            part = slice(place, place + len(source))
+            if scale is None:
+                rows[part].copy_(source)
+            else:
+                quantise.store(source, rows[part], scale[part])
             place += len(source)
         state[name] = target
+        if scale is not None:
+            state[quantise.scale_name(name)] = scale
     network.load_state_dict(state, strict=False, assign=True)
     network.eval().requires_grad_(False)
 

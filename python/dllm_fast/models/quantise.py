@@ -1,0 +1,167 @@
+"""Weights of 8 bits: E4M3 (2209.05433) with a scale for each output channel, and rows quantised on their way into a product.
+
+A product is defined by its operands, not by the device:
+
+    scale of a row (of x, or of the weight)   s = max(max|row| / 448, the smallest normal float32)
+    numbers of a row                          q = E4M3(row / s), to nearest, ties to even; at most 448 by the scale
+    result                                    dtype(sum(q_x * q_w) * s_x * s_w + bias), all in float32
+
+`torch._scaled_mm` computes it on a GPU of compute capability 8.9 or more. On a CPU the numbers are widened and multiplied in
+float32: the same operands, and sums that differ by the order of their additions. That is slow and there to be looked at.
+
+Linear layers of the blocks are quantised: they are what a step reads. Not the token table, the norms, a router, which are
+small or decide; not the head, whose logits are compared with each other; not stacks of experts, whose grouped product has
+rules about the rows of each expert that change with the version of torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dllm_fast.errors import InvalidValueError, shown
+from dllm_fast.models.blank import Linear
+from dllm_fast.models.checkpoint import IN_LAYER
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = ("fp8",)
+E4M3 = torch.float8_e4m3fn
+LARGEST = 448.0
+_CAPABILITY = (8, 9)
+_STEP = 16  # both sizes of a matrix must be multiples of it for the product on a GPU
+_COPIED_BYTES = 1 << 25  # float32 at once on the way of a weight
+
+
+class Fp8Linear(Linear):
+    """A linear layer in E4M3; `scale` is that of each output channel."""
+
+    scale: Tensor
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=E4M3), requires_grad=False)
+        self.register_buffer("scale", torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, scale = quantised(x.reshape(-1, self.in_features))
+        multiply = scaled_product if x.is_cuda else emulated_product
+        return multiply(rows, scale, self.weight, self.scale, self.bias, x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `[N, K]` in E4M3, and their scales, float32 `[N, 1]`. A row with an infinity or a NaN has a NaN."""
+    largest = torch.linalg.vector_norm(rows, ord=math.inf, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = (largest / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+    return (rows / scale).to(E4M3), scale
+
+
+def scaled_product(  # noqa: PLR0917, the operands in the order of the product
+    rows: Tensor, row_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The product of `rows` `[N, K]` and `weight` `[M, K]` in one kernel."""
+    return torch._scaled_mm(rows, weight.t(), row_scale, weight_scale[None], bias=bias, out_dtype=dtype, use_fast_accum=False)
+
+
+def emulated_product(  # noqa: PLR0917
+    rows: Tensor, row_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The same by plain operations."""
+    said = rows.float() @ weight.float().t() * row_scale * weight_scale
+    return (said if bias is None else said + bias.float()).to(dtype)
+
+
+def store(source: Tensor, rows: Tensor, scale: Tensor) -> None:
+    """Quantises a weight of a file, some rows at a time, to where it stays."""
+    step = max(1, _COPIED_BYTES // (4 * max(1, source.shape[-1])))
+    for begin in range(0, len(source), step):
+        part = slice(begin, begin + step)
+        numbers, scales = quantised(source[part].to(rows.device, torch.float32))
+        rows[part].copy_(numbers)
+        scale[part].copy_(scales[:, 0])
+
+
+def scale_name(weight: str) -> str:
+    """The buffer of the scales of a weight."""
+    return f"{weight.removesuffix('weight')}scale"
+
+
+def prepare(network: nn.Module, device: torch.device) -> str:
+    """Puts layers of 8 bits without values into the blocks of a network. Returns what was done, for `explain`."""
+    found = kept = 0
+    for place, parent in list(network.named_modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is not Linear or not IN_LAYER.search(f"{place}.{name}."):
+                continue
+            if layer.in_features % _STEP or layer.out_features % _STEP:
+                kept += 1
+                continue
+            found += 1
+            parent.add_module(name, Fp8Linear(layer.in_features, layer.out_features, bias=layer.bias is not None))
+    stacks = sum(parameter.dim() > 2 for parameter in network.parameters())
+    more = [f"{kept} whose sizes are no multiples of {_STEP}"] if kept else []
+    more += [f"{stacks} stacks of experts"] if stacks else []
+    how = "torch._scaled_mm" if device.type == "cuda" else "emulated in float32, slow: on a GPU it is one kernel"
+    return (
+        f"quantised to fp8 (E4M3, a scale for each output channel, and for each row as it comes): {found} linear layers of the "
+        f"blocks; as they are: embeddings, norms, head{''.join(f', {what}' for what in more)}; products: {how}"
+    )
+
+
+def known(kind: object) -> str | None:
+    """A way of quantising that there is.
+
+    Raises:
+        InvalidValueError: another one.
+    """
+    if kind is None or kind in KINDS:
+        return kind
+    raise InvalidValueError(
+        f"quantise must be one of {', '.join(KINDS)}, got {shown(kind)}; leave it out for weights as they are in the files"
+    )
+
+
+def check(dtype: torch.dtype, device: torch.device) -> None:
+    """Refuses what the products cannot do, before anything is read.
+
+    Raises:
+        InvalidValueError: the device, or the dtype on it; with the way.
+    """
+    if device.type == "cpu":
+        return
+    if device.type != "cuda":
+        raise InvalidValueError(
+            f"quantise='fp8' runs on CUDA and, emulated, on a CPU, got device {str(device)!r}; leave quantise out"
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _CAPABILITY:
+        raise InvalidValueError(
+            f"quantise='fp8' needs a GPU of compute capability 8.9 or more, got {capability[0]}.{capability[1]} for "
+            f"{str(device)!r}; leave quantise out"
+        )
+    if dtype != torch.bfloat16:
+        raise InvalidValueError(
+            f"quantise='fp8' needs dtype bfloat16 on a GPU, which its products give, got {dtype}; pass dtype='bfloat16'"
+        )
+    if (refusal := _refusal(device)) is not None:
+        raise InvalidValueError(
+            f"quantise='fp8' needs torch._scaled_mm with a scale for each row, which torch {torch.__version__} has not for "
+            f"{str(device)!r}, got {shown(refusal)}; leave quantise out, or install a newer torch"
+        )
+
+
+def _refusal(device: torch.device) -> str | None:
+    """What torch says against one small product, or that it is wrong; None where it is right."""
+    rows, scale = quantised(torch.linspace(-1, 1, 32 * _STEP, device=device).view(32, _STEP))
+    operands = rows, scale, rows, scale[:, 0].contiguous(), None, torch.bfloat16
+    try:
+        said = scaled_product(*operands)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        return str(error).partition("\n")[0]
+    # Sums of another order may end up at the next bfloat16.
+    is_right = torch.allclose(said.float(), emulated_product(*operands).float(), rtol=2**-7, atol=1e-4)
+    return None if is_right else "a wrong product"
