@@ -1,7 +1,7 @@
-"""The tables of README from the committed results and the table of families: `python -m bench`.
+"""The tables of README from the committed results and the table of families, and those of docs/cuda.md: `python -m bench`.
 
-`--all` prints every case, `--run` measures everything first, `--write` puts the tables into README.md, `--check` fails
-unless they are there.
+`--all` prints every case, `--run` measures everything first, `--write` puts the tables into README.md and docs/cuda.md,
+`--check` fails unless they are there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import tables
+from bench.on_gpu import estimate
 from dllm_fast.models import families
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", action="store_true", help="measure everything first, about 40 minutes on two idle cores")
     parser.add_argument("--quick", action="store_true", help="with --run: few sizes and repeats, to see that it runs")
     parser.add_argument("--all", action="store_true", help="print every case")
-    parser.add_argument("--write", action="store_true", help="put the tables into README.md")
-    parser.add_argument("--check", action="store_true", help="fail unless README.md carries these tables")
+    parser.add_argument("--write", action="store_true", help="put the tables into README.md and docs/cuda.md")
+    parser.add_argument("--check", action="store_true", help="fail unless they are there")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: bench/results)")
     options = parser.parse_args(argv)
     if options.run:
@@ -35,26 +36,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             subprocess.run(command + (["--quick"] if options.quick else []), cwd=ROOT, check=True)
     results = tables.load(options.out)
     print(tables.everything(results) if options.all else tables.readme(results))
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    wanted = with_block(text, "bench", tables.readme(results))
-    wanted = with_block(wanted, "works-with", families.works_with())
-    if options.write:
-        path.write_text(wanted, encoding="utf-8")
-    elif options.check and wanted != text:
-        print("README.md does not carry the generated tables; run `python -m bench --write`:", file=sys.stderr)
-        print("\n".join(difflib.unified_diff(text.splitlines(), wanted.splitlines(), lineterm="", n=0)), file=sys.stderr)
-        return 1
-    return 0
+    status = 0
+    for name, blocks in documents(results).items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        wanted = text
+        for marker, block in blocks.items():
+            wanted = with_block(wanted, marker, block, name)
+        if options.write:
+            path.write_text(wanted, encoding="utf-8")
+        elif options.check and wanted != text:
+            print(f"{name} does not carry the generated tables; run `python -m bench --write`:", file=sys.stderr)
+            print("\n".join(difflib.unified_diff(text.splitlines(), wanted.splitlines(), lineterm="", n=0)), file=sys.stderr)
+            status = 1
+    return status
 
 
-def with_block(text: str, name: str, block: str) -> str:
+def documents(results: dict[str, tables.Json]) -> dict[str, dict[str, str]]:
+    """What stands between which markers of which file."""
+    return {
+        "README.md": {"bench": tables.readme(results), "works-with": families.works_with()},
+        "docs/cuda.md": estimate.blocks(),
+    }
+
+
+def with_block(text: str, name: str, block: str, document: str = "README.md") -> str:
     """`text` with what stands between the markers of this name replaced."""
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, begin, rest = text.partition(opening)
     _, end, after = rest.partition(closing)
     if not begin or not end:
-        raise SystemExit(f"README.md must hold the lines {opening} and {closing}")
+        raise SystemExit(f"{document} must hold the lines {opening} and {closing}")
     return f"{before}{opening}\n{block}\n{closing}{after}"
 
 

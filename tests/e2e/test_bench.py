@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import kernels, loops, tables
-from bench.__main__ import RESULTS, with_block
-from dllm_fast.models import families
+from bench.__main__ import RESULTS, documents, with_block
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,10 +76,11 @@ def test_tables_are_made_of_them(quick: dict[str, dict]) -> None:
     assert with_block("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
 
 
-def test_readme_carries_the_committed_results() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_block(text, "bench", tables.readme(tables.load(RESULTS))) == text, "run python -m bench --write"
-    assert with_block(text, "works-with", families.works_with()) == text, "run python -m bench --write"
+def test_readme_and_docs_carry_the_committed_results() -> None:
+    for name, blocks in documents(tables.load(RESULTS)).items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for marker, block in blocks.items():
+            assert with_block(text, marker, block, name) == text, f"{name}, {marker}: run python -m bench --write"
 
 
 def test_what_divan_prints_is_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import time
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.on_gpu import breakdown, counters, floors, model, rates, steps, worker
+from bench.on_gpu import breakdown, compiled, cost, counters, estimate, floors, model, rates, steps, worker
+from bench.on_gpu.compiled import Code
 from bench.on_gpu.floors import LLADA_8B, Rates
 from bench.on_gpu.main import AGAIN, DONE
 from bench.on_gpu.stage import NotLaunchedError, Stage, tried
@@ -235,3 +237,52 @@ def test_no_section_is_begun_without_time(tmp_path):
     result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert result["sections"]["good"] == {"skipped": "no time was left"}
     assert any("good: skipped" in note for note in result["notes"])
+
+
+# --- estimates
+
+
+def test_blocks_side_by_side():
+    plain = {"instructions": 0, "loop": 0, "read": {}, "opcodes": {}}
+    # 64 warps of 32 registers, 24 of 80; 227 KB of shared memory, 1 KB of it for each block.
+    assert cost.blocks_on_multiprocessor(Code(registers=32, shared_bytes=0, **plain), 256) == 8
+    assert cost.blocks_on_multiprocessor(Code(registers=79, shared_bytes=0, **plain), 256) == 3
+    assert cost.blocks_on_multiprocessor(Code(registers=32, shared_bytes=0, **plain), 128, 112 * 1024) == 2
+
+
+def test_no_estimate_is_below_its_floor():
+    codes = compiled.load()
+    assert codes.keys() >= {"tiles", "tempered tiles", "attention, 32 rows", "attention, 64 rows"}
+    for card in (cost.H200, cost.H100):
+        found = [cost.mask_prediction(card, codes, n, 126_464, temperature=t) for n in (1, 32, 4096) for t in (0.0, 0.7)]
+        found += [cost.attention(card, codes, cost.Seen(kv_heads=h, keys=k)) for h in (8, 32) for k in (128, 768, 100_000)]
+        found += [cost.experts_layer(card)]
+        assert all(one.share < 1 for one in found)
+        today = cost.llada_step(card, codes)
+        on_paper = cost.llada_step(card, codes, products=cost.SKINNY, has_own_epilogues=True)
+        quantised = cost.llada_step(card, codes, weight_bytes=1)
+        assert today.s > on_paper.s > on_paper.floor_s
+        assert today.s > quantised.s > quantised.floor_s
+        assert quantised.floor_s < 0.6 * today.floor_s
+
+
+def test_an_estimate_is_of_the_card():
+    codes = compiled.load()
+    faster = dataclasses.replace(cost.H100, rates=Rates(copy=6e12, flops=790e12))
+    long = cost.Seen(keys=100_000)
+    assert cost.attention(faster, codes, long).s < 0.6 * cost.attention(cost.H100, codes, long).s
+    # Where the issue of instructions is the limit, memory changes nothing and the clock everything.
+    rows = (2048, 126_464)
+    assert cost.mask_prediction(faster, codes, *rows).limit == "issue of instructions"
+    slow, quick = (dataclasses.replace(faster, clock=clock) for clock in (1e9, 2e9))
+    slow_s, quick_s = (
+        cost.tiles_s(c, codes["tiles"], cost.launches_of(*rows)[0], *rows)[0] - cost.LAUNCH_S for c in (slow, quick)
+    )
+    assert slow_s == pytest.approx(2 * quick_s)
+
+
+def test_tables_are_printed_for_any_card(capsys):
+    assert estimate.main(["--copy", "1.85", "--clock", "1.41", "--multiprocessors", "108"]) == 0
+    printed = capsys.readouterr().out
+    assert "| mask prediction, greedy | 32 x 126,464 | 4.4 us |" in printed
+    assert "| **a step begun ahead** |" in printed

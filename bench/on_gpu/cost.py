@@ -1,0 +1,274 @@
+"""How long kernels and a step should take on a card: a model of first order, before anybody has run them.
+
+A kernel takes what it takes to start, and then the longest of what memory, the issue of instructions, the port of shared
+memory and its own chain of dependent steps allow. Instructions and registers are those of the compiled code
+(results/compiled.json), grids those of `launches`. The constants below are judgements; each is replaced by what a card has
+shown once one has.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from bench.on_gpu import floors
+from bench.on_gpu.compiled import Code
+from bench.on_gpu.floors import LLADA_8B, Rates
+from dllm_fast import launches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """Rates that other programs have reached on such a card, and its multiprocessors and their clock."""
+
+    name: str
+    rates: Rates
+    multiprocessors: int = 132
+    clock: float = 1.755e9
+
+
+H100 = Card(name="H100", rates=Rates(copy=3.0e12, flops=790e12))
+H200 = Card(name="H200", rates=Rates(copy=4.3e12, flops=790e12))
+
+# --- judgements
+
+#: From the launch to the first instruction, and from the last one to the end, where a kernel runs behind another in a graph.
+LAUNCH_S = 2.0e-6
+#: A load that is waited for, with what is done on it.
+TRIP_S = 0.8e-6
+#: Between two nodes of a graph.
+GAP_S = 1.0e-6
+#: What a stream through memory reaches of the copy.
+STREAM = 0.92
+#: Of the slots in which an instruction could be issued.
+ISSUE = 0.75
+#: Instructions of a tile beside the loop of its sums, counted in its code: 130 of addresses and copies, 4 rounds of 24 for the
+#: extremes, 140 for the trees of the sums and the record.
+TILE_REST = 370
+#: A step of the attention's loop that runs alone on its multiprocessor: its loads, products and softmax wait for each other.
+ALONE_CLOCKS = 900
+#: Share of the copy that torch's products with few rows reach, by product; nearly all of a step's uncertainty is here.
+PRODUCTS = {"qkv": 0.84, "out": 0.65, "gate_up": 0.87, "down": 0.78, "head": 0.87}
+#: The same for products of our own that stream weights by TMA (docs/cuda.md).
+SKINNY = 0.92
+#: Of a grouped product with one or two rows an expert.
+GROUPED = 0.55
+#: What a step has beside its layers and its head: gathers and copies of the inputs, the last norm.
+FEW_SMALL_S = 25e-6
+#: What the host adds where it waits for a step before it begins the next.
+HOST_S = 0.35e-3
+
+_DEPTH = 128
+_REGISTERS, _THREADS, _SHARED = 65_536, 2048, 227 * 1024
+_SCHEDULERS, _PORT_BYTES = 4, 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Seconds, the floor beside them, and what the longest part of them is."""
+
+    floor_s: float
+    s: float
+    limit: str
+
+    @property
+    def share(self) -> float:
+        """Of the floor's speed."""
+        return self.floor_s / self.s
+
+
+def blocks_on_multiprocessor(code: Code, threads: int, dynamic_bytes: int = 0) -> int:
+    """How many blocks of a kernel run side by side on one."""
+    registers = -(-code.registers // 8) * 8 * threads
+    shared = code.shared_bytes + dynamic_bytes + 1024
+    return max(1, min(_REGISTERS // registers, _THREADS // threads, _SHARED // shared, 32))
+
+
+# --- mask prediction
+
+
+def instructions_of_tile(code: Code) -> float:
+    """That a warp issues for a tile: its loop as often as the ids of a lane need it, and the rest."""
+    ids_of_lane = launches.TILE // 32
+    ids_of_round = max(code.read["LDS"], code.read["LDG"]) // 2
+    if not code.loop or not ids_of_round:
+        raise SystemExit(
+            "a tile must be a loop over 16-byte loads, got unrolled code; see python -m bench.sass mask_predict.bf16"
+        )
+    return code.loop * ids_of_lane / ids_of_round + TILE_REST
+
+
+def launches_of(rows: int, vocabulary: int, *, temperature: float = 0.0, top_p: float | None = None) -> list[launches.Launch]:
+    """What a mask prediction launches, for its grids."""
+    nowhere = launches.MaskPredictBuffers(**{field.name: 0 for field in fields(launches.MaskPredictBuffers)})
+    shape = {"sites": rows, "vocabulary": vocabulary, "stride": vocabulary}
+    return launches.mask_predict(nowhere, dtype="bfloat16", temperature=temperature, top_p=top_p, **shape)  # type: ignore[arg-type]
+
+
+def tiles_s(card: Card, code: Code, launch: launches.Launch, rows: int, vocabulary: int) -> tuple[float, str]:
+    """A pass over the logits by a warp a tile, and what limits it."""
+    threads = math.prod(launch.block)
+    by_one = math.prod(launch.grid) / card.multiprocessors
+    side_by_side = blocks_on_multiprocessor(code, threads, launch.shared_bytes)
+    # Few blocks come in whole waves.
+    rounds = math.ceil(by_one) if by_one <= 2 * side_by_side else by_one
+    issue = rounds * (threads // 32) * instructions_of_tile(code) / (_SCHEDULERS * card.clock * ISSUE)
+    memory = floors.mask_prediction(rows, vocabulary).moved / (card.rates.copy * STREAM)
+    wait = TRIP_S if by_one <= side_by_side else 0.0
+    longest = max((memory, "memory"), (issue, "issue of instructions"), (LAUNCH_S + wait, "launch and latency"))
+    return LAUNCH_S + wait + max(memory, issue), longest[1]
+
+
+def rows_s(card: Card, rows: int, vocabulary: int) -> float:
+    """What combines the tiles of a row: a chain of about thirty barriers and some exponentials in float64, in one block."""
+    chain = 8.0e-6 + 0.03e-6 * launches.tiles(vocabulary)
+    waves = max(1.0, 1.6 * math.ceil(rows / (8 * card.multiprocessors))) if rows > 2 * card.multiprocessors else 1.0
+    return 1.0e-6 + chain * waves
+
+
+def mask_prediction(card: Card, codes: dict[str, Code], rows: int, vocabulary: int, *, temperature: float = 0.0) -> Estimate:
+    """Greedy, or a draw at a temperature."""
+    launch = launches_of(rows, vocabulary, temperature=temperature)[0]
+    first, limit = tiles_s(card, codes["tempered tiles" if "tempered" in launch.kernel else "tiles"], launch, rows, vocabulary)
+    second = rows_s(card, rows, vocabulary) + (3.0e-6 if temperature else 0.0)  # the tile of the draw is read once more
+    floor = floors.mask_prediction(rows, vocabulary).seconds(card.rates)
+    return Estimate(floor_s=floor, s=first + second, limit=limit if first > second else "latency of `rows`")
+
+
+# --- attention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How attention is built: as it is, its splits merged in a cluster, or that with `wgmma` on keys that come by TMA."""
+
+    is_merged: bool = False
+    shared_reads: float = 1.0
+
+
+TODAY, MERGED, WGMMA = Form(), Form(is_merged=True), Form(is_merged=True, shared_reads=0.25)
+#: Blocks of a cluster at most, and what their exchange takes.
+_CLUSTER, _EXCHANGE_S = 8, 1.5e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """An attention of heads of 128: batch, heads, key heads, queries, keys."""
+
+    batch: int = 1
+    heads: int = 32
+    kv_heads: int = 32
+    queries: int = 32
+    keys: int = 769
+
+    def work(self) -> floors.Work:
+        """What it has to do."""
+        return floors.attention(head_dim=_DEPTH, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+def attention(card: Card, codes: dict[str, Code], seen: Seen, form: Form = TODAY) -> Estimate:
+    """Both kernels, with what lies between."""
+    group = seen.heads // seen.kv_heads
+    rows = 32 if seen.queries * group <= 32 else 64
+    code = codes[f"attention, {rows} rows"]
+    splits, keys_per_split = launches.attention_splits(queries=seen.queries, keys=seen.keys, group=group)
+    if form.is_merged and splits > _CLUSTER:
+        splits, keys_per_split = _CLUSTER, -(-seen.keys // (64 * _CLUSTER)) * 64
+    blocks = -(-seen.queries * group // rows) * seen.batch * seen.kv_heads * splits
+    side_by_side = blocks_on_multiprocessor(code, 2 * rows, 2 * _DEPTH * (rows + 4 * 64) + 256)
+    parts = 4.0 * seen.batch * seen.heads * seen.queries * _DEPTH * splits if splits > 1 and not form.is_merged else 0.0
+    # Each warp reads all keys and values of a step from shared memory for its 16 rows, 512 bytes a load.
+    port = code.opcodes["LDSM"] * 512 / _PORT_BYTES * (rows // 16) * form.shared_reads
+    together = min(side_by_side, math.ceil(blocks / card.multiprocessors))
+    step = max(port * together, ALONE_CLOCKS)
+    waves = blocks / (card.multiprocessors * side_by_side)
+    waves = max(1.0, math.ceil(waves) if waves < 3 else waves)
+    compute = waves * (1.2e-6 + keys_per_split / 64 * step / card.clock)
+    memory = (seen.work().moved + parts) / (card.rates.copy * 0.85)
+    second = 0.0
+    if splits > 1:
+        merge = max(2.0e-6, parts / (card.rates.copy * 0.6), 0.12e-6 * splits)
+        second = _EXCHANGE_S if form.is_merged else LAUNCH_S + merge
+    why = "memory" if memory > compute else "port of shared memory" if port * together > ALONE_CLOCKS else "latency of a step"
+    limit = why if max(compute, memory) > LAUNCH_S + second else "launches and latency"
+    return Estimate(floor_s=seen.work().seconds(card.rates), s=LAUNCH_S + max(compute, memory) + second, limit=limit)
+
+
+# --- a step
+
+
+SMALL = {
+    # Loads that wait for one another: a row, then its weight; a head and its angles, then slots; two halves.
+    "add_norm": 2,
+    "qkv": 2,
+    "swiglu": 1,
+}
+
+
+def small_s(name: str) -> float:
+    """An elementwise kernel of a layer at batch 1: it moves less than a megabyte, so only latency counts."""
+    return LAUNCH_S + TRIP_S * SMALL[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The parts of a step in seconds, and the floor of all."""
+
+    parts: dict[str, float]
+    floor_s: float
+
+    @property
+    def s(self) -> float:
+        return sum(self.parts.values())
+
+
+def llada_step(
+    card: Card,
+    codes: dict[str, Code],
+    *,
+    products: dict[str, float] | float = PRODUCTS,  # type: ignore[assignment]
+    weight_bytes: int = 2,
+    has_own_epilogues: bool = False,
+) -> Step:
+    """LLaDA-8B's shape, batch 1, a block of 32 over 768 keys, the head on 16 lines.
+
+    Args:
+        card: where.
+        codes: of the compiled kernels.
+        products: the share of the copy that products reach.
+        weight_bytes: of a weight; 1 for FP8.
+        has_own_epilogues: norms, heads and SwiGLU are done in products, which begin early; splits are merged in clusters.
+    """
+    layers, queries, scored = LLADA_8B.layers, 32, 16
+    share = products if isinstance(products, dict) else dict.fromkeys(PRODUCTS, products)
+    shapes = {**LLADA_8B.products(), "head": (LLADA_8B.width, LLADA_8B.vocabulary)}
+
+    def product(name: str) -> float:
+        # The head stays as it is under FP8.
+        each = 2 if name == "head" else weight_bytes
+        return floors.product(queries, *shapes[name], weight_bytes=each).seconds(card.rates) / share[name]
+
+    seen = attention(card, codes, Seen(), MERGED if has_own_epilogues else TODAY)
+    small = 0.0 if has_own_epilogues else 2 * small_s("add_norm") + small_s("qkv") + small_s("swiglu")
+    launched = 5 if has_own_epilogues else 10
+    parts = {
+        "products": layers * sum(product(name) for name in LLADA_8B.products()),
+        "attention and its merge": layers * (seen.s - 1.5e-6),
+        "norms, heads, SwiGLU": layers * small,
+        "gaps": layers * launched * (0.3e-6 if has_own_epilogues else GAP_S),
+        "head": product("head"),
+        "mask prediction, commit": mask_prediction(card, codes, scored, LLADA_8B.vocabulary).s + 8.0e-6,
+        "the rest": FEW_SMALL_S,
+    }
+    model = floors.step(LLADA_8B, batch=1, queries=queries, keys=769, scored=scored)
+    if weight_bytes == 1:
+        for name, shape in LLADA_8B.products().items():
+            model[name] = floors.product(queries, *shape, weight_bytes=1) * layers
+    return Step(parts=parts, floor_s=floors.seconds(model, card.rates))
+
+
+def experts_layer(card: Card, *, met: int = 162, tokens: int = 32) -> Estimate:
+    """A layer of experts in LLaDA2-mini's shape: grouped products, and a dozen small kernels of torch around them."""
+    work = floors.experts(met=met, tokens=tokens, chosen=8, width=2048, inner=512)
+    floor = work.seconds(card.rates)
+    return Estimate(floor_s=floor, s=floor / GROUPED + 14 * (LAUNCH_S + GAP_S), limit="grouped products of one or two rows")

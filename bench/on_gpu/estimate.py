@@ -1,0 +1,148 @@
+"""Floors and estimates of every kernel and of a step, as tables: `python -m bench.on_gpu.estimate`.
+
+Without options those of docs/cuda.md, for an H200 and an H100; `--copy`, `--clock` and `--multiprocessors` for another card.
+The model is `cost`, what is compiled comes from results/compiled.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bench.on_gpu import compiled
+from bench.on_gpu.compiled import Code
+from bench.on_gpu.cost import (
+    H100,
+    H200,
+    HOST_S,
+    MERGED,
+    SKINNY,
+    SMALL,
+    TODAY,
+    WGMMA,
+    Card,
+    Estimate,
+    Seen,
+    Step,
+    attention,
+    experts_layer,
+    llada_step,
+    mask_prediction,
+    small_s,
+)
+from bench.on_gpu.floors import Rates
+
+
+def kernels_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+    """Floors and estimates of the kernels."""
+    rows: list[list[object]] = []
+
+    def add(kernel: str, size: str, found: Sequence[Estimate]) -> None:
+        rows.append([kernel, size, *(cell for one in found for cell in _cells(one)), found[0].limit])
+
+    for vocabulary in (126_464, 262_144):
+        for n in (32, 512, 2048):
+            for name, temperature in (("greedy", 0.0), ("T=0.7", 0.7)):
+                found = [mask_prediction(card, codes, n, vocabulary, temperature=temperature) for card in cards]
+                add(f"mask prediction, {name}", f"{n} x {vocabulary:,}", found)
+    for kv_heads in (32, 8):
+        for keys in (768, 4096, 32_768):
+            found = [attention(card, codes, Seen(kv_heads=kv_heads, keys=keys)) for card in cards]
+            add("attention", f"32 queries, 32/{kv_heads} heads, {keys:,} keys", found)
+    for name in SMALL:
+        moved = {"add_norm": 5 * 4096, "qkv": 2 * 12_288, "swiglu": 3 * 12_288}[name] * 32 * 2
+        found = [Estimate(floor_s=moved / card.rates.copy, s=small_s(name), limit="launch and latency") for card in cards]
+        add(name, "32 x 4,096" if name == "add_norm" else "32 x 12,288", found)
+    add("experts", "256, 8 of each of 32 tokens, 162 met", [experts_layer(card) for card in cards])
+    head = ["kernel", "size", *(text for card in cards for text in (f"{card.name}: floor", "estimate, of the floor"))]
+    return _table([*head, f"limited on an {cards[0].name} by"], rows)
+
+
+def step_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+    """The step of LLaDA-8B's shape by part, today and with what is on paper."""
+    forms: list[tuple[str, list[Step]]] = [
+        ("today", [llada_step(card, codes) for card in cards]),
+        ("own skinny products", [llada_step(card, codes, products=SKINNY, has_own_epilogues=True) for card in cards]),
+        ("FP8 by torch", [llada_step(card, codes, weight_bytes=1) for card in cards]),
+    ]
+    rows: list[list[object]] = []
+    for part in forms[0][1][0].parts:
+        rows.append([part, *(_ms(step.parts[part]) for _, steps in forms for step in steps)])
+    rows.append(["**a step begun ahead**", *(f"**{_ms(step.s)}**" for _, steps in forms for step in steps)])
+    rows.append(["a step that waits", *(_ms(step.s + HOST_S) for _, steps in forms for step in steps)])
+    rows.append(["floor", *(_ms(step.floor_s) for _, steps in forms for step in steps)])
+    head = ["ms", *(f"{name}, {card.name}" for name, _ in forms for card in cards)]
+    return _table(head, rows)
+
+
+def clusters_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+    """Attention today and with its splits merged in a cluster."""
+    rows: list[list[object]] = []
+    for seen in (Seen(), Seen(batch=8), Seen(batch=32), Seen(kv_heads=8, keys=4096), Seen(kv_heads=8, keys=32_768)):
+        cells: list[object] = []
+        for card in cards:
+            forms = [1e6 * attention(card, codes, seen, form).s for form in (TODAY, MERGED, WGMMA)]
+            cells += [f"{us:.0f} us" for us in forms]
+        rows.append([f"batch {seen.batch}, 32/{seen.kv_heads} heads, {seen.keys:,} keys", *cells])
+    head = ["32 queries", *(f"{card.name}: {form}" for card in cards for form in ("today", "merged", "merged, wgmma"))]
+    return _table(head, rows)
+
+
+def code_table(codes: dict[str, Code]) -> str:
+    """What was compiled."""
+    rows = [
+        [name, code.registers, code.instructions, code.loop or "unrolled", _per_round(code)] for name, code in codes.items()
+    ]
+    return _table(["kernel", "registers", "instructions", "of them in its loop", "a round of the loop"], rows)
+
+
+def _per_round(code: Code) -> str:
+    told = [f"{n} {name}" for name, n in code.opcodes.items() if name in ("HMMA", "LDSM", "ATOMS", "BAR", "MUFU")]
+    read = [f"{n} bytes by {name}" for name, n in code.read.items() if n]
+    return ", ".join(told + read)
+
+
+def _cells(found: Estimate) -> tuple[str, str]:
+    return f"{1e6 * found.floor_s:.1f} us", f"{1e6 * found.s:.0f} us, {found.share:.0%}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}"
+
+
+def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def blocks(cards: Sequence[Card] = (H200, H100)) -> dict[str, str]:
+    """The tables of docs/cuda.md by the names of their places."""
+    codes = compiled.load()
+    return {
+        "kernels": kernels_table(cards, codes),
+        "step": step_table(cards, codes),
+        "clusters": clusters_table(cards, codes),
+        "code": code_table(codes),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(prog="python -m bench.on_gpu.estimate", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--copy", type=float, help="TB/s that a copy reads and writes on the card")
+    parser.add_argument("--flops", type=float, default=790, help="TFLOP/s of a large bfloat16 product (790)")
+    parser.add_argument("--clock", type=float, default=1.755, help="GHz of its multiprocessors (1.755)")
+    parser.add_argument("--multiprocessors", type=int, default=132, help="how many it has (132)")
+    options = parser.parse_args(argv)
+    cards: tuple[Card, ...] = (H200, H100)
+    if options.copy:
+        rates = Rates(copy=options.copy * 1e12, flops=options.flops * 1e12)
+        card = Card(name="card", rates=rates, multiprocessors=options.multiprocessors, clock=options.clock * 1e9)
+        cards = (card,)
+    print("\n\n".join(blocks(cards).values()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
