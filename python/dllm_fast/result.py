@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ class Stats(Record):
         nfe: model calls ("number of function evaluations"); rows of equal length share one.
         nfe_per_row: model calls that each row took part in.
         tokens_per_forward: committed tokens of all rows over model calls; 0 where there was no call.
+        replayed: model calls that were replayed from CUDA graphs.
         model_ms: milliseconds inside the model.
         sampler_ms: milliseconds in everything else, `on_step` left out.
     """
@@ -34,6 +35,7 @@ class Stats(Record):
     nfe: int
     nfe_per_row: list[int]
     tokens_per_forward: float
+    replayed: int = 0
     model_ms: float
     sampler_ms: float
 
@@ -42,13 +44,15 @@ class Stats(Record):
         """The costs that `to_dict` wrote.
 
         Raises:
-            InvalidValueError, InvalidTypeError: names or values that it does not write.
+            InvalidValueError, InvalidTypeError: names or values that it does not write. `replayed` may be missing, as it was
+                in older files.
         """
-        found = _named(cls, values)
+        found = _named(cls, values, optional=("replayed",))
         times = ("tokens_per_forward", "model_ms", "sampler_ms")
         return cls(
             nfe=records.whole(found["nfe"], "nfe"),
             nfe_per_row=[records.whole(forwards, "nfe_per_row") for forwards in rows(found["nfe_per_row"], "nfe_per_row")],
+            replayed=records.whole(found.get("replayed", 0), "replayed"),
             **{name: records.number(found[name], name) for name in times},
         )
 
@@ -169,8 +173,9 @@ class StepEvent(Record):
         )
 
 
-def _named(cls: type[Record], values: Mapping[str, Any]) -> dict[str, Any]:
-    return records.checked(values, cls.__name__, [item.name for item in dataclasses.fields(cls)])  # type: ignore[arg-type]
+def _named(cls: type[Record], values: Mapping[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
+    names = [item.name for item in dataclasses.fields(cls) if item.name not in optional]  # type: ignore[arg-type]
+    return records.checked(values, cls.__name__, names, optional)
 
 
 def _arrays(value: object, name: str) -> list[NDArray[np.int64]]:

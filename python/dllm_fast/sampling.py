@@ -193,6 +193,7 @@ def _run(
             nfe=runner.forwards,
             nfe_per_row=sampler.nfe_per_row,
             tokens_per_forward=committed / runner.forwards if runner.forwards else 0.0,
+            replayed=runner.replayed,
             model_ms=runner.seconds * 1e3,
             sampler_ms=(total - runner.seconds) * 1e3,
         ),

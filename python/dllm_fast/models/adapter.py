@@ -33,6 +33,7 @@ class ModelAdapter:
         vocabulary: number of token ids, or None.
         context: longest canvas, or None.
         forwards: calls so far.
+        replayed: 0; a model that is called runs eagerly.
         seconds: time spent in them.
     """
 
@@ -47,7 +48,7 @@ class ModelAdapter:
         self.info: ModelInfo | None = None
         self.vocabulary = _number(model, "vocab_size")
         self.context = next((n for name in CONTEXT_KEYS if (n := _number(model, name)) is not None), None)
-        self.forwards = 0
+        self.forwards = self.replayed = 0
         self.seconds = 0.0
         self._watch: Watch | None = None
 

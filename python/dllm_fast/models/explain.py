@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from dllm_fast import records, tokens
+from dllm_fast.models import native_engine
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.like import LikeRunner, known
 from dllm_fast.models.loaded import LoadedModel, load
@@ -154,22 +155,27 @@ def _way(opened: Any, tokenizer: Any) -> Explanation:
         found = study(cast("nn.Module", opened), tokenizer)
         cached = found.plan is not None
         refused = [*found.refused, *_policies(found.info, cached=cached)]
-        return _explained(found.info, found.tier, found.reason, refused, found.probed, cached=cached)
+        reason = found.reason + _replays(refused, *native_engine.report(unwrap(opened).model, found))
+        return _explained(found.info, found.tier, reason, refused, found.probed, cached=cached)
     if isinstance(opened, LoadedModel):
         tier = "own decoder" if isinstance(opened.network, Decoder) else "own encoder"
         reason = f"opened by dllm_fast.load: {type(opened.network).__name__}"
         refused = _policies(opened.info, cached=True)
-        if opened.engine is not None:
-            if opened.engine.trouble is None:
-                reason += "; small steps are replayed from CUDA graphs"
-            else:
-                refused.append(("CUDA graphs", opened.engine.trouble))
+        engine = opened.engine
+        reason += _replays(refused, engine is not None, None if engine is None else engine.trouble)
         return _explained(opened.info, tier, reason, refused, {}, cached=True)
     runner, tokenizer = open_runner(opened, tokenizer)
     if isinstance(runner, LikeRunner):
         why = f"{unwrap(opened).why}, so it is called as it is"
         return _called(runner, why, why)
     return _unknown(opened, runner, tokenizer)
+
+
+def _replays(refused: list[tuple[str, str]], is_there: bool, trouble: str | None) -> str:
+    """What to say of graphs on a device that has them."""
+    if is_there and trouble is not None:
+        refused.append(("CUDA graphs", trouble))
+    return "; small steps are replayed from CUDA graphs" if is_there and trouble is None else ""
 
 
 def _explained(

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllm_fast.models.batch import Network
+    from dllm_fast.models.host_reads import HostReads
     from dllm_fast.models.predictor import Scoring
 
     Ints = NDArray[np.int64]
@@ -57,10 +58,11 @@ _LENGTH_STEP = 256
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a step gave: a prediction or logits `[n, V]`; and features `[B, Q, H]`, where tails were given, which somebody has
-    to make anew. The next step writes over the last two."""
+    to make anew. The next step writes over the last two. `is_replayed`: it was a graph, not the same eagerly."""
 
     scored: Tensor | device.AwaitedPrediction
     hidden: Tensor | None
+    is_replayed: bool
 
 
 class _Graph:
@@ -82,7 +84,7 @@ class _Graph:
         self.hidden: Tensor | None = None
         self.logits: Tensor | None = None
         self.replay: Callable[[], None]
-        self.is_captured = False
+        self.is_captured, self.is_new = False, True
 
     def fill(self, packed: Ints, told: NDArray[np.uint8] | None, tails: Tensor | None) -> None:
         launcher.fill(self.inputs, packed)
@@ -158,13 +160,23 @@ class Engine:
         traceback: the whole of it, where a capture failed.
     """
 
-    def __init__(self, network: Network, *, dtype: torch.dtype, where: torch.device, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        dtype: torch.dtype,
+        where: torch.device,
+        capture: Capture | None = None,
+        reads: Callable[[], HostReads] | None = None,
+    ) -> None:
+        """`reads` looks on when a shape is computed for the first time, for a network of which nobody knows what it does."""
         self._most_tokens = _most_tokens(network)
         self.trouble = None if self._most_tokens else "the number of tokens of each expert is read on the host"
         self.traceback: str | None = None
         self._network = network
         self._dtype, self._where = dtype, where
         self._capture = CudaCapture(where) if capture is None else capture
+        self._reads = reads
         self._cache: SlotCache | None = None
         # By shape, and whether the step works on the cache and on tails; captured when they come the second time.
         self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
@@ -178,15 +190,23 @@ class Engine:
 
     def acquire(self) -> bool:
         """True for the one who may use it, until `release`."""
-        return self.trouble is None and self._lock.acquire(blocking=False)
+        # Autocast computes in other dtypes than a graph that was captured without it, and frees what it has converted.
+        return self.trouble is None and not torch.is_autocast_enabled(self._where.type) and self._lock.acquire(blocking=False)
 
     def release(self) -> None:
         self._begun = None
         try:
             # What is still queued reads and writes what the next run will, which may be on another stream.
             finish(self._where)
+            if self.trouble is not None:
+                self.forget()
         finally:
             self._lock.release()
+
+    def forget(self) -> None:
+        """Drops all graphs and the cache, and the memory that they hold."""
+        finish(self._where)  # other streams may get it
+        self._graphs, self._cache, self._begun = {}, None, None
 
     def clean(self) -> None:
         """After a run that failed, so that nothing that is no number stays in the cache."""
@@ -198,9 +218,7 @@ class Engine:
         """Slots for so many lines of so many positions, the same ones as long as they are enough."""
         cache = self._cache
         if cache is None or cache.keys.shape[1] < lines or cache.spare < length:
-            finish(self._where)  # other streams may get its memory
-            # Graphs know the addresses of the old one.
-            self._graphs, self._cache, self._begun = {}, None, None
+            self.forget()  # graphs know the addresses of the old one
             length = -(-length // _LENGTH_STEP) * _LENGTH_STEP
             self._cache = cache = SlotCache(self._network, lines, length, dtype=self._dtype, device=self._where)
         return cache
@@ -226,7 +244,7 @@ class Engine:
             if found is None:
                 return None
             graph, filled, lines = found, inputs, np.arange(len(inputs.lines))
-            graph.replay()
+            self._first(graph) if graph.is_new else graph.replay()
             begun = None
         hidden = None if graph.hidden is None else graph.hidden[: inputs.ids.shape[0], : inputs.ids.shape[1]]
         scored: Tensor | device.AwaitedPrediction
@@ -240,7 +258,22 @@ class Engine:
                 self._go_on(graph, filled, scoring, outcome, len(lines))
         if not graph.is_captured and self._begun is None:
             graph.hidden = graph.logits = None  # the next step makes others
-        return Answer(scored=scored, hidden=hidden)
+        return Answer(scored=scored, hidden=hidden, is_replayed=graph.is_captured)
+
+    def _first(self, graph: _Graph) -> None:
+        """The first step of a shape, which is computed eagerly."""
+        graph.is_new = False
+        if self._reads is None:
+            graph.replay()
+            return
+        with self._reads() as reads:
+            graph.replay()
+        if reads.found is not None:
+            self._give_up(reads.found)
+
+    def _give_up(self, why: str) -> None:
+        self.trouble = why
+        warnings.warn(f"dllm_fast runs without CUDA graphs, which is slower: {why}", DllmFastWarning, stacklevel=2)
 
     def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None) -> _Graph | None:
         """The graph of a step, with the step's inputs in its buffers."""
@@ -260,7 +293,7 @@ class Engine:
         if graph is None:
             # A shape that comes once is not worth a capture. It goes through the same buffers all the same: other shapes of
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
-            self._makeroom()
+            self._make_room()
             graph = self._graphs[key] = _Graph(shape, tails, self._where)
             graph.replay = functools.partial(graph.body, self._network, cache)
         elif not graph.is_captured:
@@ -270,17 +303,14 @@ class Engine:
                 graph.is_captured = True
             # Whatever cannot be captured can be computed eagerly, and then shows its own error if it has one.
             except Exception as error:
-                self.trouble = f"{type(error).__name__}: {error}".partition("\n")[0]
                 self.traceback = "".join(traceback.format_exception(error))
-                warnings.warn(
-                    f"dllm_fast runs without CUDA graphs, which is slower: {self.trouble}", DllmFastWarning, stacklevel=2
-                )
+                self._give_up(f"{type(error).__name__}: {error}".partition("\n")[0])
                 return None
         # Once more behind a capture: it has committed.
         graph.fill(packed, told, tails)
         return graph
 
-    def _makeroom(self) -> None:
+    def _make_room(self) -> None:
         """Drops the graph that was used longest ago where there are many: each holds memory of the device."""
         if len(self._graphs) >= _MOST_GRAPHS:
             finish(self._where)  # it could be the one that runs

@@ -24,6 +24,7 @@ from dllm_fast.models import swapped
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.described import output_embeddings
 from dllm_fast.models.forward import unwanted
+from dllm_fast.models.native_engine import engine_of
 from dllm_fast.models.runner import NetworkRunner
 
 if TYPE_CHECKING:
@@ -86,16 +87,28 @@ class Plan:
 
 
 class NativeNetwork:
-    """A `Network` around a model of transformers; runs inside `installed()`."""
+    """A `Network` around a model of transformers, which the caller keeps alive; runs inside `installed()`."""
 
     def __init__(self, model: nn.Module, plan: Plan, *, vocabulary: int, context: int | None) -> None:
         head = output_embeddings(model)
         assert head is not None
         self.layers, self.kv_heads, self.head_dim = plan.layers, plan.kv_heads, plan.head_dim
         self.vocabulary, self.context = vocabulary, context
-        self._model = model
-        self._head = head
+        # The engine, which has this network, lives as long as the model.
+        self._held = weakref.ref(model), weakref.ref(head)
         self._plan = plan
+
+    @property
+    def _model(self) -> nn.Module:
+        model = self._held[0]()
+        assert model is not None
+        return model
+
+    @property
+    def _head(self) -> nn.Module:
+        head = self._held[1]()
+        assert head is not None
+        return head
 
     def installed(self) -> contextlib.AbstractContextManager[None]:
         """Around all forwards: our attention is chosen, the head passed over; afterwards all is as it was."""
@@ -119,16 +132,18 @@ class NativeNetwork:
 class NativeRunner(NetworkRunner):
     """`NetworkRunner` of a `NativeNetwork`."""
 
-    def __init__(self, model: nn.Module, plan: Plan, info: ModelInfo) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, info: ModelInfo, *, changes: bool = False) -> None:
+        """`changes`: a forward changes the model beside its answer, which a graph would not."""
         network = NativeNetwork(model, plan, vocabulary=info.vocabulary, context=info.context)
-        super().__init__(network, info)
+        super().__init__(network, info, None if changes else engine_of(model, network, plan, info))
         self._evaluation = ModelAdapter(model)
         self._native = network
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
         """Evaluation mode, no gradients, our attention; all is as it was afterwards, whatever happened."""
-        with self._evaluation.inference(), self._native.installed():
+        # The engine looks at the model as it was given, so before anything is changed in it.
+        with super().inference(), self._evaluation.inference(), self._native.installed():
             yield
 
 

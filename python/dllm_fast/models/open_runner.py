@@ -71,7 +71,7 @@ def runner_of(model: Any, found: Study) -> Runner:
     """The runner that a study recommends."""
     inside = unwrap(model)
     if found.plan is not None:
-        return NativeRunner(inside.model, found.plan, found.info)
+        return NativeRunner(inside.model, found.plan, found.info, changes=found.changes)
     return HeadedRunner(
         inside.model,
         found.info,

@@ -75,12 +75,14 @@ class Runner(Protocol):
         vocabulary: number of token ids, or None.
         context: longest canvas, or None.
         forwards: calls of the model so far.
+        replayed: those of them that were replayed from CUDA graphs.
         seconds: time spent in them.
     """
 
     vocabulary: int | None
     context: int | None
     forwards: int
+    replayed: int
     seconds: float
 
     @property
@@ -131,7 +133,7 @@ class NetworkRunner:
         self.info: ModelInfo = info
         self.vocabulary: int | None = network.vocabulary
         self.context = network.context
-        self.forwards = 0
+        self.forwards = self.replayed = 0
         self.seconds = 0.0
         make_ready(network, info.dtype, info.device)
 
@@ -240,6 +242,7 @@ class NetworkRunner:
         answer: Answer | None = self._noted(run, *inputs.ids.shape)
         self.seconds += time.perf_counter() - began
         self.forwards += answer is not None
+        self.replayed += answer is not None and answer.is_replayed
         return answer
 
     def _repeats(self, rows: Ints, begin: Ints, block: Ints) -> bool:
