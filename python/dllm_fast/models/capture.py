@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +37,7 @@ class CudaCapture:
         with _CAPTURES, torch.cuda.device(self._where):
             current = torch.cuda.current_stream()
             if self._stream is None:
-                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                self._stream = own_stream(self, current.device)
                 self._pool = torch.cuda.graph_pool_handle()
             self._stream.wait_stream(current)
             try:
@@ -60,6 +63,75 @@ class CudaCapture:
 
     def _captured(self, body: Callable[[], None]) -> Any:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            body()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                body()
+        except BaseException:
+            clean_up(torch.cuda.current_device(), self._pool)
+            raise
         return graph
+
+
+def clean_up(device: int, pool: Any) -> None:
+    """Ends what torch leaves open where a capture fails, which would otherwise concern the whole process.
+
+    Memory of the allocator that several streams have used would not be used again as long as a capture is thought to be under
+    way, and the generator of random numbers would refuse every draw outside of a graph.
+    """
+    with contextlib.suppress(Exception):  # it was ended
+        torch._C._cuda_endAllocateToPool(device, pool)
+    with contextlib.suppress(Exception):  # a version of torch without states of generators, or a device that is broken
+        generator = torch.cuda.default_generators[device]
+        offset = generator.get_offset()
+        try:
+            draw(device)
+        except RuntimeError:
+            # Only then: graphs of others that draw know the state by its address.
+            generator.graphsafe_set_state(generator.clone_state())
+        generator.set_offset(offset)
+
+
+def draw(device: int) -> None:
+    """One random number, to see whether there are any."""
+    torch.empty(1, device=torch.device("cuda", device)).uniform_()
+
+
+# --- streams
+
+# Those that were made and are free again, by device.
+_FREE: dict[int, list[int]] = {}
+_STREAMS = threading.RLock()  # an owner may go while another one comes
+_NON_BLOCKING = 1
+
+
+def own_stream(owner: object, device: torch.device) -> torch.cuda.Stream:
+    """A stream that nobody else has until its owner is gone.
+
+    Torch deals out thirty-two in turn. Who got the same one would share the work memory of cuBLAS with graphs that are
+    replayed on another stream.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with _STREAMS:
+        free = _FREE.setdefault(index, [])
+        handle = free.pop() if free else _made()
+    if handle is None:
+        # Of a pool of its own, which few have asked for.
+        return torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
+    weakref.finalize(owner, _give_back, index, handle).atexit = False
+    return torch.cuda.ExternalStream(handle, device=torch.device("cuda", index))  # type: ignore[no-untyped-call]
+
+
+def _made() -> int | None:
+    """A new stream of the current context, or None where the driver gives none."""
+    try:
+        create = ctypes.CDLL("libcuda.so.1").cuStreamCreate
+    except (OSError, AttributeError):
+        return None
+    handle = ctypes.c_void_p()
+    create.argtypes = (ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint)
+    return handle.value if create(ctypes.byref(handle), _NON_BLOCKING) == 0 else None
+
+
+def _give_back(index: int, handle: int) -> None:
+    with _STREAMS:
+        _FREE[index].append(handle)
