@@ -1,229 +1,153 @@
-// Top-k, top-p and min-p: where they cut a row of logits, and what is kept of each tile. Two kernels that run between
-// `tiles` and `rows` of mask_predict.cu, for the same sites and on the same records.
+// Top-k, top-p and min-p: where they cut a row of logits, and what is kept of each tile. Kernels that run between `tiles` and
+// `rows` of mask_predict.cu, for the same sites and on the same records.
 //
-//   cut    one block a row. Top-k and top-p are prefixes of the order (logit falling, id rising); the end of a prefix is
-//          found by descending into bins of an order-preserving integer of the logit, eleven bits at a time, never by a
-//          sort of the vocabulary. Each level counts ids and sums weights as fixed-point integers, whose sums do not
-//          depend on their order, so that the cut is that of rust/logits/cut.rs exactly. Writes one Cut.
-//   kept   one warp a tile: sum of the weights of kept ids, in the fixed shape of all tile sums, into the record's
-//          `draw_mass`.
+// Top-k and top-p are prefixes of the order (logit falling, id rising). The end of a prefix is found by counting ids and summing
+// weights in bins of neighbouring logits (bins.cuh), never by a sort of the vocabulary. Counts and fixed-point sums do not depend
+// on their order, so the cut is that of rust/logits/cut.rs exactly, however many blocks share a row.
 //
-// Moves, per row: `cut` reads the row (from the second-level cache, mostly) twice or three times for top-k, and once more
-// than that for top-p; `kept` reads it once. `cut` is bound by atomics on its shared bins where many logits share
-// an exponent, not by memory.
+//   count   only with top-k or top-p: up to eight blocks a row, each a chunk of its tiles: 16-byte loads, one atomic increment in
+//           shared memory an id (which the hardware merges for equal bins of a warp), and sums of weights by 32-bit
+//           additions: for float16 and float32 for every id, for bfloat16 only for the few outside of the window of the bins.
+//           Writes one Bins a block. Without top-k, tiles whose maximum weighs nothing are not read.
+//   cut     one block a row: adds up the Bins, finds the bin in which each prefix ends and, unless all its ids have the same
+//           logit, goes down to one logit by counting its part of the row again. Writes one Cut.
+//   kept    one warp a tile: sum of the weights of kept ids, in the fixed shape of all tile sums, into the record's
+//           `draw_mass`.
+//
+// Kernels hand over to each other by their order on the stream alone: no block waits for another, and nothing in the work space
+// is read that was not written by a kernel before.
+//
+// Moves, per row: `count` reads the logits once (from the second-level cache, where they fit) and writes 16 KB a block for
+// bfloat16, 24 KB for others, which `cut` reads. Where the bin of a cut holds several ids with its logit, `cut` reads a chunk of
+// logits up to the last that is kept (float16 and float32: the row so far), and float16 reads the tiles that reach the bin once,
+// float32 twice, for each prefix. `kept` reads the row once. For bfloat16 `count` is bound by its 18 instructions an id.
 //
 // The host checks what mask_predict.cu lists, and: 1 <= top_k < vocabulary or 0 for none; 0 < top_p < 1 or 1 for none;
-// 0 <= min_p <= 1.
+// 0 <= min_p <= 1; 1 <= chunks <= tiles of a row, the same for `count` and `cut`.
 
-#include "dllm/block.cuh"
-#include "dllm/prediction.cuh"
+#include "dllm/prefix.cuh"
 #include "dllm/tile.cuh"
 
 namespace dllm {
 
-// ---------------------------------------------------------------- cut
+// ---------------------------------------------------------------- count
 
-constexpr int CUT_THREADS = 1024;
-constexpr int BIN_BITS = 11;
-constexpr int BINS = 1 << BIN_BITS;
+constexpr int COUNT_THREADS = 512;
+static_assert(COUNT_THREADS >= MAX_TILES, "a thread reads the record of one tile");
 
-// Integers in the order of the float32 values; -0 and +0 are the same.
-__device__ __forceinline__ uint32_t ordered(float x) {
-    const uint32_t bits = __float_as_uint(__fadd_rn(x, 0.0f));
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float from_ordered(uint32_t key) {
-    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
-
-struct CutShared {
-    uint64_t masses[BINS];
-    uint32_t counts[BINS];
+template <typename T>
+struct CountShared {
+    alignas(16) uint32_t counts[BinMap<T>::BINS];
+    SplitSum masses[BinMap<T>::MASSES];
     BlockScratch<float> floats;
-    BlockScratch<int> ints;
-    BlockScratch<uint64_t> longs;
-    // What `descend` found.
-    uint64_t mass_before;
-    uint32_t count, count_before;
-    int bin;
+    TileSet tiles;
 };
 
-// A row seen from its maximum at a temperature.
 template <typename T>
-struct View {
-    Row<T> row;
-    float max, inverse_temperature;
-
-    __device__ __forceinline__ uint64_t weight(float x) const {
-        return fixed_point(exp32(distance(x, max, inverse_temperature)));
+__device__ __forceinline__ void count(const Matrix<T>& matrix, const TileRecord* records, Bins<T>* bins, int chunks,
+                                      float inverse_temperature, bool has_top_k, bool has_top_p) {
+    using Map = BinMap<T>;
+    DLLM_SHARED(CountShared<T>, shared);
+    wait_for_kernels_before();
+    const int site = blockIdx.x / chunks, chunk = blockIdx.x % chunks, tiles = matrix.tiles(), t = threadIdx.x;
+    const float own = own_maximum(records, site, tiles);
+    const View<T> view = {matrix.row(site), block_max<COUNT_THREADS>(own, shared.floats), inverse_temperature};
+    if (!view.has_cut()) {
+        return;
     }
-};
-
-// The logit at which a prefix ends: `key` is its ordered integer, `count` ids share it, and count_before ids with
-// mass_before in all come before these.
-struct PrefixEnd {
-    uint32_t key, count, count_before;
-    uint64_t mass_before;
-};
-
-// Counts and sums the ids whose key begins with `prefix` (all bits above `shift + bits`) by the next `bits` of the key.
-template <typename T>
-__device__ __forceinline__ void fill_bins(const View<T>& view, uint32_t prefix, int shift, int bits, CutShared& shared) {
-    for (int b = threadIdx.x; b < BINS; b += CUT_THREADS) {
-        shared.masses[b] = 0;
+    for (int b = t; b < Map::BINS; b += COUNT_THREADS) {
         shared.counts[b] = 0;
     }
+    for (int m = t; m < Map::MASSES; m += COUNT_THREADS) {
+        shared.masses[m] = {0, 0};
+    }
+    // The end of top-p weighs something. That of top-k need not.
+    shared.tiles.put(t < tiles && (has_top_k || view.weight(own) != 0));
     __syncthreads();
-    const uint32_t above = shift + bits == 32 ? 0 : 0xffffffffu << (shift + bits);
-    for (int id = threadIdx.x; id < view.row.vocabulary; id += CUT_THREADS) {
-        const float x = view.row.value(id);
-        const uint32_t key = ordered(x);
-        if (((key ^ prefix) & above) == 0) {
-            const uint32_t bin = (key >> shift) & ((1u << bits) - 1);
-            atomicAdd(&shared.counts[bin], 1u);
-            const uint64_t weight = view.weight(x);
-            if (weight != 0) {
-                atomicAdd(&shared.masses[bin], weight);
+    const Map map = Map::of(view.max, inverse_temperature);
+    const int per_chunk = (tiles + chunks - 1) / chunks, begin = chunk * per_chunk;
+    const int end = begin + per_chunk < tiles ? begin + per_chunk : tiles;
+    const auto add_mass = [&](float x) {
+        const int mass = Map::mass_of(map.bin(x));
+        if (mass >= 0) {
+            shared.masses[mass].add(view.weight(x));
+        }
+    };
+    visit_tiles<COUNT_THREADS>(view.row, shared.tiles, begin, end, [&](const Vector<T>& vector) {
+        bool is_outside = false;
+        vector.visit(view.row, [&](int, float x) {
+            atomicAdd(&shared.counts[map.bin(x)], 1u);
+            if constexpr (Map::IS_EXACT) {
+                is_outside |= map.is_outside(x);
+            } else if (has_top_p) {
+                add_mass(x);
             }
+        });
+        if (Map::IS_EXACT && has_top_p && is_outside) {
+            vector.visit_singly(view.row, [&](int, float x) { add_mass(x); });
         }
-    }
+    });
     __syncthreads();
+    Bins<T>& out = bins[blockIdx.x];
+    for (int b = 4 * t; b < Map::BINS; b += 4 * COUNT_THREADS) {
+        *reinterpret_cast<uint4*>(&out.counts[b]) = *reinterpret_cast<const uint4*>(&shared.counts[b]);
+    }
+    for (int m = t; m < Map::MASSES; m += COUNT_THREADS) {
+        out.masses[m] = shared.masses[m].value();
+    }
 }
 
-// The first bin from the top with which the running sums pass, and the sums before it. One warp looks, 32 bins at a time.
-template <typename Pass>
-__device__ __forceinline__ void find_bin(uint32_t count_before, uint64_t mass_before, CutShared& shared, Pass pass) {
-    if (threadIdx.x < WARP) {
-        for (int top = BINS - 1; top >= 0; top -= WARP) {
-            const int bin = top - int(threadIdx.x);
-            const uint32_t counts = warp_inclusive_sum(shared.counts[bin]) + count_before;
-            const uint64_t masses = warp_inclusive_sum(shared.masses[bin]) + mass_before;
-            const uint32_t passing = __ballot_sync(FULL_WARP, pass(counts, masses));
-            if (passing != 0) {
-                if (int(threadIdx.x) == __ffs(int(passing)) - 1) {
-                    shared.bin = bin;
-                    shared.count = shared.counts[bin];
-                    shared.count_before = counts - shared.counts[bin];
-                    shared.mass_before = masses - shared.masses[bin];
-                }
-                break;
-            }
-            count_before = __shfl_sync(FULL_WARP, counts, WARP - 1);
-            mass_before = __shfl_sync(FULL_WARP, masses, WARP - 1);
-        }
-    }
-    __syncthreads();
-}
-
-// Where the running count and mass, in the order of falling logits, first pass.
-template <typename T, typename Pass>
-__device__ PrefixEnd descend(const View<T>& view, CutShared& shared, Pass pass) {
-    uint32_t prefix = 0, count = 0, count_before = 0;
-    uint64_t mass_before = 0;
-    // Eleven, eleven and ten bits. What widens from 16 bits has nothing in the last ten.
-    constexpr int LAST = sizeof(T) == 2 ? 10 : 0;
-    for (int shift = 21; shift >= LAST; shift = shift == 10 ? 0 : shift - BIN_BITS) {
-        const int bits = shift == 0 ? 10 : BIN_BITS;
-        fill_bins(view, prefix, shift, bits, shared);
-        find_bin(count_before, mass_before, shared, pass);
-        prefix |= uint32_t(shared.bin) << shift;
-        count = shared.count;
-        count_before = shared.count_before;
-        mass_before = shared.mass_before;
-        if (shift == 0) {
-            break;
-        }
-    }
-    if (LAST > 0) {
-        // The last ten bits are zeros in all logits, which the order turns into ones for negative numbers.
-        prefix |= prefix & 0x80000000u ? 0 : (1u << LAST) - 1;
-    }
-    return {prefix, count, count_before, mass_before};
-}
-
-// The n-th id, from 1, in rising order, whose key is `key`. All threads get it. The last step of a row.
-template <typename T>
-__device__ uint32_t nth_with_key(const View<T>& view, uint32_t key, uint32_t n, CutShared& shared) {
-    int seen = 0;
-    for (int start = 0; start < view.row.vocabulary; start += CUT_THREADS) {
-        const int id = start + threadIdx.x;
-        const bool has_key = id < view.row.vocabulary && ordered(view.row.value(id)) == key;
-        int here;
-        const int before = seen + block_exclusive_sum<CUT_THREADS>(int(has_key), here, shared.ints);
-        if (has_key && uint32_t(before) + 1 == n) {
-            shared.bin = id;
-        }
-        seen += here;
-        if (uint32_t(seen) >= n) {
-            break;
-        }
-    }
-    __syncthreads();
-    return uint32_t(shared.bin);
-}
-
-// Of ids with equal logits, how many a prefix takes until its mass reaches the target: the least n from 1 to `count`.
-__device__ inline uint32_t ties_needed(const PrefixEnd& end, uint64_t weight, double target) {
-    uint32_t low = 1, high = end.count;
-    while (low < high) {
-        const uint32_t middle = low + (high - low) / 2;
-        if (__ull2double_rn(end.mass_before + middle * weight) >= target) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    return low;
-}
+// ---------------------------------------------------------------- cut
 
 template <typename T>
-__device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* records, Cut* cuts,
-                                    float inverse_temperature, int top_k, double top_p, double min_p) {
+__device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* records, const Bins<T>* bins, Cut* cuts,
+                                    int chunks, float inverse_temperature, int top_k, double top_p, double min_p) {
     DLLM_SHARED(CutShared, shared);
-    const int site = blockIdx.x, tiles = matrix.tiles(), t = threadIdx.x;
-    float own = negative_infinity();
-    if (t < tiles) {
-        const TileRecord record = records[int64_t(site) * tiles + t];
-        own = record.holds_nan() ? positive_infinity() : record.max;  // a row with NaN has no cut either
+    wait_for_kernels_before();
+    const int site = blockIdx.x, tiles = matrix.tiles();
+    const bool has_top_k = top_k > 0, has_top_p = top_p < 1.0;
+    const float own = own_maximum(records, site, tiles);
+    const View<T> view = {matrix.row(site), block_max<CUT_THREADS>(own, shared.floats), inverse_temperature};
+    Cut cut = {negative_infinity(), 0xffffffffu, negative_infinity(), view.max};
+    if (view.has_cut() && min_p > 0.0) {
+        cut.floor = __double2float_rn(ln(min_p));
     }
-    const float max = block_max<CUT_THREADS>(own, shared.floats);
-    Cut cut = {negative_infinity(), 0xffffffffu, negative_infinity(), max};
-    if (max > negative_infinity() && max < positive_infinity()) {
-        const View<T> view = {matrix.row(site), max, inverse_temperature};
-        if (min_p > 0.0) {
-            cut.floor = __double2float_rn(ln(min_p));
+    if (view.has_cut() && (has_top_k || has_top_p)) {
+        const RowBins<T> row = {BinMap<T>::of(view.max, inverse_temperature), bins + int64_t(site) * chunks, chunks};
+        Prefix prefix = {has_top_k, uint32_t(top_k), 0.0};
+        PrefixEnd end;
+        uint32_t ties;
+        int bin;
+        uint64_t left = 0;
+        // Top-k, then top-p of what it leaves.
+        for (int filter = has_top_k ? 0 : 1; filter < (has_top_p ? 2 : 1); ++filter) {
+            auto sums = row.own(view);
+            const uint64_t all = sums.add_up(0, 0, shared);
+            if (filter == 1) {
+                prefix = {false, 0, __dmul_rn(top_p, __ull2double_rn(has_top_k ? left : all))};
+            }
+            const Part part = sums.end_of(prefix, shared);
+            bin = part.index;
+            end = descend(view, row.map.keys(bin), part, own, has_top_p, shared, prefix);
+            const uint64_t weight = view.weight(from_ordered(end.key));
+            ties = filter == 0 ? uint32_t(top_k) - end.count_before : ties_needed(end, weight, prefix.mass);
+            left = end.mass_before + ties * weight;
         }
-        PrefixEnd end = {};
-        uint32_t ties = 0;
-        if (top_k > 0) {
-            const uint32_t k = uint32_t(top_k);
-            end = descend(view, shared, [k](uint32_t count, uint64_t) { return count >= k; });
-            ties = k - end.count_before;
-        }
-        if (top_p < 1.0) {
-            uint64_t left;
-            if (top_k > 0) {
-                left = end.mass_before + ties * view.weight(from_ordered(end.key));
-            } else {
-                left = 0;
-                for (int id = t; id < matrix.vocabulary; id += CUT_THREADS) {
-                    left += view.weight(view.row.value(id));
+        cut.x = from_ordered(end.key);
+        if (ties < end.count) {
+            int begin = 0;
+            if (row.map.keys(bin).are_one_value()) {
+                // Chunks that hold too few of them are passed over.
+                const int per_chunk = (tiles + chunks - 1) / chunks * TILE;
+                for (const Bins<T>* b = row.chunks; b->counts[bin] < ties; ++b) {
+                    ties -= b->counts[bin];
+                    begin += per_chunk;
                 }
-                left = block_sum<CUT_THREADS>(left, shared.longs);
             }
-            const double target = __dmul_rn(top_p, __ull2double_rn(left));
-            end = descend(view, shared, [target](uint32_t, uint64_t mass) { return __ull2double_rn(mass) >= target; });
-            ties = ties_needed(end, view.weight(from_ordered(end.key)), target);
-        }
-        if (ties > 0) {
-            cut.x = from_ordered(end.key);
-            if (ties < end.count) {
-                cut.id = nth_with_key(view, end.key, ties, shared);
-            }
+            cut.id = nth_with_key(view.row, end.key, ties, begin, shared);
         }
     }
-    if (t == 0) {
+    if (threadIdx.x == 0) {
         cuts[site] = cut;
     }
 }
@@ -262,13 +186,19 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
 }  // namespace dllm
 
 #define DLLM_KERNELS(T, suffix)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(dllm::COUNT_THREADS, 3) dllm_mask_filter_count_##suffix(             \
+        DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, dllm::Bins<T>* bins, DLLM_SHAPE, int chunks,      \
+        float inverse_temperature, int has_top_k, int has_top_p) {                                                    \
+        dllm::count<T>(DLLM_MATRIX, records, bins, chunks, inverse_temperature, has_top_k != 0, has_top_p != 0);      \
+    }                                                                                                                 \
+    DLLM_EXPORT(dllm_mask_filter_count_##suffix)                                                                      \
     extern "C" __global__ void __launch_bounds__(dllm::CUT_THREADS, 1) dllm_mask_filter_cut_##suffix(                 \
-        DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, dllm::Cut* cuts, DLLM_SHAPE,                      \
-        float inverse_temperature, int top_k, double top_p, double min_p) {                                           \
-        dllm::cut<T>(DLLM_MATRIX, records, cuts, inverse_temperature, top_k, top_p, min_p);                           \
+        DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, const dllm::Bins<T>* __restrict__ bins,           \
+        dllm::Cut* cuts, DLLM_SHAPE, int chunks, float inverse_temperature, int top_k, double top_p, double min_p) {  \
+        dllm::cut<T>(DLLM_MATRIX, records, bins, cuts, chunks, inverse_temperature, top_k, top_p, min_p);             \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_filter_cut_##suffix)                                                                        \
-    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP) dllm_mask_filter_kept_##suffix(                  \
+    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS * dllm::WARP) dllm_mask_filter_kept_##suffix(       \
         DLLM_ROWS(T), const dllm::Cut* __restrict__ cuts, dllm::TileRecord* records, DLLM_SHAPE, int sites,           \
         float inverse_temperature) {                                                                                  \
         dllm::kept<T>(DLLM_MATRIX, cuts, records, sites, inverse_temperature);                                        \

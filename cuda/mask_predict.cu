@@ -9,7 +9,8 @@
 //   tiles    one warp a tile of 4,096 ids: maximum and sums into a TileRecord. The vocabulary of one row is spread over
 //            ceil(vocabulary / 32768) blocks, which changes no bit because tiles are combined in order afterwards.
 //            A lane holds 128 logits in registers, sixteen or thirty-two 16-byte loads in flight.
-//   cut      only with top-k or top-p: one block a row finds where they cut (mask_filter.cu).
+//   count    only with top-k or top-p: several blocks a row sort it into bins (mask_filter.cu).
+//   cut      only with a filter: one block a row finds where they cut (mask_filter.cu).
 //   kept     only with a filter: one warp a tile sums what is kept (mask_filter.cu).
 //   rows     one block a row: combines the records in float64, in order; looks a second time at the tile with the
 //            maximum (the sums there are taken again without it) and, for a draw, at the tile the draw falls into.

@@ -24,7 +24,7 @@ from dllm_fast.ops import launcher
 from dllm_fast.ops import mask_predict as device
 
 #: What is counted, as patterns: the pass over the logits, attention of grouped heads, the cut of a filter.
-KERNELS = ("dllm_mask_predict_tiles_bf16", r"dllm_attention_d128_rows64\w*", "dllm_mask_filter_cut_bf16")
+KERNELS = ("dllm_mask_predict_tiles_bf16", r"dllm_attention_d128_rows64\w*", "dllm_mask_filter_count_bf16")
 _MOST_S = 55.0
 # Issue slots and why they stay empty, memory and caches, occupancy.
 _SECTIONS = ("SpeedOfLight", "SchedulerStats", "WarpStateStats", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats")

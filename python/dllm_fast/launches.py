@@ -22,6 +22,8 @@ _CHOOSE_ARGMAX, _CHOOSE_BY_DRAW, _CHOOSE_BY_FILTERED_DRAW = range(3)
 #: Bytes of the intermediate buffers: of a tile record, and of the cut of a row.
 RECORD_BYTES = 16
 CUT_BYTES = 16
+#: Bytes of what a chunk of a row adds to the bins of top-k and top-p.
+_BINS_BYTES = {"bfloat16": 4 * 8 + 4096 * 4, "float16": 2048 * (8 + 4), "float32": 2048 * (8 + 4)}
 #: Suffix of the kernels for a dtype of the logits.
 SUFFIXES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
@@ -52,9 +54,10 @@ class MaskPredictBuffers:
     """Addresses of the arrays of a mask prediction with N sites; 0 where an array is absent.
 
     `logits` [*, V]; `index` [N] int32 rows of the sites (absent: row i for site i); `suppressed` ceil(V / 8) bytes, a bit
-    for each id, lowest first; `records` N * tiles(V) * RECORD_BYTES and `cuts` N * CUT_BYTES of work space (`cuts` only with
-    filters); `seed` uint64, `request`, `position`, `step` uint32 and `current` int32, all [N]; results [N]: `token` int64,
-    `status` int32 (0 fine, 1 NaN at `token`, 2 nothing but -inf), the others float64.
+    for each id, lowest first; `records` N * tiles(V) * RECORD_BYTES, `cuts` N * CUT_BYTES and `bins` bins_bytes() of work space
+    (`cuts` only with filters, `bins` only with top-k or top-p); `seed` uint64, `request`, `position`, `step` uint32 and
+    `current` int32, all [N]; results [N]: `token` int64, `status` int32 (0 fine, 1 NaN at `token`, 2 nothing but -inf), the
+    others float64.
     """
 
     logits: int
@@ -62,6 +65,7 @@ class MaskPredictBuffers:
     suppressed: int = 0
     records: int
     cuts: int = 0
+    bins: int = 0
     seed: int
     request: int
     position: int
@@ -96,6 +100,21 @@ def _grid_of_tiles(sites: int, vocabulary: int) -> tuple[int, int, int]:
 def inverse_temperature(temperature: float) -> float:
     """1 / temperature as the kernels take it: within the normal float32 numbers. 1 for temperature 0, where it is not used."""
     return 1.0 if temperature == 0 else min(max(1.0 / temperature, _FLOAT32_TINY), _FLOAT32_MAX)
+
+
+def _chunks(sites: int, vocabulary: int) -> int:
+    """Number of blocks that share a row while it is counted: few rows leave a GPU idle otherwise.
+
+    Each costs a set of bins that is written and read again.
+    """
+    most = max(1, min(8, 384 // sites))
+    per_chunk = -(-tiles(vocabulary) // most)
+    return -(-tiles(vocabulary) // per_chunk)
+
+
+def bins_bytes(*, dtype: str, sites: int, vocabulary: int) -> int:
+    """Size of the bins that top-k and top-p need as work space."""
+    return sites * _chunks(sites, vocabulary) * _BINS_BYTES[dtype] if sites else 0
 
 
 def mask_predict(
@@ -144,14 +163,26 @@ def mask_predict(
         )
     ]
     if filters:
-        cut = logits, index, suppressed, records, cuts, *row, scale
+        bins, chunks = ctypes.c_void_p(buffers.bins), ctypes.c_int32(_chunks(sites, vocabulary))
+        if keep_k > 0 or keep_p < 1.0:
+            which = ctypes.c_int32(keep_k > 0), ctypes.c_int32(keep_p < 1.0)
+            launches.append(
+                Launch(
+                    filter_,
+                    f"dllm_mask_filter_count_{suffix}",
+                    (sites * chunks.value, 1, 1),
+                    (512, 1, 1),
+                    (logits, index, suppressed, records, bins, *row, chunks, scale, *which),
+                )
+            )
+        limits = ctypes.c_int32(keep_k), ctypes.c_double(keep_p), ctypes.c_double(floor_p)
         launches.append(
             Launch(
                 filter_,
                 f"dllm_mask_filter_cut_{suffix}",
                 block_per_row,
                 (1024, 1, 1),
-                (*cut, ctypes.c_int32(keep_k), ctypes.c_double(keep_p), ctypes.c_double(floor_p)),
+                (logits, index, suppressed, records, bins, cuts, *row, chunks, scale, *limits),
             )
         )
         launches.append(

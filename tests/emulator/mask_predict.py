@@ -100,6 +100,8 @@ def mask_predict(
     probability_of_current = None if current is None else result(np.float64)
     records = np.full(n * launches.tiles(vocabulary) * launches.RECORD_BYTES, 0xFF, dtype=np.uint8)
     cuts = np.full(n * launches.CUT_BYTES, 0xFF, dtype=np.uint8)
+    dtype = _DTYPES[matrix.dtype.name]
+    bins = np.full(launches.bins_bytes(dtype=dtype, sites=n, vocabulary=vocabulary), 0xFF, dtype=np.uint8)
     bits = suppressed_bits(suppress, vocabulary) if len(suppress) > 0 else None
     buffers = launches.MaskPredictBuffers(
         logits=matrix.ctypes.data,
@@ -107,6 +109,7 @@ def mask_predict(
         suppressed=0 if bits is None else bits.ctypes.data,
         records=records.ctypes.data,
         cuts=cuts.ctypes.data,
+        bins=bins.ctypes.data,
         seed=array(seed, np.uint64),
         request=array(request, np.uint32),
         position=array(np.arange(n) if positions is None else positions, np.uint32),
@@ -118,7 +121,7 @@ def mask_predict(
     )
     for launch in launches.mask_predict(
         buffers,
-        dtype=_DTYPES[matrix.dtype.name],
+        dtype=dtype,
         sites=n,
         vocabulary=vocabulary,
         stride=matrix.strides[0] // matrix.itemsize,

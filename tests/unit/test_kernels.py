@@ -21,7 +21,7 @@ from tests.compiler import LOG, nvrtc_or_skip
 ROOT = Path(__file__).parents[2]
 
 # Registers of a thread and bytes of static shared memory, at most. The bounds are where something would change: 128
-# registers are two blocks of 256 threads on a multiprocessor, 64 are one block of 1,024, 255 are all there are.
+# registers are two blocks of 256 threads on a multiprocessor, 64 are one block of 1,024, 40 are three of 512, 255 are all.
 BOUNDS = {
     "dllm_attention_combine": (64, 0),
     "dllm_attention_d64_rows32": (144, 0),
@@ -42,6 +42,7 @@ for _dtype in ("bf16", "f16", "f32"):
         f"dllm_mask_predict_tiles_{_dtype}": _tiles,
         f"dllm_mask_predict_tempered_tiles_{_dtype}": _tiles,
         f"dllm_mask_predict_rows_{_dtype}": (80, 27_000),
+        f"dllm_mask_filter_count_{_dtype}": (40, 17_000 if _dtype == "bf16" else 25_000),
         f"dllm_mask_filter_cut_{_dtype}": (64, 26_000),
         f"dllm_mask_filter_kept_{_dtype}": _tiles,
     }

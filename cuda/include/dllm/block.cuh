@@ -69,15 +69,12 @@ __device__ __forceinline__ T block_exclusive_sum(T value, T& total, BlockScratch
         scratch.of_warp[threadIdx.x / WARP] = inclusive;
     }
     __syncthreads();
-    T before = 0;
-    total = 0;
-#pragma unroll
-    for (int w = 0; w < THREADS / WARP; ++w) {
-        if (w < int(threadIdx.x) / WARP) {
-            before += scratch.of_warp[w];
-        }
-        total += scratch.of_warp[w];
-    }
+    // Each warp adds up the sums of all warps, one in a lane: a loop over them would hold as many registers.
+    const int lane = threadIdx.x % WARP;
+    const T warps = warp_inclusive_sum(lane < THREADS / WARP ? scratch.of_warp[lane] : T(0));
+    const int warp = threadIdx.x / WARP;
+    const T before = warp == 0 ? T(0) : __shfl_sync(FULL_WARP, warps, warp - 1);
+    total = __shfl_sync(FULL_WARP, warps, WARP - 1);
     return before + inclusive - value;
 }
 

@@ -226,6 +226,10 @@ def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, 
     suppressed = suppressed_bits(draw.suppressed, vocabulary, device) if draw.suppressed else None
     records = torch.empty(n * launches.tiles(vocabulary) * launches.RECORD_BYTES, dtype=torch.uint8, device=device)
     cuts = torch.empty(n * launches.CUT_BYTES, dtype=torch.uint8, device=device)
+    dtype = str(logits.dtype).removeprefix("torch.")
+    has_bins = draw.temperature > 0 and (draw.top_k is not None or draw.top_p is not None)
+    bins_bytes = launches.bins_bytes(dtype=dtype, sites=n, vocabulary=vocabulary) if has_bins else 0
+    bins = torch.empty(bins_bytes, dtype=torch.uint8, device=device)
     inputs = site_addresses(sites, n)
     outputs = result_addresses(packed, n)
     current = outputs.pop("current")
@@ -235,6 +239,7 @@ def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, 
         suppressed=0 if suppressed is None else suppressed.data_ptr(),
         records=records.data_ptr(),
         cuts=cuts.data_ptr(),
+        bins=bins.data_ptr(),
         probability_of_current=current if has_current else 0,
         **inputs,
         **outputs,
@@ -242,7 +247,7 @@ def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, 
     launcher.launch(
         launches.mask_predict(
             buffers,
-            dtype=str(logits.dtype).removeprefix("torch."),
+            dtype=dtype,
             sites=n,
             vocabulary=vocabulary,
             stride=logits.stride(0),

@@ -285,6 +285,8 @@ inline unsigned __ballot_sync(unsigned mask, int vote) {
 
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
 // Fibers and blocks run one at a time, so a plain addition is atomic.
 template <typename T>
 T atomicAdd(T* address, T value) {
