@@ -53,6 +53,8 @@ PRODUCTS = {"qkv": 0.84, "out": 0.65, "gate_up": 0.87, "down": 0.78, "head": 0.8
 SKINNY = 0.92
 #: Of a grouped product with one or two rows an expert.
 GROUPED = 0.55
+#: Small kernels of torch that put the rows of a product into 8 bits: largest, scale, bound, quotient, rounding.
+QUANTISING_KERNELS = 5
 #: What a step has beside its layers and its head: gathers and copies of the inputs, the last norm.
 FEW_SMALL_S = 25e-6
 #: What the host adds where it waits for a step before it begins the next.
@@ -260,10 +262,9 @@ def llada_step(
         "mask prediction, commit": mask_prediction(card, codes, scored, LLADA_8B.vocabulary).s + 8.0e-6,
         "the rest": FEW_SMALL_S,
     }
-    model = floors.step(LLADA_8B, batch=1, queries=queries, keys=769, scored=scored)
     if weight_bytes == 1:
-        for name, shape in LLADA_8B.products().items():
-            model[name] = floors.product(queries, *shape, weight_bytes=1) * layers
+        parts["rows into 8 bits"] = layers * len(LLADA_8B.products()) * QUANTISING_KERNELS * (TRIP_S + GAP_S)
+    model = floors.step(LLADA_8B, batch=1, queries=queries, keys=769, scored=scored, weight_bytes=weight_bytes)
     return Step(parts=parts, floor_s=floors.seconds(model, card.rates))
 
 

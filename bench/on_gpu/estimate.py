@@ -67,8 +67,8 @@ def step_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
         ("FP8 by torch", [llada_step(card, codes, weight_bytes=1) for card in cards]),
     ]
     rows: list[list[object]] = []
-    for part in forms[0][1][0].parts:
-        rows.append([part, *(_ms(step.parts[part]) for _, steps in forms for step in steps)])
+    for part in forms[-1][1][0].parts:
+        rows.append([part, *(_ms(step.parts.get(part, 0.0)) for _, steps in forms for step in steps)])
     rows.append(["**a step begun ahead**", *(f"**{_ms(step.s)}**" for _, steps in forms for step in steps)])
     rows.append(["a step that waits", *(_ms(step.s + HOST_S) for _, steps in forms for step in steps)])
     rows.append(["floor", *(_ms(step.floor_s) for _, steps in forms for step in steps)])

@@ -87,13 +87,14 @@ def experts(*, met: int, tokens: int, chosen: int, width: int, inner: int) -> Wo
     return Work(moved=_BFLOAT16 * met * per_expert, flops=2.0 * tokens * chosen * per_expert)
 
 
-def step(model: Decoder, *, batch: int, queries: int, keys: int, scored: int) -> dict[str, Work]:
+def step(model: Decoder, *, batch: int, queries: int, keys: int, scored: int, weight_bytes: int = _BFLOAT16) -> dict[str, Work]:
     """A forward of `queries` positions of each row over `keys` slots, and the head on `scored` lines of each, by part.
 
-    Everything between the products is thought to be fused into them.
+    Everything between the products is thought to be fused into them. `weight_bytes` are those of the layers' weights.
     """
     tokens = batch * queries
-    parts = {name: product(tokens, *shape) * model.layers for name, shape in model.products().items()}
+    layer = {name: product(tokens, *shape, weight_bytes=weight_bytes) for name, shape in model.products().items()}
+    parts = {name: work * model.layers for name, work in layer.items()}
     seen = attention(
         batch=batch, heads=model.heads, kv_heads=model.kv_heads, queries=queries, keys=keys, head_dim=model.head_dim
     )

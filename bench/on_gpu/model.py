@@ -15,6 +15,7 @@ import dllm_fast
 from bench.on_gpu.floors import LLADA_8B
 from bench.on_gpu.stage import Stage
 from dllm_fast import _core
+from dllm_fast.models import quantise
 from dllm_fast.models.decoder import Decoder, DecoderConfig
 from dllm_fast.models.graphs import CudaCapture, Engine
 from dllm_fast.models.loaded import LoadedModel, ModelInfo
@@ -65,14 +66,30 @@ def blank(stage: Stage) -> Decoder:
 
 def draw(module: N, device: torch.device) -> N:
     """A module of the device `meta` in bfloat16 on a device, norms 1 and everything else small random numbers."""
-    module = module.to(torch.bfloat16).to_empty(device=device).requires_grad_(False).eval()
+    return filled(module.to(torch.bfloat16), device)
+
+
+def filled(module: N, device: torch.device) -> N:
+    """The same without a change of dtypes; weights of 8 bits are quantised as `load` does it."""
+    module = module.to_empty(device=device).requires_grad_(False).eval()
     random = torch.Generator(device).manual_seed(0)
     for name, parameter in module.named_parameters():
-        if "norm" in name:
+        if parameter.dtype == quantise.E4M3:
+            drawn = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=random)
+            quantise.store(drawn, parameter, module.get_buffer(quantise.scale_name(name)))
+        elif "norm" in name:
             parameter.fill_(1.0)
         else:
             parameter.normal_(0, 0.02, generator=random)
     return module
+
+
+def in_8_bits(stage: Stage) -> LoadedModel:
+    """The model of all timed steps, as `load(quantise="fp8")` would have opened it."""
+    made = blank(stage).to(torch.bfloat16)
+    with torch.device("meta"):
+        quantise.prepare(made, stage.device)
+    return opened(filled(made, stage.device), stage)
 
 
 def build(stage: Stage) -> LoadedModel:

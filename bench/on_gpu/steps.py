@@ -8,12 +8,14 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from bench.on_gpu import breakdown, floors, model
 from bench.on_gpu.floors import LLADA_8B
 from bench.on_gpu.model import Captures, Run, WaitingRunner
 from bench.on_gpu.stage import Json, Stage, must_launch, tried
 from dllm_fast import switches
-from dllm_fast.models import graphs
+from dllm_fast.models import graphs, quantise
 from dllm_fast.models.loaded import LoadedModel
 from dllm_fast.ops import launcher
 
@@ -55,11 +57,16 @@ def where_time_goes(stage: Stage, batch: int) -> Json:
     """A kernel table of some steps."""
     case: Json = {"what": f"where its time goes, batch {batch}"}
     with tried(case, "breakdown"):
-        run = Run(stage, llada(stage), policy="dual", batch=batch, per_step=1)
-        with run.runner.inference():
-            run.go(seconds=5.0, most=stage.pick(8, 3))
-            case["breakdown"] = breakdown.of_steps(stage, run.step, stage.pick(8, 1), f"trace-batch{batch}.json.gz")
+        case["breakdown"] = broken_down(stage, llada(stage), batch, f"trace-batch{batch}.json.gz")
     return case
+
+
+def broken_down(stage: Stage, opened: LoadedModel, batch: int, trace: str) -> Json:
+    """Some steps in the profiler, behind some that warm up."""
+    run = Run(stage, opened, policy="dual", batch=batch, per_step=1)
+    with run.runner.inference():
+        run.go(seconds=5.0, most=stage.pick(8, 3))
+        return breakdown.of_steps(stage, run.step, stage.pick(8, 1), trace)
 
 
 def batches(stage: Stage) -> Iterator[Json]:
@@ -80,6 +87,19 @@ def with_switches(stage: Stage) -> Iterator[Json]:
             opened = model.opened(llada(stage).network, stage)  # type: ignore[arg-type]
             case["begun ahead"] = timed(stage, opened, policy="dual", batch=1)
         yield case
+
+
+def fp8(stage: Stage) -> Iterator[Json]:
+    """The same step with weights of 8 bits, beside a floor of its own, and where its time goes."""
+    case: Json = {"what": "quantise='fp8', batch 1, dual cache"}
+    with tried(case, "begun ahead"):
+        quantise.check(torch.bfloat16, stage.device)
+        opened = model.in_8_bits(stage)
+        case["begun ahead"] = timed(stage, opened, policy="dual", batch=1, weight_bytes=1)
+        yield case
+        case = {"what": "where its time goes, batch 1"}
+        case["breakdown"] = broken_down(stage, opened, 1, "trace-fp8.json.gz")
+    yield case
 
 
 @contextlib.contextmanager
@@ -106,7 +126,9 @@ def policies(stage: Stage) -> Iterator[Json]:
             yield case
 
 
-def timed(stage: Stage, opened: LoadedModel, *, batch: int, policy: str, per_step: int = 1, **given: Any) -> Json:
+def timed(
+    stage: Stage, opened: LoadedModel, *, batch: int, policy: str, per_step: int = 1, weight_bytes: int = 2, **given: Any
+) -> Json:
     """Milliseconds of a step over two blocks, beside its floor.
 
     Raises:
@@ -140,7 +162,9 @@ def timed(stage: Stage, opened: LoadedModel, *, batch: int, policy: str, per_ste
     }
     if stage.rates is not None and policy != "prefix":
         queries = prompt + new if policy == "none" else block
-        parts = floors.step(LLADA_8B, batch=batch, queries=queries, keys=prompt + new, scored=block // 2)
+        parts = floors.step(
+            LLADA_8B, batch=batch, queries=queries, keys=prompt + new, scored=block // 2, weight_bytes=weight_bytes
+        )
         found["floor_ms"] = 1e3 * floors.seconds(parts, stage.rates)
         found["of_floor"] = found["floor_ms"] / found["ms"]
     return found

@@ -50,6 +50,7 @@ SECTIONS = (
     Section("batches", 15, 45, steps.batches),
     Section("experts", 5, 20, experts.times),
     Section("switches", 20, 45, steps.with_switches),
+    Section("fp8", 15, 40, steps.fp8),
     Section("counters", 15, 60, counters.times),
     Section("policies", 30, 60, steps.policies, is_extra=True),
     Section("tokens per second", 30, 60, published.tokens_per_second, is_extra=True),

@@ -31,7 +31,7 @@ def test_a_rehearsal_runs_every_section(tmp_path):
     assert result["is_rehearsal"]
     sections = result["sections"]
     assert list(sections)[:6] == ["card", "launches", "products", "step", "mask prediction", "attention"]
-    assert len(sections) == 14
+    assert len(sections) == 15
     assert all(found["cases"] for found in sections.values())
     text = json.dumps(sections)
     assert '"error"' not in text, text
