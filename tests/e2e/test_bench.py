@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import kernels, loops, tables
+from bench import fp8, kernels, loops, tables
 from bench.__main__ import RESULTS, documents, with_block
 
 ROOT = Path(__file__).parents[2]
@@ -103,3 +103,17 @@ def test_the_restated_schedule_is_the_published_one() -> None:
     import torch
 
     assert loops.even_counts(torch.tensor([7, 2]), 3).tolist() == [[3, 2, 2], [1, 1, 0]]
+
+
+def test_the_quality_of_eight_bits_is_taken_and_shown(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "bench.fp8", "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    record = json.loads((tmp_path / "fp8.json").read_text(encoding="utf-8"))
+    of = {(case["model"], case["form"]): case for case in record["cases"]}
+    assert {model for model, _ in of} == {"sudoku", "text"}
+    for (model, form), case in of.items():
+        assert (case["logits_error"] == 0) == (form == fp8.PLAIN)
+        assert case["solved"] <= case["problems"]
+        assert case["logits_error"] <= of[model, "fp8, the head too"]["logits_error"] or "matrix" in form
+    assert fp8.table(record).count("\n") == 1 + len(record["cases"])
