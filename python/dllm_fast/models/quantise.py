@@ -34,7 +34,7 @@ E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0
 _CAPABILITY = (8, 9)
 _STEP = 16  # both sizes of a matrix must be multiples of it for the product on a GPU
-_COPIED_BYTES = 1 << 25  # float32 at once on the way of a weight
+_COPIED_BYTES = 1 << 23  # float32 at once on the way of a weight
 
 
 class Fp8Linear(Linear):
