@@ -1,4 +1,4 @@
-// The elementwise work between the matrix products of a decoder layer, in bfloat16, rounded where torch rounds.
+// The elementwise work between the matrix products of a decoder layer, in bfloat16 or float16, rounded where torch rounds.
 //
 //   add_norm   stream = stream + delta, then RMSNorm: out = weight * (stream / sqrt(mean(stream^2) + eps)). One block a row.
 //              Moves, per number of a row: 4 bytes in (2 without delta) and 4 out.
@@ -9,14 +9,14 @@
 //   swiglu     out [N, I] = silu(gate) * up, for gate and up the halves of the rows of [N, 2 I]. Moves 6 bytes a number.
 //
 // Rounding points, those of python/dllm_fast/models/decoder.py and rotary.py: a sum, a norm before its weight, a product
-// with the weight, each product of a rotation in bfloat16 (or only its sum, with float32 angles), silu, and its product are each
-// rounded to bfloat16 once. What is computed between them is float32.
+// with the weight, each product of a rotation in the dtype (or only its sum, with float32 angles), silu, and its product are each
+// rounded to the dtype once. What is computed between them is float32, so in float16 what is infinite here is so in torch.
 //
 // The host checks: contiguous rows at addresses that are multiples of 16; width and I multiples of 8; head dimension at most
 // 256; the rotated width even and at most D. Keys and values of a slot that the cache does not have are dropped.
 
-#include "dllm/bf16.cuh"
 #include "dllm/block.cuh"
+#include "dllm/elements.cuh"
 
 namespace dllm {
 
@@ -29,8 +29,9 @@ struct NormShared {
 };
 
 // `delta` may be null, and `stream_out` then stays unwritten; it may be `stream`.
-__device__ __forceinline__ void add_norm(const Bits* stream, const Bits* delta, const Bits* weight, Bits* stream_out,
-                                         Bits* out, int width, float eps) {
+template <typename T>
+__device__ __forceinline__ void add_norm(const T* stream, const T* delta, const T* weight, T* stream_out, T* out, int width,
+                                         float eps) {
     DLLM_SHARED(NormShared, shared);
     const int64_t row = int64_t(blockIdx.x) * width;
     float squares = 0.0f;
@@ -40,7 +41,7 @@ __device__ __forceinline__ void add_norm(const Bits* stream, const Bits* delta, 
             const Eight added = Eight::load(delta + row + i);
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
-                x.values[j] = rounded(x.values[j] + added.values[j]);
+                x.values[j] = rounded<T>(x.values[j] + added.values[j]);
             }
             x.store(stream_out + row + i);
         }
@@ -52,13 +53,13 @@ __device__ __forceinline__ void add_norm(const Bits* stream, const Bits* delta, 
     const float sum = block_reduce<FUSED_THREADS>(squares, 0.0f, shared.scratch, [](float a, float b) { return a + b; });
     const float scale = rsqrtf(sum / float(width) + eps);
     // A thread reads what it has written itself.
-    const Bits* summed = delta == nullptr ? stream : stream_out;
+    const T* summed = delta == nullptr ? stream : stream_out;
     for (int i = threadIdx.x * 8; i < width; i += FUSED_THREADS * 8) {
         Eight x = Eight::load(summed + row + i);
         const Eight w = Eight::load(weight + i);
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-            x.values[j] = w.values[j] * rounded(x.values[j] * scale);
+            x.values[j] = w.values[j] * rounded<T>(x.values[j] * scale);
         }
         x.store(out + row + i);
     }
@@ -83,13 +84,15 @@ struct QkvShape {
 };
 
 // A cache of slots: strides in elements.
+template <typename T>
 struct Cache {
-    Bits* slots;
+    T* slots;
     int64_t batch_stride, head_stride, slot_stride;
 };
 
 // Root mean square norm of a head, of which lane l holds the numbers l, l + 32, ...
-__device__ __forceinline__ void norm_head(float (&x)[PER_LANE], const Bits* weight, int depth, float eps, int lane) {
+template <typename T>
+__device__ __forceinline__ void norm_head(float (&x)[PER_LANE], const T* weight, int depth, float eps, int lane) {
     float squares = 0.0f;
 #pragma unroll
     for (int j = 0; j < PER_LANE; ++j) {
@@ -104,12 +107,13 @@ __device__ __forceinline__ void norm_head(float (&x)[PER_LANE], const Bits* weig
     for (int j = 0; j < PER_LANE; ++j) {
         const int d = lane + j * WARP;
         if (d < depth) {
-            x[j] = rounded(widen_bits(weight[d]) * rounded(x[j] * scale));
+            x[j] = rounded<T>(widen(weight[d]) * rounded<T>(x[j] * scale));
         }
     }
 }
 
 // Number d of a rotated head: (x[d], x[d +- half]) turns by an angle that the two share.
+template <typename T>
 __device__ __forceinline__ float turned(const float* head, const float* angles, int d, const QkvShape& shape) {
     const int half = shape.rotated / 2;
     const float across = d < half ? -head[d + half] : head[d - half];
@@ -119,12 +123,13 @@ __device__ __forceinline__ float turned(const float* head, const float* angles, 
     if (shape.rotates_in_float32) {
         return __fadd_rn(__fmul_rn(head[d], cosine), __fmul_rn(across, sine));
     }
-    return rounded(__fmul_rn(head[d], rounded(cosine))) + rounded(__fmul_rn(across, rounded(sine)));
+    return rounded<T>(__fmul_rn(head[d], rounded<T>(cosine))) + rounded<T>(__fmul_rn(across, rounded<T>(sine)));
 }
 
-__device__ __forceinline__ void qkv(const Bits* projected, const Bits* q_weight, const Bits* k_weight,
-                                    const float* angles, const int32_t* slots, Bits* q,
-                                    const Cache& keys, const Cache& values, const QkvShape& shape) {
+template <typename T>
+__device__ __forceinline__ void qkv(const T* projected, const T* q_weight, const T* k_weight, const float* angles,
+                                    const int32_t* slots, T* q, const Cache<T>& keys, const Cache<T>& values,
+                                    const QkvShape& shape) {
     DLLM_SHARED(QkvShared, shared);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, depth = shape.depth;
     const int all_heads = shape.heads + 2 * shape.key_heads;
@@ -143,19 +148,19 @@ __device__ __forceinline__ void qkv(const Bits* projected, const Bits* q_weight,
 #pragma unroll
     for (int j = 0; j < PER_LANE; ++j) {
         const int d = lane + j * WARP;
-        x[j] = d < depth ? widen_bits(projected[(token * all_heads + head) * depth + d]) : 0.0f;
+        x[j] = d < depth ? widen(projected[(token * all_heads + head) * depth + d]) : 0.0f;
     }
-    Bits* to;
+    T* to;
     if (is_query) {
         to = q + (token * shape.heads + head) * depth;
     } else {
-        const Cache& cache = is_value ? values : keys;
+        const Cache<T>& cache = is_value ? values : keys;
         const int key_head = head - shape.heads - (is_value ? shape.key_heads : 0);
         to = cache.slots + token / shape.queries * cache.batch_stride + key_head * cache.head_stride +
              slot * cache.slot_stride;
     }
     if (!is_value) {
-        const Bits* weight = is_query ? q_weight : k_weight;
+        const T* weight = is_query ? q_weight : k_weight;
         if (weight != nullptr) {
             norm_head(x, weight, depth, shape.eps, lane);
         }
@@ -174,7 +179,7 @@ __device__ __forceinline__ void qkv(const Bits* projected, const Bits* q_weight,
         for (int j = 0; j < PER_LANE; ++j) {
             const int d = lane + j * WARP;
             if (d < shape.rotated) {
-                x[j] = turned(whole, of_token, d, shape);
+                x[j] = turned<T>(whole, of_token, d, shape);
             }
         }
     }
@@ -182,14 +187,15 @@ __device__ __forceinline__ void qkv(const Bits* projected, const Bits* q_weight,
     for (int j = 0; j < PER_LANE; ++j) {
         const int d = lane + j * WARP;
         if (d < depth) {
-            to[d] = narrow(x[j]);
+            to[d] = narrow<T>(x[j]);
         }
     }
 }
 
 // ---------------------------------------------------------------- swiglu
 
-__device__ __forceinline__ void swiglu(const Bits* gate_up, Bits* out, int64_t rows, int inner) {
+template <typename T>
+__device__ __forceinline__ void swiglu(const T* gate_up, T* out, int64_t rows, int inner) {
     const int per_row = inner / 8;
     const int64_t i = int64_t(blockIdx.x) * FUSED_THREADS + threadIdx.x;
     if (i >= rows * per_row) {
@@ -202,34 +208,41 @@ __device__ __forceinline__ void swiglu(const Bits* gate_up, Bits* out, int64_t r
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
         const float x = gate.values[j];
-        gate.values[j] = rounded(x / (1.0f + expf(-x))) * up.values[j];
+        gate.values[j] = rounded<T>(x / (1.0f + expf(-x))) * up.values[j];
     }
     gate.store(out + row * inner + column);
 }
 
 }  // namespace dllm
 
-extern "C" __global__ void __launch_bounds__(dllm::FUSED_THREADS)
-    dllm_fused_add_norm(const dllm::Bits* stream, const dllm::Bits* __restrict__ delta,
-                        const dllm::Bits* __restrict__ weight, dllm::Bits* stream_out, dllm::Bits* __restrict__ out,
-                        int width, float eps) {
-    dllm::add_norm(stream, delta, weight, stream_out, out, width, eps);
-}
-DLLM_EXPORT(dllm_fused_add_norm)
+#define DLLM_FUSED(T, SUFFIX)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(dllm::FUSED_THREADS)                                                     \
+        dllm_fused_add_norm_##SUFFIX(const T* stream, const T* __restrict__ delta, const T* __restrict__ weight,          \
+                                     T* stream_out, T* __restrict__ out, int width, float eps) {                          \
+        dllm::wait_for_kernels_before();                                                                                  \
+        dllm::add_norm(stream, delta, weight, stream_out, out, width, eps);                                               \
+    }                                                                                                                     \
+    DLLM_EXPORT(dllm_fused_add_norm_##SUFFIX)                                                                             \
+    extern "C" __global__ void __launch_bounds__(dllm::QKV_THREADS) dllm_fused_qkv_##SUFFIX(                              \
+        const T* __restrict__ projected, const T* __restrict__ q_weight, const T* __restrict__ k_weight,                  \
+        const float* __restrict__ angles, const int32_t* __restrict__ slots, T* q, dllm::Cache<T> keys,                   \
+        dllm::Cache<T> values, int slot_count, int queries, int heads, int key_heads, int depth, int rotated, float eps,  \
+        int rotates_in_float32) {                                                                                         \
+        dllm::wait_for_kernels_before();                                                                                  \
+        dllm::qkv(projected, q_weight, k_weight, angles, slots, q, keys, values,                                          \
+                  {slot_count, queries, heads, key_heads, depth, rotated, eps, rotates_in_float32 != 0});                 \
+    }                                                                                                                     \
+    DLLM_EXPORT(dllm_fused_qkv_##SUFFIX)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(dllm::FUSED_THREADS) dllm_fused_swiglu_##SUFFIX(                         \
+        const T* __restrict__ gate_up, T* __restrict__ out, int64_t rows, int inner) {                                    \
+        dllm::wait_for_kernels_before();                                                                                  \
+        dllm::swiglu(gate_up, out, rows, inner);                                                                          \
+    }                                                                                                                     \
+    DLLM_EXPORT(dllm_fused_swiglu_##SUFFIX)
 
-extern "C" __global__ void __launch_bounds__(dllm::QKV_THREADS)
-    dllm_fused_qkv(const dllm::Bits* __restrict__ projected, const dllm::Bits* __restrict__ q_weight,
-                   const dllm::Bits* __restrict__ k_weight, const float* __restrict__ angles,
-                   const int32_t* __restrict__ slots, dllm::Bits* q, dllm::Cache keys,
-                   dllm::Cache values, int slot_count, int queries, int heads, int key_heads, int depth, int rotated, float eps,
-                   int rotates_in_float32) {
-    dllm::qkv(projected, q_weight, k_weight, angles, slots, q, keys, values,
-              {slot_count, queries, heads, key_heads, depth, rotated, eps, rotates_in_float32 != 0});
-}
-DLLM_EXPORT(dllm_fused_qkv)
-
-extern "C" __global__ void __launch_bounds__(dllm::FUSED_THREADS)
-    dllm_fused_swiglu(const dllm::Bits* __restrict__ gate_up, dllm::Bits* __restrict__ out, int64_t rows, int inner) {
-    dllm::swiglu(gate_up, out, rows, inner);
-}
-DLLM_EXPORT(dllm_fused_swiglu)
+#if DLLM_BUILDS(BF16)
+DLLM_FUSED(dllm::Bf16, bf16)
+#endif
+#if DLLM_BUILDS(F16)
+DLLM_FUSED(dllm::F16, f16)
+#endif

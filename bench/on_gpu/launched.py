@@ -47,7 +47,7 @@ def nothing() -> Iterator[None]:
 
 
 #: Dtypes that the kernels of a layer take.
-LAYER_DTYPES = (torch.bfloat16,)
+LAYER_DTYPES = tuple(getattr(torch, name) for name in launches.LAYER_SUFFIXES)
 
 
 # --- what the operations launch, by the code that makes the launches for them
@@ -66,7 +66,7 @@ def of_attention(q: torch.Tensor, k: torch.Tensor) -> list[str]:
     batch, heads, queries, depth = q.shape
     shape = {"batch": batch, "heads": heads, "key_heads": k.shape[1], "queries": queries, "keys": k.shape[2]}
     strides = dict.fromkeys(("q_strides", "k_strides", "v_strides", "out_strides"), (0, 0, 0))
-    given = {**shape, **strides, "head_dimension": depth, "scale": 1.0}
+    given = {**shape, **strides, "head_dimension": depth, "scale": 1.0, "dtype": str(q.dtype).removeprefix("torch.")}
     return _names(launches.attention(_nowhere(launches.AttentionBuffers), **given))  # type: ignore[arg-type]
 
 
@@ -81,5 +81,4 @@ def _nowhere(buffers: Any) -> Any:
 
 def fused(name: str, dtype: torch.dtype) -> str:
     """A kernel of cuda/fused.cu."""
-    del dtype
-    return f"dllm_fused_{name}"
+    return f"dllm_fused_{name}_{launches.LAYER_SUFFIXES[str(dtype).removeprefix('torch.')]}"

@@ -277,15 +277,21 @@ def commit(
     return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
 
 
+#: Dtypes that the attention and the elementwise kernels of a layer take, with the suffix of these.
+LAYER_SUFFIXES = {dtype: SUFFIXES[dtype] for dtype in ("bfloat16", "float16")}
 #: Head dimensions that the attention has kernels for.
-HEAD_DIMENSIONS = (64, 128, 256)
+HEAD_DIMENSIONS = (64, 80, 96, 128, 192, 256)
+#: Numbers that the elementwise kernels read at once, and numbers of a head that they take at most.
+NEIGHBOURS, MOST_OF_HEAD = 8, 256
+#: Splits of the keys, at most: `combine` holds their weights in registers.
+MAX_SPLITS = 64
 #: Batch, head and row, in elements; what is along the head dimension lies side by side.
 Strides = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionBuffers:
-    """Addresses of the arrays of an attention, all bfloat16 but `begin` and `end` [B, Lq] int32.
+    """Addresses of the arrays of an attention, all of one dtype but `begin` and `end` [B, Lq] int32.
 
     `q` and `out` [B, H, Lq, D], `k` and `v` [B, key heads, Lk, D]; with several splits `parts` [splits, B, H, Lq, D] and
     `log_sums` [splits, B, H, Lq] float32 as work space.
@@ -301,9 +307,9 @@ class AttentionBuffers:
     log_sums: int = 0
 
 
-def attention_sources(head_dimension: int) -> tuple[str, ...]:
-    """What an attention with heads of so many numbers launches from."""
-    return f"attention.bf16_d{head_dimension}", "attention.combine"
+def attention_source(dtype: str, head_dimension: int) -> str:
+    """What an attention with heads of so many numbers of a dtype launches from."""
+    return f"attention.{LAYER_SUFFIXES[dtype]}_d{head_dimension}"
 
 
 def attention_splits(*, queries: int, keys: int, group: int) -> tuple[int, int]:
@@ -313,7 +319,7 @@ def attention_splits(*, queries: int, keys: int, group: int) -> tuple[int, int]:
     the output.
     """
     row_tiles = -(-queries * group // 64)
-    least = max(128 * row_tiles, -(-keys // 64))
+    least = max(128 * row_tiles, -(-keys // MAX_SPLITS))
     keys_per_split = -(-least // 64) * 64
     return max(1, -(-keys // keys_per_split)), keys_per_split
 
@@ -321,6 +327,7 @@ def attention_splits(*, queries: int, keys: int, group: int) -> tuple[int, int]:
 def attention(
     buffers: AttentionBuffers,
     *,
+    dtype: str,
     batch: int,
     heads: int,
     key_heads: int,
@@ -336,13 +343,13 @@ def attention(
     """The launches of an attention, in order. Shapes and alignment are checked by the caller."""
     if batch * heads * queries == 0:
         return []
-    source, merging = attention_sources(head_dimension)
+    source, suffix = attention_source(dtype, head_dimension), LAYER_SUFFIXES[dtype]
     group = heads // key_heads
     rows = 32 if queries * group <= 32 else 64
     splits, keys_per_split = attention_splits(queries=queries, keys=keys, group=group)
     step = 32 if head_dimension > 128 else 64
-    # Queries, two stages of keys and of values in bfloat16, and the scratch of the reductions.
-    shared_bytes = 2 * head_dimension * (rows + 4 * step) + 128
+    # Queries, two stages of keys and of values, and the scratch of the reductions.
+    shared_bytes = 2 * head_dimension * (rows + 4 * step) + 256
     b = buffers
     pointers = tuple(ctypes.c_void_p(a) for a in (b.q, b.k, b.v, b.begin, b.end, b.out, b.parts, b.log_sums))
     strides = tuple((ctypes.c_int64 * 3)(*s) for s in (q_strides, k_strides, v_strides, out_strides))
@@ -351,28 +358,35 @@ def attention(
     launches = [
         Launch(
             source,
-            f"dllm_attention_d{head_dimension}_rows{rows}",
-            (-(-group * queries // rows), batch * key_heads, splits),
+            f"dllm_attention_d{head_dimension}_rows{rows}_{suffix}",
+            # The first number of a grid may be 2^31 - 1, the others 65,535.
+            (-(-group * queries // rows) * batch * key_heads, splits, 1),
             (rows * 2, 1, 1),
             (*pointers, *strides, scale_log2, *shape),
             shared_bytes,
         )
     ]
     if splits > 1:
-        sizes = tuple(map(ctypes.c_int32, (batch, queries, heads, splits, head_dimension)))
+        sizes = tuple(map(ctypes.c_int32, (batch, queries, heads, splits)))
         outputs = tuple(ctypes.c_void_p(a) for a in (b.parts, b.log_sums, b.out))
         grid = (-(-batch * heads * queries * _WARP // 128), 1, 1)
-        launches.append(Launch(merging, "dllm_attention_combine", grid, (128, 1, 1), (*outputs, strides[3], *sizes)))
+        kernel = f"dllm_attention_d{head_dimension}_combine_{suffix}"
+        launches.append(Launch(source, kernel, grid, (128, 1, 1), (*outputs, strides[3], *sizes)))
     return launches
 
 
+def fused_source(dtype: str) -> str:
+    """What the elementwise work of a layer in a dtype launches from."""
+    return f"fused.{LAYER_SUFFIXES[dtype]}"
+
+
 def fused_add_norm(
-    *, stream: int, delta: int, weight: int, stream_out: int, out: int, rows: int, width: int, eps: float
+    *, dtype: str, stream: int, delta: int, weight: int, stream_out: int, out: int, rows: int, width: int, eps: float
 ) -> Launch:
-    """`stream_out = stream + delta` and its RMSNorm into `out`, all [rows, width] bfloat16. `delta` 0: the norm alone."""
+    """`stream_out = stream + delta` and its RMSNorm into `out`, all [rows, width]. `delta` 0: the norm alone."""
     pointers = tuple(ctypes.c_void_p(a) for a in (stream, delta, weight, stream_out, out))
     arguments = (*pointers, ctypes.c_int32(width), ctypes.c_float(eps))
-    return Launch("fused", "dllm_fused_add_norm", (rows, 1, 1), (256, 1, 1), arguments)
+    return Launch(fused_source(dtype), f"dllm_fused_add_norm_{LAYER_SUFFIXES[dtype]}", (rows, 1, 1), (256, 1, 1), arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,6 +411,7 @@ class QkvBuffers:
 def fused_qkv(
     buffers: QkvBuffers,
     *,
+    dtype: str,
     batch: int,
     queries: int,
     heads: int,
@@ -414,18 +429,21 @@ def fused_qkv(
     shape = tuple(map(ctypes.c_int32, (b.slot_count, queries, heads, key_heads, head_dimension, rotated)))
     arguments = (*map(ctypes.c_void_p, pointers), *caches, *shape, ctypes.c_float(eps), ctypes.c_int32(rotates_in_float32))
     grid = (batch * queries, -(-(heads + 2 * key_heads) // 4), 1)
-    return Launch("fused", "dllm_fused_qkv", grid, (128, 1, 1), arguments)
+    return Launch(fused_source(dtype), f"dllm_fused_qkv_{LAYER_SUFFIXES[dtype]}", grid, (128, 1, 1), arguments)
 
 
-def fused_swiglu(*, gate_up: int, out: int, rows: int, inner: int) -> Launch:
-    """`out` [rows, inner] = silu(gate) * up of the halves of `gate_up` [rows, 2 * inner], bfloat16."""
+def fused_swiglu(*, dtype: str, gate_up: int, out: int, rows: int, inner: int) -> Launch:
+    """`out` [rows, inner] = silu(gate) * up of the halves of `gate_up` [rows, 2 * inner]."""
     arguments = (ctypes.c_void_p(gate_up), ctypes.c_void_p(out), ctypes.c_int64(rows), ctypes.c_int32(inner))
-    return Launch("fused", "dllm_fused_swiglu", (-(-rows * inner // (8 * 256)), 1, 1), (256, 1, 1), arguments)
+    grid = (-(-rows * inner // (8 * 256)), 1, 1)
+    return Launch(fused_source(dtype), f"dllm_fused_swiglu_{LAYER_SUFFIXES[dtype]}", grid, (256, 1, 1), arguments)
 
 
 def model_sources(dtype: str, head_dimension: int) -> tuple[str, ...]:
     """What the steps of a model launch from, in its dtype and with heads of so many numbers; nothing for what torch does."""
     if dtype not in SUFFIXES:
         return ()
-    layers = dtype == "bfloat16" and head_dimension in HEAD_DIMENSIONS
-    return (*mask_predict_sources(dtype), "commit", *(("fused", *attention_sources(head_dimension)) if layers else ()))
+    elementwise = (fused_source(dtype),) if dtype in LAYER_SUFFIXES else ()
+    attends = elementwise and head_dimension in HEAD_DIMENSIONS
+    attention = (attention_source(dtype, head_dimension),) if attends else ()
+    return (*mask_predict_sources(dtype), "commit", *elementwise, *attention)

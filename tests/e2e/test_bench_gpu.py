@@ -41,7 +41,7 @@ def test_a_rehearsal_runs_every_section(tmp_path):
     # What a GPU lends is known by its kernels, and a step by its graphs.
     step = sections["step"]["cases"][0]["begun ahead"]
     assert step["replays"] >= step["steps"] > 0
-    assert {"dllm_fused_qkv", "dllm_commit", "dllm_mask_predict_tiles_bf16"} <= step["launched"].keys()
+    assert {"dllm_fused_qkv_bf16", "dllm_commit", "dllm_mask_predict_tiles_bf16"} <= step["launched"].keys()
     assert {"ours", "the kernel", "the merge"} <= sections["attention"]["cases"][1].keys()
     # Few files come back from a machine that is lent.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.log"]

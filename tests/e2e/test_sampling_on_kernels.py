@@ -150,7 +150,7 @@ def test_the_attention_of_a_network(is_cached, reach):
         plain = hidden()
         with emulated(["attention"]) as launched:
             ours = hidden()
-    assert launched == ["dllm_attention_d64_rows32"] * 2
+    assert launched == ["dllm_attention_d64_rows32_bf16"] * 2
     torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
 
 
@@ -175,8 +175,8 @@ def test_a_layer_of_kernels(is_cached, qk_norm, wide):
         plain, best = run_on(network).double(), run_on(exact)
         with emulated() as launched:
             ours = run_on(network).double()
-    layer = ["add_norm", "qkv", "attention_d64_rows32", "add_norm", "swiglu"]
-    assert [name.removeprefix("dllm_").removeprefix("fused_") for name in launched] == [*layer, *layer, "add_norm"]
+    layer = ["fused_add_norm", "fused_qkv", "attention_d64_rows32", "fused_add_norm", "fused_swiglu"]
+    assert launched == [f"dllm_{name}_bf16" for name in (*layer, *layer, layer[0])]
     assert (ours - best).norm() <= 2 * (plain - best).norm()
 
 

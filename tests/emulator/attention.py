@@ -16,11 +16,11 @@ from .launch import run
 def attention(
     q: Any, k: Any, v: Any, begin: Any, end: Any, *, scale: float, order: int = 0, library: Any = None
 ) -> torch.Tensor:
-    """`q` [B, H, Lq, D], `k` and `v` [B, key heads, Lk, D] in bfloat16, strided but along D; `begin`, `end` [B, Lq]."""
+    """`q` [B, H, Lq, D], `k` and `v` [B, key heads, Lk, D], of 16 bits, strided but along D; `begin` and `end` [B, Lq]."""
     batch, heads, queries, depth = q.shape
     key_heads, keys = k.shape[1:3]
     splits, _ = launches.attention_splits(queries=queries, keys=keys, group=heads // key_heads)
-    out = torch.full((batch, heads, queries, depth), torch.nan, dtype=torch.bfloat16)
+    out = torch.full((batch, heads, queries, depth), torch.nan, dtype=q.dtype)
     parts = torch.full((splits, batch, heads, queries, depth), torch.nan)
     log_sums = torch.full((splits, batch, heads, queries), torch.nan)
     ranges = [np.ascontiguousarray(r, dtype=np.int32) for r in (begin, end)]
@@ -36,6 +36,7 @@ def attention(
     )
     for launch in launches.attention(
         buffers,
+        dtype=str(q.dtype).removeprefix("torch."),
         batch=batch,
         heads=heads,
         key_heads=key_heads,

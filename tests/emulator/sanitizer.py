@@ -89,9 +89,10 @@ def _attention() -> None:
 
     library = _library(build.KERNELS / "attention.cu")
     rng = np.random.default_rng(0)
-    for depth, heads, queries, keys in ((64, 1, 5, 65), (128, 2, 5, 140), (256, 1, 3, 33)):
+    sizes = ((64, 1, 5, 65), (80, 1, 3, 33), (96, 2, 3, 65), (128, 2, 5, 140), (192, 1, 3, 33), (256, 1, 3, 33))
+    for (depth, heads, queries, keys), dtype in zip(sizes, (torch.bfloat16, torch.float16) * 3, strict=True):
         shapes = ((1, heads, queries, depth), (1, 1, keys, depth), (1, 1, keys, depth))
-        q, k, v = (torch.from_numpy(rng.normal(size=shape)).bfloat16() for shape in shapes)
+        q, k, v = (torch.from_numpy(rng.normal(size=shape)).to(dtype) for shape in shapes)
         begin = rng.integers(0, keys, (1, queries))
         end = np.full((1, queries), keys)
         assert not attention(q, k, v, begin, end, scale=0.1, library=library).isnan().any()

@@ -1,4 +1,4 @@
-"""The attention kernel against float64, with plain torch in bfloat16 as the measure of what may be lost."""
+"""The attention kernels against float64, with plain torch in their dtype as the measure of what may be lost."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from dllm_fast import launches
 
 from . import build
 from .attention import attention, plain
+from .launch import EmulatorError
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
 
 
-def tensors(rng, *, batch, heads, key_heads, queries, keys, depth):
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+def tensors(rng, *, batch, heads, key_heads, queries, keys, depth, dtype=torch.bfloat16):
     """Queries, keys and values; keys and values are a stretch of slots of a larger cache, and the slots around hold NaN."""
-    q = torch.from_numpy(rng.normal(size=(batch, queries, heads, depth))).bfloat16().transpose(1, 2)
-    around = torch.full((2, batch, keys + 11, key_heads, depth), torch.nan, dtype=torch.bfloat16)
-    around[:, :, 3 : 3 + keys] = torch.from_numpy(rng.normal(size=(2, batch, keys, key_heads, depth))).bfloat16()
+    q = torch.from_numpy(rng.normal(size=(batch, queries, heads, depth))).to(dtype).transpose(1, 2)
+    around = torch.full((2, batch, keys + 11, key_heads, depth), torch.nan, dtype=dtype)
+    around[:, :, 3 : 3 + keys] = torch.from_numpy(rng.normal(size=(2, batch, keys, key_heads, depth))).to(dtype)
     k, v = around[:, :, 3 : 3 + keys].transpose(2, 3)
     return q, k, v
 
@@ -61,11 +65,12 @@ def shapes(draw):
         "key_heads": key_heads,
         "queries": draw(st.sampled_from([1, 4, 5, 8, 31, 32, 33])),
         "keys": draw(st.one_of(st.sampled_from([1, 63, 64, 65, 128, 129]), st.integers(1, 300))),
-        "depth": draw(st.sampled_from([64, 128, 256])),
+        "depth": draw(st.sampled_from(launches.HEAD_DIMENSIONS)),
+        "dtype": draw(st.sampled_from(DTYPES)),
     }
 
 
-@settings(max_examples=20)
+@settings(max_examples=30)
 @given(shapes(), strategies.generators, st.sampled_from(["all", "block-causal", "padded", "any"]), st.integers(0, 5))
 def test_it_loses_no_more_than_twice_what_torch_loses(shape, rng, kind, order):
     q, k, v = tensors(rng, **shape)
@@ -73,11 +78,12 @@ def test_it_loses_no_more_than_twice_what_torch_loses(shape, rng, kind, order):
     assert_is_accurate(q, k, v, begin, end, order=order)
 
 
-@pytest.mark.parametrize("depth", [64, 128, 256])
-@pytest.mark.parametrize(("queries", "group"), [(4, 8), (32, 1), (40, 2)])
-def test_every_kernel_over_several_splits(depth, queries, group):
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("depth", launches.HEAD_DIMENSIONS)
+@pytest.mark.parametrize(("queries", "group"), [(4, 8), (40, 2)])
+def test_every_kernel_over_several_splits(depth, dtype, queries, group):
     rng = np.random.default_rng(0)
-    shape = {"batch": 1, "heads": group, "key_heads": 1, "queries": queries, "keys": 500, "depth": depth}
+    shape = {"batch": 1, "heads": group, "key_heads": 1, "queries": queries, "keys": 500, "depth": depth, "dtype": dtype}
     assert launches.attention_splits(queries=queries, keys=500, group=group)[0] > 1
     begin, end = ranges(rng, 1, queries, 500, "block-causal")
     assert_is_accurate(*tensors(rng, **shape), begin, end, order=2)
@@ -96,6 +102,56 @@ def test_a_row_depends_on_nothing_but_itself():
     begin[:, 1:] = 0
     end[:, 1:] = 300
     assert torch.equal(attention(q, k, v, begin, end, scale=scale)[:, :, 0], together[:, :, 0])
+
+
+def gaps(rng, shape):
+    """A stretch of keys for each query, some empty, and none that touches another: what lies between is seen by nobody."""
+    lines = []
+    for _ in range(shape["batch"]):
+        queries = shape["queries"]
+        edges = np.sort(rng.choice(shape["keys"] + 1, 2 * queries, replace=2 * queries > shape["keys"]))
+        lines.append(rng.permutation(edges.reshape(queries, 2)))
+    return np.array(lines)[:, :, 0], np.array(lines)[:, :, 1]
+
+
+@settings(max_examples=30)
+@given(shapes(), strategies.generators, st.integers(0, 5))
+def test_what_lies_between_ranges_is_not_touched(shape, rng, order):
+    """A NaN that no query sees changes no bit of any."""
+    q, k, v = tensors(rng, **shape)
+    begin, end = gaps(rng, shape)
+    scale = shape["depth"] ** -0.5
+    clean = attention(q, k, v, begin, end, scale=scale, order=order)
+    places = np.arange(shape["keys"])
+    is_seen = (begin[:, :, None] <= places) & (places < end[:, :, None])
+    unseen = torch.from_numpy(~is_seen.any(axis=1))[:, None, :, None]
+    k, v = k.masked_fill(unseen, torch.nan), v.masked_fill(unseen, torch.nan)
+    assert torch.equal(attention(q, k, v, begin, end, scale=scale, order=order), clean)
+    assert_is_accurate(q, k, v, begin, end, order=order)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("depth", launches.HEAD_DIMENSIONS)
+@pytest.mark.parametrize("queries", [6, 40])
+@pytest.mark.parametrize("keys", [120, 700])
+def test_a_gap_in_every_kernel(depth, dtype, queries, keys):
+    """One split and several, 32 rows and 64: two ranges with NaN before, between and behind, also across steps and splits."""
+    rng = np.random.default_rng(queries)
+    q, k, v = tensors(rng, batch=1, heads=1, key_heads=1, queries=queries, keys=keys, depth=depth, dtype=dtype)
+    is_late = np.arange(queries) % 3 == 0
+    begin, end = np.where(is_late, keys - 30, 7)[None], np.where(is_late, keys - 1, 40)[None]
+    for x in (k, v):
+        x[:, :, :7] = x[:, :, 40 : keys - 30] = x[:, :, keys - 1 :] = torch.nan
+    assert_is_accurate(q, k, v, begin, end)
+
+
+def test_float16_takes_what_overflows_in_it_on_the_way():
+    """Scores of up to 2^40 and a mean of the largest values; a key of weight 0 beside."""
+    q = torch.full((1, 1, 1, 64), 60000.0).half()
+    k = torch.tensor([60000.0, 60000.0, -60000.0]).half()[:, None].expand(1, 1, 3, 64).contiguous()
+    v = torch.tensor([65504.0, 65504.0, -1.0]).half()[:, None].expand(1, 1, 3, 64).contiguous()
+    out = attention(q, k, v, np.array([[0]]), np.array([[3]]), scale=1.0)
+    assert (out == 65504.0).all()
 
 
 def test_the_order_of_the_threads_changes_nothing():
@@ -124,8 +180,17 @@ def test_large_scores_neither_overflow_nor_vanish():
     assert_is_accurate(q * 0, k, v, begin, end)
 
 
+def planted(depth, text, replacement):
+    """The kernels of one head size with a bug."""
+    source = build.KERNELS / "attention.cu"
+    code = source.read_text(encoding="utf-8")
+    assert code.count(text) == 1
+    part = f"#define DLLM_ONE 1\n#define DLLM_ONE_BF16_D{depth} 1\n"
+    return build.library(source, text=part + code.replace(text, replacement))
+
+
 @pytest.mark.parametrize(
-    ("planted", "text", "replacement"),
+    ("bug", "text", "replacement"),
     [
         ("a wait that is one group short", "async_copy_wait<1>();", "async_copy_wait<2>();"),
         (
@@ -135,14 +200,43 @@ def test_large_scores_neither_overflow_nor_vanish():
         ),
     ],
 )
-def test_planted_bugs_are_seen(planted, text, replacement):
-    source = build.KERNELS / "attention.cu"
-    code = source.read_text(encoding="utf-8")
-    assert code.count(text) == 1
-    library = build.library(source, text=code.replace(text, replacement))
+def test_planted_bugs_are_seen(bug, text, replacement):
+    library = planted(64, text, replacement)
     rng = np.random.default_rng(4)
     q, k, v = tensors(rng, batch=1, heads=4, key_heads=1, queries=64, keys=700, depth=64)
     begin, end = ranges(rng, 1, 64, 700, "all")
     right = attention(q, k, v, begin, end, scale=0.125)
     wrong = [attention(q, k, v, begin, end, scale=0.125, order=order, library=library) for order in range(4)]
-    assert any(not torch.equal(out, right) for out in wrong), planted
+    assert any(not torch.equal(out, right) for out in wrong), bug
+
+
+@pytest.mark.parametrize(
+    ("bug", "text", "replacement"),
+    [
+        ("keys between ranges are read", "seen &= by_block;", ""),
+        (
+            "no barrier between who says what its rows see and who reads that",
+            "            __syncthreads();\n            uint64_t by",
+            "            uint64_t by",
+        ),
+        ("one warp speaks for all", "w < THREADS / WARP", "w < 1"),
+    ],
+)
+def test_planted_bugs_between_ranges_are_seen(bug, text, replacement):
+    library = planted(64, text, replacement)
+    q, k, v = tensors(np.random.default_rng(4), batch=1, heads=1, key_heads=1, queries=64, keys=120, depth=64)
+    is_late = np.arange(64) >= 32
+    begin, end = np.where(is_late, 100, 3)[None], np.where(is_late, 110, 20)[None]
+    k[:, :, 20:100], v[:, :, 20:100] = torch.nan, torch.nan
+    right = attention(q, k, v, begin, end, scale=0.125)
+    assert not right.isnan().any()
+    wrong = [attention(q, k, v, begin, end, scale=0.125, order=order, library=library) for order in range(4)]
+    assert any(not torch.equal(out, right) for out in wrong), bug
+
+
+@pytest.mark.parametrize("depth", [80, 96])
+def test_rows_that_meet_in_the_same_banks_are_seen(depth):
+    library = planted(depth, "(chunk ^ ((row >> SHIFT) & (W - 1)))", "chunk")
+    q, k, v = tensors(np.random.default_rng(4), batch=1, heads=1, key_heads=1, queries=1, keys=1, depth=depth)
+    with pytest.raises(EmulatorError, match="same banks"):
+        attention(q, k, v, np.array([[0]]), np.array([[1]]), scale=1.0, library=library)

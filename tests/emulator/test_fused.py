@@ -1,5 +1,5 @@
 """The elementwise kernels against the layers of the decoder: equal where every operation is rounded once, else against float64
-with torch in bfloat16 as the measure of what may be lost."""
+with torch in the same dtype as the measure of what may be lost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ EPS = 1e-6
 orders = st.integers(0, 5)
 
 
-def normal(rng, *shape, scale=1.0):
-    return torch.from_numpy(rng.normal(0, scale, shape)).bfloat16()
+dtypes = st.sampled_from(["bfloat16", "float16"])
+
+
+def normal(rng, dtype, *shape, scale=1.0):
+    return torch.from_numpy(rng.normal(0, scale, shape)).to(getattr(torch, dtype))
 
 
 def rms_norm(x, weight, eps=EPS):
@@ -46,12 +49,15 @@ def assert_loses_little(ours, torchs, exact):
 widths = st.integers(1, 70).map(lambda n: 8 * n) | st.sampled_from([2048, 4096])
 
 
-@given(strategies.generators, st.integers(1, 3), widths, st.booleans(), orders)
-def test_sum_and_norm(rng, rows, width, adds, order):
+@given(strategies.generators, dtypes, st.tuples(st.integers(1, 3), widths), st.booleans(), orders)
+def test_sum_and_norm(rng, dtype, shape, adds, order):
+    rows, width = shape
     scale = 10.0 ** rng.integers(-3, 4)
-    stream, delta, weight = normal(rng, rows, width, scale=scale), normal(rng, rows, width), normal(rng, width)
+    stream, delta = normal(rng, dtype, rows, width, scale=scale), normal(rng, dtype, rows, width)
+    weight = normal(rng, dtype, width)
     out, summed = torch.full_like(stream, torch.nan), stream.clone()
     launch = launches.fused_add_norm(
+        dtype=dtype,
         stream=summed.data_ptr(),
         delta=delta.data_ptr() if adds else 0,
         weight=weight.data_ptr(),
@@ -67,18 +73,18 @@ def test_sum_and_norm(rng, rows, width, adds, order):
     assert_loses_little(out, rms_norm(expected, weight), exact_norm(expected, weight))
 
 
-def qkv(rng, *, batch, queries, heads, key_heads, depth, rotated, norms, wide, order):
+def qkv(rng, *, dtype, batch, queries, heads, key_heads, depth, rotated, norms, wide, order):
     """Runs the kernel; returns what went in, the queries `[B, H, Lq, D]`, and the caches with their slots."""
-    projected = normal(rng, batch, queries, heads + 2 * key_heads, depth)
-    weights = [normal(rng, depth) for _ in range(2)] if norms else None
+    projected = normal(rng, dtype, batch, queries, heads + 2 * key_heads, depth)
+    weights = [normal(rng, dtype, depth) for _ in range(2)] if norms else None
     half = torch.from_numpy(rng.uniform(0, 6.3, (batch, 1, queries, rotated // 2))).float()
     angles = torch.cat((half.cos(), half.sin()), -1)
     length = queries + 5
     slots = torch.stack([torch.from_numpy(rng.permutation(length)[:queries]) for _ in range(batch)]).int()
     slots[0, 0] = rng.choice([-1, length, 2**31 - 1])  # no slot: a token that is not kept
-    q = torch.full((batch, queries, heads, depth), torch.nan, dtype=torch.bfloat16)
-    keys = torch.full((batch, length, key_heads, depth), -7.0).bfloat16().transpose(1, 2)
-    values = torch.full((batch, key_heads, length, depth), -7.0).bfloat16()
+    q = torch.full((batch, queries, heads, depth), torch.nan, dtype=projected.dtype)
+    keys = torch.full((batch, length, key_heads, depth), -7.0, dtype=projected.dtype).transpose(1, 2)
+    values = torch.full((batch, key_heads, length, depth), -7.0, dtype=projected.dtype)
     buffers = launches.QkvBuffers(
         projected=projected.data_ptr(),
         q_weight=weights[0].data_ptr() if weights else 0,
@@ -94,6 +100,7 @@ def qkv(rng, *, batch, queries, heads, key_heads, depth, rotated, norms, wide, o
     )
     launch = launches.fused_qkv(
         buffers,
+        dtype=dtype,
         batch=batch,
         queries=queries,
         heads=heads,
@@ -121,14 +128,15 @@ def kept(cache, slots):
 
 @st.composite
 def layers(draw):
-    depth = draw(st.sampled_from([64, 80, 128, 256]))
+    depth = draw(st.sampled_from([8, *launches.HEAD_DIMENSIONS]))
     return {
+        "dtype": draw(dtypes),
         "batch": draw(st.integers(1, 2)),
         "queries": draw(st.integers(1, 5)),
         "heads": draw(st.integers(1, 5)),
         "key_heads": draw(st.integers(1, 2)),
         "depth": depth,
-        "rotated": draw(st.sampled_from([depth, depth // 2])),
+        "rotated": draw(st.sampled_from([depth, depth // 2, 2, depth - 2])),
         "wide": draw(st.booleans()),
         "order": draw(orders),
     }
@@ -138,7 +146,7 @@ def layers(draw):
 def test_rotated_queries_and_keys_equal_torch(rng, layer):
     (query, key, value), _, angles, slots, q, keys, values = qkv(rng, norms=False, **layer)
     if not layer["wide"]:
-        angles = tuple(angle.bfloat16() for angle in angles)
+        angles = tuple(angle.to(q.dtype) for angle in angles)
     assert torch.equal(q, rotate(query, *angles))
     for cache, expected in ((keys, rotate(key, *angles)), (values, value)):
         held, is_kept = kept(cache, slots)
@@ -148,7 +156,7 @@ def test_rotated_queries_and_keys_equal_torch(rng, layer):
 @given(strategies.generators, layers())
 def test_normed_queries_and_keys(rng, layer):
     (query, key, _), weights, angles, slots, q, keys, _ = qkv(rng, norms=True, **layer)
-    rounded_angles = angles if layer["wide"] else tuple(angle.bfloat16() for angle in angles)
+    rounded_angles = angles if layer["wide"] else tuple(angle.to(q.dtype) for angle in angles)
     held, is_kept = kept(keys, slots)
     for ours, given_, weight in ((q, query, weights[0]), (held, key, weights[1])):
         torchs = rotate(rms_norm(given_, weight), *rounded_angles)
@@ -157,13 +165,13 @@ def test_normed_queries_and_keys(rng, layer):
         assert_loses_little(*(torch.where(mask.bool(), x, 0) for x in (ours, torchs, exact)))
 
 
-@given(strategies.generators, st.integers(1, 4), st.integers(1, 80).map(lambda n: 8 * n), orders)
-def test_swiglu(rng, rows, inner, order):
-    gate_up = normal(rng, rows, 2 * inner, scale=4.0)
+@given(strategies.generators, dtypes, st.integers(1, 4), st.integers(1, 80).map(lambda n: 8 * n), orders)
+def test_swiglu(rng, dtype, rows, inner, order):
+    gate_up = normal(rng, dtype, rows, 2 * inner, scale=4.0)
     gate_up[0, :2] = torch.tensor([torch.inf, -300.0])
     gate_up[0, inner] = 1.0
-    out = torch.full((rows, inner), torch.nan, dtype=torch.bfloat16)
-    launch = launches.fused_swiglu(gate_up=gate_up.data_ptr(), out=out.data_ptr(), rows=rows, inner=inner)
+    out = torch.full((rows, inner), torch.nan, dtype=gate_up.dtype)
+    launch = launches.fused_swiglu(dtype=dtype, gate_up=gate_up.data_ptr(), out=out.data_ptr(), rows=rows, inner=inner)
     run(launch, order=order)
     gate, up = gate_up.chunk(2, dim=-1)
     torchs = F.silu(gate) * up

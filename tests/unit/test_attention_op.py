@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from dllm_fast.ops.attention import attention, by_kernel, fits_kernel
+from dllm_fast.ops.attention import attention, by_kernel, lacks
 from emulator import build
 from emulator.attention import plain
 from emulator.launch import run
@@ -44,24 +44,23 @@ def test_torch_can_trace_it():
 
 
 @pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
-@pytest.mark.parametrize("keys", [70, 500])
-def test_the_way_to_the_kernels(keys):
-    q, k, v, begin, end = inputs(keys=keys, dtype=torch.bfloat16)
-    assert fits_kernel(q, k, v)
+@pytest.mark.parametrize(("keys", "dtype", "depth"), [(70, torch.bfloat16, 64), (500, torch.float16, 80)])
+def test_the_way_to_the_kernels(keys, dtype, depth):
+    q, k, v, begin, end = inputs(keys=keys, dtype=dtype, depth=depth)
+    assert lacks(q, k, v) is None
     out = by_kernel(q, k, v, begin, end, 0.125, lambda given: [run(launch) for launch in given])
     exact = plain(q.double(), k.double(), v.double(), begin, end.clamp(max=keys), scale=0.125)
     assert (out.double() - exact).norm() < 0.01 * exact.norm()
     assert out.stride() == torch.ops.dllm_fast.attention(*(x.to("meta") for x in (q, k, v, begin, end)), 0.125).stride()
 
 
-def test_what_does_not_fit_the_kernel_is_left_to_torch():
+def test_what_does_not_fit_the_kernel_is_left_to_torch_for_a_reason():
     q, k, v, *_ = inputs(dtype=torch.bfloat16)
-    assert not fits_kernel(q.half(), k.half(), v.half())
-    assert not fits_kernel(*inputs(depth=72, dtype=torch.bfloat16)[:3])
-    assert not fits_kernel(q.transpose(2, 3).contiguous().transpose(2, 3), k, v)
+    assert "take bfloat16 and float16, got float32" in lacks(q.float(), k.float(), v.float())
+    assert "take heads of 64, 80, 96, 128, 192 and 256 numbers, got 72" in lacks(*inputs(depth=72, dtype=torch.bfloat16)[:3])
+    assert "multiples of 16 bytes" in lacks(q.transpose(2, 3).contiguous().transpose(2, 3), k, v)
     shifted = torch.empty(k.numel() + 1, dtype=k.dtype)[1:].view(k.shape)
-    assert not fits_kernel(q, shifted, v)
-    assert not fits_kernel(q, k[:, :, :0], v[:, :, :0])
+    assert "multiples of 16 bytes" in lacks(q, shifted, v)
 
 
 @pytest.mark.parametrize("sizes", [{"batch": 0}, {"queries": 0}, {"heads": 0}])

@@ -23,17 +23,7 @@ ROOT = Path(__file__).parents[2]
 # Registers of a thread and bytes of static shared memory, at most. The bounds are where something would change: 128
 # registers are two blocks of 256 threads on a multiprocessor, 64 are one block of 1,024, 40 are three of 512, 255 are all.
 BOUNDS = {
-    "dllm_attention_combine": (64, 0),
-    "dllm_attention_d64_rows32": (144, 0),
-    "dllm_attention_d64_rows64": (144, 0),
-    "dllm_attention_d128_rows32": (192, 0),
-    "dllm_attention_d128_rows64": (192, 0),
-    "dllm_attention_d256_rows32": (255, 0),
-    "dllm_attention_d256_rows64": (255, 0),
     "dllm_commit": (64, 21_000),
-    "dllm_fused_add_norm": (64, 1_000),
-    "dllm_fused_qkv": (64, 5_000),
-    "dllm_fused_swiglu": (64, 0),
 }
 for _dtype in ("bf16", "f16", "f32"):
     # Two warps, a tile of 4,096 ids each. Shared memory lets 13 such blocks be on a multiprocessor of an H100 (6 in float32).
@@ -46,6 +36,19 @@ for _dtype in ("bf16", "f16", "f32"):
         f"dllm_mask_filter_cut_{_dtype}": (64, 26_000),
         f"dllm_mask_filter_kept_{_dtype}": _tiles,
     }
+for _dtype in ("bf16", "f16"):
+    BOUNDS |= {
+        f"dllm_fused_add_norm_{_dtype}": (64, 1_000),
+        f"dllm_fused_qkv_{_dtype}": (64, 5_000),
+        f"dllm_fused_swiglu_{_dtype}": (64, 0),
+    }
+    # 168 registers are three blocks of 128 threads on a multiprocessor, 255 are two; from 128 numbers on, memory holds no more.
+    for _depth, _registers in {64: 144, 80: 144, 96: 168, 128: 192, 192: 224, 256: 255}.items():
+        BOUNDS |= {
+            f"dllm_attention_d{_depth}_rows32_{_dtype}": (_registers, 0),
+            f"dllm_attention_d{_depth}_rows64_{_dtype}": (_registers, 0),
+            f"dllm_attention_d{_depth}_combine_{_dtype}": (64, 0),
+        }
 SYSTEM_SHARED_BYTES = 1024  # what newer architectures count for themselves
 
 
@@ -65,15 +68,16 @@ def every_launch():
     yield launches.commit(buffers, rows=1, mask_id=0, order="confidence", cut="count")
     buffers = launches.AttentionBuffers(**{field.name: 0 for field in fields(launches.AttentionBuffers)})
     strides = {f"{name}_strides": (0, 0, 0) for name in ("q", "k", "v", "out")}
-    for depth, queries in itertools.product(launches.HEAD_DIMENSIONS, (1, 64)):
+    for dtype, depth, queries in itertools.product(launches.LAYER_SUFFIXES, launches.HEAD_DIMENSIONS, (1, 64)):
         shape = {"batch": 1, "heads": 1, "key_heads": 1, "queries": queries, "keys": 4096, "head_dimension": depth}
-        yield from launches.attention(buffers, **shape, scale=1.0, **strides)
-    yield launches.fused_add_norm(stream=0, delta=0, weight=0, stream_out=0, out=0, rows=1, width=8, eps=0.0)
+        yield from launches.attention(buffers, dtype=dtype, **shape, scale=1.0, **strides)
     buffers = {field.name: 0 for field in fields(launches.QkvBuffers)}
     buffers = launches.QkvBuffers(**buffers | {"keys_strides": (0, 0, 0), "values_strides": (0, 0, 0)})
     shape = {"batch": 1, "queries": 1, "heads": 1, "key_heads": 1, "head_dimension": 64, "rotated": 64}
-    yield launches.fused_qkv(buffers, **shape, eps=0.0, rotates_in_float32=False)
-    yield launches.fused_swiglu(gate_up=0, out=0, rows=1, inner=8)
+    for dtype in launches.LAYER_SUFFIXES:
+        yield launches.fused_add_norm(dtype=dtype, stream=0, delta=0, weight=0, stream_out=0, out=0, rows=1, width=8, eps=0.0)
+        yield launches.fused_qkv(buffers, dtype=dtype, **shape, eps=0.0, rotates_in_float32=False)
+        yield launches.fused_swiglu(dtype=dtype, gate_up=0, out=0, rows=1, inner=8)
 
 
 def test_a_file_names_its_parts_where_it_guards_them(tmp_path, monkeypatch):

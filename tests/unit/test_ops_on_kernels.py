@@ -135,7 +135,7 @@ def test_attention_by_the_kernel_and_by_torch(depth, heads, key_heads):
     exact = attention_op._in_torch(q.double(), k.double(), v.double(), begin, end, 0.1)
     with emulated() as launched:
         ours = torch.ops.dllm_fast.attention(q, k, v, begin, end, 0.1)
-    assert launched[0] == f"dllm_attention_d{depth}_rows32"
+    assert launched[0] == f"dllm_attention_d{depth}_rows32_bf16"
     assert ours.shape == q.shape
     assert not ours[0, :, 3].any(), "this query sees nothing"
     error, torchs = (ours.double() - exact).abs().max(), (plain.double() - exact).abs().max()

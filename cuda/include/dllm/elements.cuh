@@ -35,6 +35,10 @@ struct Words<Bf16> {
     __device__ static __forceinline__ uint32_t min(uint32_t a, uint32_t b) { return min_bf16x2(a, b); }
     // A word of these elements, rounded; for float32 the second is not looked at.
     __device__ static __forceinline__ uint32_t word(float first, float second) { return pack_bf16x2(first, second); }
+    // sum += a b on matrices of these elements, as ptx.cuh says.
+    __device__ static __forceinline__ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+        multiply_add_bf16(sum, a, b0, b1);
+    }
 };
 
 template <>
@@ -48,6 +52,10 @@ struct Words<F16> {
     __device__ static __forceinline__ uint32_t max(uint32_t a, uint32_t b) { return max_f16x2(a, b); }
     __device__ static __forceinline__ uint32_t min(uint32_t a, uint32_t b) { return min_f16x2(a, b); }
     __device__ static __forceinline__ uint32_t word(float first, float second) { return pack_f16x2(first, second); }
+    // sum += a b on matrices of these elements, as ptx.cuh says.
+    __device__ static __forceinline__ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+        multiply_add_f16(sum, a, b0, b1);
+    }
 };
 
 template <>
@@ -63,6 +71,44 @@ struct Words<float> {
         return __float_as_uint(fminf(__uint_as_float(a), __uint_as_float(b)));
     }
     __device__ static __forceinline__ uint32_t word(float first, float) { return __float_as_uint(first); }
+};
+
+template <typename T>
+__device__ __forceinline__ T narrow(float x) {
+    return {uint16_t(Words<T>::word(x, 0.0f) & 0xffffu)};
+}
+
+// What is left of a number after it has been stored as a T.
+template <typename T>
+__device__ __forceinline__ float rounded(float x) {
+    return Words<T>::element(Words<T>::word(x, 0.0f), 0);
+}
+
+// Eight neighbours of 16 bits each, read or written by one 16-byte access.
+struct Eight {
+    float values[8];
+
+    template <typename T>
+    __device__ static __forceinline__ Eight load(const T* from) {
+        const uint4 words = *reinterpret_cast<const uint4*>(from);
+        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+        Eight result;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            result.values[i] = Words<T>::element(word[i / 2], i % 2);
+        }
+        return result;
+    }
+
+    template <typename T>
+    __device__ __forceinline__ void store(T* to) const {
+        uint32_t word[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            word[i] = Words<T>::word(values[2 * i], values[2 * i + 1]);
+        }
+        *reinterpret_cast<uint4*>(to) = {word[0], word[1], word[2], word[3]};
+    }
 };
 
 }  // namespace dllm

@@ -199,8 +199,8 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&registers)[4
 #endif
 }
 
-// sum += a b for a 16 x 16 and b 16 x 8 in bfloat16, sums in float32, by a whole warp. With g = lane / 4 and t = lane % 4:
-// a[0] = (g, 2t and 2t + 1), a[1] = (g + 8, same), a[2] = (g, 2t + 8 and + 9), a[3] = (g + 8, same);
+// sum += a b for a 16 x 16 and b 16 x 8 in bfloat16 or float16, sums in float32, by a whole warp. With g = lane / 4 and
+// t = lane % 4: a[0] = (g, 2t and 2t + 1), a[1] = (g + 8, same), a[2] = (g, 2t + 8 and + 9), a[3] = (g + 8, same);
 // b0 = (2t and 2t + 1, g), b1 = (2t + 8 and + 9, g); sum[0..1] = (g, 2t and 2t + 1), sum[2..3] = (g + 8, same).
 __device__ __forceinline__ void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #ifdef DLLM_EMU
@@ -208,6 +208,18 @@ __device__ __forceinline__ void multiply_add_bf16(float (&sum)[4], const uint32_
 #else
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+__device__ __forceinline__ void multiply_add_f16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#ifdef DLLM_EMU
+    emu::multiply_add_f16(sum, a, b0, b1);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
-from dllm_fast.ops import attention, fused
+from dllm_fast.ops import attention, fallback, fused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,6 +122,7 @@ class Batch:
             key, value = self.cache.write(layer, self.slots, key, value, self.keys)
         if bias is None:
             return self._mix(query, key, value, reach, scale)
+        fallback.tell(query.device, fallback.BIAS)
         added, seen = bias(query, key), self.mask(reach)
         added = added if seen is None else added.masked_fill(~seen, -torch.inf)
         return F.scaled_dot_product_attention(query, key, value, added.to(query.dtype), scale=scale)

@@ -19,7 +19,7 @@ from dllm_fast.models.angles import Turns
 from dllm_fast.models.blank import Embedding, Linear
 from dllm_fast.models.experts import Experts, ExpertsConfig, Feedforward
 from dllm_fast.models.rotary import Rotary, rotate
-from dllm_fast.ops import fused
+from dllm_fast.ops import fallback, fused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +117,10 @@ class Layer(nn.Module):
     def attention(self, x: Tensor, batch: Batch, turns: Turns) -> Tensor:
         config = self.config
         projected = self.qkv(x)
-        if config.clip is None and turns.growth is None and fused.takes_qkv(projected, heads := self.heads()):
+        is_plain = config.clip is None and turns.growth is None
+        if not is_plain:
+            fallback.tell(x.device, fallback.CHANGED_QUERIES)
+        if is_plain and fused.takes_qkv(projected, heads := self.heads()):
             mixed = batch.attend_projected(self.index, projected, heads, turns.exact)
         else:
             mixed = self._attend(projected, batch, turns)

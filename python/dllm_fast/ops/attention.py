@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from dllm_fast import launches
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from dllm_fast.ops import launcher
+from dllm_fast.ops import fallback, launcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -81,18 +81,14 @@ def _in_torch(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale
     return mixed.masked_fill(is_blind, 0).transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def fits_kernel(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Can the kernel take these as they lie? Otherwise plain torch does."""
+def lacks(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """Why the kernel cannot take these as they lie, so that plain torch does; None if it can."""
 
     def is_aligned(x: Tensor) -> bool:
         return x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in x.stride()[:3])
 
-    return (
-        q.dtype == torch.bfloat16
-        and q.shape[3] in launches.HEAD_DIMENSIONS
-        and k.shape[2] > 0
-        and all(map(is_aligned, (q, k, v)))
-    )
+    why = fallback.of_dtype(q.dtype) or fallback.of_head(q.shape[3])
+    return why or (None if all(map(is_aligned, (q, k, v))) else fallback.LAYOUT)
 
 
 def by_kernel(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float, run: Run | None = None) -> Tensor:
@@ -117,6 +113,7 @@ def by_kernel(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale
     )
     queue = launches.attention(
         buffers,
+        dtype=_name(q.dtype),
         batch=batch,
         heads=heads,
         key_heads=key_heads,
@@ -140,9 +137,18 @@ def _strides(x: Tensor) -> launches.Strides:
     return x.stride(0), x.stride(1), x.stride(2)
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def is_launched(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Do the kernels answer for these tensors, or plain torch?"""
-    return fits_kernel(q, k, v) and launcher.usable(q.device, *launches.attention_sources(q.shape[-1]))
+    """Do the kernels answer for these tensors, or plain torch? Says once why not, where something about the model is why."""
+    if k.shape[2] == 0 or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
+        return False  # there is nothing to see, or a gradient is wanted, and the kernels have none
+    if (why := lacks(q, k, v)) is not None:
+        fallback.tell(q.device, why)
+        return False
+    return launcher.usable(q.device, launches.attention_source(_name(q.dtype), q.shape[3]))
 
 
 def _implementation(q: Tensor, k: Tensor, v: Tensor, begin: Tensor, end: Tensor, scale: float) -> Tensor:

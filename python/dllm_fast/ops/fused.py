@@ -12,13 +12,10 @@ import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast import launches
-from dllm_fast.ops import launcher
+from dllm_fast.ops import fallback, launcher
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_STEP = 8  # numbers that the kernels read at once
-_MOST_DEPTH = 256
 
 
 def add_norm(stream: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -35,6 +32,7 @@ def add_norm(stream: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -
     normed = torch.empty_like(stream)
     width = stream.shape[-1]
     launch = launches.fused_add_norm(
+        dtype=_name(stream.dtype),
         stream=stream.data_ptr(),
         delta=0 if delta is None else delta.data_ptr(),
         weight=weight.data_ptr(),
@@ -51,12 +49,14 @@ def add_norm(stream: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -
 def swiglu(gate_up: Tensor) -> Tensor:
     """`silu(gate) * up` (2002.05202) for the halves of the last dimension."""
     inner = gate_up.shape[-1] // 2
-    if not _is_launched(gate_up) or inner % _STEP:
+    if not _is_launched(gate_up, width=inner):
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
     out = torch.empty((*gate_up.shape[:-1], inner), dtype=gate_up.dtype, device=gate_up.device)
     rows = gate_up.numel() // gate_up.shape[-1]
-    launch = launches.fused_swiglu(gate_up=gate_up.data_ptr(), out=out.data_ptr(), rows=rows, inner=inner)
+    launch = launches.fused_swiglu(
+        dtype=_name(gate_up.dtype), gate_up=gate_up.data_ptr(), out=out.data_ptr(), rows=rows, inner=inner
+    )
     launcher.launch([launch], gate_up.device)
     return out
 
@@ -84,7 +84,7 @@ class Heads:
 def takes_qkv(projected: Tensor, heads: Heads) -> bool:
     """Can the kernel split this projection `[B, Q, (query heads + 2 key heads) * depth]`?"""
     norms = () if heads.norms is None else heads.norms
-    return heads.depth <= _MOST_DEPTH and _is_launched(projected, *norms)
+    return _is_launched(projected, *norms, depth=heads.depth)
 
 
 def qkv(projected: Tensor, heads: Heads, angles: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -117,6 +117,7 @@ def qkv(projected: Tensor, heads: Heads, angles: Tensor, slots: Tensor, keys: Te
     )
     launch = launches.fused_qkv(
         buffers,
+        dtype=_name(projected.dtype),
         batch=batch,
         queries=queries,
         heads=heads.queries,
@@ -130,12 +131,29 @@ def qkv(projected: Tensor, heads: Heads, angles: Tensor, slots: Tensor, keys: Te
     return q.transpose(1, 2)
 
 
-def _is_launched(*tensors: Tensor) -> bool:
-    """Can the kernels read these where they lie, and is no gradient wanted?"""
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _is_launched(*tensors: Tensor, width: int | None = None, depth: int | None = None) -> bool:
+    """Can the kernels read these (rows in parts of `width`, heads of `depth`) where they lie, and is no gradient wanted?"""
     first = tensors[0]
-    if first.dtype != torch.bfloat16 or first.numel() == 0 or not launcher.usable(first.device, "fused"):
+    if first.numel() == 0 or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
         return False
-    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    return not wants_gradient and all(
-        x.dtype == torch.bfloat16 and x.is_contiguous() and x.data_ptr() % 16 == 0 and x.shape[-1] % _STEP == 0 for x in tensors
-    )
+    if (why := _lacks(tensors, width, depth)) is not None:
+        fallback.tell(first.device, why)
+        return False
+    return launcher.usable(first.device, launches.fused_source(_name(first.dtype)))
+
+
+def _lacks(tensors: tuple[Tensor, ...], width: int | None, depth: int | None) -> str | None:
+    for x in tensors:
+        if (why := fallback.of_dtype(x.dtype)) is not None:
+            return why
+    first = tensors[0]
+    if depth is not None and (why := fallback.of_width("heads", depth, most=launches.MOST_OF_HEAD)) is not None:
+        return why
+    if (why := fallback.of_width("rows", first.shape[-1] if width is None else width)) is not None:
+        return why
+    lies_right = all(x.is_contiguous() and x.data_ptr() % 16 == 0 and x.dtype == first.dtype for x in tensors)
+    return None if lies_right else fallback.LAYOUT

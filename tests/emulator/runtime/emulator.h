@@ -217,6 +217,7 @@ inline uint16_t float_to_bfloat(float x) {
 void load_matrices(uint32_t (&registers)[4], const void* row);
 void load_matrices_transposed(uint32_t (&registers)[4], const void* row);
 void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void multiply_add_f16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 using Arguments = void**;
 

@@ -6,7 +6,7 @@ namespace {
 
 using Element = uint16_t;
 
-float widen(Element bits) {
+float widen_bfloat(Element bits) {
     const uint32_t word = uint32_t(bits) << 16;
     float x;
     std::memcpy(&x, &word, sizeof x);
@@ -24,8 +24,23 @@ Element element(const void* const (&rows)[WARP], int matrix, int row, int column
     return x;
 }
 
+// The eight rows of a matrix are read at once: two in the same of the eight groups of banks, 16 bytes wide, come one after the
+// other. That is slow and not wrong, so nothing else would show it.
+void require_different_banks(const void* const (&rows)[WARP]) {
+    for (int matrix = 0; matrix < 4; ++matrix) {
+        unsigned groups = 0;
+        for (int row = 0; row < 8; ++row) {
+            groups |= 1u << (reinterpret_cast<uintptr_t>(rows[8 * matrix + row]) / 16 % 8);
+        }
+        if (groups != 0xffu) {
+            fail("the rows of a matrix meet in the same banks of shared memory");
+        }
+    }
+}
+
 template <bool TRANSPOSED>
 void load(const void* const (&rows)[WARP], Registers (&results)[WARP]) {
+    require_different_banks(rows);
     for (int lane = 0; lane < WARP; ++lane) {
         for (int matrix = 0; matrix < 4; ++matrix) {
             for (int half = 0; half < 2; ++half) {
@@ -56,6 +71,7 @@ struct Sum {
     float values[4];
 };
 
+template <float (*widen)(Element)>
 void multiply(const Product (&lanes)[WARP], Sum (&results)[WARP]) {
     float a[16][16], b[16][8], c[16][8];
     for (int lane = 0; lane < WARP; ++lane) {
@@ -94,14 +110,23 @@ void load_matrices_transposed(uint32_t (&registers)[4], const void* row) {
     load_checked<true>("ldmatrix.trans", registers, row);
 }
 
-void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+template <float (*widen)(Element)>
+void multiply_add(const char* name, float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     Product given;
     std::memcpy(given.a, a, sizeof given.a);
     std::memcpy(given.b, &b0, sizeof b0);
     std::memcpy(given.b + 2, &b1, sizeof b1);
     std::memcpy(given.sum, sum, sizeof given.sum);
-    const Sum result = warp_operation<Sum, Product, multiply>("mma", given);
+    const Sum result = warp_operation<Sum, Product, multiply<widen>>(name, given);
     std::memcpy(sum, result.values, sizeof sum);
+}
+
+void multiply_add_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    multiply_add<widen_bfloat>("mma.bf16", sum, a, b0, b1);
+}
+
+void multiply_add_f16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    multiply_add<half_to_float>("mma.f16", sum, a, b0, b1);
 }
 
 }  // namespace emu
