@@ -45,6 +45,10 @@ ISSUE = 0.75
 #: Instructions of a tile beside the loop of its sums, counted in its code: 130 of addresses and copies, 4 rounds of 24 for the
 #: extremes, 140 for the trees of the sums and the record.
 TILE_REST = 370
+#: An increment of bins in shared memory by a warp whose lanes meet in a few of the same banks.
+ATOMIC_CLOCKS = 8
+#: What finds the end of a prefix in a row's bins: sums of a chunk's bins, a scan, one look at the ids of a bin.
+CUT_S = 8.0e-6
 #: A step of the attention's loop that runs alone on its multiprocessor: its loads, products and softmax wait for each other.
 ALONE_CLOCKS = 900
 #: Share of the copy that torch's products with few rows reach, by product; nearly all of a step's uncertainty is here.
@@ -135,6 +139,35 @@ def mask_prediction(card: Card, codes: dict[str, Code], rows: int, vocabulary: i
     second = rows_s(card, rows, vocabulary) + (3.0e-6 if temperature else 0.0)  # the tile of the draw is read once more
     floor = floors.mask_prediction(rows, vocabulary).seconds(card.rates)
     return Estimate(floor_s=floor, s=first + second, limit=limit if first > second else "latency of `rows`")
+
+
+def filtered(card: Card, codes: dict[str, Code], rows: int, vocabulary: int) -> Estimate:
+    """A draw cut by top-p, of rows in which no tile can be left out: five kernels."""
+    queue = launches_of(rows, vocabulary, temperature=1.0, top_p=0.9)
+    by_name = {launch.kernel: launch for launch in queue}
+    first, _ = tiles_s(card, codes["tiles"], queue[0], rows, vocabulary)
+    counting = count_s(card, codes["count"], by_name["dllm_mask_filter_count_bf16"], rows, vocabulary)
+    cutting = LAUNCH_S + CUT_S * max(1.0, math.ceil(rows / card.multiprocessors))
+    keeping, _ = tiles_s(card, codes["kept"], by_name["dllm_mask_filter_kept_bf16"], rows, vocabulary)
+    parts = {
+        "tiles": first,
+        "count": counting,
+        "cut": cutting,
+        "kept": keeping,
+        "rows": rows_s(card, rows, vocabulary) + 3.0e-6,
+    }
+    s = sum(parts.values()) + GAP_S * (len(parts) - 1)
+    longest = max(parts, key=lambda name: parts[name])
+    return Estimate(floor_s=floors.mask_prediction(rows, vocabulary).seconds(card.rates), s=s, limit=f"`{longest}`")
+
+
+def count_s(card: Card, code: Code, launch: launches.Launch, rows: int, vocabulary: int) -> float:
+    """Bins of a row's logits: instructions, or increments in shared memory."""
+    by_one = math.ceil(launch.grid[0] / card.multiprocessors)
+    warps = by_one * rows * vocabulary / 32 / launch.grid[0]  # each of 32 ids, on the multiprocessor with most
+    ids_of_round = code.read["LDG"] // 16 * 8  # what is read besides is for the bits of suppressed ids
+    clocks = warps * max(code.loop / ids_of_round / (_SCHEDULERS * ISSUE), ATOMIC_CLOCKS)
+    return LAUNCH_S + 3 * TRIP_S + clocks / card.clock
 
 
 # --- attention

@@ -27,6 +27,7 @@ from bench.on_gpu.cost import (
     Step,
     attention,
     experts_layer,
+    filtered,
     llada_step,
     mask_prediction,
     small_s,
@@ -46,6 +47,7 @@ def kernels_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
             for name, temperature in (("greedy", 0.0), ("T=0.7", 0.7)):
                 found = [mask_prediction(card, codes, n, vocabulary, temperature=temperature) for card in cards]
                 add(f"mask prediction, {name}", f"{n} x {vocabulary:,}", found)
+            add("mask prediction, T=1 top-p", f"{n} x {vocabulary:,}", [filtered(card, codes, n, vocabulary) for card in cards])
     for kv_heads in (32, 8):
         for keys in (768, 4096, 32_768):
             found = [attention(card, codes, Seen(kv_heads=kv_heads, keys=keys)) for card in cards]
