@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import json
 import re
@@ -15,7 +14,7 @@ import pytest
 from dllm_fast import cli, kernels, launches
 from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
-from dllm_fast.kernels import cubins, files, launch
+from dllm_fast.kernels import cubins, files
 from tests.compiler import LOG, nvrtc_or_skip
 
 ROOT = Path(__file__).parents[2]
@@ -194,15 +193,6 @@ def test_the_doctor_reports_and_says_what_to_do(capsys):
 )
 def test_the_architecture_of_a_device(capability, arch):
     assert kernels.architecture(capability) == arch
-
-
-def test_arguments_keep_their_size_on_the_way_through_cupy():
-    """CuPy passes NumPy scalars and arrays of one element by their own bytes."""
-    given = (ctypes.c_void_p(None), ctypes.c_void_p(2**63), ctypes.c_int32(-5), ctypes.c_int64(-5), ctypes.c_float(0.1))
-    for argument in (*given, ctypes.c_double(0.1), (ctypes.c_int64 * 3)(1, 2, 3)):
-        passed = launch._cupy_argument(argument)
-        assert passed.size == 1
-        assert passed.tobytes() == bytes(argument)
 
 
 def test_the_folder_of_kernels_holds_kernels_only():

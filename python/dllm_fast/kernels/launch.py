@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from dllm_fast import switches
 from dllm_fast.kernels import cubins
 from dllm_fast.kernels.build import compile_missing, compile_text
 from dllm_fast.kernels.device import architecture
+from dllm_fast.kernels.driver import DEPENDENT_CAPABILITY, driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,40 +79,61 @@ def _module(path: Path, device: int) -> Any:
 
 @cache
 def _function(source: str, kernel: str, shared_bytes: int, device: int) -> Any:
-    """A kernel loaded on a device, with leave to use so much shared memory."""
-    function = load(source, device).get_function(kernel)
+    """A kernel loaded on a device, which must be current, with leave to use so much shared memory."""
+    kernels = load(source, device).get_function(kernel)
     if shared_bytes > _STATIC_SHARED_BYTES:
-        function.max_dynamic_shared_size_bytes = shared_bytes
-    return function
+        kernels.max_dynamic_shared_size_bytes = shared_bytes
+    return kernels.kernel
 
 
-class _Stream:
-    """What CuPy needs to know of torch's stream. Asked for at each launch, because a capture changes it."""
+class _Stream(NamedTuple):
+    """What CuPy needs to know of torch's stream."""
 
-    def __init__(self, device: int) -> None:
-        import torch
-
-        self.ptr = torch.cuda.current_stream(device).cuda_stream
+    ptr: int
 
 
 def run(launches: Iterable[Launch], device: int) -> None:
-    """Queues launches on torch's current stream of a device. Does not wait for them."""
+    """Queues launches on torch's current stream of a device. Does not wait for them.
+
+    Raises:
+        KernelError: the driver refuses one, where it is asked directly. CuPy and the driver have errors of their own.
+    """
     import torch
 
-    stream = _Stream(device)
-    with torch.cuda.device(device):  # CuPy loads and launches on the device that is current
+    # Asked for each time, because a capture changes it.
+    stream = _Stream(torch.cuda.current_stream(device).cuda_stream)
+    is_dependent = switches.is_on("pdl") and torch.cuda.get_device_capability(device) >= DEPENDENT_CAPABILITY
+    # CuPy loads and launches on the device that is current.
+    with contextlib.nullcontext() if torch.cuda.current_device() == device else torch.cuda.device(device):
         for launch in launches:
             function = _function(launch.source, launch.kernel, launch.shared_bytes, device)
-            arguments = tuple(map(_cupy_argument, launch.arguments))
-            function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes, stream=stream)
+            if is_dependent:
+                driver().launch(launch, function.ptr, stream.ptr)
+            else:
+                arguments = tuple([_CONVERTERS[type(argument)](argument) for argument in launch.arguments])
+                function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes, stream=stream)
 
 
-def _cupy_argument(argument: Any) -> Any:
-    """A ctypes argument as CuPy wants it: NumPy scalars keep their size, where a bare float would go as eight bytes."""
-    import numpy as np
+class _Converters(dict[type, Callable[[Any], Any]]):
+    """From ctypes arguments to what CuPy passes with the same bytes. Arrays are structures that go by value.
 
-    if isinstance(argument, ctypes.c_void_p):
-        return np.uint64(argument.value or 0)
-    if isinstance(argument, ctypes.Array):
-        return np.frombuffer(bytes(argument), dtype=f"V{ctypes.sizeof(argument)}")  # one element goes by value
-    return np.dtype(type(argument)).type(argument.value)
+    CuPy takes Python's own numbers as eight bytes, NumPy's scalars and arrays of one element by their own size.
+    """
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        if not issubclass(kind, ctypes.Array):
+            raise KeyError(kind)
+        dtype = np.dtype(f"V{ctypes.sizeof(kind)}")
+        found = self[kind] = functools.partial(np.frombuffer, dtype=dtype)
+        return found
+
+
+_CONVERTERS = _Converters(
+    {
+        ctypes.c_void_p: lambda argument: argument.value or 0,
+        ctypes.c_int64: lambda argument: argument.value,
+        ctypes.c_double: lambda argument: argument.value,
+        ctypes.c_int32: lambda argument: np.int32(argument.value),
+        ctypes.c_float: lambda argument: np.float32(argument.value),
+    }
+)
