@@ -162,6 +162,7 @@ template <typename T>
 __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* records, const Cut* cuts,
                                      const Sites& sites, float inverse_temperature, int choice, const Results& results) {
     DLLM_SHARED(RowsShared, shared);
+    wait_for_kernels_before();
     const int site = blockIdx.x, tiles = matrix.tiles(), t = threadIdx.x;
     const Row<T> row = matrix.row(site);
     TileRecord record = {negative_infinity(), 0.0f, 0.0f, 0.0f};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import re
@@ -16,6 +17,7 @@ from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels import cubins, files
 from tests.compiler import LOG, nvrtc_or_skip
+from tests.parameters import parameter_sizes
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,10 +100,15 @@ def test_every_kernel_compiles_for_every_architecture_within_its_bounds():
     nvrtc_or_skip()
     jobs = [(name, arch) for name in kernels.sources() for arch in kernels.ARCHITECTURES]
     with ThreadPoolExecutor(2) as pool:
-        usages = [usage for compiled in pool.map(lambda job: kernels.compile_kernels(*job), jobs) for usage in compiled.usage]
+        compiled = list(pool.map(lambda job: kernels.compile_kernels(*job), jobs))
+    usages = [usage for one in compiled for usage in one.usage]
     for arch in kernels.ARCHITECTURES:
         assert sorted(usage.kernel for usage in usages if usage.arch == arch) == sorted(BOUNDS)
     assert {(one.source, one.kernel) for one in every_launch()} == {(usage.source, usage.kernel) for usage in usages}
+    taken = [(kernel, sizes) for one in compiled for kernel, sizes in parameter_sizes(one.path.read_bytes()).items()]
+    assert len(taken) == len(usages)
+    passed = {one.kernel: [ctypes.sizeof(argument) for argument in one.arguments] for one in every_launch()}
+    assert [(kernel, sizes) for kernel, sizes in taken if sizes != passed[kernel]] == []
     for usage in usages:
         registers, shared = BOUNDS[usage.kernel]
         assert (usage.spills, usage.stack_bytes) == (0, 0), usage
