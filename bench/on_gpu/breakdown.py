@@ -19,7 +19,6 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 _MARK = "dllm_fast: the steps"
-_ROWS, _NAME = 28, 72
 
 
 def of_steps(stage: Stage, step: Callable[[], object], count: int, name: str) -> Json:
@@ -85,18 +84,6 @@ def kernel_table(events: Iterable[Any], count: int) -> list[Json]:
             found.setdefault(event.name, []).append(event.time_range.elapsed_us())
     rows = [{"kernel": name, "count": len(times) / count, "us": sum(times) / count} for name, times in found.items()]
     return sorted(rows, key=lambda row: -float(row["us"]))  # type: ignore[arg-type]
-
-
-def as_text(table: list[Json]) -> list[str]:
-    """The table for a terminal."""
-    total = sum(row["us"] for row in table) or 1.0
-    lines = [f"{'a step':>8} {'us':>9} {'each':>8} {'share':>6}  kernel"]
-    for row in table[:_ROWS]:
-        each, share = row["us"] / row["count"], row["us"] / total
-        lines.append(f"{row['count']:8.1f} {row['us']:9.1f} {each:8.2f} {share:6.1%}  {row['kernel'][:_NAME]}")
-    if rest := table[_ROWS:]:
-        lines.append(f"{sum(r['count'] for r in rest):8.1f} {sum(r['us'] for r in rest):9.1f}  {len(rest)} other kernels")
-    return lines
 
 
 def _by_kind(table: list[Json]) -> dict[str, float]:

@@ -7,6 +7,7 @@ The model is `cost`, what is compiled comes from results/compiled.json.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 
@@ -33,9 +34,12 @@ from bench.on_gpu.cost import (
     small_s,
 )
 from bench.on_gpu.floors import Rates
+from bench.on_gpu.told import report, table
+
+RESULT = compiled.PATH.parent / "gpu" / "gpu.json"
 
 
-def kernels_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+def kernelstable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     """Floors and estimates of the kernels."""
     rows: list[list[object]] = []
 
@@ -58,10 +62,10 @@ def kernels_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
         add(name, "32 x 4,096" if name == "add_norm" else "32 x 12,288", found)
     add("experts", "256, 8 of each of 32 tokens, 162 met", [experts_layer(card) for card in cards])
     head = ["kernel", "size", *(text for card in cards for text in (f"{card.name}: floor", "estimate, of the floor"))]
-    return _table([*head, f"limited on an {cards[0].name} by"], rows)
+    return table([*head, f"limited on an {cards[0].name} by"], rows)
 
 
-def step_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+def steptable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     """The step of LLaDA-8B's shape by part, today and with what is on paper."""
     forms: list[tuple[str, list[Step]]] = [
         ("today", [llada_step(card, codes) for card in cards]),
@@ -75,10 +79,10 @@ def step_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     rows.append(["a step that waits", *(_ms(step.s + HOST_S) for _, steps in forms for step in steps)])
     rows.append(["floor", *(_ms(step.floor_s) for _, steps in forms for step in steps)])
     head = ["ms", *(f"{name}, {card.name}" for name, _ in forms for card in cards)]
-    return _table(head, rows)
+    return table(head, rows)
 
 
-def clusters_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+def clusterstable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     """Attention today and with its splits merged in a cluster."""
     rows: list[list[object]] = []
     for seen in (Seen(), Seen(batch=8), Seen(batch=32), Seen(kv_heads=8, keys=4096), Seen(kv_heads=8, keys=32_768)):
@@ -88,15 +92,15 @@ def clusters_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
             cells += [f"{us:.0f} us" for us in forms]
         rows.append([f"batch {seen.batch}, 32/{seen.kv_heads} heads, {seen.keys:,} keys", *cells])
     head = ["32 queries", *(f"{card.name}: {form}" for card in cards for form in ("today", "merged", "merged, wgmma"))]
-    return _table(head, rows)
+    return table(head, rows)
 
 
-def code_table(codes: dict[str, Code]) -> str:
+def codetable(codes: dict[str, Code]) -> str:
     """What was compiled."""
     rows = [
         [name, code.registers, code.instructions, code.loop or "unrolled", _per_round(code)] for name, code in codes.items()
     ]
-    return _table(["kernel", "registers", "instructions", "of them in its loop", "a round of the loop"], rows)
+    return table(["kernel", "registers", "instructions", "of them in its loop", "a round of the loop"], rows)
 
 
 def _per_round(code: Code) -> str:
@@ -113,19 +117,21 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.2f}"
 
 
-def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+def measured() -> str:
+    """What `bench/gpu.py` found last, where its result is committed."""
+    if not RESULT.exists():
+        return "Not measured yet."
+    return report(json.loads(RESULT.read_text(encoding="utf-8")))
 
 
 def blocks(cards: Sequence[Card] = (H200, H100)) -> dict[str, str]:
     """The tables of docs/cuda.md by the names of their places."""
     codes = compiled.load()
     return {
-        "kernels": kernels_table(cards, codes),
-        "step": step_table(cards, codes),
-        "clusters": clusters_table(cards, codes),
-        "code": code_table(codes),
+        "kernels": kernelstable(cards, codes),
+        "step": steptable(cards, codes),
+        "clusters": clusterstable(cards, codes),
+        "code": codetable(codes),
     }
 
 

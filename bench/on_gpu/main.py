@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from bench.on_gpu import place
+from bench.on_gpu import place, told
 
 BUDGET_S, FULL_BUDGET_S = 280.0, 540.0
 #: Statuses of the process of the sections: all were tried; there is no GPU; a section failed, and a new process should go on.
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status == NO_GPU:
             return NO_GPU
         result = _result(options.out)
-        failed = [name for name, found in result.get("sections", {}).items() if has_failed(found)]
+        failed = [name for name, found in result.get("sections", {}).items() if told.has_failed(found)]
         is_whole = status == DONE and bool(result)
         for note in result.get("notes", []):
             _say(f"  {note}", log)
@@ -70,13 +70,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--after", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
-
-
-def has_failed(found: object) -> bool:
-    """Is there an error, or a check that did not hold, anywhere in it?"""
-    if isinstance(found, dict):
-        return found.get("passed") is False or "error" in found or any(map(has_failed, found.values()))
-    return isinstance(found, list) and any(map(has_failed, found))
 
 
 def _run(given: list[str], out: Path, until: float, log: IO[str]) -> int:

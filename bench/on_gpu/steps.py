@@ -146,7 +146,10 @@ def timed(
             run.go(seconds=seconds, most=_BLOCKS * block // per_step)
     times = runs[1].times
     replays = captured.replays - before
-    _must_replay(opened, captured, replays, steps=len(times), most_tokens=batch * (prompt + new), policy=policy)
+    widest = {"none": prompt + new, "prefix": new}.get(policy, block)
+    eager = 0 if batch * (prompt + new) <= graphs._MOST_TOKENS else _BLOCKS  # the first forward of a block is over all
+    # Steps of so many tokens are computed eagerly by design: a graph gains nothing.
+    _must_replay(opened, captured, replays, len(times) if batch * widest > graphs._MOST_TOKENS else eager, len(times))
     must_launch(launched, KERNELS)
     found: Json = {"steps": len(times), "replays": replays, "launched": dict(launched)}
     if stage.dry:
@@ -170,17 +173,12 @@ def timed(
     return found
 
 
-def _must_replay(opened: LoadedModel, captured: Captures, replays: int, *, steps: int, most_tokens: int, policy: str) -> None:
+def _must_replay(opened: LoadedModel, captured: Captures, replays: int, eager: int, steps: int) -> None:
     """Refuses steps that were launched one kernel after the other where a graph should have been replayed."""
     assert opened.engine is not None
     if opened.engine.trouble is not None:
         raise NotReplayedError(
             f"steps must come from a graph, got {opened.engine.trouble}\n{captured.trouble or 'no capture was tried'}"
         )
-    is_wide = most_tokens > graphs._MOST_TOKENS
-    if policy == "none" and is_wide:
-        return  # computed eagerly by design: a graph gains nothing
-    # The first forward of a block is over the whole canvas.
-    eager = _BLOCKS if is_wide else 0
     if replays < steps - eager:
         raise NotReplayedError(f"{steps} steps must come from a graph, but for {eager}, got {replays} replays")

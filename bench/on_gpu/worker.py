@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 import torch
 
 from bench import harness
-from bench.on_gpu import attention, breakdown, counters, experts, prediction, published, rates, steps
-from bench.on_gpu.main import AGAIN, DONE, NO_GPU, has_failed
+from bench.on_gpu import attention, counters, experts, prediction, published, rates, steps, told
+from bench.on_gpu.main import AGAIN, DONE, NO_GPU
 from bench.on_gpu.stage import Json, SkippedError, Stage
 from dllm_fast.commands.doctor import report as doctor
 
@@ -123,7 +123,7 @@ def main(options: argparse.Namespace) -> int:
         for section in _chosen(options):
             if section.name not in book.sections:
                 _run(section, stage, book)
-                if has_failed(book.sections[section.name]):
+                if told.has_error(book.sections[section.name]):
                     return AGAIN
             if section.name == "card":
                 stage.rates = rates.rates_of(book.sections["card"].get("cases", []))
@@ -157,7 +157,7 @@ def _run(section: Section, stage: Stage, book: Book) -> None:
         for case in cases:
             found["cases"].append(case)
             book.write()
-            print("\n".join(lines(case)), flush=True)
+            print("\n".join(told.lines(case)), flush=True)
             if time.perf_counter() - began > section.most_s or time.perf_counter() > stage.deadline:
                 left = f"{section.name}: what is behind {case['what']!r} was left out, its time was over"
                 stage.notes.append(left)
@@ -176,44 +176,6 @@ def _run(section: Section, stage: Stage, book: Book) -> None:
     with contextlib.suppress(RuntimeError):  # after an illegal access nothing works
         stage.free()
     book.end()
-
-
-def lines(case: Json) -> list[str]:
-    """A case for a terminal, and a table of kernels below it."""
-    told = [f"{name} {number(value)}" for name, value in case.items() if isinstance(value, dict)]
-    plain = [f"{name} {value}" for name, value in case.items() if name == "experts met"]
-    said = [f"  {case['what']}: {', '.join(plain + told)}"]
-    for value in case.values():
-        if isinstance(value, dict) and "kernels" in value:
-            said += [f"    {line}" for line in breakdown.as_text(value["kernels"])]
-        if isinstance(value, dict) and "error" in value:
-            said += [f"    {line}" for line in value["error"].rstrip().splitlines()]
-    return said
-
-
-def number(value: Json) -> str:
-    """What matters of a measurement."""
-    share = f" ({value['of_floor']:.0%} of its floor's speed)" if "of_floor" in value else ""
-    for key, text in (
-        ("error", lambda v: "FAILED: " + v.rstrip().splitlines()[-1][:200]),
-        ("skipped", lambda v: f"skipped, {v}"),
-        ("bytes_per_s", lambda v: f"{v / 1e12:.2f} TB/s" + (f", {value['us']:.1f} us" if "us" in value else "") + share),
-        ("flops_per_s", lambda v: f"{v / 1e12:.0f} TFLOP/s"),
-        ("us_per_node", lambda v: f"{v:.2f} us a node"),
-        ("us", lambda v: f"{v:.1f} us{share}"),
-        ("host_us", lambda v: f"{v:.1f} us of the host"),
-        ("tokens_per_s", lambda v: f"{value.get('ms', value.get('mean_ms')):.3f} ms{share}, {v:.0f} tokens/s"),
-        ("ms", lambda v: f"{1e3 * v:.1f} us"),
-        (
-            "busy_us_per_step",
-            lambda v: (
-                f"{v:.0f} us busy, {value['gaps_us_per_step']:.0f} us of gaps a step, {value['waits_per_step']:.2f} waits"
-            ),
-        ),
-    ):
-        if key in value:
-            return text(value[key])  # type: ignore[no-any-return, no-untyped-call]
-    return "ran" if "ran" in value else f"{len(value)} counters"
 
 
 def _facts(options: argparse.Namespace, stage: Stage) -> Json:

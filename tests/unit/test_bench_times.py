@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.on_gpu import breakdown, compiled, cost, counters, estimate, floors, model, rates, steps, worker
+from bench.on_gpu import breakdown, compiled, cost, counters, estimate, floors, model, rates, steps, told, worker
 from bench.on_gpu.compiled import Code
 from bench.on_gpu.floors import LLADA_8B, Rates
 from bench.on_gpu.main import AGAIN, DONE
@@ -89,8 +89,8 @@ def test_a_form_that_launches_nothing_has_no_time(stage):
         row["ours"] = stage.milliseconds(lambda: None, kernels=("dllm_attention_",))
     assert "NotLaunchedError" in row["ours"]["error"]
     assert "Traceback" in row["ours"]["error"]
-    assert worker.has_failed({"cases": [row]})
-    assert worker.lines({"what": "x", **row})[0].startswith("  x: ours FAILED: ")
+    assert told.has_failed({"cases": [row]})
+    assert told.lines({"what": "x", **row})[0].startswith("  x: ours FAILED: ")
 
 
 @needs_compiler
@@ -151,8 +151,36 @@ def test_the_table_of_kernels_is_by_name_and_step():
     assert table == [{"kernel": "dllm_fused_qkv", "count": 2, "us": 4}, {"kernel": "nvjet_tst", "count": 0.5, "us": 3}]
     assert breakdown._by_kind(table) == {"norm, heads, swiglu": 4, "products": 3}
     assert breakdown._span_us(events) == 32
-    text = breakdown.as_text(table)
+    text = told.as_text(table)
     assert text[1].split() == ["2.0", "4.0", "2.00", "57.1%", "dllm_fused_qkv"]
+
+
+def test_what_is_told_of_a_number():
+    told_of = {
+        "5.400 ms (66% of its floor's speed), 185 tokens/s": {"ms": 5.4, "of_floor": 0.66, "tokens_per_s": 185.2},
+        "2.81 TB/s, 35.8 us (65% of its floor's speed)": {"ms": 0.29, "us": 35.8, "bytes_per_s": 2.81e12, "of_floor": 0.653},
+        "16.0 us (12% of its floor's speed)": {"ms": 0.016, "us": 16.0, "of_floor": 0.12},
+        "9.8 us": {"ms": 0.0098},
+        "FAILED: ValueError: planted": {"error": "Traceback\n  of\nValueError: planted\n"},
+        "Duration 21.3 us, No Eligible 39 %": {"No Eligible": "39 %", "Duration": "21.3 us", "Waves": "1"},
+    }
+    assert {said: told.number(value) for said, value in told_of.items()} == {said: said for said in told_of}
+
+
+def test_a_result_becomes_tables():
+    card = {"name": "NVIDIA H100", "driver_version": "580.1", "clocks.max.sm": "1980 MHz"}
+    result = {
+        "card": card,
+        "versions": {"torch": "2.11", "cuda": "13.0", "dllm_fast": "0.1"},
+        "commit": "a" * 40,
+        "taken": "now",
+    }
+    cases = [{"what": "32 x 126464", "rows": 32, "greedy": {"ms": 0.016}, "T=0.7": {"skipped": "no time"}}]
+    result["sections"] = {"mask prediction": {"cases": cases}, "step": {"skipped": "no time was left"}}
+    text = told.report(result)
+    assert text.startswith("NVIDIA H100, driver 580.1, 1980 MHz at most; torch 2.11")
+    assert "| 32 x 126464 | greedy 16.0 us; T=0.7 skipped, no time |" in text
+    assert "| the section: no time was left |  |" in text
 
 
 def test_counters_are_read_from_what_ncu_prints():
