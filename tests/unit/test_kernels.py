@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
 from dllm_fast import cli, kernels, launches
 from dllm_fast import nvrtc as compiler
@@ -192,6 +193,32 @@ def test_the_doctor_reports_and_says_what_to_do(capsys):
         assert entry["usable"] == (entry["why"] is None) == (entry["fix"] is None)
     assert cli.main(["doctor"]) == 0
     assert "mask_predict" in capsys.readouterr().out
+
+
+def test_the_doctor_loads_what_it_calls_usable(monkeypatch, capsys):
+    """A cubin that compiles may still be refused by the driver, or by CuPy."""
+    loaded = []
+
+    def load(source, device):
+        loaded.append((source, device))
+        if source == "commit":
+            raise OSError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION: no kernel image\nmore")
+        if source == "mask_filter.f16":
+            raise KernelError("NVRTC must compile it")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(kernels, "problem", lambda device=None: None)
+    monkeypatch.setattr(kernels, "compile_missing", lambda names, arch: [])
+    monkeypatch.setattr(kernels, "load", load)
+    assert cli.main(["doctor", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)["kernels"]
+    assert loaded == [(source, 1) for source in kernels.sources()]
+    assert [name for name, entry in entries.items() if not entry["usable"]] == ["commit", "mask_filter.f16"]
+    assert entries["commit"]["why"] == "OSError: CUDA_ERROR_UNSUPPORTED_PTX_VERSION: no kernel image"
+    assert entries["commit"]["fix"] == "is the driver as new as CUDA here, and CuPy the one for it?"
+    assert entries["mask_filter.f16"]["fix"] == "report it with this text"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def report() -> dict[str, Any]:
-    """Report torch, CUDA, CuPy, NVRTC, the architecture of the device, and each kernel: usable, or why not and the remedy."""
+    """Report torch, CUDA, CuPy, NVRTC, the architecture of the device, and each file of kernels, loaded there: usable, or why
+    not and the remedy."""
     import torch
 
     from dllm_fast import kernels
@@ -47,14 +48,21 @@ def report() -> dict[str, Any]:
 
 
 def _kernel(name: str, arch: str | None, why: str, fix: str) -> dict[str, Any]:
+    """Compiled and loaded on the current device: only that shows that the driver takes it."""
+    import torch
+
     from dllm_fast import kernels
     from dllm_fast.errors import KernelError
 
     if not why and arch is not None:
         try:
-            kernels.compile_kernels(name, arch)
+            kernels.load(name, torch.cuda.current_device())
         except KernelError as error:
             why, fix = str(error), "report it with this text"
+        # CuPy and the driver have errors of their own, and the first line of such a one may be anything.
+        except Exception as error:
+            first = str(error).strip().partition("\n")[0]
+            why, fix = f"{type(error).__name__}: {first}", "is the driver as new as CUDA here, and CuPy the one for it?"
     return {"usable": not why, "why": why or None, "fix": fix or None}
 
 
