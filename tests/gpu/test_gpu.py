@@ -1,4 +1,8 @@
-"""What only a GPU can show: the checks of `bench/gpu.py`, and a model on it. Skipped, with the reason, where there is none."""
+"""What only a GPU can show: the equalities of the kernels, and models on it. Skipped, with the reason, where there is none.
+
+Each test names the kernels that it launches, so that none passes because torch or the core has done the work.
+`bench/on_gpu/first.py` runs these beside its own checks.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ import pytest
 import torch
 
 import dllm_fast
-from bench.on_gpu import correctness
+from bench.on_gpu import correctness, launched
 from bench.on_gpu.stage import Stage
 from dllm_fast import kernels
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.runner import NetworkRunner
+from dllm_fast.ops import launcher
 from families import MASK, TWINS
 
 _PROBLEM = kernels.problem()
@@ -38,10 +43,14 @@ def test_a_model_on_the_gpu_runs_from_graphs(name, cache, tmp_path):
     folder = next(twin for twin in TWINS if twin.name == name).save(tmp_path)
     given = {"max_new_tokens": 24, "preset": "llada", "cache": cache, "stop_at_eos": False}
     on_gpu = dllm_fast.load(folder, device="cuda")
-    ours = dllm_fast.sample(on_gpu, [[1, 2, 3], [4]], **given)
+    kernels_of_a_step = {"dllm_mask_predict_tiles_f32", "dllm_mask_predict_rows_f32", "dllm_commit"}
+    with launcher.counted() as counter:
+        ours = dllm_fast.sample(on_gpu, [[1, 2, 3], [4]], **given)
+    assert counter.keys() == kernels_of_a_step
     assert on_gpu.engine is not None
+    assert on_gpu.engine.traceback is None
     assert on_gpu.engine.trouble is None
-    assert on_gpu.engine._graphs
+    assert on_gpu.engine.captured
     for row in ours.new_tokens:
         assert len(row) == 24
         assert MASK not in row
@@ -53,11 +62,14 @@ def test_steps_begun_ahead_give_the_tokens_of_steps_that_wait(tmp_path, monkeypa
     """The same graphs on the same weights, so the logits are the same bits."""
     model = dllm_fast.load(next(twin for twin in TWINS if twin.name == "llada").save(tmp_path), device="cuda")
     given = {"max_new_tokens": 32, "block_length": 16, "preset": "llada", "cache": "dual", "stop_at_eos": False, "seed": 1}
-    begun = []
+    begun: list[object] = []
     go_on = Engine._go_on
     monkeypatch.setattr(Engine, "_go_on", lambda engine, *args: begun.append(args) or go_on(engine, *args))
-    ahead = [dllm_fast.sample(model, [[1, 2, 3]], temperature=0.7, **given) for _ in range(3)]
+    with launcher.counted() as counter:
+        ahead = [dllm_fast.sample(model, [[1, 2, 3]], temperature=0.7, **given) for _ in range(3)]
     assert begun
+    assert counter["dllm_commit"] >= sum(result.stats.nfe for result in ahead)
+    assert model.engine.captured, model.engine.traceback
     monkeypatch.setattr(NetworkRunner, "_repeats", lambda *_: False)
     waiting = dllm_fast.sample(model, [[1, 2, 3]], temperature=0.7, **given)
     for result in ahead:
@@ -70,7 +82,8 @@ def test_mask_predict_does_not_wait():
     dllm_fast.mask_predict(logits)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        prediction = dllm_fast.mask_predict(logits, temperature=0.7, seed=3)
+        with launched.exactly(launched.of_mask_prediction(logits, temperature=0.7)):
+            prediction = dllm_fast.mask_predict(logits, temperature=0.7, seed=3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert prediction.token.device == logits.device
@@ -81,5 +94,7 @@ def test_mask_predict_does_not_wait():
 def test_a_nan_is_found(settings, dtype):
     logits = torch.zeros(2, 5001, device="cuda", dtype=dtype)
     logits[1, 4500] = torch.nan
+    with launched.exactly(launched.of_mask_prediction(logits, **settings)):
+        prediction = dllm_fast.mask_predict(logits, **settings)
     with pytest.raises(InvalidValueError, match="row 1 must not hold NaN, got one at id 4500"):
-        dllm_fast.mask_predict(logits, **settings).cpu()
+        prediction.cpu()
