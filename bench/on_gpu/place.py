@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def settle(script: str) -> None:
     """Makes `bench`, `tests` and `dllm_fast` importable in a program that was started by its path."""
     here = Path(script).resolve().parent
-    sys.path[:] = [str(ROOT), *(place for place in sys.path if Path(place or ".").resolve() != here)]
+    sys.path[:] = [str(ROOT), *(place for place in sys.path if Path(place or ".").resolve() not in (here, ROOT))]
     if importlib.util.find_spec("dllm_fast") is None:
         sys.path.insert(1, str(ROOT / "python"))  # a checkout that is not installed
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from dllm_fast import launches
 from dllm_fast.models.graphs import Engine
 from dllm_fast.ops import launcher
 from emulator import build
+from emulator.launch import kernels_of
 
 ROOT = Path(__file__).parents[2]
 needs_emulator = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
@@ -178,6 +180,22 @@ CHECKING = [check for check in CHECKS if not check.does.startswith("bench.on_gpu
 
 
 @needs_emulator
+@pytest.mark.parametrize("check", [c for c in CHECKING if c.name != "graphs, heads of 64"], ids=lambda check: check.name)
+def test_each_check_holds_on_kernels_that_are_right(check, tmp_path):
+    status, record = run(check.does, tmp_path)
+    assert status == 0, record["why"]
+    assert record["launched"]
+
+
+@needs_emulator
+def test_the_sanitizers_program_runs_every_kernel(tmp_path):
+    status, record = run("bench.on_gpu.small:every_kernel", tmp_path)
+    assert status == 0, record["why"]
+    names = {name for file in build.KERNELS.glob("*.cu") for name in kernels_of(build.library(file))}
+    assert record["launched"].keys() == names
+
+
+@needs_emulator
 @pytest.mark.parametrize("check", CHECKING, ids=lambda check: check.name)
 def test_no_check_holds_where_the_kernels_cannot_be_used(check, tmp_path, monkeypatch):
     """CuPy is missing, say: torch and the core would do the work, and do it right."""
@@ -279,6 +297,29 @@ def first(*options, environment=None, cwd=ROOT):
     command = [sys.executable, str(ROOT / "bench" / "on_gpu" / "first.py"), *options]
     environment = (environment or dict(os.environ)) | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@needs_emulator
+def test_a_rehearsal_runs_from_anywhere_without_an_installation(tmp_path):
+    """A copy of the sources in another folder, of which nothing is on the path that a child gets."""
+    checkout = tmp_path / "checkout"
+    for folder in ("bench", "cuda", "python", "tests"):
+        shutil.copytree(
+            ROOT / folder, checkout / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "results")
+        )
+    (checkout / "build").symlink_to(ROOT / "build")  # emulated kernels that are compiled already
+    script = checkout / "bench" / "on_gpu" / "first.py"
+    command = [sys.executable, str(script), "--out", "out", "--dry-run", "--only", "commit"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(checkout / "python")  # before the installed one; the children must find it, too
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, "kernels that no check launched"
+    result = written(tmp_path / "out")
+    assert {check["status"] for check in result["checks"].values()} == {"held"}, done.stdout
+    assert set(result["checks"]) == {"loading", "commit"}
+    assert "dllm_fused_add_norm" in " ".join(result["never_launched"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first.json", "first.log"]
+    assert str(checkout / "python") in (tmp_path / "out" / "first.log").read_text(encoding="utf-8")
 
 
 def test_a_check_that_is_none_is_answered(tmp_path):

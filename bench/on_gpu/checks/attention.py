@@ -40,8 +40,25 @@ def variants(stage: Stage) -> Json:
                     print(f"{name}: ours {ours:.2e}, torch {theirs:.2e}", flush=True)
                     if not ours <= 2 * theirs + 1e-3:
                         wrong.append(f"{name}: {ours:.2e} against {theirs:.2e} of torch")
+    if not stage.dry:
+        _large_grid(stage)
     assert not wrong, wrong
     return {"errors": errors}
+
+
+def _large_grid(stage: Stage) -> None:
+    """More heads of the batch than the second number of a grid may be; the last row is the same alone."""
+    batch, heads, queries, keys, depth = 2100, 32, 4, 40, 64
+    random = torch.Generator(stage.device).manual_seed(0)
+    make = {"generator": random, "device": stage.device, "dtype": torch.bfloat16}
+    q = torch.randn(batch, heads, queries, depth, **make)
+    k, v = (torch.randn(batch, heads, keys, depth, **make) for _ in range(2))
+    begin = torch.zeros(batch, queries, dtype=torch.int32, device=stage.device)
+    end = torch.full_like(begin, keys)
+    with launched.exactly(launched.of_attention(q, k) + launched.of_attention(q[-1:], k[-1:])):
+        ours = torch.ops.dllm_fast.attention(q, k, v, begin, end, 0.1)[-1:]
+        alone = torch.ops.dllm_fast.attention(q[-1:], k[-1:], v[-1:], begin[-1:], end[-1:], 0.1)
+    assert torch.equal(ours, alone), "a row of a large batch differs from the row alone"
 
 
 def _cases(stage: Stage, dtype: torch.dtype, depth: int, shape: tuple[int, int, int, int]) -> Iterator[tuple[str, _Case]]:

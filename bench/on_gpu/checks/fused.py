@@ -99,15 +99,14 @@ def _heads(  # noqa: PLR0917
     name = f"H{heads}/{key_heads} D{depth}{' norms' * has_norms}{' wide' * is_wide} {kind}"
     weights = (normal(depth).abs() + 0.5, normal(depth).abs() + 0.5) if has_norms else None
     random = torch.Generator().manual_seed(depth)
-    half = torch.rand(batch, 1, queries, depth // 2, generator=random) * 6
-    angles = torch.cat((half, half), -1).to(stage.device)
-    cosines, sines = angles.cos(), angles.sin()
+    turns = (torch.rand(batch, 1, queries, depth // 2, generator=random) * 6).to(stage.device)
+    cosines, sines = turns.cos(), turns.sin()
     slots = torch.stack([torch.randperm(slot_count, generator=random)[:queries] for _ in range(batch)]).int().to(stage.device)
     keys, values = torch.full((2, batch, key_heads, slot_count, depth), untouched, device=stage.device).to(dtype)
     layout = op.Heads(queries=heads, keys=key_heads, depth=depth, norms=weights, eps=1e-6, is_wide=is_wide)
     assert op.takes_qkv(projected, layout)
     with launched.exactly([launched.fused("qkv", dtype)]):
-        q = op.qkv(projected, layout, (cosines, sines), slots, keys, values)
+        q = op.qkv(projected, layout, torch.cat((cosines, sines), -1)[:, 0].contiguous(), slots, keys, values)
 
     plain_q, plain_k, plain_v = projected.unflatten(-1, (-1, depth)).transpose(1, 2).split((heads, key_heads, key_heads), 1)
     with launched.nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ def load(stage: Stage) -> Json:
     for name, value in facts.items():
         print(f"{name}: {value}", flush=True)
     if not stage.dry:
+        missing = [source for source in kernels.sources() if kernels.find(source, facts["arch"]) is None]
+        print(f"compiled here: {', '.join(missing) or 'nothing'}", flush=True)
+        kernels.compile_missing(missing, facts["arch"])
         rows = [row for source in kernels.sources() for row in _loaded(source, facts["arch"])]
         facts["registers"] = {row["kernel"]: row["registers"] for row in rows}
         strange = [row for row in rows if row["local_bytes"] or row["spills"] or row["registers"] != row["said"]]
@@ -47,10 +51,9 @@ def every_kernel(stage: Stage) -> set[str]:
 
 
 def _loaded(source: str, arch: str) -> list[Json]:
-    was_there = kernels.find(source, arch) is not None
     compiled = kernels.compile_kernels(source, arch)
-    print(f"{source}: {'there before' if was_there else 'compiled here'}, {compiled.path.stat().st_size} bytes", flush=True)
     module = kernels.load(source, torch.cuda.current_device())
+    print(f"{source}: loaded, {compiled.path.stat().st_size} bytes", flush=True)
     rows = []
     for usage in compiled.usage:
         function: Any = module.get_function(usage.kernel)
@@ -68,7 +71,12 @@ def _loaded(source: str, arch: str) -> list[Json]:
 
 
 def _facts(stage: Stage) -> Json:
-    facts: Json = {"torch": torch.__version__, "cuda": torch.version.cuda, "cupy": kernels.cupy_version()}
+    facts: Json = {
+        "package": str(Path(kernels.__file__).parent),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cupy": kernels.cupy_version(),
+    }
     if stage.dry:
         return facts
     why = kernels.problem()

@@ -12,11 +12,14 @@ import torch
 import dllm_fast
 from bench.on_gpu import launched
 from bench.on_gpu.stage import Json, Stage
+from dllm_fast.models import grouped
 from dllm_fast.models.decoder import Decoder, DecoderConfig
+from dllm_fast.models.experts import Experts, ExpertsConfig
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.loaded import LoadedModel, ModelInfo
 from dllm_fast.models.rotary import Rotary
 from dllm_fast.ops import launcher
+from dllm_fast.result import Stats
 
 VOCABULARY = 1000
 BLOCK = 32
@@ -39,6 +42,24 @@ def heads_of_64(stage: Stage) -> Json:
 def heads_of_128(stage: Stage) -> Json:
     """Two query heads share a key head."""
     return _every_policy(stage, _network(stage, head_dim=128, kv_heads=2))
+
+
+def experts(stage: Stage) -> Json:
+    """A mixture, whose products read no value on the host, and give what a loop over the experts gives."""
+    mixture = ExpertsConfig(count=16, chosen=4, inner=stage.pick(256, 32), shared=stage.pick(256, 32))
+    network = _network(stage, head_dim=64, kv_heads=4, experts=mixture)
+    module = next(module for module in network.modules() if isinstance(module, Experts))
+    random = torch.Generator().manual_seed(2)
+    errors = []
+    for tokens in stage.pick((1, 8, 33, 300), (1, 8)):
+        x = torch.randn(tokens, network.config.width, generator=random).bfloat16().to(stage.device)
+        rows = grouped.Sorted.by_expert(module.router(x)[1], mixture.count)
+        given = x[rows.pairs // mixture.chosen]
+        ours, loop = grouped.products(given, module.gate_up, rows), grouped.looped(given, module.gate_up, rows)
+        errors.append(float((ours.double() - loop.double()).norm() / loop.double().norm()))
+        print(f"grouped products of {tokens} tokens against a loop: {errors[-1]:.2e}", flush=True)
+    assert max(errors) < 4e-3, errors
+    return _every_policy(stage, network) | {"errors of grouped products": errors}
 
 
 def _network(stage: Stage, *, head_dim: int, kv_heads: int, **more: Any) -> Decoder:
@@ -87,7 +108,7 @@ def _info(stage: Stage, network: Decoder, attention: str) -> ModelInfo:
     )
 
 
-def _replayed_eagerly(body: Callable[[], None]) -> Callable[[], None]:
+def replayed_eagerly(body: Callable[[], None]) -> Callable[[], None]:
     """In place of a capture: the same work through the same buffers, launch by launch."""
     body()
     return body
@@ -95,7 +116,7 @@ def _replayed_eagerly(body: Callable[[], None]) -> Callable[[], None]:
 
 def _capture(stage: Stage) -> Capture | None:
     """CUDA's, which is that of an engine by default; in a rehearsal there is none."""
-    return _replayed_eagerly if stage.dry else None
+    return replayed_eagerly if stage.dry else None
 
 
 def _every_policy(stage: Stage, network: Decoder) -> Json:
@@ -128,30 +149,35 @@ def _logits(stage: Stage, network: Decoder) -> None:
 
 
 def _one(stage: Stage, network: Decoder, attention: str, cache: str, rule: Json) -> Json:
-    """Three runs from graphs, one with the same buffers eagerly, one without an engine."""
+    """Runs from graphs, as many with the same buffers eagerly, and one without an engine."""
     new, prompts = stage.pick((32, [[1, 2, 3], [4] * 9]), (4, [[1, 2, 3]]))
     block = BLOCK if attention == "block_causal" else new // 2
     given = {"max_new_tokens": new, "cache": cache, "stop_at_eos": False, "seed": 3, "block_length": block, **rule}
     model = _opened(stage, network, attention)
     make = {"dtype": torch.bfloat16, "where": stage.device}
     engine = Engine(network, capture=_capture(stage), **make)
-    buffers = Engine(network, capture=_replayed_eagerly, **make)
+    buffers = Engine(network, capture=replayed_eagerly, **make)
     wrong: list[str] = []
+    stats: list[Stats] = []
 
     def run(name: str, engine: Engine | None) -> list[np.ndarray]:
         model.engine = engine
         with launcher.counted() as counter:
             result = dllm_fast.sample(model, prompts, **given)
+        stats.append(result.stats)
         try:
             _expect(counter, _kernels(rule, has_engine=engine is not None))
         except launched.LaunchError as error:
             wrong.append(f"{name}: {error}")
         return list(result.sequences)
 
-    runs = [run(f"run {i}", engine) for i in range(1, 4)]
-    alike = [run(f"same buffers, run {i}", buffers) for i in range(1, 4)][-1]
+    times = range(1, stage.pick(4, 3))
+    runs = [run(f"run {i}", engine) for i in times]
+    if stats[-1].replayed != stats[-1].nfe:
+        wrong.append(f"the last run replayed {stats[-1].replayed} of {stats[-1].nfe} forwards")
+    alike = [run(f"same buffers, run {i}", buffers) for i in times][-1]
     eager = run("without an engine", None)
-    wrong += [f"run {i} gives other tokens than run 1" for i in (2, 3) if not _same(runs[i - 1], runs[0])]
+    wrong += [f"run {i} gives other tokens than run 1" for i in times if not _same(runs[i - 1], runs[0])]
     if not _same(runs[0], alike):
         wrong.append("the same work outside of graphs gives other tokens")
     if engine.traceback is not None:
