@@ -91,3 +91,30 @@ def test_processes_that_come_no_further_end(tmp_path, monkeypatch, capsys):
     assert driver.main(["--out", str(tmp_path)]) == 1
     assert len(processes.given) == 2
     assert "ended with status 1" in capsys.readouterr().out
+
+
+HANGS = """
+import sys, time
+from bench.on_gpu import main, worker
+
+def hangs(_stage):
+    yield {"what": "a"}
+    time.sleep(99)
+
+worker.SECTIONS = (worker.Section("hang", 0, 0.3, hangs),)
+worker._OVERTIME_S = 0.3
+worker.doctor = dict
+sys.exit(worker.main(main.arguments(["--dry-run", "--out", sys.argv[1], "--worker", "--until", str(time.time() + 99)])))
+"""
+
+
+def test_a_section_that_hangs_ends_its_process_and_shows_where(tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'python'}:{ROOT}"}
+    command = [sys.executable, "-c", HANGS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode not in (driver.DONE, driver.AGAIN, driver.NO_GPU)
+    assert "Timeout" in done.stderr
+    assert "in hangs" in done.stderr
+    result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert result["running"] == "hang"
+    assert result["sections"]["hang"]["cases"] == [{"what": "a"}]
