@@ -7,7 +7,7 @@
 //
 //   count   only with top-k or top-p: up to eight blocks a row, each a chunk of its tiles: 16-byte loads, one atomic increment in
 //           shared memory an id (which the hardware merges for equal bins of a warp), and sums of weights by 32-bit
-//           additions: for float16 and float32 for every id, for bfloat16 only for the few outside of the window of the bins.
+//           additions: for float16 and float32 for every id, for bfloat16 only for the few that are close to 0.
 //           Writes one Bins a block. Without top-k, tiles whose maximum weighs nothing are not read.
 //   cut     one block a row: adds up the Bins, finds the bin in which each prefix ends and, unless all its ids have the same
 //           logit, goes down to one logit by counting its part of the row again. Writes one Cut.
@@ -74,16 +74,16 @@ __device__ __forceinline__ void count(const Matrix<T>& matrix, const TileRecord*
         }
     };
     visit_tiles<COUNT_THREADS>(view.row, shared.tiles, begin, end, [&](const Vector<T>& vector) {
-        bool is_outside = false;
+        bool has_tiny = false;
         vector.visit(view.row, [&](int, float x) {
             atomicAdd(&shared.counts[map.bin(x)], 1u);
             if constexpr (Map::IS_EXACT) {
-                is_outside |= map.is_outside(x);
+                has_tiny |= map.is_tiny(x);
             } else if (has_top_p) {
                 add_mass(x);
             }
         });
-        if (Map::IS_EXACT && has_top_p && is_outside) {
+        if (Map::IS_EXACT && has_top_p && has_tiny) {
             vector.visit_singly(view.row, [&](int, float x) { add_mass(x); });
         }
     });

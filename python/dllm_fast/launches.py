@@ -23,7 +23,7 @@ _CHOOSE_ARGMAX, _CHOOSE_BY_DRAW, _CHOOSE_BY_FILTERED_DRAW = range(3)
 RECORD_BYTES = 16
 CUT_BYTES = 16
 #: Bytes of what a chunk of a row adds to the bins of top-k and top-p.
-_BINS_BYTES = {"bfloat16": 4 * 8 + 4096 * 4, "float16": 2048 * (8 + 4), "float32": 2048 * (8 + 4)}
+_BINS_BYTES = {"bfloat16": 2 * 8 + 4096 * 4, "float16": 2048 * (8 + 4), "float32": 2048 * (8 + 4)}
 #: Suffix of the kernels for a dtype of the logits.
 SUFFIXES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 

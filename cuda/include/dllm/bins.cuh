@@ -1,10 +1,10 @@
 // Logits sorted into bins by their leading bits, for the cuts of mask_filter.cu: which bin a logit falls into, and which
 // logits a bin holds.
 //
-// A bin is a power of two's worth of neighbouring values, so a row at any temperature spreads over hundreds of them. In bfloat16
-// a bin holds one value only: then counts are all there is to know of a row, since ids of a bin weigh the same. Magnitudes
-// outside a window of fifteen powers of two share four bins, two of each sign. The window moves with the row, so that what
-// falls outside is tiny, or weighs nothing.
+// A power of two has 64 or 128 bins, so a row at any temperature spreads over hundreds of them. In bfloat16 a bin holds one
+// value only: then counts are all there is to know of a row, since ids of a bin weigh the same. Magnitudes outside a window of
+// fifteen powers of two share four bins, two of each sign. The window moves with the row, so that these hold what is close to
+// 0, or what weighs nothing.
 #pragma once
 
 #include "dllm/prediction.cuh"
@@ -61,14 +61,14 @@ struct BinMap {
     static constexpr int SPAN = POWERS << FRACTION_BITS;  // bins of the window, of one sign
     static constexpr int ZERO = SPAN + 2;                 // the bin of 0; around it tiny, the window, huge
     static constexpr int BINS = IS_EXACT ? 4096 : 2048;
-    // Bins whose ids weigh differently, so that weights are summed: the four outside of the window, or all.
-    static constexpr int MASSES = IS_EXACT ? 4 : BINS;
+    // Bins whose ids weigh differently, so that weights are summed: the two around 0, or all.
+    static constexpr int MASSES = IS_EXACT ? 2 : BINS;
     static_assert(2 * ZERO + 1 <= BINS, "every logit has a bin");
 
     // Leading bits of the smallest magnitude of the window.
     int low;
 
-    // The window of a row: it ends above all that can weigh something, which is 28.5 temperatures below the maximum.
+    // The window of a row: it ends above the maximum and all that can weigh something, which is 28.5 temperatures below it.
     __device__ static __forceinline__ BinMap of(float max, float inverse_temperature) {
         const float size = __uint_as_float(__float_as_uint(max) & 0x7fffffffu);
         const float reach = __fadd_rn(size, __fdiv_rn(29.0f, inverse_temperature));
@@ -85,18 +85,18 @@ struct BinMap {
         return __float_as_uint(x) & 0x80000000u ? ZERO + distance : ZERO - distance;
     }
 
-    // Is a logit outside of the window, or 0?
-    __device__ __forceinline__ bool is_outside(float x) const {
-        return uint32_t(int((__float_as_uint(x) & 0x7fffffffu) >> SHIFT) - low) >= uint32_t(SPAN);
+    // Does a logit lie below the window, or is it 0?
+    __device__ __forceinline__ bool is_tiny(float x) const {
+        return int((__float_as_uint(x) & 0x7fffffffu) >> SHIFT) < low;
     }
 
-    // Where the weights of a bin are summed, or -1 where its ids weigh the same and counts suffice.
+    // Where the weights of a bin are summed, or -1 where its ids weigh the same and counts suffice. What is above the window
+    // is negative and weighs nothing, each id for itself.
     __device__ static __forceinline__ int mass_of(int bin) {
         if (!IS_EXACT) {
             return bin;
         }
-        const bool is_tiny = bin == ZERO - 1 || bin == ZERO + 1, is_huge = bin == 0 || bin == 2 * ZERO;
-        return is_tiny ? int(bin > ZERO) : is_huge ? 2 + int(bin > ZERO) : -1;
+        return bin == ZERO - 1 ? 0 : bin == ZERO + 1 ? 1 : -1;
     }
 
     __device__ __forceinline__ Keys<T> keys(int bin) const {

@@ -84,12 +84,11 @@ struct Sums {
         return all_masses;
     }
 
-    // The part in which the prefix ends. There is one.
+    // The part in which the prefix ends. There is one. `add_up` has waited for the block since `found` was read.
     __device__ __forceinline__ Part end_of(const Prefix& prefix, CutShared& shared) const {
         uint32_t count = count_before;
         uint64_t mass = mass_before;
         bool was_reached = prefix.is_reached(count, mass);
-        __syncthreads();  // everybody has read what was found before
 #pragma unroll
         for (int i = 0; i < PER; ++i) {
             const bool is_reached = prefix.is_reached(count + counts[i], mass + masses[i]);
