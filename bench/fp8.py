@@ -21,10 +21,10 @@ import dllm_fast
 from bench import harness, quality
 from bench.harness import Json
 from dllm_fast import demo
-from dllm_fast.models import quantise
 from dllm_fast.models.blank import Linear
 from dllm_fast.models.checkpoint import IN_LAYER
 from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.ops import quantise as ops
 
 PLAIN, OURS = "float32", "fp8, as `load` does"
 SEED = 7
@@ -43,7 +43,7 @@ class Grid:
         return self.nearest(x / scale) * scale
 
 
-E4M3 = Grid(quantise.LARGEST, lambda x: x.to(quantise.E4M3).float())
+E4M3 = Grid(ops.LARGEST, lambda x: x.to(ops.E4M3).float())
 INT8 = Grid(127.0, torch.round)
 
 

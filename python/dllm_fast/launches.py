@@ -439,6 +439,12 @@ def fused_swiglu(*, dtype: str, gate_up: int, out: int, rows: int, inner: int) -
     return Launch(fused_source(dtype), f"dllm_fused_swiglu_{LAYER_SUFFIXES[dtype]}", grid, (256, 1, 1), arguments)
 
 
+def quantise_rows(*, rows: int, numbers: int, scales: int, count: int, width: int) -> Launch:
+    """`numbers` [count, width] E4M3 and `scales` [count] float32 of `rows` [count, width] bfloat16."""
+    arguments = (*(ctypes.c_void_p(a) for a in (rows, numbers, scales)), ctypes.c_int32(width))
+    return Launch("quantise", "dllm_quantise_rows", (count, 1, 1), (256, 1, 1), arguments)
+
+
 def model_sources(dtype: str, head_dimension: int) -> tuple[str, ...]:
     """What the steps of a model launch from, in its dtype and with heads of so many numbers; nothing for what torch does."""
     if dtype not in SUFFIXES:

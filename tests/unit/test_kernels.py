@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 # registers are two blocks of 256 threads on a multiprocessor, 64 are one block of 1,024, 40 are three of 512, 255 are all.
 BOUNDS = {
     "dllm_commit": (64, 21_000),
+    "dllm_quantise_rows": (40, 1_000),
 }
 for _dtype in ("bf16", "f16", "f32"):
     # Two warps, a tile of 4,096 ids each. Shared memory lets 13 such blocks be on a multiprocessor of an H100 (6 in float32).
@@ -80,6 +81,7 @@ def every_launch():
         yield launches.fused_add_norm(dtype=dtype, stream=0, delta=0, weight=0, stream_out=0, out=0, rows=1, width=8, eps=0.0)
         yield launches.fused_qkv(buffers, dtype=dtype, **shape, eps=0.0, rotates_in_float32=False)
         yield launches.fused_swiglu(dtype=dtype, gate_up=0, out=0, rows=1, inner=8)
+    yield launches.quantise_rows(rows=0, numbers=0, scales=0, count=1, width=8)
 
 
 def test_a_file_names_its_parts_where_it_guards_them(tmp_path, monkeypatch):

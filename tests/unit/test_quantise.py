@@ -12,7 +12,8 @@ from dllm_fast.errors import InvalidValueError
 from dllm_fast.models import quantise
 from dllm_fast.models.blank import Linear
 from dllm_fast.models.experts import Experts
-from dllm_fast.models.quantise import E4M3, Fp8Linear
+from dllm_fast.models.quantise import Fp8Linear
+from dllm_fast.ops.quantise import E4M3, quantised
 from encoders import TWINS as ENCODERS
 from families import MASK, TWINS
 
@@ -65,7 +66,7 @@ def test_a_layer_is_what_the_definition_says(dtype, biased):
     columns, column_scale = reference(weight.numpy())
     np.testing.assert_array_equal(layer.weight.float().numpy(), columns)
     np.testing.assert_array_equal(layer.scale.numpy(), column_scale[:, 0])
-    np.testing.assert_array_equal(quantise.quantised(x)[0].float().numpy(), rows)
+    np.testing.assert_array_equal(quantised(x)[0].float().numpy(), rows)
     scales = row_scale.astype(np.float64) * column_scale.T
     exact = rows @ columns.T * scales + (bias.to(dtype).double().numpy() if biased else 0)
     # Float32 sums of 96 products, and one rounding to the dtype.
@@ -79,7 +80,7 @@ def test_a_layer_is_what_the_definition_says(dtype, biased):
 def test_the_error_of_a_number():
     """Half of the last of three bits, or half of the smallest number of the row's scale."""
     x = torch.cat((drawn(200, 64), torch.logspace(-45, 38, 64)[None]))
-    numbers, scale = quantise.quantised(x)
+    numbers, scale = quantised(x)
     back = numbers.double() * scale.double()
     assert ((back - x).abs() <= torch.maximum(x.double().abs() * 2**-4, scale.double() * 2**-10) * (1 + 1e-6)).all()
     assert numbers.float().abs().amax(dim=1)[:-1].eq(448).all(), "the largest of a row is the largest of the format"
@@ -88,7 +89,7 @@ def test_the_error_of_a_number():
 def test_rows_of_nothing_and_rows_that_are_no_numbers():
     x = torch.zeros(4, 16)
     x[1, 3], x[2, 3], x[3, 3] = 1e-45, float("inf"), float("nan")
-    numbers, scale = quantise.quantised(x)
+    numbers, scale = quantised(x)
     assert numbers[0].float().eq(0).all()
     assert numbers[:2].float().isfinite().all()
     assert scale[:2].gt(0).all()
@@ -97,9 +98,9 @@ def test_rows_of_nothing_and_rows_that_are_no_numbers():
 
 def test_a_row_is_quantised_alone():
     x = drawn(40, 64)
-    numbers, scale = quantise.quantised(x)
+    numbers, scale = quantised(x)
     for i in range(len(x)):
-        alone, its = quantise.quantised(x[i : i + 1])
+        alone, its = quantised(x[i : i + 1])
         assert torch.equal(alone.float()[0], numbers.float()[i])
         assert its[0] == scale[i]
 
@@ -107,7 +108,7 @@ def test_a_row_is_quantised_alone():
 def test_why_each_channel_has_a_scale():
     """With one scale for a matrix, channels that are small beside the largest lose their bits."""
     weight = drawn(64, 128, seed=5)
-    numbers, scale = quantise.quantised(weight)
+    numbers, scale = quantised(weight)
     one = weight.abs().max() / 448
     by_channel = (numbers.float() * scale - weight).norm(dim=1) / weight.norm(dim=1)
     by_matrix = ((weight / one).to(E4M3).float() * one - weight).norm(dim=1) / weight.norm(dim=1)
@@ -117,8 +118,8 @@ def test_why_each_channel_has_a_scale():
 @needs_product
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_product_of_torch_is_called_as_it_is_defined(dtype):
-    rows, row_scale = quantise.quantised(drawn(33, 96, seed=1))
-    columns, column_scale = quantise.quantised(drawn(64, 96, seed=2))
+    rows, row_scale = quantised(drawn(33, 96, seed=1))
+    columns, column_scale = quantised(drawn(64, 96, seed=2))
     bias = drawn(64, 1, seed=3)[:, 0].bfloat16() if dtype == torch.bfloat16 else None
     operands = rows, row_scale, columns, column_scale[:, 0].contiguous(), bias, dtype
     ours, theirs = quantise.emulated_product(*operands), quantise.scaled_product(*operands)
@@ -136,7 +137,7 @@ def test_every_family(tmp_path, twin):
     assert layers
     assert all(".stack." in f".{name}" or ".layer" in name or ".transformer_encoder." in name for name in layers)
     for name, layer in layers.items():
-        numbers, scale = quantise.quantised(plain.network.get_submodule(name).weight)
+        numbers, scale = quantised(plain.network.get_submodule(name).weight)
         assert torch.equal(layer.weight.float(), numbers.float())
         assert torch.equal(layer.scale, scale[:, 0])
     others = dict(plain.network.named_parameters())
@@ -192,7 +193,7 @@ def test_weights_are_quantised_some_rows_at_a_time(monkeypatch):
     quantise.store(weight, *whole)
     monkeypatch.setattr(quantise, "_COPIED_BYTES", 4 * 32 * 7)
     most = []
-    inner = quantise.quantised
+    inner = quantised
     monkeypatch.setattr(quantise, "quantised", lambda rows: (most.append(len(rows)), inner(rows))[1])
     parts = torch.empty(50, 32, dtype=E4M3), torch.empty(50)
     quantise.store(weight, *parts)

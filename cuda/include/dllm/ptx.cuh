@@ -172,6 +172,36 @@ __device__ __forceinline__ uint32_t pack_bf16x2(float low, float high) {
 #endif
 }
 
+#if defined(DLLM_EMU) || __CUDA_ARCH__ < 890
+namespace emulated {
+// The code of a float32 in E4M3: four bits of exponent with bias 7, three of mantissa, no infinity, NaN all ones.
+__device__ __forceinline__ uint32_t e4m3(float x) {
+    const uint32_t bits = __float_as_uint(x), sign = (bits >> 24) & 0x80u, size = bits & 0x7fffffffu;
+    if (size > 0x7f800000u) {
+        return sign | 0x7fu;
+    }
+    if (size < 0x3c800000u) {
+        // Below 2^-6 its numbers are multiples of 2^-9, which are the last bits of numbers from 2^14 on.
+        return sign | (__float_as_uint(__fadd_rn(__uint_as_float(size), 16384.0f)) - 0x46800000u);
+    }
+    const uint32_t code = ((size + 0x7ffffu + ((size >> 20) & 1u)) >> 20) - ((127u - 7u) << 3);
+    return sign | (code < 0x7eu ? code : 0x7eu);
+}
+}  // namespace emulated
+#endif
+
+// Two float32 as E4M3, to nearest, ties to even, at most 448: `low` in the lower byte. Before sm_89 there is no such
+// instruction, and no product that would take its numbers either.
+__device__ __forceinline__ uint32_t pack_e4m3x2(float low, float high) {
+#if defined(DLLM_EMU) || __CUDA_ARCH__ < 890
+    return emulated::e4m3(low) | emulated::e4m3(high) << 8;
+#else
+    uint16_t result;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(result) : "f"(high), "f"(low));
+    return result;
+#endif
+}
+
 // Four 8 x 8 matrices of 16-bit elements from shared memory into the registers of a warp. Lane l gives the address of row
 // l % 8 of matrix l / 8, a multiple of 16, and gets of each matrix the elements (l / 4, 2 * (l % 4)) and the next one.
 __device__ __forceinline__ void load_matrices(uint32_t (&registers)[4], const void* row) {

@@ -1,10 +1,9 @@
-"""Weights of 8 bits: E4M3 (2209.05433) with a scale for each output channel, and rows quantised on their way into a product.
+"""Weights of 8 bits: E4M3 with a scale for each output channel, and rows quantised on their way into a product.
 
-A product is defined by its operands, not by the device:
+A product is defined by its operands, not by the device. With the numbers q and scales s of rows (ops/quantise.py), of x and
+of the weight,
 
-    scale of a row (of x, or of the weight)   s = max(max|row| / 448, the smallest normal float32)
-    numbers of a row                          q = E4M3(row / s), to nearest, ties to even; at most 448 by the scale
-    result                                    dtype(sum(q_x * q_w) * s_x * s_w + bias), all in float32
+    dtype(sum(q_x * q_w) * s_x * s_w + bias), all in float32.
 
 `torch._scaled_mm` computes it on a GPU of compute capability 8.9 or more. On a CPU the numbers are widened and multiplied in
 float32: the same operands, and sums that differ by the order of their additions. That is slow and there to be looked at.
@@ -16,7 +15,6 @@ rules about the rows of each expert that change with the version of torch.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,13 +23,12 @@ from torch import nn
 from dllm_fast.errors import InvalidValueError, shown
 from dllm_fast.models.blank import Linear
 from dllm_fast.models.checkpoint import IN_LAYER
+from dllm_fast.ops.quantise import E4M3, quantised
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = ("fp8",)
-E4M3 = torch.float8_e4m3fn
-LARGEST = 448.0
 _CAPABILITY = (8, 9)
 _STEP = 16  # both sizes of a matrix must be multiples of it for the product on a GPU
 _COPIED_BYTES = 1 << 23  # float32 at once on the way of a weight
@@ -51,13 +48,6 @@ class Fp8Linear(Linear):
         rows, scale = quantised(x.reshape(-1, self.in_features))
         multiply = scaled_product if x.is_cuda else emulated_product
         return multiply(rows, scale, self.weight, self.scale, self.bias, x.dtype).view(*x.shape[:-1], self.out_features)
-
-
-def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows `[N, K]` in E4M3, and their scales, float32 `[N, 1]`. A row with an infinity or a NaN has a NaN."""
-    largest = torch.linalg.vector_norm(rows, ord=math.inf, dim=-1, keepdim=True, dtype=torch.float32)
-    scale = (largest / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
-    return (rows / scale).to(E4M3), scale
 
 
 def scaled_product(  # noqa: PLR0917, the operands in the order of the product

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from dllm_fast import launches
 from dllm_fast.ops import launcher
+from dllm_fast.ops.quantise import E4M3
 
 if TYPE_CHECKING:
     import torch
@@ -16,4 +19,6 @@ if TYPE_CHECKING:
 def make_ready(network: Network, dtype: torch.dtype, device: torch.device) -> None:
     """Makes ready what the steps of a network launch, where a GPU will run them. Otherwise each kernel would keep its first
     step waiting, one after the other. What cannot be used is said as a warning, and torch does it."""
-    launcher.usable(device, *launches.model_sources(str(dtype).removeprefix("torch."), network.head_dim))
+    in_fp8 = isinstance(network, nn.Module) and any(parameter.dtype == E4M3 for parameter in network.parameters())
+    sources = launches.model_sources(str(dtype).removeprefix("torch."), network.head_dim)
+    launcher.usable(device, *sources, *(("quantise",) if in_fp8 else ()))

@@ -13,6 +13,7 @@ from dllm_fast.errors import CheckpointError
 from dllm_fast.models import quantise
 from dllm_fast.models.checkpoint import IN_LAYER
 from dllm_fast.models.spare import is_constant
+from dllm_fast.ops.quantise import E4M3
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,8 +53,8 @@ def fill(
         _check_shapes(checkpoint, pieces[name], parameter)
     state = {}
     for name, parameter in wanted.items():
-        in_fp8 = parameter.dtype == quantise.E4M3
-        kept = quantise.E4M3 if in_fp8 else torch.float32 if _FLOAT32.fullmatch(name) else dtype
+        in_fp8 = parameter.dtype == E4M3
+        kept = E4M3 if in_fp8 else torch.float32 if _FLOAT32.fullmatch(name) else dtype
         target = torch.empty(parameter.shape, dtype=kept, device=device)
         scale = torch.empty(len(target), device=device) if in_fp8 else None
         rows = target.view(-1, *parameter.shape[-1:]) if parameter.dim() > 2 else target
