@@ -8,8 +8,8 @@
 //
 // The host checks: contiguous rows, addresses that are multiples of 16, K a multiple of 8.
 
-#include "dllm/bf16.cuh"
 #include "dllm/block.cuh"
+#include "dllm/elements.cuh"
 
 namespace dllm {
 
@@ -21,8 +21,7 @@ struct QuantiseShared {
     BlockScratch<float> scratch;
 };
 
-__device__ __forceinline__ void quantise_rows(const Bits* rows, uint8_t* numbers, float* scales, int width) {
-    wait_for_kernels_before();
+__device__ __forceinline__ void quantise_rows(const Bf16* rows, uint8_t* numbers, float* scales, int width) {
     DLLM_SHARED(QuantiseShared, shared);
     const int64_t row = int64_t(blockIdx.x) * width;
     float largest = 0.0f;
@@ -52,8 +51,9 @@ __device__ __forceinline__ void quantise_rows(const Bits* rows, uint8_t* numbers
 }  // namespace dllm
 
 extern "C" __global__ void __launch_bounds__(dllm::QUANTISE_THREADS)
-    dllm_quantise_rows(const dllm::Bits* __restrict__ rows, uint8_t* __restrict__ numbers, float* __restrict__ scales,
+    dllm_quantise_rows(const dllm::Bf16* __restrict__ rows, uint8_t* __restrict__ numbers, float* __restrict__ scales,
                        int width) {
+    dllm::wait_for_kernels_before();
     dllm::quantise_rows(rows, numbers, scales, width);
 }
 DLLM_EXPORT(dllm_quantise_rows)
