@@ -346,6 +346,7 @@ constexpr int MAX_SPLITS = 64;
 template <typename T, int D>
 __device__ __forceinline__ void combine(const Outputs<T>& out, const Shape& shape, int batches) {
     constexpr int PER_LANE = 4, SWEEPS = (D + WARP * PER_LANE - 1) / (WARP * PER_LANE);
+    constexpr int AT_ONCE = 4 / SWEEPS;  // loads that a lane waits for together are four
     const int64_t rows = int64_t(batches) * shape.heads * shape.queries;
     const int64_t row = (int64_t(blockIdx.x) * COMBINE_THREADS + threadIdx.x) / WARP;
     const int lane = threadIdx.x % WARP;
@@ -374,7 +375,7 @@ __device__ __forceinline__ void combine(const Outputs<T>& out, const Shape& shap
     for (int i = 0; i < SWEEPS; ++i) {
         sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0.0f;
     }
-#pragma unroll 4
+#pragma unroll AT_ONCE
     for (int s = 0; s < shape.splits; ++s) {
         const float weight = __shfl_sync(FULL_WARP, s < WARP ? weights[0] : weights[1], s % WARP);
         mass += weight;
