@@ -9,12 +9,13 @@ shown once one has.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from bench.on_gpu import floors
 from bench.on_gpu.compiled import Code
 from bench.on_gpu.floors import LLADA_8B, Rates
 from dllm_fast import launches
+from dllm_fast.models import shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +54,16 @@ CUT_S = 8.0e-6
 ALONE_CLOCKS = 900
 #: Share of the copy that torch's products with few rows reach, by product; nearly all of a step's uncertainty is here.
 PRODUCTS = {"qkv": 0.84, "out": 0.65, "gate_up": 0.87, "down": 0.78, "head": 0.87}
-#: The same for products of our own that stream weights by TMA (docs/cuda.md).
+#: What torch reaches of the rate of a large product where rows are enough to be bound by it.
+LARGE = 0.85
+#: The same as `PRODUCTS` for products of our own that stream weights by TMA (docs/cuda.md).
 SKINNY = 0.92
 #: Of a grouped product with one or two rows an expert.
 GROUPED = 0.55
 #: Small kernels of torch that put the rows of a product into 8 bits: largest, scale, bound, quotient, rounding.
 QUANTISING_KERNELS = 5
+#: The commit: one block a row, a chain of scans and barriers.
+COMMIT_S = 8.0e-6
 #: What a step has beside its layers and its head: gathers and copies of the inputs, the last norm.
 FEW_SMALL_S = 25e-6
 #: What the host adds where it waits for a step before it begins the next.
@@ -106,7 +111,7 @@ def instructions_of_tile(code: Code) -> float:
 
 def launches_of(rows: int, vocabulary: int, *, temperature: float = 0.0, top_p: float | None = None) -> list[launches.Launch]:
     """What a mask prediction launches, for its grids."""
-    nowhere = launches.MaskPredictBuffers(**{field.name: 0 for field in fields(launches.MaskPredictBuffers)})
+    nowhere = launches.MaskPredictBuffers(**{one.name: 0 for one in fields(launches.MaskPredictBuffers)})
     shape = {"sites": rows, "vocabulary": vocabulary, "stride": vocabulary}
     return launches.mask_predict(nowhere, dtype="bfloat16", temperature=temperature, top_p=top_p, **shape)  # type: ignore[arg-type]
 
@@ -198,7 +203,7 @@ class Seen:
 
     def work(self) -> floors.Work:
         """What it has to do."""
-        return floors.attention(head_dim=_DEPTH, **{field.name: getattr(self, field.name) for field in fields(self)})
+        return floors.attention(head_dim=_DEPTH, **{one.name: getattr(self, one.name) for one in fields(self)})
 
 
 def attention(card: Card, codes: dict[str, Code], seen: Seen, form: Form = TODAY) -> Estimate:
@@ -238,11 +243,16 @@ SMALL = {
     "qkv": 2,
     "swiglu": 1,
 }
+#: Numbers that they read and write for a token.
+MOVED = {"add_norm": 4 * 4096, "qkv": 2 * 12_288, "swiglu": 3 * 12_288}
 
 
-def small_s(name: str) -> float:
-    """An elementwise kernel of a layer at batch 1: it moves less than a megabyte, so only latency counts."""
-    return LAUNCH_S + TRIP_S * SMALL[name]
+def small(card: Card, name: str, tokens: int = 32) -> Estimate:
+    """An elementwise kernel of a layer: at batch 1 it moves less than a megabyte, so only latency counts."""
+    moved = 2.0 * MOVED[name] * tokens
+    latency, memory = TRIP_S * SMALL[name], moved / (card.rates.copy * STREAM)
+    limit = "memory" if memory > latency else "launch and latency"
+    return Estimate(floor_s=moved / card.rates.copy, s=LAUNCH_S + max(latency, memory), limit=limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,47 +267,59 @@ class Step:
         return sum(self.parts.values())
 
 
-def llada_step(
-    card: Card,
-    codes: dict[str, Code],
-    *,
-    products: dict[str, float] | float = PRODUCTS,  # type: ignore[assignment]
-    weight_bytes: int = 2,
-    has_own_epilogues: bool = False,
-) -> Step:
-    """LLaDA-8B's shape, batch 1, a block of 32 over 768 keys, the head on 16 lines.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """How a step is built.
 
-    Args:
-        card: where.
-        codes: of the compiled kernels.
-        products: the share of the copy that products reach.
-        weight_bytes: of a weight; 1 for FP8.
-        has_own_epilogues: norms, heads and SwiGLU are done in products, which begin early; splits are merged in clusters.
+    Attributes:
+        products: the share of the copy that each product reaches with few rows.
+        weight_bytes: of a weight of the layers; 1 for FP8.
+        has_own_epilogues: norms, heads and SwiGLU are done in products, which begin early.
+        form: of attention.
     """
-    layers, queries, scored = LLADA_8B.layers, 32, 16
-    share = products if isinstance(products, dict) else dict.fromkeys(PRODUCTS, products)
-    shapes = {**LLADA_8B.products(), "head": (LLADA_8B.width, LLADA_8B.vocabulary)}
+
+    products: dict[str, float] = field(default_factory=lambda: PRODUCTS)
+    weight_bytes: int = 2
+    has_own_epilogues: bool = False
+    form: Form = TODAY
+
+
+AS_IT_IS = Build()
+ON_PAPER = Build(products=dict.fromkeys(PRODUCTS, SKINNY), has_own_epilogues=True, form=MERGED)
+IN_8_BITS = Build(weight_bytes=1)
+
+
+def rows_of_graph(batch: int) -> int:
+    """What a graph for so many rows computes."""
+    return shapes._lines(batch)
+
+
+def llada_step(card: Card, codes: dict[str, Code], build: Build = AS_IT_IS, *, batch: int = 1) -> Step:
+    """LLaDA-8B's shape, a block of 32 over 768 keys in each row, the head on 16 lines of it."""
+    layers, rows, scored = LLADA_8B.layers, rows_of_graph(batch), 16 * rows_of_graph(batch)
+    tokens = 32 * rows
+    sizes = {**LLADA_8B.products(), "head": (LLADA_8B.width, LLADA_8B.vocabulary)}
 
     def product(name: str) -> float:
         # The head stays as it is under FP8.
-        each = 2 if name == "head" else weight_bytes
-        return floors.product(queries, *shapes[name], weight_bytes=each).seconds(card.rates) / share[name]
+        is_head = name == "head"
+        work = floors.product(scored if is_head else tokens, *sizes[name], weight_bytes=2 if is_head else build.weight_bytes)
+        return max(work.moved / card.rates.copy / build.products[name], work.flops / card.rates.flops / LARGE)
 
-    seen = attention(card, codes, Seen(), MERGED if has_own_epilogues else TODAY)
-    small = 0.0 if has_own_epilogues else 2 * small_s("add_norm") + small_s("qkv") + small_s("swiglu")
-    launched = 5 if has_own_epilogues else 10
+    elementwise = (2 * small(card, "add_norm", tokens).s) + small(card, "qkv", tokens).s + small(card, "swiglu", tokens).s
     parts = {
         "products": layers * sum(product(name) for name in LLADA_8B.products()),
-        "attention and its merge": layers * (seen.s - 1.5e-6),
-        "norms, heads, SwiGLU": layers * small,
-        "gaps": layers * launched * (0.3e-6 if has_own_epilogues else GAP_S),
+        # Its launch and its merge's are partly those of the gaps.
+        "attention and its merge": layers * (attention(card, codes, Seen(batch=rows), build.form).s - 1.5e-6),
+        "norms, heads, SwiGLU": 0.0 if build.has_own_epilogues else layers * elementwise,
+        "gaps": layers * (5 * 0.3e-6 if build.has_own_epilogues else 10 * GAP_S),
         "head": product("head"),
-        "mask prediction, commit": mask_prediction(card, codes, scored, LLADA_8B.vocabulary).s + 8.0e-6,
+        "mask prediction, commit": mask_prediction(card, codes, scored, LLADA_8B.vocabulary).s + COMMIT_S,
         "the rest": FEW_SMALL_S,
     }
-    if weight_bytes == 1:
+    if build.weight_bytes == 1:
         parts["rows into 8 bits"] = layers * len(LLADA_8B.products()) * QUANTISING_KERNELS * (TRIP_S + GAP_S)
-    model = floors.step(LLADA_8B, batch=1, queries=queries, keys=769, scored=scored, weight_bytes=weight_bytes)
+    model = floors.step(LLADA_8B, batch=batch, queries=32, keys=769, scored=16, weight_bytes=build.weight_bytes)
     return Step(parts=parts, floor_s=floors.seconds(model, card.rates))
 
 

@@ -14,32 +14,36 @@ from collections.abc import Sequence
 from bench.on_gpu import compiled
 from bench.on_gpu.compiled import Code
 from bench.on_gpu.cost import (
+    AS_IT_IS,
     H100,
     H200,
     HOST_S,
+    IN_8_BITS,
     MERGED,
-    SKINNY,
+    ON_PAPER,
     SMALL,
     TODAY,
     WGMMA,
+    Build,
     Card,
     Estimate,
     Seen,
-    Step,
     attention,
     experts_layer,
     filtered,
     llada_step,
     mask_prediction,
-    small_s,
+    rows_of_graph,
+    small,
 )
 from bench.on_gpu.floors import Rates
 from bench.on_gpu.told import report, table
 
+MERGED_ALONE = Build(form=MERGED)
 RESULT = compiled.PATH.parent / "gpu" / "gpu.json"
 
 
-def kernelstable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+def kernels_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     """Floors and estimates of the kernels."""
     rows: list[list[object]] = []
 
@@ -57,21 +61,18 @@ def kernelstable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
             found = [attention(card, codes, Seen(kv_heads=kv_heads, keys=keys)) for card in cards]
             add("attention", f"32 queries, 32/{kv_heads} heads, {keys:,} keys", found)
     for name in SMALL:
-        moved = {"add_norm": 5 * 4096, "qkv": 2 * 12_288, "swiglu": 3 * 12_288}[name] * 32 * 2
-        found = [Estimate(floor_s=moved / card.rates.copy, s=small_s(name), limit="launch and latency") for card in cards]
-        add(name, "32 x 4,096" if name == "add_norm" else "32 x 12,288", found)
+        for tokens in (32, 1024):
+            found = [small(card, name, tokens) for card in cards]
+            add(name, f"{tokens:,} x {'4,096' if name == 'add_norm' else '12,288'}", found)
     add("experts", "256, 8 of each of 32 tokens, 162 met", [experts_layer(card) for card in cards])
     head = ["kernel", "size", *(text for card in cards for text in (f"{card.name}: floor", "estimate, of the floor"))]
     return table([*head, f"limited on an {cards[0].name} by"], rows)
 
 
-def steptable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+def step_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     """The step of LLaDA-8B's shape by part, today and with what is on paper."""
-    forms: list[tuple[str, list[Step]]] = [
-        ("today", [llada_step(card, codes) for card in cards]),
-        ("own skinny products", [llada_step(card, codes, products=SKINNY, has_own_epilogues=True) for card in cards]),
-        ("FP8 by torch", [llada_step(card, codes, weight_bytes=1) for card in cards]),
-    ]
+    builds = {"today": AS_IT_IS, "own skinny products, merged splits": ON_PAPER, "FP8 by torch": IN_8_BITS}
+    forms = [(name, [llada_step(card, codes, build) for card in cards]) for name, build in builds.items()]
     rows: list[list[object]] = []
     for part in forms[-1][1][0].parts:
         rows.append([part, *(_ms(step.parts.get(part, 0.0)) for _, steps in forms for step in steps)])
@@ -82,7 +83,24 @@ def steptable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     return table(head, rows)
 
 
-def clusterstable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+def batches_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+    """The same step by batch, and tokens in a second where each row commits one a step."""
+    rows: list[list[object]] = []
+    for batch in (1, 8, 9, 16, 32):
+        cells: list[object] = []
+        for card in cards:
+            now, later = (llada_step(card, codes, build, batch=batch) for build in (AS_IT_IS, MERGED_ALONE))
+            cells += [_ms(now.floor_s), f"{_ms(now.s)}, {now.floor_s / now.s:.0%}", f"{batch / now.s:,.0f}", _ms(later.s)]
+        rows.append([batch, rows_of_graph(batch), *cells])
+    head = [
+        f"{card.name}: {text}"
+        for card in cards
+        for text in ("floor, ms", "step, of the floor", "tokens/s", "with merged splits")
+    ]
+    return table(["batch", "rows of the graph", *head], rows)
+
+
+def clusters_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     """Attention today and with its splits merged in a cluster."""
     rows: list[list[object]] = []
     for seen in (Seen(), Seen(batch=8), Seen(batch=32), Seen(kv_heads=8, keys=4096), Seen(kv_heads=8, keys=32_768)):
@@ -95,7 +113,7 @@ def clusterstable(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     return table(head, rows)
 
 
-def codetable(codes: dict[str, Code]) -> str:
+def code_table(codes: dict[str, Code]) -> str:
     """What was compiled."""
     rows = [
         [name, code.registers, code.instructions, code.loop or "unrolled", _per_round(code)] for name, code in codes.items()
@@ -128,10 +146,11 @@ def blocks(cards: Sequence[Card] = (H200, H100)) -> dict[str, str]:
     """The tables of docs/cuda.md by the names of their places."""
     codes = compiled.load()
     return {
-        "kernels": kernelstable(cards, codes),
-        "step": steptable(cards, codes),
-        "clusters": clusterstable(cards, codes),
-        "code": codetable(codes),
+        "kernels": kernels_table(cards, codes),
+        "step": step_table(cards, codes),
+        "batches": batches_table(cards, codes),
+        "clusters": clusters_table(cards, codes),
+        "code": code_table(codes),
     }
 
 

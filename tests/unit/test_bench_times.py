@@ -287,8 +287,8 @@ def test_no_estimate_is_below_its_floor():
         found += [cost.experts_layer(card)]
         assert all(one.share < 1 for one in found)
         today = cost.llada_step(card, codes)
-        on_paper = cost.llada_step(card, codes, products=cost.SKINNY, has_own_epilogues=True)
-        quantised = cost.llada_step(card, codes, weight_bytes=1)
+        on_paper = cost.llada_step(card, codes, cost.ON_PAPER)
+        quantised = cost.llada_step(card, codes, cost.IN_8_BITS)
         assert today.s > on_paper.s > on_paper.floor_s
         assert today.s > quantised.s > quantised.floor_s
         assert quantised.floor_s < 0.6 * today.floor_s
