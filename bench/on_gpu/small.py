@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.on_gpu.checks import attention, equalities, fused
+from bench.on_gpu.checks import attention, equalities, fused, products
 from bench.on_gpu.stage import Stage
 
 
@@ -15,6 +15,7 @@ def every_kernel(stage: Stage) -> None:
     equalities.commit(toy)
     attention.variants(toy)
     fused.fused(toy)
+    products.eight_bits(toy)
 
 
 def commit(stage: Stage) -> None:

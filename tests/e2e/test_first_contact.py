@@ -217,7 +217,9 @@ def test_no_check_holds_where_the_kernels_cannot_be_used(check, tmp_path, monkey
 
 
 @needs_emulator
-@pytest.mark.parametrize("name", ["mask prediction", "commit", "attention", "draws", "sampling", "attention variants", "fused"])
+@pytest.mark.parametrize(
+    "name", ["mask prediction", "commit", "attention", "draws", "sampling", "attention variants", "fused", "eight bits"]
+)
 def test_a_wrong_kernel_is_seen(name, tmp_path, monkeypatch):
     """One that leaves out its last block, as a wrong bound would."""
     from tests.emulator import operations
