@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from bench.on_gpu import launched, place
-from bench.on_gpu.checks import CHECKS, child, models
+from bench.on_gpu.checks import CHECKS, child, models, tools
 from bench.on_gpu.driver import Check, Driver
+from bench.on_gpu.stage import Stage
 from dllm_fast import launches
 from dllm_fast.models.graphs import Engine
 from dllm_fast.ops import launcher
@@ -276,6 +277,25 @@ def test_the_sanitizers_program_must_hold_and_launch(check, tmp_path, monkeypatc
     status, record = run(f"bench.on_gpu.checks.tools:{check}", tmp_path)
     assert status == 1
     assert "ended with status 9" in record["why"]
+
+
+@pytest.mark.parametrize("refusals", [0, 1, 2])
+def test_a_tool_that_does_not_know_an_option_is_asked_without(refusals, monkeypatch, tmp_path):
+    asked = []
+
+    def small(_stage, _program, under):
+        asked.append(under)
+        is_refused = len(asked) <= refusals
+        return (1, None) if is_refused else (0, {"launched": {"dllm_commit": 1}, "why": None})
+
+    monkeypatch.setattr(tools, "_small", small)
+    monkeypatch.setattr(tools, "every_kernel", lambda _: {"dllm_commit"})
+    monkeypatch.setattr(tools.shutil, "which", lambda *_, **__: "/bin/tool")
+    stage = Stage(torch.device("cpu"), dry=False, quick=True, deadline=time.perf_counter() + 60, out=tmp_path)
+    tools.racecheck(stage)
+    ours = [("--kernel-name", "kns=dllm_"), ("--kernel-regex", "kns=dllm_"), ()][: refusals + 1]
+    common = ["/bin/tool", "--tool", "racecheck", "--error-exitcode", "9", "--print-limit", "20"]
+    assert asked == [[*common, *one] for one in ours]
 
 
 def test_launches_are_compared_by_name_and_number(monkeypatch):

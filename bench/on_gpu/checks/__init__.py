@@ -11,6 +11,7 @@ _HERE = "bench.on_gpu.checks"
 
 CHECKS = (
     Check("loading", f"{_HERE}.loading:load", 90, is_first=True),
+    Check("registers", f"{_HERE}.loading:registers", 60),
     Check("memcheck", f"{_HERE}.tools:memcheck", 200),
     Check("racecheck", f"{_HERE}.tools:racecheck", 200),
     Check("synccheck", f"{_HERE}.tools:synccheck", 200),

@@ -1,4 +1,4 @@
-"""Every kernel loaded on the device: what the driver makes of the cubins, and one launch."""
+"""Every kernel loaded on the device, and what the driver makes of the cubins."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from dllm_fast.ops import fused, launcher
 
 
 def load(stage: Stage) -> Json:
-    """Loads all of it, so that the other checks find the cubins made, and says what machine this is.
+    """Loads all of it, so that the other checks find the cubins made, launches one, and says what machine this is.
 
-    Raises:
-        AssertionError: a kernel that spills, or that the driver gives other registers than the compiler said.
+    No other check begins where this one fails, so it asks for no more than they need.
     """
     facts = _facts(stage)
     for name, value in facts.items():
@@ -27,16 +26,32 @@ def load(stage: Stage) -> Json:
         missing = [source for source in kernels.sources() if kernels.find(source, facts["arch"]) is None]
         print(f"compiled here: {', '.join(missing) or 'nothing'}", flush=True)
         kernels.compile_missing(missing, facts["arch"])
-        rows = [row for source in kernels.sources() for row in _loaded(source, facts["arch"])]
-        facts["registers"] = {row["kernel"]: row["registers"] for row in rows}
-        strange = [row for row in rows if row["local_bytes"] or row["spills"] or row["registers"] != row["said"]]
-        assert not strange, strange
+        for source in kernels.sources():  # one by one, so that the log tells which of them the driver refuses
+            print(f"{source}: ", end="", flush=True)
+            kernels.load(source, torch.cuda.current_device())
+            print("loaded", flush=True)
     unusable = [source for source in kernels.sources() if not launcher.usable(stage.device, source)]
     assert not unusable, unusable
+    _one_launch(stage)
+    return facts | {"compiled here": [] if stage.dry else missing, "kernels": sorted(every_kernel(stage))}
+
+
+def registers(stage: Stage) -> Json:
+    """What the driver makes of each kernel: the registers that the compiler said, and no memory of a thread's own."""
+    rows: list[Json] = []
+    if not stage.dry:
+        arch = kernels.architecture(torch.cuda.get_device_capability())
+        rows = [row for source in kernels.sources() for row in _rows(source, arch)]
+    _one_launch(stage)
+    strange = [row for row in rows if row["local_bytes"] or row["spills"] or row["registers"] != row["said"]]
+    assert not strange, strange
+    return {"registers": {row["kernel"]: row["registers"] for row in rows}}
+
+
+def _one_launch(stage: Stage) -> None:
     with launched.exactly([launched.fused("swiglu", torch.bfloat16)]):
         halves = fused.swiglu(torch.ones(1, 16, device=stage.device).bfloat16())
     assert halves.float().sub(0.7310585786).abs().max() < 4e-3, "silu(1) * 1"
-    return facts | {"kernels": sorted(every_kernel(stage))}
 
 
 def every_kernel(stage: Stage) -> set[str]:
@@ -50,10 +65,9 @@ def every_kernel(stage: Stage) -> set[str]:
     return {usage.kernel for source in kernels.sources() for usage in kernels.compile_kernels(source, arch).usage}
 
 
-def _loaded(source: str, arch: str) -> list[Json]:
+def _rows(source: str, arch: str) -> list[Json]:
     compiled = kernels.compile_kernels(source, arch)
     module = kernels.load(source, torch.cuda.current_device())
-    print(f"{source}: loaded, {compiled.path.stat().st_size} bytes", flush=True)
     rows = []
     for usage in compiled.usage:
         function: Any = module.get_function(usage.kernel)
