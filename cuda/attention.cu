@@ -416,6 +416,7 @@ __device__ __forceinline__ void combine(const Outputs<T>& out, const Shape& shap
             dllm::Strides k_strides, dllm::Strides v_strides, dllm::Strides out_strides, float scale_log2, int queries,   \
             int keys, int heads, int key_heads, int splits, int keys_per_split) {                                         \
         dllm::wait_for_kernels_before();                                                                                  \
+        dllm::let_kernels_after_begin();                                                                                  \
         dllm::attention<T, D, ROWS>({q, k, v, begin, end, q_strides, k_strides, v_strides, scale_log2},                   \
                                     {queries, keys, heads, key_heads, splits, keys_per_split},                            \
                                     {out, out_strides, parts, log_sums});                                                 \
@@ -430,6 +431,7 @@ __device__ __forceinline__ void combine(const Outputs<T>& out, const Shape& shap
                                                dllm::Strides out_strides, int batches, int queries, int heads,            \
                                                int splits) {                                                              \
         dllm::wait_for_kernels_before();                                                                                  \
+        dllm::let_kernels_after_begin();                                                                                  \
         dllm::combine<T, D>({out, out_strides, const_cast<float*>(parts), const_cast<float*>(log_sums)},                  \
                             {queries, 0, heads, 0, splits, 0}, batches);                                                  \
     }                                                                                                                     \

@@ -241,6 +241,7 @@ extern "C" __global__ void __launch_bounds__(dllm::COMMIT_THREADS) dllm_commit(
     const double* __restrict__ progress, int64_t* cells, int32_t* chosen, int32_t* committed, int32_t* masks_left,
     int64_t mask_id, int order, int cut, double bound, double order_temperature, int is_annealed) {
     dllm::wait_for_kernels_before();
+    dllm::let_kernels_after_begin();
     dllm::commit(cells, chosen, committed, masks_left,
                  {site_start, cell, position, seed, request, step, token, probability, top1, top2, entropy, status}, floors,
                  progress, mask_id, {order, cut, bound, order_temperature, is_annealed != 0});

@@ -220,6 +220,7 @@ __device__ __forceinline__ void swiglu(const T* gate_up, T* out, int64_t rows, i
         dllm_fused_add_norm_##SUFFIX(const T* stream, const T* __restrict__ delta, const T* __restrict__ weight,          \
                                      T* stream_out, T* __restrict__ out, int width, float eps) {                          \
         dllm::wait_for_kernels_before();                                                                                  \
+        dllm::let_kernels_after_begin();                                                                                  \
         dllm::add_norm(stream, delta, weight, stream_out, out, width, eps);                                               \
     }                                                                                                                     \
     DLLM_EXPORT(dllm_fused_add_norm_##SUFFIX)                                                                             \
@@ -229,6 +230,7 @@ __device__ __forceinline__ void swiglu(const T* gate_up, T* out, int64_t rows, i
         dllm::Cache<T> values, int slot_count, int queries, int heads, int key_heads, int depth, int rotated, float eps,  \
         int rotates_in_float32) {                                                                                         \
         dllm::wait_for_kernels_before();                                                                                  \
+        dllm::let_kernels_after_begin();                                                                                  \
         dllm::qkv(projected, q_weight, k_weight, angles, slots, q, keys, values,                                          \
                   {slot_count, queries, heads, key_heads, depth, rotated, eps, rotates_in_float32 != 0});                 \
     }                                                                                                                     \
@@ -236,6 +238,7 @@ __device__ __forceinline__ void swiglu(const T* gate_up, T* out, int64_t rows, i
     extern "C" __global__ void __launch_bounds__(dllm::FUSED_THREADS) dllm_fused_swiglu_##SUFFIX(                         \
         const T* __restrict__ gate_up, T* __restrict__ out, int64_t rows, int inner) {                                    \
         dllm::wait_for_kernels_before();                                                                                  \
+        dllm::let_kernels_after_begin();                                                                                  \
         dllm::swiglu(gate_up, out, rows, inner);                                                                          \
     }                                                                                                                     \
     DLLM_EXPORT(dllm_fused_swiglu_##SUFFIX)

@@ -49,6 +49,7 @@ __device__ __forceinline__ void count(const Matrix<T>& matrix, const TileRecord*
     using Map = BinMap<T>;
     DLLM_SHARED(CountShared<T>, shared);
     wait_for_kernels_before();
+    let_kernels_after_begin();
     const int site = blockIdx.x / chunks, chunk = blockIdx.x % chunks, tiles = matrix.tiles(), t = threadIdx.x;
     const float own = own_maximum(records, site, tiles);
     const View<T> view = {matrix.row(site), block_max<COUNT_THREADS>(own, shared.floats), inverse_temperature};
@@ -104,6 +105,7 @@ __device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* r
                                     int chunks, float inverse_temperature, int top_k, double top_p, double min_p) {
     DLLM_SHARED(CutShared, shared);
     wait_for_kernels_before();
+    let_kernels_after_begin();
     const int site = blockIdx.x, tiles = matrix.tiles();
     const bool has_top_k = top_k > 0, has_top_p = top_p < 1.0;
     const float own = own_maximum(records, site, tiles);
@@ -159,6 +161,7 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
                                      float inverse_temperature) {
     DLLM_SHARED(WarpTiles<T>, shared);
     wait_for_kernels_before();
+    let_kernels_after_begin();
     const TilePlace place = tile_place();
     if (place.site >= sites || place.tile >= matrix.tiles()) {
         return;

@@ -74,6 +74,7 @@ template <typename T, bool IS_TEMPERED>
 __device__ __forceinline__ void tiles(const Matrix<T>& matrix, TileRecord* records, int sites, float inverse_temperature) {
     DLLM_SHARED(WarpTiles<T>, shared);
     wait_for_kernels_before();
+    let_kernels_after_begin();
     const TilePlace place = tile_place();
     if (place.site >= sites || place.tile >= matrix.tiles()) {
         return;
@@ -163,6 +164,7 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
                                      const Sites& sites, float inverse_temperature, int choice, const Results& results) {
     DLLM_SHARED(RowsShared, shared);
     wait_for_kernels_before();
+    let_kernels_after_begin();
     const int site = blockIdx.x, tiles = matrix.tiles(), t = threadIdx.x;
     const Row<T> row = matrix.row(site);
     TileRecord record = {negative_infinity(), 0.0f, 0.0f, 0.0f};

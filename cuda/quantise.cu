@@ -54,6 +54,7 @@ extern "C" __global__ void __launch_bounds__(dllm::QUANTISE_THREADS)
     dllm_quantise_rows(const dllm::Bf16* __restrict__ rows, uint8_t* __restrict__ numbers, float* __restrict__ scales,
                        int width) {
     dllm::wait_for_kernels_before();
+    dllm::let_kernels_after_begin();
     dllm::quantise_rows(rows, numbers, scales, width);
 }
 DLLM_EXPORT(dllm_quantise_rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import sass
 from dllm_fast import cli, kernels, launches
 from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
@@ -117,6 +118,25 @@ def test_every_kernel_compiles_for_every_architecture_within_its_bounds():
         assert (usage.spills, usage.stack_bytes) == (0, 0), usage
         assert 0 < usage.registers <= registers, usage
         assert usage.shared_bytes <= shared + SYSTEM_SHARED_BYTES, usage
+
+
+def test_every_kernel_waits_for_those_before_it_and_lets_those_after_it_begin():
+    """Launched as a dependent one (the switch pdl), a kernel may have begun before what it reads is written."""
+    nvrtc_or_skip()
+    if sass.disassembler() is None:
+        pytest.skip(f"no nvdisasm; {sass.INSTALL}")
+    # Global memory, or the end of a thread: a kernel that ended without waiting would let its own follower begin too early.
+    touches = re.compile(r"(LD|ST|LDG|STG|LDGSTS|ATOM|ATOMG|RED|REDG|EXIT|UBLKCP|UTMA\w*)\b")
+    with ThreadPoolExecutor(2) as pool:
+        cubins_ = [kernels.compile_kernels(source, "sm_90a").path for source in kernels.sources()]
+        found = [kernel for one in pool.map(sass.disassemble, cubins_) for kernel in one]
+    assert {kernel.name for kernel in found} == set(BOUNDS)
+    for kernel in found:
+        opcodes = [instruction.opcode for instruction in kernel.instructions]
+        assert "ACQBULK" in opcodes, f"{kernel.name} begins without wait_for_kernels_before()"
+        early = [opcode for opcode in opcodes[: opcodes.index("ACQBULK")] if touches.match(opcode)]
+        assert early == [], f"{kernel.name} does not begin with wait_for_kernels_before()"
+        assert "PREEXIT" in opcodes, f"{kernel.name} has no let_kernels_after_begin()"
 
 
 def test_the_log_of_the_assembler_is_understood():
