@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,10 @@ import torch
 import dllm_fast
 from dllm_fast import cli, demo
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.models import quantise
+from dllm_fast.models import grouped_fp8, quantise
 from dllm_fast.models.blank import Linear
-from dllm_fast.models.experts import Experts
+from dllm_fast.models.experts import Experts, ExpertsConfig
+from dllm_fast.models.grouped import Sorted
 from dllm_fast.models.quantise import Fp8Linear
 from dllm_fast.ops.quantise import E4M3, quantised
 from encoders import TWINS as ENCODERS
@@ -19,6 +23,7 @@ from families import MASK, TWINS
 
 BY_NAME = {twin.name: twin for twin in TWINS}
 CPU = torch.device("cpu")
+MIXTURE = ExpertsConfig(count=4, chosen=2, inner=16)
 needs_product = pytest.mark.skipif(quantise._refusal(CPU) is not None, reason="this torch has no torch._scaled_mm on a CPU")
 
 
@@ -218,12 +223,100 @@ def test_what_does_not_fit_stays_and_is_said():
     assert "products: torch._scaled_mm" in quantise.prepare(network, torch.device("cuda"))
 
 
-def test_experts_stay_and_it_is_said(tmp_path):
-    model = dllm_fast.load(BY_NAME["llada2"].save(tmp_path), quantise="fp8")
-    assert model.network.stack[1].mlp.gate_up.dtype == torch.float32
-    assert model.network.stack[1].mlp.shared.gate_up.weight.dtype == E4M3
-    assert any("as they are: embeddings, norms, head, 2 stacks of experts;" in note for note in model.info.notes)
+def test_experts_in_8_bits(tmp_path):
+    folder = BY_NAME["llada2"].save(tmp_path)
+    plain, model = dllm_fast.load(folder), dllm_fast.load(folder, quantise="fp8")
+    mixture, wanted = model.network.stack[1].mlp, plain.network.stack[1].mlp
+    for name in ("gate_up", "down"):
+        numbers, scale = quantised(getattr(wanted, name).flatten(0, 1))
+        stack = getattr(mixture, name)
+        assert torch.equal(stack.float().flatten(0, 1), numbers.float())
+        assert torch.equal(getattr(mixture, f"{name}_scale").flatten(), scale[:, 0])
+    assert mixture.router.weight.dtype == torch.float32
+    assert any("2 stacks of experts; as they are: embeddings, norms, head; products: emulated" in n for n in model.info.notes)
     assert any("quantised to fp8 (E4M3" in note for note in dllm_fast.explain(model).notes)
+    x = drawn(30, 64, seed=4)
+    x = x / x.abs().amax(dim=1, keepdim=True)
+    with torch.inference_mode():
+        assert 0 < (mixture(x) - wanted(x)).norm() / wanted(x).norm() < 0.1
+
+
+def test_experts_stay_where_torch_does_not_multiply_them(monkeypatch):
+    with torch.device("meta"):
+        network = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([Experts(32, MIXTURE, "silu")])})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    said = quantise.prepare(network, torch.device("cuda"))
+    assert network["layers"][0].gate_up.dtype == torch.float32
+    assert (
+        "as they are: embeddings, norms, head, 2 stacks of experts (torch multiplies them in 8 bits on GPUs of compute "
+        "capability 9 and 10 alone); products: torch._scaled_mm"
+    ) in said
+    assert quantise.prepare(network, CPU).count("2 stacks of experts;") == 1
+    assert network["layers"][0].gate_up.dtype == E4M3
+    with torch.device("meta"):
+        network["layers"][0] = Experts(32, dataclasses.replace(MIXTURE, inner=24), "silu")
+    assert "head, 2 stacks of experts;" in quantise.prepare(network, CPU)
+
+
+def grouped_product(a, b, scale_a, scale_b, *, offs, out_dtype, use_fast_accum):
+    """`torch._scaled_grouped_mm` as its documentation and its checks have it."""
+    assert (a.dtype, b.dtype, offs.dtype, out_dtype, use_fast_accum) == (E4M3, E4M3, torch.int32, torch.bfloat16, False)
+    assert a.is_contiguous()
+    assert b.transpose(-2, -1).is_contiguous()
+    assert (scale_a.shape, scale_b.shape) == ((len(a),), (len(b), b.shape[2]))
+    ends = offs.tolist()
+    assert all(end % 16 == 0 for end in ends)
+    assert ends[-1] <= len(a)
+    out = torch.full((len(a), b.shape[2]), torch.nan, dtype=out_dtype)
+    for e, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+        part = slice(begin, end)
+        out[part] = a[part].float() @ b[e].float() * scale_a[part, None] * scale_b[e]
+    return out
+
+
+@pytest.mark.parametrize(("tokens", "count", "each"), [(1, 8, 2), (40, 6, 2), (33, 64, 8)])
+def test_grouped_products_on_a_gpu_are_called_as_they_are_defined(monkeypatch, tokens, count, each):
+    monkeypatch.setattr(torch, "_scaled_grouped_mm", grouped_product, raising=False)
+    generator = torch.Generator().manual_seed(tokens)
+    chosen = torch.rand(tokens, count - 2, generator=generator).topk(each, dim=-1).indices
+    rows = Sorted.by_expert(chosen, count)
+    numbers, row_scale = quantised(drawn(tokens * each, 48, seed=1, dtype=torch.bfloat16))
+    stack, scale = quantised(drawn(count * 32, 48, seed=2))
+    operands = numbers, row_scale, stack.view(count, 32, 48), scale.view(count, 32), rows, torch.bfloat16
+    said, wanted = grouped_fp8.scaled(*operands), grouped_fp8.emulated(*operands)
+    torch.testing.assert_close(said, wanted, rtol=2**-7, atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(torch, "_scaled_grouped_mm"), reason="this torch has no grouped products in 8 bits")
+def test_grouped_products_in_8_bits_read_nothing_on_the_host(monkeypatch):
+    """On the meta device there are no values, and torch checks the shapes of its own operation."""
+    with torch.device("meta"):
+        module = Experts(64, dataclasses.replace(MIXTURE, inner=32), "silu").to(torch.bfloat16)
+        module.hold_8_bits()
+        x = torch.empty(7, 64, dtype=torch.bfloat16)
+        monkeypatch.setattr(grouped_fp8, "emulated", grouped_fp8.scaled)
+        assert module(x).shape == (7, 64)
+
+
+def test_a_refusal_and_a_wrong_grouped_product_are_seen(monkeypatch):
+    monkeypatch.setattr(torch, "_scaled_grouped_mm", grouped_product, raising=False)
+    assert grouped_fp8._tried(CPU) is None
+
+    def wrong(*operands, **named):
+        return grouped_product(*operands, **named).roll(1, dims=0)
+
+    def refuses(*operands, **named):
+        raise RuntimeError("no such kernel\nand a trace")
+
+    monkeypatch.setattr(torch, "_scaled_grouped_mm", wrong)
+    assert grouped_fp8._tried(CPU) == "torch gives a wrong product"
+    monkeypatch.setattr(torch, "_scaled_grouped_mm", refuses)
+    assert grouped_fp8._tried(CPU) == "torch says: no such kernel"
+    monkeypatch.delattr(torch, "_scaled_grouped_mm")
+    assert "has no attribute '_scaled_grouped_mm'" in grouped_fp8._tried(CPU)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))
+    assert "capability 9 and 10 alone" in grouped_fp8.refusal(torch.device("cuda"))
+    assert grouped_fp8.refusal(CPU) is None
 
 
 @pytest.mark.parametrize("kind", ["int8", "FP8", True, 8])

@@ -8,7 +8,7 @@ import torch
 
 from bench.on_gpu import launched, model
 from bench.on_gpu.stage import Json, Stage
-from dllm_fast.models import grouped, quantise
+from dllm_fast.models import grouped, grouped_fp8, quantise
 from dllm_fast.models.experts import Experts, ExpertsConfig
 from dllm_fast.models.quantise import Fp8Linear
 from dllm_fast.ops.quantise import quantised
@@ -73,6 +73,8 @@ def eight_bits(stage: Stage) -> Json:
         # Older GPUs have no such product, and load says so.
         if not stage.dry and torch.cuda.get_device_capability(stage.device) >= (8, 9):
             found[f"{rows} x {width}"] = _product(stage, x)
+    if not stage.dry:
+        found["why experts are not"] = grouped_fp8.refusal(stage.device)
     return found
 
 

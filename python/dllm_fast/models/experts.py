@@ -10,10 +10,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 from dllm_fast.errors import CheckpointError
+from dllm_fast.models import grouped_fp8
 from dllm_fast.models.activations import ACTIVATIONS
 from dllm_fast.models.blank import Linear
 from dllm_fast.models.grouped import Sorted, products, tokens_without_host
 from dllm_fast.ops import fused
+from dllm_fast.ops.quantise import E4M3
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,6 +126,9 @@ class Experts(nn.Module):
         self.router = Router(width, config)
         self.gate_up = nn.Parameter(torch.empty(config.count, 2 * config.inner, width))
         self.down = nn.Parameter(torch.empty(config.count, width, config.inner))
+        # Of stacks in 8 bits.
+        self.register_buffer("gate_up_scale", None)
+        self.register_buffer("down_scale", None)
         self.shared = Feedforward(width, config.shared, act) if config.shared else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,13 +136,26 @@ class Experts(nn.Module):
         weights, experts = self.router(flat)
         chosen = experts.shape[1]
         rows = Sorted.by_expert(experts, len(self.gate_up))
-        inner = gated(products(flat[rows.pairs // chosen], self.gate_up, rows), self.act)
+        inner = gated(self._products(flat[rows.pairs // chosen], "gate_up", rows), self.act)
         # Back in the order of the tokens, then summed over the experts of each: no row depends on another's place.
-        said = flat.new_empty(len(inner), flat.shape[1]).index_copy_(0, rows.pairs, products(inner, self.down, rows))
+        said = flat.new_empty(len(inner), flat.shape[1]).index_copy_(0, rows.pairs, self._products(inner, "down", rows))
         mixed: Tensor = (said.view(len(flat), chosen, -1) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
         return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
 
+    def _products(self, x: Tensor, name: str, rows: Sorted) -> Tensor:
+        stack, scale = self.get_parameter(name), getattr(self, f"{name}_scale")
+        return products(x, stack, rows) if scale is None else grouped_fp8.products(x, stack, scale, rows)
+
+    def hold_8_bits(self) -> None:
+        """Makes room, without values, for stacks in E4M3 and the scales of their rows."""
+        for name in ("gate_up", "down"):
+            stack = torch.empty_like(self.get_parameter(name), dtype=E4M3)
+            self.register_parameter(name, nn.Parameter(stack, requires_grad=False))
+            self.register_buffer(f"{name}_scale", torch.empty(stack.shape[:-1], device=stack.device))
+
     def tokens_without_host(self) -> int | None:
         """For how many tokens a forward reads no value on the host; None for any number."""
+        if self.gate_up.dtype == E4M3:
+            return None if self.gate_up.is_cuda else 0
         limits = [tokens_without_host(stack) for stack in (self.gate_up, self.down)]
         return min((most for most in limits if most is not None), default=None)

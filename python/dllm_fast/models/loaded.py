@@ -189,8 +189,8 @@ def load(
         adapter: a folder or hub id of a LoRA adapter that peft wrote, to be merged into the weights.
         ignore_keys: patterns such as `cls.other.*` of weights that this model does not need, for instance of further heads.
         quantise: `fp8` for weights of the blocks in E4M3 with a scale for each output channel, and rows quantised as they
-            come: half the memory, and half the reading in a step. On a GPU of compute capability 8.9 or more, in bfloat16; on a
-            CPU it is emulated, slowly. Everything else keeps `dtype`.
+            come: half of their memory, and half of the reading in a step. On a GPU of compute capability 8.9 or more, in
+            bfloat16; on a CPU it is emulated, slowly. Everything else keeps `dtype`.
         overrides: `mask_token_id`, `shift`, `block_length`, `attention` (`full`, `block_causal`, `causal_context`,
             `causal_reordered`), `eos_token_ids` and `family` (a row of the table), over what the checkpoint and the table of
             families say. Arguments of `from_pretrained` are understood (`torch_dtype`, `device_map` of one device, `token`,

@@ -8,9 +8,8 @@ of the weight,
 `torch._scaled_mm` computes it on a GPU of compute capability 8.9 or more. On a CPU the numbers are widened and multiplied in
 float32: the same operands, and sums that differ by the order of their additions. That is slow and there to be looked at.
 
-Linear layers of the blocks are quantised: they are what a step reads. Not the token table, the norms, a router, which are
-small or decide; not the head, whose logits are compared with each other; not stacks of experts, whose grouped product has
-rules about the rows of each expert that change with the version of torch.
+Linear layers of the blocks and experts are quantised: they are what a step reads. Not the token table, the norms, a router,
+which are small or decide; not the head, whose logits are compared with each other.
 """
 
 from __future__ import annotations
@@ -21,9 +20,11 @@ import torch
 from torch import nn
 
 from dllm_fast.errors import InvalidValueError, shown
+from dllm_fast.models import grouped_fp8
 from dllm_fast.models.blank import Linear
 from dllm_fast.models.checkpoint import IN_LAYER
-from dllm_fast.ops.quantise import E4M3, quantised
+from dllm_fast.models.experts import Experts
+from dllm_fast.ops.quantise import E4M3, emulated_product, quantised, scaled_product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,21 +51,6 @@ class Fp8Linear(Linear):
         return multiply(rows, scale, self.weight, self.scale, self.bias, x.dtype).view(*x.shape[:-1], self.out_features)
 
 
-def scaled_product(  # noqa: PLR0917, the operands in the order of the product
-    rows: Tensor, row_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """The product of `rows` `[N, K]` and `weight` `[M, K]` in one kernel."""
-    return torch._scaled_mm(rows, weight.t(), row_scale, weight_scale[None], bias=bias, out_dtype=dtype, use_fast_accum=False)
-
-
-def emulated_product(  # noqa: PLR0917
-    rows: Tensor, row_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """The same by plain operations."""
-    said = rows.float() @ weight.float().t() * row_scale * weight_scale
-    return (said if bias is None else said + bias.float()).to(dtype)
-
-
 def store(source: Tensor, rows: Tensor, scale: Tensor) -> None:
     """Quantises a weight of a file, some rows at a time, to where it stays."""
     step = max(1, _COPIED_BYTES // (4 * max(1, source.shape[-1])))
@@ -76,30 +62,41 @@ def store(source: Tensor, rows: Tensor, scale: Tensor) -> None:
 
 
 def scale_name(weight: str) -> str:
-    """The buffer of the scales of a weight."""
-    return f"{weight.removesuffix('weight')}scale"
+    """The buffer of the scales of a weight: of `qkv.weight` it is `qkv.scale`, of the stack `gate_up` it is `gate_up_scale`."""
+    place, _, name = weight.rpartition("weight")
+    return f"{place}scale" if place.endswith(".") and not name else f"{weight}_scale"
 
 
 def prepare(network: nn.Module, device: torch.device) -> str:
     """Puts layers of 8 bits without values into the blocks of a network. Returns what was done, for `explain`."""
-    found = kept = 0
+    found = kept = stacks = stays = 0
+    refused = grouped_fp8.refusal(device) if any(isinstance(module, Experts) for module in network.modules()) else None
     for place, parent in list(network.named_modules()):
+        if isinstance(parent, Experts):
+            fits = refused is None and _fits(*parent.gate_up.shape[1:], *parent.down.shape[1:])
+            stacks, stays = stacks + 2 * fits, stays + 2 * (not fits)
+            if fits:
+                parent.hold_8_bits()
         for name, layer in list(parent.named_children()):
             if type(layer) is not Linear or not IN_LAYER.search(f"{place}.{name}."):
                 continue
-            if layer.in_features % _STEP or layer.out_features % _STEP:
+            if _fits(layer.in_features, layer.out_features):
+                found += 1
+                parent.add_module(name, Fp8Linear(layer.in_features, layer.out_features, bias=layer.bias is not None))
+            else:
                 kept += 1
-                continue
-            found += 1
-            parent.add_module(name, Fp8Linear(layer.in_features, layer.out_features, bias=layer.bias is not None))
-    stacks = sum(parameter.dim() > 2 for parameter in network.parameters())
     more = [f"{kept} whose sizes are no multiples of {_STEP}"] if kept else []
-    more += [f"{stacks} stacks of experts"] if stacks else []
+    more += [f"{stays} stacks of experts{'' if refused is None else f' ({refused})'}"] if stays else []
     how = "torch._scaled_mm" if device.type == "cuda" else "emulated in float32, slow: on a GPU it is one kernel"
     return (
         f"quantised to fp8 (E4M3, a scale for each output channel, and for each row as it comes): {found} linear layers of the "
-        f"blocks; as they are: embeddings, norms, head{''.join(f', {what}' for what in more)}; products: {how}"
+        f"blocks{f', {stacks} stacks of experts' if stacks else ''}; as they are: embeddings, norms, head"
+        f"{''.join(f', {what}' for what in more)}; products: {how}"
     )
+
+
+def _fits(*sizes: int) -> bool:
+    return not any(size % _STEP for size in sizes)
 
 
 def known(kind: object) -> str | None:

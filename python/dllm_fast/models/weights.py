@@ -56,7 +56,7 @@ def fill(
         in_fp8 = parameter.dtype == E4M3
         kept = E4M3 if in_fp8 else torch.float32 if _FLOAT32.fullmatch(name) else dtype
         target = torch.empty(parameter.shape, dtype=kept, device=device)
-        scale = torch.empty(len(target), device=device) if in_fp8 else None
+        scale = torch.empty(target.shape[:-1], device=device) if in_fp8 else None
         rows = target.view(-1, *parameter.shape[-1:]) if parameter.dim() > 2 else target
         place = 0
         for key in pieces[name]:
@@ -65,7 +65,7 @@ def fill(
             if scale is None:
                 rows[part].copy_(source)
             else:
-                quantise.store(source, rows[part], scale[part])
+                quantise.store(source, rows[part], scale.view(-1)[part])
             place += len(source)
         state[name] = target
         if scale is not None:

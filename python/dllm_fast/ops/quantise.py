@@ -1,4 +1,6 @@
-"""Rows in 8 bits: E4M3 (2209.05433) with a scale for each. One launch where the kernel can run, else five operations of torch.
+"""Rows in 8 bits: E4M3 (2209.05433) with a scale for each; and products of them.
+
+Rows are put into 8 bits in one launch where the kernel can run, else by five operations of torch.
 
 The same bits either way:
 
@@ -37,6 +39,21 @@ def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
     )
     launcher.launch([launch], rows.device)
     return numbers, scale
+
+
+def scaled_product(
+    rows: Tensor, row_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The product of `rows` `[N, K]` and `weight` `[M, K]` in one kernel."""
+    return torch._scaled_mm(rows, weight.t(), row_scale, weight_scale[None], bias=bias, out_dtype=dtype, use_fast_accum=False)
+
+
+def emulated_product(
+    rows: Tensor, row_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The same by plain operations."""
+    said = rows.float() @ weight.float().t() * row_scale * weight_scale
+    return (said if bias is None else said + bias.float()).to(dtype)
 
 
 def _is_launched(rows: Tensor) -> bool:
