@@ -9,30 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bench.on_gpu import compiled
 from bench.on_gpu.compiled import Code
-from bench.on_gpu.cost import (
+from bench.on_gpu.cost import attention, prediction
+from bench.on_gpu.cost.attention import MERGED, TODAY, WGMMA, Seen
+from bench.on_gpu.cost.card import COMMIT_S, H100, H200, HOST_S, Card, Estimate
+from bench.on_gpu.cost.step import (
     AS_IT_IS,
-    H100,
-    H200,
-    HOST_S,
     IN_8_BITS,
-    MERGED,
     ON_PAPER,
     SMALL,
-    TODAY,
-    WGMMA,
     Build,
-    Card,
-    Estimate,
-    Seen,
-    attention,
     experts_layer,
-    filtered,
     llada_step,
-    mask_prediction,
     rows_of_graph,
     small,
 )
@@ -43,30 +34,59 @@ MERGED_ALONE = Build(form=MERGED)
 RESULT = compiled.PATH.parent / "gpu" / "gpu.json"
 
 
+_DRAWS = {"greedy": {}, "T=0.7": {"temperature": 0.7}, "T=1 top-p": {"temperature": 1.0, "top_p": 0.9}}
+_SIZES = [(rows, vocabulary) for vocabulary in (126_464, 262_144) for rows in (32, 512, 2048)]
+_SEEN = [Seen(kv_heads=kv_heads, keys=keys) for kv_heads in (32, 8) for keys in (768, 4096, 32_768)]
+
+
+def operations_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
+    """Floors and estimates of operations, however many kernels they are."""
+    rows: list[list[object]] = []
+    for n, vocabulary in _SIZES:
+        for name, draw in _DRAWS.items():
+            found = [prediction.mask_prediction(card, codes, n, vocabulary, **draw) for card in cards]
+            rows.append(_row(f"mask prediction, {name}", f"{n} x {vocabulary:,}", found))
+    for seen in _SEEN:
+        rows.append(_row("attention", _seen(seen), [attention.attention(card, codes, seen) for card in cards]))
+    rows.append(_row("experts", "256, 8 of each of 32 tokens, 162 met", [experts_layer(card) for card in cards]))
+    return table(_head("operation", cards), rows)
+
+
 def kernels_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
-    """Floors and estimates of the kernels."""
+    """Floors and estimates of every kernel."""
     rows: list[list[object]] = []
 
-    def add(kernel: str, size: str, found: Sequence[Estimate]) -> None:
-        rows.append([kernel, size, *(cell for one in found for cell in _cells(one)), found[0].limit])
+    def add(size: str, found: Sequence[dict[str, Estimate]], names: Iterable[str] | None = None) -> None:
+        for name in found[0] if names is None else names:
+            rows.append(_row(name, size, [one[name] for one in found]))
 
-    for vocabulary in (126_464, 262_144):
-        for n in (32, 512, 2048):
-            for name, temperature in (("greedy", 0.0), ("T=0.7", 0.7)):
-                found = [mask_prediction(card, codes, n, vocabulary, temperature=temperature) for card in cards]
-                add(f"mask prediction, {name}", f"{n} x {vocabulary:,}", found)
-            add("mask prediction, T=1 top-p", f"{n} x {vocabulary:,}", [filtered(card, codes, n, vocabulary) for card in cards])
-    for kv_heads in (32, 8):
-        for keys in (768, 4096, 32_768):
-            found = [attention(card, codes, Seen(kv_heads=kv_heads, keys=keys)) for card in cards]
-            add("attention", f"32 queries, 32/{kv_heads} heads, {keys:,} keys", found)
+    def predicted(n: int, draw: dict[str, float]) -> list[dict[str, Estimate]]:
+        return [prediction.kernels(card, codes, n, 126_464, **draw) for card in cards]  # type: ignore[arg-type]
+
+    for n in (32, 2048):
+        add(f"{n} x 126,464", predicted(n, _DRAWS["T=1 top-p"]))
+        add(f"{n} x 126,464", predicted(n, _DRAWS["T=0.7"]), ["tempered tiles"])
+    add("1 row of 32", [{"commit": Estimate(floor_s=2e3 / card.rates.copy, s=COMMIT_S, limit="latency")} for card in cards])
+    for seen in (Seen(keys=768), Seen(batch=32, keys=768), Seen(kv_heads=8, keys=32_768)):
+        add(_seen(seen), [attention.kernels(card, codes, seen) for card in cards])
     for name in SMALL:
         for tokens in (32, 1024):
-            found = [small(card, name, tokens) for card in cards]
-            add(name, f"{tokens:,} x {'4,096' if name == 'add_norm' else '12,288'}", found)
-    add("experts", "256, 8 of each of 32 tokens, 162 met", [experts_layer(card) for card in cards])
-    head = ["kernel", "size", *(text for card in cards for text in (f"{card.name}: floor", "estimate, of the floor"))]
-    return table([*head, f"limited on an {cards[0].name} by"], rows)
+            size = f"{tokens:,} x {'4,096' if name == 'add_norm' else '12,288'}"
+            add(size, [{name: small(card, name, tokens)} for card in cards])
+    return table(_head("kernel", cards), rows)
+
+
+def _head(what: str, cards: Sequence[Card]) -> list[str]:
+    each = (text for card in cards for text in (f"{card.name}: floor", "estimate, of the floor"))
+    return [what, "size", *each, f"limited on an {cards[0].name} by"]
+
+
+def _row(name: str, size: str, found: Sequence[Estimate]) -> list[object]:
+    return [name, size, *(cell for one in found for cell in _cells(one)), found[0].limit]
+
+
+def _seen(seen: Seen) -> str:
+    return f"batch {seen.batch}, 32/{seen.kv_heads} heads, {seen.keys:,} keys"
 
 
 def step_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
@@ -106,7 +126,7 @@ def clusters_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
     for seen in (Seen(), Seen(batch=8), Seen(batch=32), Seen(kv_heads=8, keys=4096), Seen(kv_heads=8, keys=32_768)):
         cells: list[object] = []
         for card in cards:
-            forms = [1e6 * attention(card, codes, seen, form).s for form in (TODAY, MERGED, WGMMA)]
+            forms = [1e6 * attention.attention(card, codes, seen, form).s for form in (TODAY, MERGED, WGMMA)]
             cells += [f"{us:.0f} us" for us in forms]
         rows.append([f"batch {seen.batch}, 32/{seen.kv_heads} heads, {seen.keys:,} keys", *cells])
     head = ["32 queries", *(f"{card.name}: {form}" for card in cards for form in ("today", "merged", "merged, wgmma"))]
@@ -146,6 +166,7 @@ def blocks(cards: Sequence[Card] = (H200, H100)) -> dict[str, str]:
     """The tables of docs/cuda.md by the names of their places."""
     codes = compiled.load()
     return {
+        "operations": operations_table(cards, codes),
         "kernels": kernels_table(cards, codes),
         "step": step_table(cards, codes),
         "batches": batches_table(cards, codes),

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.on_gpu import breakdown, compiled, cost, counters, estimate, floors, model, rates, steps, told, worker
+from bench.on_gpu import breakdown, compiled, counters, estimate, floors, model, rates, steps, told, worker
 from bench.on_gpu.compiled import Code
+from bench.on_gpu.cost import attention, card, prediction, step
 from bench.on_gpu.floors import LLADA_8B, Rates
 from bench.on_gpu.main import AGAIN, DONE
 from bench.on_gpu.stage import NotLaunchedError, Stage, tried
@@ -273,40 +274,49 @@ def test_no_section_is_begun_without_time(tmp_path):
 def test_blocks_side_by_side():
     plain = {"instructions": 0, "loop": 0, "read": {}, "opcodes": {}}
     # 64 warps of 32 registers, 24 of 80; 227 KB of shared memory, 1 KB of it for each block.
-    assert cost.blocks_on_multiprocessor(Code(registers=32, shared_bytes=0, **plain), 256) == 8
-    assert cost.blocks_on_multiprocessor(Code(registers=79, shared_bytes=0, **plain), 256) == 3
-    assert cost.blocks_on_multiprocessor(Code(registers=32, shared_bytes=0, **plain), 128, 112 * 1024) == 2
+    assert card.blocks_on_multiprocessor(Code(registers=32, shared_bytes=0, **plain), 256) == 8
+    assert card.blocks_on_multiprocessor(Code(registers=79, shared_bytes=0, **plain), 256) == 3
+    assert card.blocks_on_multiprocessor(Code(registers=32, shared_bytes=0, **plain), 128, 112 * 1024) == 2
 
 
-def test_no_estimate_is_below_its_floor():
+DRAWS = ({}, {"temperature": 0.7}, {"temperature": 1.0, "top_p": 0.9})
+
+
+@pytest.mark.parametrize("on", [card.H200, card.H100], ids=lambda on: on.name)
+def test_no_estimate_is_below_its_floor(on):
     codes = compiled.load()
-    assert codes.keys() >= {"tiles", "tempered tiles", "attention, 32 rows", "attention, 64 rows"}
-    for card in (cost.H200, cost.H100):
-        found = [cost.mask_prediction(card, codes, n, 126_464, temperature=t) for n in (1, 32, 4096) for t in (0.0, 0.7)]
-        found += [cost.attention(card, codes, cost.Seen(kv_heads=h, keys=k)) for h in (8, 32) for k in (128, 768, 100_000)]
-        found += [cost.experts_layer(card)]
-        assert all(one.share < 1 for one in found)
-        today = cost.llada_step(card, codes)
-        on_paper = cost.llada_step(card, codes, cost.ON_PAPER)
-        quantised = cost.llada_step(card, codes, cost.IN_8_BITS)
-        assert today.s > on_paper.s > on_paper.floor_s
-        assert today.s > quantised.s > quantised.floor_s
-        assert quantised.floor_s < 0.6 * today.floor_s
+    found = [one for n in (1, 32, 4096) for d in DRAWS for one in prediction.kernels(on, codes, n, 126_464, **d).values()]
+    for seen in (attention.Seen(kv_heads=h, keys=k, batch=b) for h in (8, 32) for k in (128, 768, 100_000) for b in (1, 32)):
+        for form in (attention.TODAY, attention.MERGED, attention.WGMMA):
+            found += [*attention.kernels(on, codes, seen, form).values(), attention.attention(on, codes, seen, form)]
+    found += [step.small(on, name, tokens) for name in step.SMALL for tokens in (32, 9999)] + [step.experts_layer(on)]
+    assert all(one.share < 1 for one in found)
+    for batch in (1, 8, 9, 32):
+        steps = {build: step.llada_step(on, codes, getattr(step, build), batch=batch) for build in ("AS_IT_IS", "ON_PAPER")}
+        assert steps["AS_IT_IS"].s > steps["ON_PAPER"].s > steps["ON_PAPER"].floor_s
+    today, quantised = (step.llada_step(on, codes, build) for build in (step.AS_IT_IS, step.IN_8_BITS))
+    assert today.s > quantised.s > quantised.floor_s
+    assert quantised.floor_s < 0.6 * today.floor_s
 
 
 def test_an_estimate_is_of_the_card():
     codes = compiled.load()
-    faster = dataclasses.replace(cost.H100, rates=Rates(copy=6e12, flops=790e12))
-    long = cost.Seen(keys=100_000)
-    assert cost.attention(faster, codes, long).s < 0.6 * cost.attention(cost.H100, codes, long).s
+    faster = dataclasses.replace(card.H100, rates=Rates(copy=6e12, flops=790e12))
+    long = attention.Seen(keys=100_000)
+    assert attention.attention(faster, codes, long).s < 0.6 * attention.attention(card.H100, codes, long).s
     # Where the issue of instructions is the limit, memory changes nothing and the clock everything.
-    rows = (2048, 126_464)
-    assert cost.mask_prediction(faster, codes, *rows).limit == "issue of instructions"
-    slow, quick = (dataclasses.replace(faster, clock=clock) for clock in (1e9, 2e9))
-    slow_s, quick_s = (
-        cost.tiles_s(c, codes["tiles"], cost.launches_of(*rows)[0], *rows)[0] - cost.LAUNCH_S for c in (slow, quick)
+    slow, quick = (
+        prediction.kernels(dataclasses.replace(faster, clock=clock), codes, 2048, 126_464)["tiles"] for clock in (1e9, 2e9)
     )
-    assert slow_s == pytest.approx(2 * quick_s)
+    assert slow.limit == "issue of instructions"
+    assert slow.s - card.LAUNCH_S == pytest.approx(2 * (quick.s - card.LAUNCH_S))
+
+
+def test_every_kernel_that_is_compiled_for_the_model_is_estimated():
+    codes = compiled.load()
+    printed = estimate.kernels_table([card.H200], codes)
+    for name in codes:
+        assert f"| {name} |" in printed, name
 
 
 def test_tables_are_printed_for_any_card(capsys):
