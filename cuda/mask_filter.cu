@@ -174,7 +174,9 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
     const Cut cut = cuts[place.site];
     Tile<T>& tile = shared.tile[threadIdx.x / WARP];
     const int start = place.tile * TILE;
-    tile.template load<WarpOfTile>(matrix.row(place.site), start);
+    const Row<T> row = matrix.row(place.site);
+    tile.template begin<WarpOfTile>(row, start);
+    tile.template finish<WarpOfTile>(row, start);
     float mass[Tile<T>::SLOTS] = {};
     tile.each_of_lane([&](float x, int id, int s) {
         const float e = exp32(distance(x, max, inverse_temperature));

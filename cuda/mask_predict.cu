@@ -2,13 +2,13 @@
 //
 // Computes, for each site (a row of logits [*, vocabulary] in bf16, f16 or f32): argmax, the two largest probabilities,
 // entropy, log-sum-exp, the probability of a given token, and a token drawn at a temperature, optionally cut by top-k,
-// top-p and min-p; optionally with the logits bounded first (softcap). Every number and every token equals the Rust core's to the bit; ARCHITECTURE.md, "The arithmetic that
-// decides", is the definition of both.
+// top-p and min-p; optionally with the logits bounded first (softcap). Every number and every token equals the Rust core's to
+// the bit; ARCHITECTURE.md, "The arithmetic that decides", is the definition of both.
 //
 // Launched one after the other on one stream (python/dllm_fast/launches.py):
-//   tiles    one warp a tile of 4,096 ids: maximum and sums into a TileRecord. The vocabulary of one row is spread over
-//            ceil(vocabulary / 32768) blocks, which changes no bit because tiles are combined in order afterwards.
-//            A lane holds 128 logits in registers, sixteen or thirty-two 16-byte loads in flight.
+//   tiles    one warp a tile of 4,096 ids, two a block: maximum and sums into a TileRecord. The tile lies in shared memory,
+//            copied asynchronously, all of it under way at once (tile.cuh). That tiles of a row are in different blocks changes
+//            no bit, because they are combined in order afterwards.
 //   count    only with top-k or top-p: several blocks a row sort it into bins (mask_filter.cu).
 //   cut      only with a filter: one block a row finds where they cut (mask_filter.cu).
 //   kept     only with a filter: one warp a tile sums what is kept (mask_filter.cu).
@@ -16,11 +16,12 @@
 //            maximum (the sums there are taken again without it) and, for a draw, at the tile the draw falls into.
 //
 // Moves, per row: vocabulary logits once from memory (and 8 KB twice more from the second-level cache), 16 bytes a tile
-// of records, 60 bytes of results.
+// of records, 60 bytes of results. Bound by: instructions in `tiles`, 13 a logit besides what a tile costs (24 at a
+// temperature); in `rows`, the way through its five barriers (nine with a draw), whatever the size.
 //
 // The host checks: 1 <= vocabulary <= MAX_TILES * TILE; logits aligned to their own size (rows that are not aligned to 16
-// bytes, and the last tile, are read one by one); indices and current tokens in range; `suppressed` covers the vocabulary
-// in whole bytes; some id of every row is not suppressed, else the status says so.
+// bytes cost another pass over shared memory); indices and current tokens in range; `suppressed` covers the vocabulary in whole
+// bytes; some id of every row is not suppressed, else the status says so.
 
 #include "dllm/draw.cuh"
 #include "dllm/philox.cuh"
@@ -80,7 +81,9 @@ __device__ __forceinline__ void tiles(const Matrix<T>& matrix, TileRecord* recor
         return;
     }
     Tile<T>& tile = shared.tile[threadIdx.x / WARP];
-    tile.template load<WarpOfTile>(matrix.row(place.site), place.tile * TILE);
+    const Row<T> row = matrix.row(place.site);
+    tile.template begin<WarpOfTile>(row, place.tile * TILE);
+    tile.template finish<WarpOfTile>(row, place.tile * TILE);
     float largest, smallest;
     tile.extremes_of_lane(largest, smallest);
     const float max = warp_max(largest);
@@ -132,40 +135,190 @@ struct Results {
     int32_t* status;
 };
 
-// The fixed binary tree over the accumulators in shared memory; the sum is at [0] for all threads.
-__device__ __forceinline__ void tree(float* lanes, float* others) {
-#pragma unroll 1
-    for (int n = LANES / 2; n > 0; n /= 2) {
-        __syncthreads();
-        if (int(threadIdx.x) < n) {
-            lanes[threadIdx.x] = __fadd_rn(lanes[threadIdx.x], lanes[threadIdx.x + n]);
-            others[threadIdx.x] = __fadd_rn(others[threadIdx.x], others[threadIdx.x + n]);
+// The fixed binary tree over the accumulators of a block in shared memory: a warp adds i and i + n for n = 128, 64 and 32 in
+// its lanes, the rest between them.
+__device__ __forceinline__ float tree(const float (&lanes)[LANES]) {
+    float sums[LANES / WARP];
+#pragma unroll
+    for (int w = 0; w < LANES / WARP; ++w) {
+        sums[w] = lanes[w * WARP + threadIdx.x % WARP];
+    }
+#pragma unroll
+    for (int n = LANES / WARP / 2; n > 0; n /= 2) {
+#pragma unroll
+        for (int w = 0; w < n; ++w) {
+            sums[w] = __fadd_rn(sums[w], sums[w + n]);
         }
     }
-    __syncthreads();
+    float one[1] = {sums[0]};
+    return warp_tree(one);
 }
 
-// Sums of the staged tile without element `without`, relative to `max`; thread a is accumulator a.
-__device__ __forceinline__ void sums_of_others(RowsShared& shared, float max, int without) {
-    float mass = 0.0f, moment = 0.0f;
+// Over all records of a row, one in each thread.
+template <typename T>
+__device__ __forceinline__ Leader find_leader(const TileRecord& record, RowsShared<T>& shared) {
+    const int lane = threadIdx.x % WARP, base = threadIdx.x - lane;
+    const float max = warp_max(record.max);
+    const uint32_t holding = __ballot_sync(FULL_WARP, record.max == max);
+    const uint32_t broken = __ballot_sync(FULL_WARP, record.holds_nan());
+    if (lane == 0) {
+        shared.leaders[threadIdx.x / WARP] = {max, base + __ffs(int(holding)) - 1,
+                                              broken == 0 ? MAX_TILES : base + __ffs(int(broken)) - 1};
+    }
+    __syncthreads();
+    Leader all = shared.leaders[0];
+#pragma unroll
+    for (int w = 1; w < ROWS_WARPS; ++w) {
+        const Leader one = shared.leaders[w];
+        all.broken = all.broken < one.broken ? all.broken : one.broken;
+        if (one.max > all.max) {
+            all.max = one.max;
+            all.tile = one.tile;
+        }
+    }
+    return all;
+}
+
+// The first id of the staged tile that is `max` (NaN, if that is NaN), and the largest of `other` of all threads and of the
+// tile's other logits: `max` where two of them are.
+template <typename T>
+__device__ __forceinline__ Peak find_peak(RowsShared<T>& shared, float max, float other) {
+    Peak peak = {TILE, other};
+#pragma unroll 4
     for (int j = threadIdx.x; j < TILE; j += ROWS_THREADS) {
-        const float d = distance(j == without ? negative_infinity() : shared.values[j], max);
+        const float x = shared.tile.value(j);
+        if ((is_nan(max) ? is_nan(x) : x == max) && peak.first == TILE) {
+            peak.first = j;
+        } else {
+            peak.second = fmaxf(peak.second, x);
+        }
+    }
+    const auto merge = [max](Peak& a, const Peak& b) {
+        a.second = a.first < TILE && b.first < TILE ? max : fmaxf(a.second, b.second);
+        a.first = a.first < b.first ? a.first : b.first;
+    };
+#pragma unroll
+    for (int n = WARP / 2; n > 0; n /= 2) {
+        merge(peak, {__shfl_xor_sync(FULL_WARP, peak.first, n), __shfl_xor_sync(FULL_WARP, peak.second, n)});
+    }
+    if (threadIdx.x % WARP == 0) {
+        shared.peaks[threadIdx.x / WARP] = peak;
+    }
+    __syncthreads();
+    peak = shared.peaks[0];
+#pragma unroll
+    for (int w = 1; w < ROWS_WARPS; ++w) {
+        merge(peak, shared.peaks[w]);
+    }
+    return peak;
+}
+
+// Sums of the staged tile without id `without`, relative to `max`, into shared memory; thread a is accumulator a.
+template <typename T>
+__device__ __forceinline__ void sums_of_others(RowsShared<T>& shared, float max, int without) {
+    float mass = 0.0f, moment = 0.0f;
+#pragma unroll 4
+    for (int j = threadIdx.x; j < TILE; j += ROWS_THREADS) {
+        const float d = distance(j == without ? negative_infinity() : shared.tile.value(j), max);
         const float e = exp32(d);
         mass = __fadd_rn(mass, e);
         moment = __fmaf_rn(e, d, moment);
     }
     shared.mass_lanes[threadIdx.x] = mass;
     shared.moment_lanes[threadIdx.x] = moment;
-    tree(shared.mass_lanes, shared.moment_lanes);
+}
+
+// What the tile of this thread adds to the row, into shared memory. A tile of nothing but -inf adds nothing, like one whose
+// weight is 0.
+template <typename T>
+__device__ __forceinline__ void weigh_tile(const TileRecord& record, float max, float inverse_temperature, bool draws,
+                                           RowsShared<T>& shared) {
+    const bool counts = record.max > negative_infinity();
+    const double gap = counts ? __dadd_rn(double(record.max), -double(max)) : 0.0;
+    const double weight = exp64(gap), mass = double(record.mass);
+    shared.rest[threadIdx.x] = counts ? __dmul_rn(weight, mass) : 0.0;
+    shared.moment[threadIdx.x] =
+        counts ? __dmul_rn(weight, __dadd_rn(double(record.moment), __dmul_rn(gap, mass))) : 0.0;
+    if (draws) {
+        const double draw_weight = exp64(__dmul_rn(gap, double(inverse_temperature)));
+        shared.draw_mass[threadIdx.x] = counts ? __dmul_rn(draw_weight, double(record.draw_mass)) : 0.0;
+    }
+}
+
+// The sums over all tiles, in their order, by one warp: a lane adds up one of the three arrays.
+template <typename T>
+__device__ __forceinline__ void add_tiles(RowsShared<T>& shared, int tiles, int winner, bool draws) {
+    const int lane = threadIdx.x % WARP;
+    const float mass = tree(shared.mass_lanes), moment = tree(shared.moment_lanes);
+    // The winner, at distance 0 and weight 1, without the largest logit: by the lanes that read it.
+    if (lane == 0) {
+        shared.rest[winner] = double(mass);
+    } else if (lane == 1) {
+        shared.moment[winner] = double(moment);
+    }
+    const double* from = lane == 1 ? shared.moment : lane == 2 && draws ? shared.draw_mass : shared.rest;
+    double sum = 0.0;
+#pragma unroll 4
+    for (int i = 0; i < tiles; ++i) {
+        sum = __dadd_rn(sum, from[i]);
+        if (lane == 2) {
+            shared.running[i] = sum;
+        }
+    }
+    if (lane == 0) {
+        shared.sum_of_rest = sum;
+    }
+    if (lane == 1) {
+        shared.sum_of_moment = sum;
+    }
+    __syncwarp();
+}
+
+// What the statistics of a row are made of. An id at distance 0 has probability 1 / total.
+struct Summary {
+    double total, rest, moment;
+    float max, second;
+};
+
+// Writes the results of a row: probabilities by four lanes of the first warp, entropy and log-sum-exp by the second.
+template <typename T>
+__device__ __forceinline__ void write(const Summary& summary, int token, float logit, const RowsShared<T>& shared, int site,
+                                      const Results& results) {
+    const int t = threadIdx.x;
+    if (t < 4) {
+        const float x = t == 0 ? summary.max : t == 1 ? summary.second : t == 2 ? logit : shared.current;
+        double* out = t == 0 ? results.top1 : t == 1 ? results.top2 : t == 2 ? results.probability : results.current;
+        if (out != nullptr) {
+            const double d = __dadd_rn(double(x), -double(summary.max));
+            out[site] = __ddiv_rn(x == summary.max ? 1.0 : exp64(d), summary.total);
+        }
+        if (t == 0) {
+            results.token[site] = token;
+            results.status[site] = STATUS_FINE;
+        }
+    } else if (t == WARP) {
+        double entropy, logsumexp = double(summary.max);
+        if (summary.max == positive_infinity()) {
+            entropy = ln(summary.total);
+        } else {
+            const double log_total = ln_1p(summary.rest);
+            entropy = __dadd_rn(log_total, -__ddiv_rn(summary.moment, summary.total));
+            entropy = entropy > 0.0 ? entropy : 0.0;
+            logsumexp = __dadd_rn(logsumexp, log_total);
+        }
+        results.entropy[site] = entropy;
+        results.logsumexp[site] = logsumexp;
+    }
 }
 
 template <typename T>
 __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* records, const Cut* cuts,
                                      const Sites& sites, float inverse_temperature, int choice, const Results& results) {
-    DLLM_SHARED(RowsShared, shared);
+    DLLM_SHARED(RowsShared<T>, shared);
     wait_for_kernels_before();
     let_kernels_after_begin();
     const int site = blockIdx.x, tiles = matrix.tiles(), t = threadIdx.x;
+    const bool draws = choice != CHOOSE_ARGMAX;
     const Row<T> row = matrix.row(site);
     TileRecord record = {negative_infinity(), 0.0f, 0.0f, 0.0f};
     if (t < tiles) {
@@ -173,107 +326,81 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
         shared.counts[t] = record.max == positive_infinity() ? record.moment : 0.0f;
     }
 
-    const int broken = block_min<ROWS_THREADS>(record.holds_nan() ? t : 0x7fffffff, shared.ints);
-    if (broken < tiles) {
-        stage(row, broken, shared);
-        const int j = first_in_tile(shared, [](float x) { return is_nan(x); });
-        if (t == 0) {
-            results.status[site] = STATUS_NOT_A_NUMBER;
-            results.token[site] = broken * TILE + j;
-        }
-        return;
-    }
-    const float max = block_max<ROWS_THREADS>(record.max, shared.floats);
-    if (max == negative_infinity()) {
+    const Leader leader = find_leader(record, shared);
+    const bool is_broken = leader.broken < tiles;
+    if (!is_broken && leader.max == negative_infinity()) {
         if (t == 0) {
             results.status[site] = STATUS_NOTHING_ALLOWED;
             results.token[site] = -1;
         }
         return;
     }
+    const float max = is_broken ? __uint_as_float(0x7fc00000u) : leader.max;
+    const bool is_finite = max < positive_infinity();
+    const int winner = is_broken ? leader.broken : leader.tile;
+    shared.tile.template begin<RowsBlock>(row, winner * TILE);
+    // Meanwhile: what does not need the tile.
+    if (t < tiles && is_finite) {
+        weigh_tile(record, max, inverse_temperature, draws, shared);
+    }
+    if (t == ROWS_THREADS - 1 && results.current != nullptr) {
+        shared.current = row.value(sites.current[site]);
+    }
+    shared.tile.template finish<RowsBlock>(row, winner * TILE);
+    __syncthreads();
 
-    const int winner = block_min<ROWS_THREADS>(t < tiles && record.max == max ? t : 0x7fffffff, shared.ints);
-    stage(row, winner, shared);
-    const int first = first_in_tile(shared, [max](float x) { return x == max; });
-    const int argmax = winner * TILE + first;
-    const Place place = sites.place(site);
-
-    int token = argmax;
-    double total, top2, entropy, logsumexp;
-    if (max == positive_infinity()) {
-        // Ids at +inf share all the mass evenly. Counts are whole numbers below 2^24: float32 adds them exactly.
-        const uint64_t own = record.max == max ? uint64_t(record.moment) : 0;
-        total = __ull2double_rn(block_sum<ROWS_THREADS>(own, shared.longs));
-        top2 = total > 1.0 ? __ddiv_rn(1.0, total) : 0.0;
-        entropy = ln(total);
-        logsumexp = double(max);
-        if (choice != CHOOSE_ARGMAX) {
-            const int n = int(__dmul_rn(uniform(place, Draw::token), total));
-            token = nth_infinite(row, n, shared);
+    // The second largest value is in the tile of the largest, or the largest of another tile.
+    const Peak peak = find_peak(shared, max, t < tiles && t != winner ? record.max : negative_infinity());
+    int token = winner * TILE + peak.first;
+    if (is_broken) {
+        if (t == 0) {
+            results.status[site] = STATUS_NOT_A_NUMBER;
+            results.token[site] = token;
         }
-    } else {
-        // The second largest value is in the tile of the largest, or the largest of another tile.
-        float second = t < tiles && t != winner ? record.max : negative_infinity();
-        for (int j = t; j < TILE; j += ROWS_THREADS) {
-            second = j == first ? second : fmaxf(second, shared.values[j]);
-        }
-        second = block_max<ROWS_THREADS>(second, shared.floats);
-        sums_of_others(shared, max, first);
-        if (t < tiles) {
-            // A tile of nothing but -inf adds nothing, like one whose weight is 0.
-            shared.rest[t] = shared.moment[t] = shared.draw_mass[t] = 0.0;
-            if (record.max > negative_infinity()) {
-                const double gap = __dadd_rn(double(record.max), -double(max));
-                const double weight = exp64(gap);
-                const double mass = double(t == winner ? shared.mass_lanes[0] : record.mass);
-                const double moment = double(t == winner ? shared.moment_lanes[0] : record.moment);
-                shared.rest[t] = __dmul_rn(weight, mass);
-                shared.moment[t] = __dmul_rn(weight, __dadd_rn(moment, __dmul_rn(gap, mass)));
-                if (choice != CHOOSE_ARGMAX) {
-                    const double draw_weight = exp64(__dmul_rn(gap, double(inverse_temperature)));
-                    shared.draw_mass[t] = __dmul_rn(draw_weight, double(record.draw_mass));
-                }
+        return;
+    }
+    Summary summary = {0.0, 0.0, 0.0, max, peak.second};
+    const double u = draws ? uniform(sites.place(site), Draw::token) : 0.0;
+    if (is_finite) {
+        sums_of_others(shared, max, peak.first);
+        __syncthreads();
+        if (t < WARP) {
+            add_tiles(shared, tiles, winner, draws);
+            if (draws) {
+                choose_tile(shared, tiles, u);
             }
         }
         __syncthreads();
-        double rest = 0.0, moment = 0.0;
-        for (int i = 0; i < tiles; ++i) {
-            rest = __dadd_rn(rest, shared.rest[i]);
-            moment = __dadd_rn(moment, shared.moment[i]);
+        summary.rest = shared.sum_of_rest;
+        summary.moment = shared.sum_of_moment;
+        summary.total = __dadd_rn(1.0, summary.rest);
+    } else {
+        // Ids at +inf share all the mass evenly. Counts are whole numbers below 2^24: float32 adds them exactly.
+        const uint64_t own = record.max == max ? uint64_t(record.moment) : 0;
+        summary.total = __ull2double_rn(block_sum<ROWS_THREADS>(own, shared.longs));
+        if (draws && t == 0) {
+            choose_infinite(shared, tiles, int(__dmul_rn(u, summary.total)));
         }
-        total = __dadd_rn(1.0, rest);
-        const double log_total = ln_1p(rest);
-        top2 = __ddiv_rn(exp64(__dadd_rn(double(second), -double(max))), total);
-        entropy = __dadd_rn(log_total, -__ddiv_rn(moment, total));
-        entropy = entropy > 0.0 ? entropy : 0.0;
-        logsumexp = __dadd_rn(double(max), log_total);
-        if (choice != CHOOSE_ARGMAX) {
-            if (t == 0) {
-                choose_tile(shared, tiles, uniform(place, Draw::token));
-            }
+        __syncthreads();
+    }
+    float logit = max;
+    if (draws) {
+        const int chosen = shared.chosen;
+        if (chosen != winner) {
+            shared.tile.template begin<RowsBlock>(row, chosen * TILE);
+            shared.tile.template finish<RowsBlock>(row, chosen * TILE);
             __syncthreads();
-            const float tile_max = records[int64_t(site) * tiles + shared.chosen].max;
+        }
+        if (is_finite) {
+            const float tile_max = records[int64_t(site) * tiles + chosen].max;
             const Cut* cut = choice == CHOOSE_BY_FILTERED_DRAW ? &cuts[site] : nullptr;
-            token = draw_in_tile(row, cut, tile_max, inverse_temperature, shared);
+            token = draw_in_tile(cut, tile_max, inverse_temperature, shared);
+            logit = shared.tile.value(token - chosen * TILE);
+        } else {
+            token = infinite_in_tile(shared);
         }
     }
-
-    if (t == 0) {
-        const auto probability = [&](int id) {
-            const float x = row.value(id);
-            return x == max ? __ddiv_rn(1.0, total) : __ddiv_rn(exp64(__dadd_rn(double(x), -double(max))), total);
-        };
-        results.token[site] = token;
-        results.probability[site] = probability(token);
-        results.top1[site] = __ddiv_rn(1.0, total);
-        results.top2[site] = top2;
-        results.entropy[site] = entropy;
-        results.logsumexp[site] = logsumexp;
-        if (results.current != nullptr) {
-            results.current[site] = probability(sites.current[site]);
-        }
-        results.status[site] = STATUS_FINE;
-    }
+    write(summary, token, logit, shared, site, results);
 }
 
 }  // namespace dllm

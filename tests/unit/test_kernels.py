@@ -35,7 +35,7 @@ for _dtype in ("bf16", "f16", "f32"):
     BOUNDS |= {
         f"dllm_mask_predict_tiles_{_dtype}": _tiles,
         f"dllm_mask_predict_tempered_tiles_{_dtype}": _tiles,
-        f"dllm_mask_predict_rows_{_dtype}": (80, 27_000),
+        f"dllm_mask_predict_rows_{_dtype}": (80, 29_000),
         f"dllm_mask_filter_count_{_dtype}": (40, 17_000 if _dtype == "bf16" else 25_000),
         f"dllm_mask_filter_cut_{_dtype}": (64, 26_000),
         f"dllm_mask_filter_kept_{_dtype}": _tiles,

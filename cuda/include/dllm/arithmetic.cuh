@@ -63,9 +63,29 @@ __device__ __forceinline__ float distance(float x, float max, float inverse_temp
 // The same at temperature 1, where the product would change nothing.
 __device__ __forceinline__ float distance(float x, float max) { return max_keeping_nan(__fadd_rn(x, -max), FLOOR); }
 
-// A weight as a fixed-point integer, rint(e * 2^40): sums of these do not depend on their order.
+// A weight as a fixed-point integer, rint(e * 2^40): sums of these do not depend on their order. The product is exact.
 __device__ __forceinline__ uint64_t fixed_point(float weight) {
-    return __double2ull_rn(__dmul_rn(double(weight), 1099511627776.0));
+    return __float2ull_rn(__fmul_rn(weight, 1099511627776.0f));
+}
+
+// r / n, rounded once. With the rounded reciprocal the quotient is off by less than two units of its last place; what is left
+// of r is then exact, and corrects it, because no r / n lies nearer to the middle of two neighbours than a unit / 2n.
+// For r of normal size, or 0, and n up to 15.
+template <int N>
+__device__ __forceinline__ double divided_by(double r) {
+    constexpr double RECIPROCAL = 1.0 / N;
+    const double quotient = __dmul_rn(r, RECIPROCAL);
+    return __fma_rn(__fma_rn(-quotient, double(N), r), RECIPROCAL, quotient);
+}
+
+// 1 + r + r^2 / 2! + ... + r^14 / 14! from the inside: 1 + r / N * (1 + r / (N + 1) * (...)).
+template <int N>
+__device__ __forceinline__ double exponential_series(double r) {
+    if constexpr (N > 14) {
+        return 1.0;
+    } else {
+        return __dadd_rn(1.0, __dmul_rn(exponential_series<N + 1>(r), divided_by<N>(r)));
+    }
 }
 
 // exp(d) in float64 for d <= 0; 0 below -700.
@@ -80,14 +100,14 @@ __device__ inline double exp64(double d) {
     const double high = __dmul_rn(k, __longlong_as_double(0x3fe62e42fee00000ll));
     const double low = __dmul_rn(k, __longlong_as_double(0x3dea39ef35793c76ll));
     const double r = __dadd_rn(__dadd_rn(d, -high), -low);
-    double p = 1.0;
-#pragma unroll 1
-    for (int n = 14; n >= 1; --n) {
-        p = __dadd_rn(1.0, __dmul_rn(p, __ddiv_rn(r, double(n))));
-    }
+    const double p = exponential_series<1>(r);
     const uint64_t exponent = uint64_t(__double_as_longlong(shifted)) << 52;
     return __longlong_as_double(int64_t(uint64_t(__double_as_longlong(p)) + exponent));
 }
+
+// Not divided anew for each, and not unrolled: as immediate numbers they fill registers.
+__constant__ const double LN_SERIES[] = {1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
+                                         1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
 
 // ln(1 + r) in float64 for r >= 0.
 __device__ inline double ln_1p(double r) {
@@ -107,10 +127,10 @@ __device__ inline double ln_1p(double r) {
         k = double(exponent);
     }
     const double q = __dmul_rn(s, s);
-    double p = 1.0 / 23.0;
+    double p = 1.0 / 23;
 #pragma unroll 1
-    for (int n = 10; n >= 0; --n) {
-        p = __dadd_rn(__dmul_rn(p, q), __ddiv_rn(1.0, double(2 * n + 1)));
+    for (int i = 0; i < 11; ++i) {
+        p = __dadd_rn(__dmul_rn(p, q), LN_SERIES[i]);
     }
     return __dadd_rn(__dmul_rn(k, 0.6931471805599453), __dmul_rn(__dmul_rn(2.0, s), p));
 }

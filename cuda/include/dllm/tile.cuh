@@ -42,30 +42,32 @@ struct Tile {
     __device__ __forceinline__ T* elements() { return reinterpret_cast<T*>(vectors); }
     __device__ __forceinline__ float value(int id) const { return widen(reinterpret_cast<const T*>(vectors)[id]); }
 
-    // Reads the tile that starts at id `start`, each logit once. Behind it thread r of the group sees the vectors
-    // r, r + SIZE, ...; all of them once the group has waited.
+    // Begins to read the tile that starts at id `start`, each logit once.
     template <typename Group>
-    __device__ __forceinline__ void load(const Row<T>& row, int start) {
+    __device__ __forceinline__ void begin(const Row<T>& row, int start) {
+        const Extent extent = extent_of(row, start);
         const T* tile = row.logits + start;
-        const int count = row.vocabulary - start < TILE ? row.vocabulary - start : TILE;
-        const int lead = int(uint64_t(tile) & 15) / int(sizeof(T));
-        const uint4* source = reinterpret_cast<const uint4*>(tile - lead);
-        const int rank = Group::rank();
-        bool is_ready = row.softcap.cap == 0.0f;
-        if (count == TILE && lead == 0) {
+        const uint4* source = reinterpret_cast<const uint4*>(tile - extent.lead);
+        if (extent.is_whole()) {
+            const int rank = Group::rank();
 #pragma unroll
             for (int v = 0; v < ALL_VECTORS; v += Group::SIZE) {
                 async_copy_16(&vectors[v + rank], source + v + rank, true);
             }
-            is_ready = is_ready && !holds_suppressed(row, start);
         } else {
-            copy_ragged<Group>(tile, source, lead, count);
-            is_ready = false;
+            copy_ragged<Group>(tile, source, extent);
         }
         async_copy_close_group();
+    }
+
+    // Behind it thread r of the group sees the vectors r, r + SIZE, ...; all of them once the group has waited.
+    template <typename Group>
+    __device__ __forceinline__ void finish(const Row<T>& row, int start) {
+        const Extent extent = extent_of(row, start);
+        const bool is_ready = row.softcap.cap == 0.0f && extent.is_whole() && !holds_suppressed(row, start);
         async_copy_wait<0>();
         if (!is_ready) {
-            prepare<Group>(row, start, lead, count);
+            prepare<Group>(row, start, extent);
         }
     }
 
@@ -73,19 +75,24 @@ struct Tile {
     template <typename Use>
     __device__ __forceinline__ void each_of_lane(Use use) const {
         const int lane = threadIdx.x % WARP;
-        constexpr int COUNT = Words<T>::COUNT;
 #pragma unroll 1
         for (int i = 0; i < VECTORS; i += ROUND) {
 #pragma unroll
             for (int u = 0; u < ROUND; ++u) {
-                const int v = (i + u) * WARP + lane;
-                const uint4 vector = vectors[v];
-                const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
-#pragma unroll
-                for (int k = 0; k < PER_VECTOR; ++k) {
-                    use(Words<T>::element(words[k / COUNT], k % COUNT), v * PER_VECTOR + k, (u * PER_VECTOR + k) % SLOTS);
-                }
+                each_of_vector((i + u) * WARP + lane, [&](float x, int id, int k) { use(x, id, (u * PER_VECTOR + k) % SLOTS); });
             }
+        }
+    }
+
+    // Calls use(logit, id in the tile, number in the vector) for each logit of a vector.
+    template <typename Use>
+    __device__ __forceinline__ void each_of_vector(int v, Use use) const {
+        constexpr int COUNT = Words<T>::COUNT;
+        const uint4 vector = vectors[v];
+        const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
+#pragma unroll
+        for (int k = 0; k < PER_VECTOR; ++k) {
+            use(Words<T>::element(words[k / COUNT], k % COUNT), v * PER_VECTOR + k, k);
         }
     }
 
@@ -108,6 +115,17 @@ struct Tile {
     }
 
   private:
+    // A tile has `count` ids, and the first lies `lead` elements behind a multiple of 16 bytes.
+    struct Extent {
+        int lead, count;
+        __device__ __forceinline__ bool is_whole() const { return lead == 0 && count == TILE; }
+    };
+
+    __device__ static __forceinline__ Extent extent_of(const Row<T>& row, int start) {
+        const int left = row.vocabulary - start;
+        return {int(uint64_t(row.logits + start) & 15) / int(sizeof(T)), left < TILE ? left : TILE};
+    }
+
     // Is an id of this whole tile suppressed? Where the bits are not aligned, perhaps.
     __device__ static __forceinline__ bool holds_suppressed(const Row<T>& row, int start) {
         if (row.suppressed == nullptr) {
@@ -122,11 +140,11 @@ struct Tile {
         return __ballot_sync(FULL_WARP, (own.x | own.y | own.z | own.w) != 0) != 0;
     }
 
-    // Copies `count` ids that begin `lead` elements behind `source`, which is aligned, to the same distance from the start of
-    // `vectors`: vectors that lie in the row by asynchronous copies, the ids of the others one by one.
+    // Copies a tile that lies `lead` elements behind `source` to the same distance from the start of `vectors`: vectors that
+    // lie in the row by asynchronous copies, the ids of the others one by one.
     template <typename Group>
-    __device__ __forceinline__ void copy_ragged(const T* tile, const uint4* source, int lead, int count) {
-        const int end = lead + count, last = end / PER_VECTOR, rank = Group::rank();
+    __device__ __forceinline__ void copy_ragged(const T* tile, const uint4* source, const Extent& extent) {
+        const int lead = extent.lead, end = lead + extent.count, last = end / PER_VECTOR, rank = Group::rank();
         for (int v = (lead > 0) + rank; v < last; v += Group::SIZE) {
             async_copy_16(&vectors[v], source + v, true);
         }
@@ -141,31 +159,34 @@ struct Tile {
         }
     }
 
-    // Moves what was read to its place, bounds it, and puts -inf for what counts as that.
+    // Bounds what was read, moves it to its place, and puts -inf for what counts as that.
     template <typename Group>
-    __device__ __forceinline__ void prepare(const Row<T>& row, int start, int lead, int count) {
+    __device__ __forceinline__ void prepare(const Row<T>& row, int start, const Extent& extent) {
         constexpr int COUNT = Words<T>::COUNT;
-        Group::wait();  // a moved vector comes from two threads
+        Group::wait();  // for the copies of the others
+        if (row.softcap.cap != 0.0f) {
+            uint32_t* words = reinterpret_cast<uint32_t*>(vectors);
+#pragma unroll 1
+            for (int w = Group::rank(); w < 4 * (ALL_VECTORS + 1); w += Group::SIZE) {
+                const uint32_t word = words[w];
+                words[w] = Words<T>::word(row.softcap.apply(Words<T>::element(word, 0)),
+                                          row.softcap.apply(Words<T>::element(word, COUNT - 1)));
+            }
+            Group::wait();  // a vector comes from two threads
+        }
 #pragma unroll 1
         for (int v = Group::rank(); v < ALL_VECTORS; v += Group::SIZE) {
             uint32_t words[4];
-            read_moved(words, v, lead);
+            read_moved(words, v, extent.lead);
             Group::wait();  // whoever reads what is written now has read it
-            const int first = v * PER_VECTOR;
+            const int first = v * PER_VECTOR, left = extent.count - first;
             // Bits of what is -inf. PER_VECTOR is 8 or 4, so those of a vector lie in one byte. They end with the vocabulary.
-            uint32_t gone = 0;
-            if (first + PER_VECTOR > count) {
-                gone = ~0u << (count > first ? count - first : 0);
-            }
-            if (row.suppressed != nullptr && first < count) {
+            uint32_t gone = left >= PER_VECTOR ? 0 : ~0u << (left > 0 ? left : 0);
+            if (row.suppressed != nullptr && left > 0) {
                 gone |= uint32_t(row.suppressed[(start + first) >> 3]) >> (first & 7);
             }
 #pragma unroll
             for (int w = 0; w < 4; ++w) {
-                if (row.softcap.cap != 0.0f) {
-                    words[w] = Words<T>::word(row.softcap.apply(Words<T>::element(words[w], 0)),
-                                              row.softcap.apply(Words<T>::element(words[w], COUNT - 1)));
-                }
                 words[w] = without(words[w], gone >> (w * COUNT));
             }
             vectors[v] = {words[0], words[1], words[2], words[3]};

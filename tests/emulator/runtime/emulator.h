@@ -16,6 +16,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __constant__ static
 #define __forceinline__ inline
 #define __noinline__
 #define __launch_bounds__(...)
@@ -300,6 +301,7 @@ T atomicAdd(T* address, T value) {
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
@@ -315,6 +317,7 @@ inline uint64_t emulated_conversion(double x) {
     return x > 0 ? uint64_t(x) : 0;
 }
 inline uint64_t __double2ull_rn(double x) { return emulated_conversion(std::nearbyint(x)); }
+inline uint64_t __float2ull_rn(float x) { return emulated_conversion(std::nearbyint(x)); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline uint64_t __double2ull_rz(double x) { return emulated_conversion(x); }
 
