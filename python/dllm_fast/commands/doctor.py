@@ -18,13 +18,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def report() -> dict[str, Any]:
-    """Report torch, CUDA, CuPy, NVRTC, the architecture of the device, and each file of kernels, loaded there: usable, or why
-    not and the remedy."""
+    """Report torch, CUDA, CuPy, NVRTC, the architecture of the device, the models that the kernels take, and each file of
+    kernels, loaded there: usable, or why not and the remedy."""
     import torch
 
     from dllm_fast import kernels
     from dllm_fast.errors import KernelError
     from dllm_fast.nvrtc import nvrtc
+    from dllm_fast.ops import fallback
 
     arch = kernels.architecture(torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
     try:
@@ -43,6 +44,7 @@ def report() -> dict[str, Any]:
         "cupy": kernels.cupy_version(),
         "nvrtc": version,
         "arch": arch,
+        "takes": fallback.TAKEN,
         "kernels": entries,
     }
 
@@ -71,7 +73,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found))
         return 0
-    for name in ("torch", "cuda", "cupy", "nvrtc", "arch"):
+    for name in ("torch", "cuda", "cupy", "nvrtc", "arch", "takes"):
         print(f"{name:6} {found[name] or 'none'}")
     for name, entry in found["kernels"].items():
         print(f"{name}: {'usable' if entry['usable'] else 'not usable: ' + entry['why'] + '; ' + entry['fix']}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dllm_fast import records, tokens
 from dllm_fast.models import native_engine
 from dllm_fast.models.decoder import Decoder
+from dllm_fast.models.left_out import left_to_torch
 from dllm_fast.models.like import LikeRunner, known
 from dllm_fast.models.loaded import LoadedModel, load
 from dllm_fast.models.open_runner import open_runner
@@ -156,6 +157,8 @@ def _way(opened: Any, tokenizer: Any) -> Explanation:
         cached = found.plan is not None
         refused = [*found.refused, *_policies(found.info, cached=cached)]
         reason = found.reason + _replays(refused, *native_engine.report(unwrap(opened).model, found))
+        if found.plan is not None:
+            refused += _left_to_torch(found.info, None, found.plan.head_dim)
         return _explained(found.info, found.tier, reason, refused, found.probed, cached=cached)
     if isinstance(opened, LoadedModel):
         tier = "own decoder" if isinstance(opened.network, Decoder) else "own encoder"
@@ -163,6 +166,7 @@ def _way(opened: Any, tokenizer: Any) -> Explanation:
         refused = _policies(opened.info, cached=True)
         engine = opened.engine
         reason += _replays(refused, engine is not None, None if engine is None else engine.trouble)
+        refused += _left_to_torch(opened.info, opened.network, opened.network.head_dim)
         return _explained(opened.info, tier, reason, refused, {}, cached=True)
     runner, tokenizer = open_runner(opened, tokenizer)
     if isinstance(runner, LikeRunner):
@@ -176,6 +180,13 @@ def _replays(refused: list[tuple[str, str]], is_there: bool, trouble: str | None
     if is_there and trouble is not None:
         refused.append(("CUDA graphs", trouble))
     return "; small steps are replayed from CUDA graphs" if is_there and trouble is None else ""
+
+
+def _left_to_torch(info: ModelInfo, network: object, head_dim: int) -> list[tuple[str, str]]:
+    """What the kernels do not take of a model that runs where they could."""
+    if info.device.type != "cuda":
+        return []
+    return [("CUDA kernels", why) for why in left_to_torch(network, head_dim, info.dtype)]
 
 
 def _explained(

@@ -19,6 +19,8 @@ _DTYPES = " and ".join(launches.LAYER_SUFFIXES)
 _HEADS = ", ".join(map(str, launches.HEAD_DIMENSIONS[:-1])) + f" and {launches.HEAD_DIMENSIONS[-1]}"
 _MASKS = "torch attends, with a mask of queries x keys in memory for each row"
 
+#: What the kernels of a layer take, in a sentence.
+TAKEN = f"layers in {_DTYPES}, attention without a bias over heads of {_HEADS}; the rest of a model runs in torch"
 #: Attention whose scores get a bias (MPNet, DeBERTa).
 BIAS = f"the attention kernel adds nothing to its scores, and this model has a bias there: {_MASKS}; there is no way round it"
 #: Queries that are clipped, or grow with their position.
@@ -26,10 +28,10 @@ CHANGED_QUERIES = (
     "the kernel between projection and attention norms and rotates, and this model also clips its queries and keys or scales "
     "queries by position: torch does it, in about 15 launches a layer instead of 1; there is no way round it"
 )
-#: Tensors that do not lie as the kernels read them.
+#: Queries, keys or values that do not lie as the kernel reads them.
 LAYOUT = (
-    "the kernels read tensors whose last dimension lies together and whose rows begin at multiples of 16 bytes, and these do "
-    "not: torch computes; call contiguous() on them"
+    "the attention kernel reads tensors whose last dimension lies together and whose rows begin at multiples of 16 bytes, and "
+    f"these do not: {_MASKS}; call contiguous() on them"
 )
 
 

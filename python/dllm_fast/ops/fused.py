@@ -143,17 +143,15 @@ def _is_launched(*tensors: Tensor, width: int | None = None, depth: int | None =
     if (why := _lacks(tensors, width, depth)) is not None:
         fallback.tell(first.device, why)
         return False
-    return launcher.usable(first.device, launches.fused_source(_name(first.dtype)))
+    # Heads that lie with gaps are those of a model that something else, told by itself, keeps from `qkv`.
+    lies_right = all(x.is_contiguous() and x.data_ptr() % 16 == 0 and x.dtype == first.dtype for x in tensors)
+    return lies_right and launcher.usable(first.device, launches.fused_source(_name(first.dtype)))
 
 
 def _lacks(tensors: tuple[Tensor, ...], width: int | None, depth: int | None) -> str | None:
     for x in tensors:
         if (why := fallback.of_dtype(x.dtype)) is not None:
             return why
-    first = tensors[0]
     if depth is not None and (why := fallback.of_width("heads", depth, most=launches.MOST_OF_HEAD)) is not None:
         return why
-    if (why := fallback.of_width("rows", first.shape[-1] if width is None else width)) is not None:
-        return why
-    lies_right = all(x.is_contiguous() and x.data_ptr() % 16 == 0 and x.dtype == first.dtype for x in tensors)
-    return None if lies_right else fallback.LAYOUT
+    return fallback.of_width("rows", tensors[0].shape[-1] if width is None else width)
