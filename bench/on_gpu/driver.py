@@ -113,6 +113,7 @@ class Driver:
         self._began = time.perf_counter()
         self._budget_s = budget_s
         self._logs: dict[str, str] = {}
+        self._running: list[_Running] = []
 
     def run(self) -> bool:
         """True if every check ran and held, and every kernel was launched by one of them."""
@@ -172,7 +173,7 @@ class Driver:
             self.outcomes[check.name] = Outcome("NOT BEGUN", why)
 
     def _run(self, checks: Sequence[Check], folder: Path) -> None:
-        waiting, running = list(checks), list[_Running]()
+        waiting, running = list(checks), self._running
         written = time.perf_counter()
         try:
             while waiting or running:
@@ -185,11 +186,12 @@ class Driver:
                     running.remove(one)
                     self._end(one)
                 if time.perf_counter() - written > 2.0:  # whoever kills this program has what was printed so far
-                    self._write(running)
+                    self._write()
                     written = time.perf_counter()
                 time.sleep(_POLL_S)
         finally:
-            for one in running:
+            while running:
+                one = running.pop()
                 _kill(one.process)
                 self._end(one, Outcome("STOPPED", "the run was stopped"))
 
@@ -242,7 +244,7 @@ class Driver:
 
     # --- writing
 
-    def _write(self, running: Sequence[_Running] = ()) -> None:
+    def _write(self) -> None:
         result = self._facts | {
             "held": self.has_held and len(self.outcomes) == len(self._checks),
             "seconds": round(time.perf_counter() - self._began, 1),
@@ -257,12 +259,12 @@ class Driver:
                 }
                 for name, outcome in self.outcomes.items()
             },
-            "running": [one.check.name for one in running],
+            "running": [one.check.name for one in self._running],
             "never_launched": self.never_launched,
         }
         _replace(self._out / "first.json", json.dumps(result, indent=1) + "\n")
         logs = [(name, f"{self.outcomes[name].status} {self.outcomes[name].why}", text) for name, text in self._logs.items()]
-        logs += [(one.check.name, "running", one.log.read_text(encoding="utf-8", errors="replace")) for one in running]
+        logs += [(one.check.name, "running", one.log.read_text(encoding="utf-8", errors="replace")) for one in self._running]
         _replace(self._out / "first.log", "".join(f"===== {name}: {status}\n{text}\n" for name, status, text in logs))
 
 

@@ -95,6 +95,7 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
         "is_rehearsal": options.dry_run,
         "commit": git("rev-parse", "HEAD") or None,
         "has_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "switches": os.environ.get("DLLM_FAST_TRY", ""),
         "python": sys.version.split()[0],
         "cores": os.cpu_count(),
     }

@@ -156,10 +156,12 @@ def test_results_are_there_after_each_check_and_when_the_run_is_stopped(tmp_path
     while time.perf_counter() < until:
         with contextlib.suppress(OSError, ValueError):
             result = written(tmp_path)
-            if "holds" in result["checks"] and "about to wait" in (tmp_path / "first.log").read_text(encoding="utf-8"):
+            if result["running"] == ["hangs"] and "about to wait" in (tmp_path / "first.log").read_text(encoding="utf-8"):
                 break
         time.sleep(0.05)
-    assert result["running"] == ["hangs"]
+    else:
+        pytest.fail("nothing was written while a check ran")
+    assert result["checks"]["holds"]["status"] == "held"
     process.send_signal(signal.SIGTERM)  # as `timeout` does
     assert process.wait(20) == 143
     result = written(tmp_path)

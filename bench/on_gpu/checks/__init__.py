@@ -28,5 +28,6 @@ CHECKS = (
     Check("graphs, heads of 128", f"{_HERE}.models:heads_of_128", 120),
     Check("graphs, experts", f"{_HERE}.models:experts", 120),
     Check("graphs, in memory", f"{_HERE}.in_memory:in_memory", 120),
+    Check("graphs, switches", f"{_HERE}.models:tried", 120),
     Check("tests", f"{_HERE}.tools:tests", 120),
 )

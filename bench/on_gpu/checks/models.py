@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -12,9 +14,9 @@ import torch
 import dllm_fast
 from bench.on_gpu import launched
 from bench.on_gpu.stage import Json, Stage
-from dllm_fast.models import grouped
+from dllm_fast import switches
 from dllm_fast.models.decoder import Decoder, DecoderConfig
-from dllm_fast.models.experts import Experts, ExpertsConfig
+from dllm_fast.models.experts import ExpertsConfig
 from dllm_fast.models.graphs import Engine
 from dllm_fast.models.loaded import LoadedModel, ModelInfo
 from dllm_fast.models.rotary import Rotary
@@ -45,21 +47,41 @@ def heads_of_128(stage: Stage) -> Json:
 
 
 def experts(stage: Stage) -> Json:
-    """A mixture, whose products read no value on the host, and give what a loop over the experts gives."""
+    """A mixture, whose products read no value on the host."""
     mixture = ExpertsConfig(count=16, chosen=4, inner=stage.pick(256, 32), shared=stage.pick(256, 32))
-    network = _network(stage, head_dim=64, kv_heads=4, experts=mixture)
-    module = next(module for module in network.modules() if isinstance(module, Experts))
-    random = torch.Generator().manual_seed(2)
-    errors = []
-    for tokens in stage.pick((1, 8, 33, 300), (1, 8)):
-        x = torch.randn(tokens, network.config.width, generator=random).bfloat16().to(stage.device)
-        rows = grouped.Sorted.by_expert(module.router(x)[1], mixture.count)
-        given = x[rows.pairs // mixture.chosen]
-        ours, loop = grouped.products(given, module.gate_up, rows), grouped.looped(given, module.gate_up, rows)
-        errors.append(float((ours.double() - loop.double()).norm() / loop.double().norm()))
-        print(f"grouped products of {tokens} tokens against a loop: {errors[-1]:.2e}", flush=True)
-    assert max(errors) < 4e-3, errors
-    return _every_policy(stage, network) | {"errors of grouped products": errors}
+    return _every_policy(stage, _network(stage, head_dim=64, kv_heads=4, experts=mixture))
+
+
+def tried(stage: Stage) -> Json:
+    """What is built but off, each switch on by itself: the tokens are those without it."""
+    network = _network(stage, head_dim=64, kv_heads=4)
+    lines = []
+    for rule in stage.pick(RULES, RULES[:1]):
+        with mock.patch.dict(os.environ, {switches.VARIABLE: ""}):
+            plain = _from_graphs(stage, network, rule)
+        for name in switches.SWITCHES:
+            with mock.patch.dict(os.environ, {switches.VARIABLE: name}):
+                is_same = _same(_from_graphs(stage, network, rule), plain)
+            lines.append(f"{name}, {rule}: {'same tokens' if is_same else 'OTHER TOKENS'}")
+            print(lines[-1], flush=True)
+    wrong = [line for line in lines if "OTHER" in line]
+    assert not wrong, wrong
+    return {"runs": lines}
+
+
+def _from_graphs(stage: Stage, network: Decoder, rule: Json) -> list[np.ndarray]:
+    """Tokens of the last of some runs, which has no shape that it has not seen."""
+    model = _opened(stage, network, "full")
+    engine = model.engine = Engine(network, dtype=torch.bfloat16, where=stage.device, capture=_capture(stage))
+    new = stage.pick(32, 4)
+    given = {"max_new_tokens": new, "block_length": new // 2, "cache": "dual", "stop_at_eos": False, "seed": 3, **rule}
+    with launcher.counted() as counter:
+        for _ in range(stage.pick(3, 2)):
+            result = dllm_fast.sample(model, [[1, 2, 3], [4] * 9], **given)
+    _expect(counter, _kernels(rule, has_engine=True))
+    assert engine.trouble is None, engine.traceback or engine.trouble
+    assert engine.captured, "nothing was captured"
+    return list(result.sequences)
 
 
 def _network(stage: Stage, *, head_dim: int, kv_heads: int, **more: Any) -> Decoder:
