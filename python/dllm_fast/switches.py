@@ -31,6 +31,15 @@ def is_on(name: str) -> bool:
     return name in _named(os.environ.get(VARIABLE, ""))
 
 
+def check() -> None:
+    """Refuses names of switches that there are not, wherever one will be asked for.
+
+    Raises:
+        InvalidValueError: as `is_on`.
+    """
+    _named(os.environ.get(VARIABLE, ""))
+
+
 @cache
 def _named(text: str) -> frozenset[str]:
     names = frozenset(part.strip() for part in text.split(",") if part.strip())

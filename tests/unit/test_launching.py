@@ -17,6 +17,9 @@ import torch
 from dllm_fast import kernels, launches
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels import cubins, driver, launch
+from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.models.runner import NetworkRunner
+from dllm_fast.ops import launcher
 from tests.compiler import LOG
 
 STRUCTURE = (ctypes.c_int64 * 3)(1, 2, 3)
@@ -109,6 +112,24 @@ def test_what_a_model_needs_is_compiled_together_and_loaded(device, cupy, folder
     kernels.prepare(("commit",), 0)
     assert asked == [(("commit",), "sm_90a")]
     assert cupy.paths == [folders[0]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "sources"),
+    [
+        ("bfloat16", 128, ["mask_predict.bf16", "mask_filter.bf16", "commit", "fused.bf16", "attention.bf16_d128"]),
+        ("float16", 72, ["mask_predict.f16", "mask_filter.f16", "commit", "fused.f16"]),
+        ("float32", 64, ["mask_predict.f32", "mask_filter.f32", "commit"]),
+    ],
+)
+def test_a_model_makes_its_kernels_ready_together_when_it_is_opened(monkeypatch, dtype, width, sources):
+    asked = []
+    monkeypatch.setattr(launcher, "usable", lambda device, *names: asked.append((device.type, [*names])))
+    network = SimpleNamespace(layers=1, kv_heads=1, head_dim=width, vocabulary=9, context=None)
+    info = SimpleNamespace(dtype=getattr(torch, dtype), device=torch.device("cpu"))
+    LoadedModel(network, None, info, {})
+    NetworkRunner(network, info)
+    assert asked == [("cpu", sources)] * 2
 
 
 def size(passed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import dllm_fast
 from dllm_fast import switches
 from dllm_fast.errors import InvalidValueError
 
@@ -24,3 +25,9 @@ def test_a_switch_that_there_is_not_is_an_error(monkeypatch):
     with pytest.raises(InvalidValueError) as caught:
         switches.is_on("while")
     assert str(caught.value) == "DLLM_FAST_TRY must name some of pdl, while, got 'PDL'; correct or unset it"
+
+
+def test_it_is_an_error_before_a_model_runs(monkeypatch):
+    monkeypatch.setenv("DLLM_FAST_TRY", "cuda")
+    with pytest.raises(InvalidValueError, match="must name some of pdl, while, got 'cuda'"):
+        dllm_fast.infill(lambda ids: ids, [1, 2], mask_token_id=2)

@@ -28,10 +28,8 @@ ARCHITECTURES = ("sm_80", "sm_90a", "sm_100a")
 SHIPPED_ARCHITECTURES = (*ARCHITECTURES, "sm_103a", "sm_120")
 #: The oldest compute capability with the instructions that the kernels use.
 OLDEST_CAPABILITY = (8, 0)
-# The slowest source takes twice that on a core, most take less. Only said, to somebody who waits.
-_SECONDS_OF_A_SOURCE = 3.0
-# Each compiler takes some 200 MB.
-_MOST_AT_ONCE = 8
+# On a core of today, about. Only said, to somebody who waits.
+_SECONDS_OF_A_SOURCE = 1.5
 #: A source and an architecture.
 Job = tuple[str, str]
 #: Is told of a job that has ended, and of the seconds that it took, or None if there was a cubin already.
@@ -147,7 +145,7 @@ class _Line:
 
 def _at_once(jobs: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(jobs, cores, _MOST_AT_ONCE))
+    return max(1, min(jobs, cores))
 
 
 def check_architecture(arch: str) -> None:

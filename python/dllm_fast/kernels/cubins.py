@@ -74,6 +74,11 @@ def shipped(source: str, arch: str) -> Compiled | None:
     return _read(shipped_folder() / shipped_name(source, arch), source, arch)
 
 
+def is_shipped(source: str, arch: str) -> bool:
+    """Did a cubin of these very sources come with the package? It is not read."""
+    return (shipped_folder() / shipped_name(source, arch)).is_file()
+
+
 def cached(source: str, arch: str) -> Compiled | None:
     """The cubin that has been compiled here before, if there is one.
 

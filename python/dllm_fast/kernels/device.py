@@ -33,7 +33,7 @@ def problem(device: int | None = None) -> tuple[str, str] | None:
     if cupy_version() is None:
         extra = "cuda12" if torch.version.cuda.startswith("12") else "cuda13"
         return "CuPy is not installed", f"pip install 'dllm-fast[{extra}]'"
-    if not all(cubins.shipped(source, architecture((major, minor))) for source in sources()):
+    if not all(cubins.is_shipped(source, architecture((major, minor))) for source in sources()):
         try:
             nvrtc()
         except KernelError as error:

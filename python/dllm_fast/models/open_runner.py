@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dllm_fast import switches
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.carried import refuse_carried
@@ -35,6 +36,7 @@ def open_runner(model: Any, tokenizer: Any = None, like: Any = None) -> tuple[Ru
         InvalidValueError: a model of transformers that is causal, or fills no masks; `like` beside a model that is known; a
             callable that carries marks of a known model, from which nobody can tell what it is.
     """
+    switches.check()
     inside = unwrap(model)
     if like is not None:
         if model is None or isinstance(inside.model, str | Path | LoadedModel) or is_pretrained(model):
