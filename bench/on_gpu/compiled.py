@@ -34,6 +34,7 @@ HOT = {
     "add_norm": (r"dllm_fused_add_norm(_bf16)?", "LDG"),
     "qkv": (r"dllm_fused_qkv(_bf16)?", "LDG"),
     "swiglu": (r"dllm_fused_swiglu(_bf16)?", "LDG"),
+    "quantise": (r"dllm_quantise_rows", "LDG"),
     "commit": (r"dllm_commit", "LDS"),
 }
 

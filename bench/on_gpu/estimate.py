@@ -71,7 +71,7 @@ def kernels_table(cards: Sequence[Card], codes: dict[str, Code]) -> str:
         add(_seen(seen), [attention.kernels(card, codes, seen) for card in cards])
     for name in SMALL:
         for tokens in (32, 1024):
-            size = f"{tokens:,} x {'4,096' if name == 'add_norm' else '12,288'}"
+            size = f"{tokens:,} x {'4,096' if name in ('add_norm', 'quantise') else '12,288'}"
             add(size, [{name: small(card, name, tokens)} for card in cards])
     return table(_head("kernel", cards), rows)
 

@@ -95,7 +95,7 @@ def fp8(stage: Stage) -> Iterator[Json]:
     with tried(case, "begun ahead"):
         quantise.check(torch.bfloat16, stage.device)
         opened = model.in_8_bits(stage)
-        case["begun ahead"] = timed(stage, opened, policy="dual", batch=1, weight_bytes=1)
+        case["begun ahead"] = timed(stage, opened, policy="dual", batch=1, is_fp8=True)
         yield case
         case = {"what": "where its time goes, batch 1"}
         case["breakdown"] = broken_down(stage, opened, 1, "trace-fp8.json.gz")
@@ -127,7 +127,7 @@ def policies(stage: Stage) -> Iterator[Json]:
 
 
 def timed(
-    stage: Stage, opened: LoadedModel, *, batch: int, policy: str, per_step: int = 1, weight_bytes: int = 2, **given: Any
+    stage: Stage, opened: LoadedModel, *, batch: int, policy: str, per_step: int = 1, is_fp8: bool = False, **given: Any
 ) -> Json:
     """Milliseconds of a step over two blocks, beside its floor.
 
@@ -150,7 +150,7 @@ def timed(
     eager = 0 if batch * (prompt + new) <= graphs._MOST_TOKENS else _BLOCKS  # the first forward of a block is over all
     # Steps of so many tokens are computed eagerly by design: a graph gains nothing.
     _must_replay(opened, captured, replays, len(times) if batch * widest > graphs._MOST_TOKENS else eager, len(times))
-    must_launch(launched, KERNELS)
+    must_launch(launched, (*KERNELS, *(["dllm_quantise_"] if is_fp8 else [])))
     found: Json = {"steps": len(times), "replays": replays, "launched": dict(launched)}
     if stage.dry:
         return {"ran": True} | found
@@ -166,7 +166,7 @@ def timed(
     if stage.rates is not None and policy != "prefix":
         queries = prompt + new if policy == "none" else block
         parts = floors.step(
-            LLADA_8B, batch=batch, queries=queries, keys=prompt + new, scored=block // 2, weight_bytes=weight_bytes
+            LLADA_8B, batch=batch, queries=queries, keys=prompt + new, scored=block // 2, weight_bytes=1 if is_fp8 else 2
         )
         found["floor_ms"] = 1e3 * floors.seconds(parts, stage.rates)
         found["of_floor"] = found["floor_ms"] / found["ms"]

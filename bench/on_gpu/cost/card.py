@@ -53,8 +53,6 @@ LARGE = 0.85
 SKINNY = 0.92
 #: Of a grouped product with one or two rows an expert.
 GROUPED = 0.55
-#: Small kernels of torch that put the rows of a product into 8 bits: largest, scale, bound, quotient, rounding.
-QUANTISING_KERNELS = 5
 #: The commit: one block a row, a chain of scans and barriers.
 COMMIT_S = 8.0e-6
 #: What a step has beside its layers and its head: gathers and copies of the inputs, the last norm.

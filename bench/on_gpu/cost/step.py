@@ -16,7 +16,6 @@ from bench.on_gpu.cost.card import (
     LARGE,
     LAUNCH_S,
     PRODUCTS,
-    QUANTISING_KERNELS,
     SKINNY,
     STREAM,
     TRIP_S,
@@ -27,13 +26,14 @@ from bench.on_gpu.floors import LLADA_8B
 from dllm_fast.models import shapes
 
 SMALL = {
-    # Loads that wait for one another: a row, then its weight; a head and its angles, then slots; two halves.
+    # Loads that wait for one another: a row, then its weight; a head and its angles, then slots; two halves; a row twice.
     "add_norm": 2,
     "qkv": 2,
     "swiglu": 1,
+    "quantise": 2,
 }
 #: Numbers that they read and write for a token.
-MOVED = {"add_norm": 4 * 4096, "qkv": 2 * 12_288, "swiglu": 3 * 12_288}
+MOVED = {"add_norm": 4 * 4096, "qkv": 2 * 12_288, "swiglu": 3 * 12_288, "quantise": 1.5 * 4096}
 
 
 def small(card: Card, name: str, tokens: int = 32) -> Estimate:
@@ -106,7 +106,7 @@ def llada_step(card: Card, codes: dict[str, Code], build: Build = AS_IT_IS, *, b
         "the rest": FEW_SMALL_S,
     }
     if build.weight_bytes == 1:
-        parts["rows into 8 bits"] = layers * len(LLADA_8B.products()) * QUANTISING_KERNELS * (TRIP_S + GAP_S)
+        parts["rows into 8 bits"] = layers * len(LLADA_8B.products()) * (small(card, "quantise", tokens).s + GAP_S)
     model = floors.step(LLADA_8B, batch=batch, queries=32, keys=769, scored=16, weight_bytes=build.weight_bytes)
     return Step(parts=parts, floor_s=floors.seconds(model, card.rates))
 
