@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,11 @@ def load(stage: Stage) -> Json:
             print(f"{source}: ", end="", flush=True)
             kernels.load(source, torch.cuda.current_device())
             print("loaded", flush=True)
+    names = sorted(every_kernel(stage))
     unusable = [source for source in kernels.sources() if not launcher.usable(stage.device, source)]
     assert not unusable, unusable
     _one_launch(stage)
-    return facts | {"compiled here": [] if stage.dry else missing, "kernels": sorted(every_kernel(stage))}
+    return facts | {"compiled here": [] if stage.dry else missing, "kernels": names}
 
 
 def registers(stage: Stage) -> Json:
@@ -60,7 +63,9 @@ def every_kernel(stage: Stage) -> set[str]:
         from tests.emulator import build
         from tests.emulator.launch import kernels_of
 
-        return set().union(*(kernels_of(build.library(file)) for file in build.KERNELS.glob("*.cu")))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            libraries = list(pool.map(build.library, sorted(build.KERNELS.glob("*.cu"))))
+        return set().union(*map(kernels_of, libraries))
     arch = kernels.architecture(torch.cuda.get_device_capability())
     return {usage.kernel for source in kernels.sources() for usage in kernels.compile_kernels(source, arch).usage}
 
