@@ -91,6 +91,7 @@ class Driver:
         width: so many at a time.
         environment: of the checks.
         facts: what else belongs into the results.
+        is_whole: these are all checks, so every kernel must be launched by one of them.
 
     Attributes:
         outcomes: of the checks, by name.
@@ -106,17 +107,18 @@ class Driver:
         width: int,
         environment: Mapping[str, str],
         facts: Json,
+        is_whole: bool,
     ) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self._checks, self._command, self._environment = checks, command, environment
-        self._out, self._width, self._facts = out, width, facts
+        self._out, self._width, self._facts, self._is_whole = out, width, facts, is_whole
         self._began = time.perf_counter()
         self._budget_s = budget_s
         self._logs: dict[str, str] = {}
         self._running: list[_Running] = []
 
     def run(self) -> bool:
-        """True if every check ran and held, and every kernel was launched by one of them."""
+        """True if every check ran and held, and, of all checks, every kernel was launched by one."""
         self._out.mkdir(parents=True, exist_ok=True)
         first = [check for check in self._checks if check.is_first]
         with tempfile.TemporaryDirectory(prefix="checks-") as folder, _stopped_gently():
@@ -144,7 +146,9 @@ class Driver:
 
     @property
     def never_launched(self) -> list[str]:
-        """Kernels that a check knows of and that none has launched."""
+        """Kernels that a check knows of and that none of all checks has launched."""
+        if not self._is_whole:
+            return []
         known = [name for outcome in self.outcomes.values() for name in outcome.found.get("kernels", ())]
         return sorted(set(known) - self.launched.keys())
 

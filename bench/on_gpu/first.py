@@ -67,6 +67,7 @@ def main() -> int:
         width=options.width,
         environment=place.environment(),
         facts=_facts(options),
+        is_whole=not options.only,
     )
     has_held = driver.run()
     print(f"\n{driver.table()}\n")

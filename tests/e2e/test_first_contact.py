@@ -46,16 +46,15 @@ PLANTED = {
 }
 
 
-def drive(out, *names, first=None, limit=20.0, budget=60.0, width=3):
+def drive(out, *names, first=None, limit=20.0, budget=60.0, width=3, is_whole=True):
     def command(check, record):
         code = f"import json, os, sys, time\nrecord = lambda r: open({str(record)!r}, 'w').write(json.dumps(r))\n"
         return [sys.executable, "-c", code + PLANTED[check.does]]
 
     names = (*([first] if first else []), *names)
     checks = [Check(name, name, limit, is_first=name == first) for name in names]
-    driver = Driver(
-        checks, command=command, out=out, budget_s=budget, width=width, environment=os.environ, facts={"commit": "abc"}
-    )
+    settings = {"budget_s": budget, "width": width, "environment": os.environ, "facts": {"commit": "abc"}}
+    driver = Driver(checks, command=command, out=out, is_whole=is_whole, **settings)
     return driver, driver.run()
 
 
@@ -136,6 +135,7 @@ def test_a_kernel_that_no_check_launched_is_named(tmp_path, monkeypatch):
     assert not has_held
     assert written(tmp_path)["never_launched"] == ["b"]
     assert "kernels that no check launched: b" in driver.table()
+    assert drive(tmp_path, "holds", "knows more", is_whole=False)[1], "some of the checks launch some of the kernels"
 
 
 def test_what_a_check_started_ends_with_it(tmp_path):
@@ -337,11 +337,11 @@ def test_a_rehearsal_runs_from_anywhere_without_an_installation(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(checkout / "python")  # before the installed one; the children must find it, too
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, "kernels that no check launched"
+    assert done.returncode == 0, done.stdout
     result = written(tmp_path / "out")
     assert {check["status"] for check in result["checks"].values()} == {"held"}, done.stdout
     assert set(result["checks"]) == {"loading", "commit"}
-    assert "dllm_fused_add_norm" in " ".join(result["never_launched"])
+    assert "dllm_fused_add_norm_bf16" in result["checks"]["loading"]["found"]["kernels"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first.json", "first.log"]
     assert str(checkout / "python") in (tmp_path / "out" / "first.log").read_text(encoding="utf-8")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bench import harness
 from bench.on_gpu import launched
 from bench.on_gpu.stage import Json, Stage
 from dllm_fast import kernels
@@ -104,6 +105,7 @@ def _facts(stage: Stage) -> Json:
     return facts | {
         "nvrtc": f"{nvrtc().version}, {nvrtc().path}",
         "device": properties.name,
+        "driver": harness._output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "memory_bytes": properties.total_memory,
         "multiprocessors": properties.multi_processor_count,
         "arch": kernels.architecture(torch.cuda.get_device_capability()),
