@@ -165,13 +165,16 @@ def test_after_a_failure_nothing_more_is_begun(cache, monkeypatch):
 
     def compile_(name, *_):
         calls.append(name)
-        raise KernelError(f"{name} is wrong; mend it")
+        if len(calls) == 1:
+            raise KernelError(f"{name} is wrong; mend it")
+        time.sleep(0.5)  # meanwhile the others are taken back
+        return b"cubin", LOG
 
     monkeypatch.setattr(nvrtc, "compile", compile_)
     monkeypatch.setattr(build, "_at_once", lambda _: 1)
     with pytest.raises(KernelError, match="wrong"):
         kernels.compile_missing(kernels.sources(), "sm_80")
-    assert len(calls) < len(kernels.sources())
+    assert len(calls) <= 2 < len(kernels.sources())
 
 
 # --- the line that says so
