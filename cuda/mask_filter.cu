@@ -1,26 +1,27 @@
 // Top-k, top-p and min-p: where they cut a row of logits, and what is kept of each tile. Kernels that run between `tiles` and
 // `rows` of mask_predict.cu, for the same sites and on the same records.
 //
-// Top-k and top-p are prefixes of the order (logit falling, id rising). The end of a prefix is found by counting ids and summing
-// weights in bins of neighbouring logits (bins.cuh), never by a sort of the vocabulary. Counts and fixed-point sums do not depend
-// on their order, so the cut is that of rust/logits/cut.rs exactly, however many blocks share a row.
+// Top-k and top-p are prefixes of the order (logit falling, id rising). The end of a prefix is found by counting ids and
+// summing weights in bins of neighbouring logits (bins.cuh), never by a sort of the vocabulary. Counts and fixed-point sums do
+// not depend on their order, so the cut is that of rust/logits/cut.rs exactly, however many blocks share a row.
 //
-//   count   only with top-k or top-p: up to eight blocks a row, each a chunk of its tiles: 16-byte loads, one atomic increment in
-//           shared memory an id (which the hardware merges for equal bins of a warp), and sums of weights by 32-bit
-//           additions: for float16 and float32 for every id, for bfloat16 only for the few that are close to 0.
+//   count   only with top-k or top-p: up to eight blocks a row, each a chunk of its tiles: 16-byte loads, one atomic
+//           increment in shared memory an id (which the hardware merges for equal bins of a warp), and sums of weights by
+//           32-bit additions: for float16 and float32 for every id, for bfloat16 only for the few that are close to 0.
 //           Writes one Bins a block. Without top-k, tiles whose maximum weighs nothing are not read.
-//   cut     one block a row: adds up the Bins, finds the bin in which each prefix ends and, unless all its ids have the same
-//           logit, goes down to one logit by counting its part of the row again. Writes one Cut.
+//   cut     one block a row (prefix.cuh): adds up the Bins, finds the bin in which each prefix ends and, unless all its ids
+//           have the same logit, goes down to one logit by counting those of the bin again. Writes one Cut.
 //   kept    one warp a tile: sum of the weights of kept ids, in the fixed shape of all tile sums, into the record's
-//           `draw_mass`.
+//           `draw_mass`. A tile whose maximum is cut is not read.
 //
 // Kernels hand over to each other by their order on the stream alone: no block waits for another, and nothing in the work space
 // is read that was not written by a kernel before.
 //
 // Moves, per row: `count` reads the logits once (from the second-level cache, where they fit) and writes 16 KB a block for
-// bfloat16, 24 KB for others, which `cut` reads. Where the bin of a cut holds several ids with its logit, `cut` reads a chunk of
-// logits up to the last that is kept (float16 and float32: the row so far), and float16 reads the tiles that reach the bin once,
-// float32 twice, for each prefix. `kept` reads the row once. For bfloat16 `count` is bound by its 18 instructions an id.
+// bfloat16, 24 KB for others, which `cut` reads. Where a cut leaves out some of the ids with its logit, `cut` reads up to the
+// last that is kept, in bfloat16 from the start of its chunk. float16 reads the tiles that reach the bin of a cut once more,
+// float32 twice, for each prefix. `kept` reads the tiles that reach the cut. `count` is bound by its 22 instructions an id in
+// bfloat16, by twice as many and by additions in shared memory in float16 and float32; `cut` by latency.
 //
 // The host checks what mask_predict.cu lists, and: 1 <= top_k < vocabulary or 0 for none; 0 < top_p < 1 or 1 for none;
 // 0 <= min_p <= 1; 1 <= chunks <= tiles of a row, the same for `count` and `cut`.
@@ -74,7 +75,7 @@ __device__ __forceinline__ void count(const Matrix<T>& matrix, const TileRecord*
             shared.masses[mass].add(view.weight(x));
         }
     };
-    visit_tiles<COUNT_THREADS>(view.row, shared.tiles, begin, end, [&](const Vector<T>& vector) {
+    visit_tiles<COUNT_THREADS, 1>(view.row, shared.tiles, begin, end, [&](const Vectors<T, 1>& vector) {
         bool has_tiny = false;
         vector.visit(view.row, [&](int, float x) {
             atomicAdd(&shared.counts[map.bin(x)], 1u);
@@ -172,8 +173,15 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
         return;
     }
     const Cut cut = cuts[place.site];
-    Tile<T>& tile = shared.tile[threadIdx.x / WARP];
     const int start = place.tile * TILE;
+    if (!cut.keeps(max, start, inverse_temperature)) {
+        // Not even its largest logit at its lowest id: nothing of the tile is kept, as of most tiles behind a sharp cut.
+        if (threadIdx.x % WARP == 0) {
+            record.draw_mass = 0.0f;
+        }
+        return;
+    }
+    Tile<T>& tile = shared.tile[threadIdx.x / WARP];
     const Row<T> row = matrix.row(place.site);
     tile.template begin<WarpOfTile>(row, start);
     tile.template finish<WarpOfTile>(row, start);
@@ -197,7 +205,7 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
         dllm::count<T>(DLLM_MATRIX, records, bins, chunks, inverse_temperature, has_top_k != 0, has_top_p != 0);      \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_filter_count_##suffix)                                                                      \
-    extern "C" __global__ void __launch_bounds__(dllm::CUT_THREADS, 1) dllm_mask_filter_cut_##suffix(                 \
+    extern "C" __global__ void __launch_bounds__(dllm::CUT_THREADS, 2) dllm_mask_filter_cut_##suffix(                 \
         DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, const dllm::Bins<T>* __restrict__ bins,           \
         dllm::Cut* cuts, DLLM_SHAPE, int chunks, float inverse_temperature, int top_k, double top_p, double min_p) {  \
         dllm::cut<T>(DLLM_MATRIX, records, bins, cuts, chunks, inverse_temperature, top_k, top_p, min_p);             \

@@ -181,7 +181,7 @@ def mask_predict(
                 filter_,
                 f"dllm_mask_filter_cut_{suffix}",
                 block_per_row,
-                (1024, 1, 1),
+                (512, 1, 1),
                 (logits, index, suppressed, records, bins, cuts, *row, chunks, scale, *limits),
             )
         )

@@ -1,5 +1,5 @@
-// Where a prefix of the order (logit falling, id rising) ends: with a number of ids, or with a share of the mass. What the kernel
-// `cut` of mask_filter.cu, a block a row, does with the bins that `count` has filled.
+// Where a prefix of the order (logit falling, id rising) ends: with a number of ids, or with a share of the mass. What the
+// kernel `cut` of mask_filter.cu, a block a row, does with the bins that `count` has filled.
 #pragma once
 
 #include "dllm/bins.cuh"
@@ -31,7 +31,8 @@ __device__ __forceinline__ float own_maximum(const TileRecord* records, int site
     return record.holds_nan() ? positive_infinity() : record.max;
 }
 
-constexpr int CUT_THREADS = 1024;
+constexpr int CUT_THREADS = 512;
+static_assert(CUT_THREADS >= MAX_TILES, "a thread has the record of one tile");
 constexpr int PARTS = 2048;  // of a range of keys, on the way down to one value
 
 // The part of an order in which a prefix ends: `count` ids share the part, count_before ids with mass_before in all come
@@ -116,18 +117,15 @@ struct RowBins {
     __device__ __forceinline__ Sums<PER> own(const View<T>& view) const {
         const int first = int(threadIdx.x) * PER;
         Sums<PER> sums = {};
-#pragma unroll 4
+#pragma unroll 2
         for (int c = 0; c < chunk_count; ++c) {
-            if constexpr (PER == 4) {
-                const uint4 counts = *reinterpret_cast<const uint4*>(&chunks[c].counts[first]);
-                sums.counts[0] += counts.x;
-                sums.counts[1] += counts.y;
-                sums.counts[2] += counts.z;
-                sums.counts[3] += counts.w;
-            } else {
-                const uint2 counts = *reinterpret_cast<const uint2*>(&chunks[c].counts[first]);
-                sums.counts[0] += counts.x;
-                sums.counts[1] += counts.y;
+#pragma unroll
+            for (int i = 0; i < PER; i += 4) {
+                const uint4 counts = *reinterpret_cast<const uint4*>(&chunks[c].counts[first + i]);
+                sums.counts[i] += counts.x;
+                sums.counts[i + 1] += counts.y;
+                sums.counts[i + 2] += counts.z;
+                sums.counts[i + 3] += counts.w;
             }
         }
 #pragma unroll
@@ -160,7 +158,7 @@ struct PrefixEnd {
 template <typename T>
 __device__ __forceinline__ PrefixEnd descend(const View<T>& view, Keys<T> keys, Part part, float own, bool has_top_p,
                                              CutShared& shared, const Prefix& prefix) {
-    constexpr int PER = PARTS / CUT_THREADS;
+    constexpr int PER = PARTS / CUT_THREADS, AT_ONCE = sizeof(T);  // sixteen ids: no other block reads this row meanwhile
     const int t = threadIdx.x, tiles = (view.row.vocabulary + TILE - 1) / TILE;
     while (!keys.are_one_value()) {
         int shift = UNUSED_BITS<T>;
@@ -173,13 +171,13 @@ __device__ __forceinline__ PrefixEnd descend(const View<T>& view, Keys<T> keys, 
         }
         shared.tiles.put(t < tiles && ordered(own) >= keys.first);
         __syncthreads();
-        visit_tiles<CUT_THREADS>(view.row, shared.tiles, 0, tiles, [&](const Vector<T>& vector) {
+        visit_tiles<CUT_THREADS, AT_ONCE>(view.row, shared.tiles, 0, tiles, [&](const Vectors<T, AT_ONCE>& vectors) {
             bool is_in = false;
-            vector.visit(view.row, [&](int, float x) { is_in |= keys.hold(ordered(x)); });
+            vectors.visit(view.row, [&](int, float x) { is_in |= keys.hold(ordered(x)); });
             if (!is_in) {
                 return;
             }
-            vector.visit_singly(view.row, [&](int, float x) {
+            vectors.visit_singly(view.row, [&](int, float x) {
                 const uint32_t key = ordered(x), p = (keys.last - key) >> shift;
                 if (keys.hold(key)) {
                     atomicAdd(&shared.counts[p], 1u);
@@ -206,19 +204,24 @@ __device__ __forceinline__ PrefixEnd descend(const View<T>& view, Keys<T> keys, 
 // The n-th id, from 1, in rising order from id `begin`, whose key is `key`. All threads get it. The last step of a row.
 template <typename T>
 __device__ uint32_t nth_with_key(const Row<T>& row, uint32_t key, uint32_t n, int begin, CutShared& shared) {
-    constexpr int LENGTH = Vector<T>::LENGTH;
-    const int before = unaligned(row);
+    // A thread has 32 neighbouring ids, a bit for each, so that a block has four tiles in one round.
+    using Own = Vectors<T, 2 * sizeof(T)>;
+    static_assert(Own::LENGTH == 32, "a bit for each id");
     uint32_t seen = 0;
-    for (int v = (begin + before) / LENGTH; seen < n && v * LENGTH - before < row.vocabulary; v += CUT_THREADS) {
-        const int first = (v + int(threadIdx.x)) * LENGTH - before;
+    const int from = begin - (begin + unaligned(row)) % (16 / int(sizeof(T)));
+    for (int start = from; seen < n && start < row.vocabulary; start += Own::LENGTH * CUT_THREADS) {
+        const int first = start + Own::LENGTH * int(threadIdx.x);
         uint32_t matches = 0;
-        const Vector<T> vector = {first, begin, row.vocabulary};
-        vector.visit(row, [&](int id, float x) { matches |= uint32_t(ordered(x) == key) << (id - first); });
-        uint32_t here, rank = seen + block_exclusive_sum<CUT_THREADS>(uint32_t(__popc(matches)), here, shared.ints);
-        for (int k = 0; k < LENGTH; ++k) {
-            if (matches >> k & 1 && ++rank == n) {
-                shared.id = first + k;
+        const Own own = {first, begin, row.vocabulary};
+        own.visit(row, [&](int id, float x) { matches |= uint32_t(ordered(x) == key) << (id - first); });
+        uint32_t here;
+        const uint32_t count = __popc(matches);
+        const uint32_t before = seen + block_exclusive_sum<CUT_THREADS>(count, here, shared.ints);
+        if (before < n && n <= before + count) {
+            for (uint32_t skip = n - before - 1; skip > 0; --skip) {
+                matches &= matches - 1;
             }
+            shared.id = first + __ffs(int(matches)) - 1;
         }
         seen += here;
     }

@@ -6,24 +6,31 @@
 
 namespace dllm {
 
-// Logits from an address that is a multiple of 16 bytes to the next: the ids of a row from `first`, which may lie before `begin`
-// or end behind `end`; those outside are not its own.
-template <typename T>
-struct Vector {
-    static constexpr int COUNT = Words<T>::COUNT, LENGTH = 4 * COUNT;
+// COUNT times 16 bytes of logits from an address that is a multiple of 16: the ids of a row from `first`, which may lie before
+// `begin` or end behind `end`; those outside are not its own.
+template <typename T, int COUNT>
+struct Vectors {
+    static constexpr int LENGTH = COUNT * 16 / int(sizeof(T));
 
     int first, begin, end;
 
     // Calls visit(id, logit) for each of its ids.
     template <typename Visit>
     __device__ __forceinline__ void visit(const Row<T>& row, Visit visit) const {
+        constexpr int IN_WORD = Words<T>::COUNT, IN_VECTOR = LENGTH / COUNT;
         if (first >= begin && first + LENGTH <= end && row.softcap.cap == 0.0f && !has_suppressed(row)) {
-            const uint4 words = *reinterpret_cast<const uint4*>(row.logits + first);
+            uint4 vectors[COUNT];
 #pragma unroll
-            for (int k = 0; k < LENGTH; ++k) {
-                const int w = k / COUNT;
-                const uint32_t word = w == 0 ? words.x : w == 1 ? words.y : w == 2 ? words.z : words.w;
-                visit(first + k, Words<T>::element(word, k % COUNT));
+            for (int v = 0; v < COUNT; ++v) {
+                vectors[v] = reinterpret_cast<const uint4*>(row.logits + first)[v];
+            }
+#pragma unroll
+            for (int v = 0; v < COUNT; ++v) {
+                const uint32_t words[4] = {vectors[v].x, vectors[v].y, vectors[v].z, vectors[v].w};
+#pragma unroll
+                for (int k = 0; k < IN_VECTOR; ++k) {
+                    visit(first + v * IN_VECTOR + k, Words<T>::element(words[k / IN_WORD], k % IN_WORD));
+                }
             }
         } else {
             visit_singly(row, visit);
@@ -40,17 +47,20 @@ struct Vector {
     }
 
   private:
-    // Of a whole vector.
+    // Of vectors that lie in the row.
     __device__ __forceinline__ bool has_suppressed(const Row<T>& row) const {
         if (row.suppressed == nullptr) {
             return false;
         }
         const int bit = first & 7;
-        uint32_t bits = uint32_t(row.suppressed[first >> 3]) >> bit;
-        if (bit + LENGTH > 8) {
-            bits |= uint32_t(row.suppressed[(first >> 3) + 1]) << (8 - bit);
+        uint64_t bits = 0;
+#pragma unroll
+        for (int i = 0; i <= (LENGTH + 6) / 8; ++i) {
+            if (8 * i < bit + LENGTH) {
+                bits |= uint64_t(row.suppressed[(first >> 3) + i]) << (8 * i);
+            }
         }
-        return (bits & ((1u << LENGTH) - 1)) != 0;
+        return (bits >> bit & ((uint64_t(1) << LENGTH) - 1)) != 0;
     }
 };
 
@@ -58,16 +68,6 @@ struct Vector {
 template <typename T>
 __device__ __forceinline__ int unaligned(const Row<T>& row) {
     return int((uint64_t(row.logits) & 15) / sizeof(T));
-}
-
-// Calls visit(vector) for vectors that hold the ids from `begin` to before `end`, spread over a block of THREADS.
-template <int THREADS, typename T, typename Visit>
-__device__ __forceinline__ void visit_vectors(const Row<T>& row, int begin, int end, Visit visit) {
-    constexpr int LENGTH = Vector<T>::LENGTH;
-    const int before = unaligned(row);
-    for (int v = (begin + before) / LENGTH + int(threadIdx.x); v * LENGTH - before < end; v += THREADS) {
-        visit(Vector<T>{v * LENGTH - before, begin, end});
-    }
 }
 
 // Which tiles of a row are looked at, a bit for each.
@@ -86,13 +86,23 @@ struct TileSet {
     __device__ __forceinline__ bool has(int tile) const { return bits[tile / WARP] >> tile % WARP & 1; }
 };
 
-// Calls visit(vector) for vectors that hold the ids of those tiles from `begin` to before `end` that are in the set.
-template <int THREADS, typename T, typename Visit>
+// Calls visit(vectors) for vectors that hold the ids of those tiles from `begin` to before `end` that are in the set, spread
+// over a block of THREADS.
+template <int THREADS, int COUNT, typename T, typename Visit>
 __device__ __forceinline__ void visit_tiles(const Row<T>& row, const TileSet& set, int begin, int end, Visit visit) {
+    constexpr int LENGTH = Vectors<T, COUNT>::LENGTH;
+    const int before = unaligned(row);
     for (int tile = begin; tile < end; ++tile) {
-        if (set.has(tile)) {
-            const int first = tile * TILE, behind = first + TILE;
-            visit_vectors<THREADS>(row, first, behind < row.vocabulary ? behind : row.vocabulary, visit);
+        if (!set.has(tile)) {
+            continue;
+        }
+        const int from = tile * TILE;
+        while (tile + 1 < end && set.has(tile + 1)) {
+            ++tile;
+        }
+        const int behind = (tile + 1) * TILE, to = behind < row.vocabulary ? behind : row.vocabulary;
+        for (int v = (from + before) / LENGTH + int(threadIdx.x); v * LENGTH - before < to; v += THREADS) {
+            visit(Vectors<T, COUNT>{v * LENGTH - before, from, to});
         }
     }
 }
