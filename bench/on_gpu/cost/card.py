@@ -41,6 +41,11 @@ ISSUE = 0.75
 TILE_REST = 370
 #: An increment of bins in shared memory by a warp whose lanes meet in a few of the same banks.
 ATOMIC_CLOCKS = 8
+#: What combines the tiles of a row, in one block: its start, the records, the tile of the maximum once more, two exponentials
+#: and a logarithm in float64, five barriers; and for each tile a step of the sums in order.
+ROWS_S, ROW_OF_TILE_S = 5.0e-6, 0.01e-6
+#: For a draw: its tile once more, and a scan of it.
+DRAW_S = 2.0e-6
 #: What finds the end of a prefix in a row's bins: sums of a chunk's bins, a scan, one look at the ids of a bin.
 CUT_S = 8.0e-6
 #: A step of the attention's loop that runs alone on its multiprocessor: its loads, products and softmax wait for each other.

@@ -10,8 +10,11 @@ from bench.on_gpu.compiled import Code
 from bench.on_gpu.cost.card import (
     ATOMIC_CLOCKS,
     CUT_S,
+    DRAW_S,
     ISSUE,
     LAUNCH_S,
+    ROW_OF_TILE_S,
+    ROWS_S,
     SCHEDULERS,
     STREAM,
     TILE_REST,
@@ -48,10 +51,10 @@ def kernels(
         elif name == "cut":
             chunks = -(-launches.bins_bytes(dtype="bfloat16", sites=rows, vocabulary=vocabulary) // (rows * _BINS))
             moved = rows * (chunks * _BINS + 2 * vocabulary / chunks)
-            s = LAUNCH_S + CUT_S * max(1.0, math.ceil(rows / card.multiprocessors))
+            s = LAUNCH_S + CUT_S * _waves(card, codes[name], launch)
             found[name] = Estimate(floor_s=moved / card.rates.copy, s=s, limit="latency, a block a row")
         elif name == "rows":
-            found[name] = _rows(card, rows, vocabulary, draws=temperature > 0)
+            found[name] = _rows(card, codes[name], launch, rows, vocabulary, draws=temperature > 0)
         else:
             found[name] = _tiles(card, codes[name], launch, rows, vocabulary)
     return found
@@ -104,10 +107,16 @@ def _count(card: Card, code: Code, launch: launches.Launch, rows: int, vocabular
     return Estimate(floor_s=moved / card.rates.copy, s=start + clocks / card.clock, limit=limit)
 
 
-def _rows(card: Card, rows: int, vocabulary: int, *, draws: bool) -> Estimate:
-    """A chain of about thirty barriers and some exponentials in float64; for a draw its tile is read once more."""
+def _rows(card: Card, code: Code, launch: launches.Launch, rows: int, vocabulary: int, *, draws: bool) -> Estimate:
+    """What combines the tiles of a row: one chain of steps, a block a row."""
     tiles = launches.tiles(vocabulary)
-    chain = 8.0e-6 + 0.03e-6 * tiles + (3.0e-6 if draws else 0.0)
-    waves = max(1.0, 1.6 * math.ceil(rows / (8 * card.multiprocessors))) if rows > 2 * card.multiprocessors else 1.0
+    chain = ROWS_S + ROW_OF_TILE_S * tiles + (DRAW_S if draws else 0.0)
     moved = rows * (tiles * _RECORD + _LOOKED_AT)
-    return Estimate(floor_s=moved / card.rates.copy, s=chain * waves, limit="latency, a block a row")
+    return Estimate(floor_s=moved / card.rates.copy, s=chain * _waves(card, code, launch), limit="latency, a block a row")
+
+
+def _waves(card: Card, code: Code, launch: launches.Launch) -> float:
+    """How often the chain of a block is waited for; blocks that share a multiprocessor slow each other down."""
+    side_by_side = blocks_on_multiprocessor(code, math.prod(launch.block), launch.shared_bytes)
+    by_one = math.prod(launch.grid) / card.multiprocessors
+    return 1.0 if by_one <= 1 else math.ceil(by_one / side_by_side) * (1.6 if side_by_side > 1 else 1.0)
