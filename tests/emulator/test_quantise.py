@@ -18,7 +18,7 @@ from .operations import emulated
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
 
-widths = st.integers(1, 60).map(lambda n: 8 * n) | st.sampled_from([2048, 4104])
+widths = st.integers(1, 40).map(lambda n: 8 * n) | st.just(2056)
 
 
 def kernel(rows: torch.Tensor, order: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +30,7 @@ def kernel(rows: torch.Tensor, order: int = 0) -> tuple[torch.Tensor, torch.Tens
     return numbers, scale
 
 
-@given(strategies.generators, st.integers(1, 4), widths, st.integers(-12, 12), st.integers(0, 5))
+@given(strategies.generators, st.integers(1, 2), widths, st.integers(-12, 12), st.integers(0, 5))
 def test_the_bits_of_torch(rng, count, width, exponent, order):
     rows = torch.from_numpy(rng.normal(0, 10.0**exponent, (count, width)) * rng.lognormal(0, 3, (count, width))).bfloat16()
     rows[:, 0] = 0
