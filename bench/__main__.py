@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import tables
+from bench import fp8, tables
 from bench.on_gpu import estimate
 from dllm_fast.models import families
 
@@ -56,7 +57,7 @@ def documents(results: dict[str, tables.Json]) -> dict[str, dict[str, str]]:
     """What stands between which markers of which file."""
     return {
         "README.md": {"bench": tables.readme(results), "works-with": families.works_with()},
-        "docs/cuda.md": estimate.blocks(),
+        "docs/cuda.md": estimate.blocks() | {"fp8": fp8.table(json.loads((RESULTS / "fp8.json").read_text(encoding="utf-8")))},
     }
 
 

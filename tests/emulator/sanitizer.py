@@ -22,7 +22,7 @@ SOURCES = {
     "outside_of_global_memory": (_SAMPLES,),
     "outside_of_shared_memory": (_SAMPLES,),
     "mask_predict": (build.KERNELS / "mask_predict.cu", build.KERNELS / "mask_filter.cu"),
-    "layer": tuple(build.KERNELS / f"{name}.cu" for name in ("attention", "commit", "fused")),
+    "layer": tuple(build.KERNELS / f"{name}.cu" for name in ("attention", "commit", "fused", "quantise")),
 }
 
 
@@ -104,10 +104,10 @@ def _tests_of_a_layer() -> None:
 
     settings.register_profile("sanitized", max_examples=5, deadline=None, derandomize=True, database=None)
     settings.load_profile("sanitized")
-    from . import test_commit, test_fused
+    from . import test_commit, test_fused, test_quantise
 
     build.library.__kwdefaults__["options"] = build.SANITIZED
-    for module in (test_commit, test_fused):
+    for module in (test_commit, test_fused, test_quantise):
         for name, test in sorted(vars(module).items()):
             if name.startswith("test_") and hasattr(test, "hypothesis"):
                 test()
