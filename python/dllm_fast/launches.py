@@ -277,6 +277,50 @@ def commit(
     return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopBuffers:
+    """Addresses of what the end of a step in a loop reads and writes.
+
+    `outcome` of a step and `log`, room for as many of them as there are steps, in 8-byte words; `state` int32 [2], steps done
+    and at most; `ends` int64; the others as in `CommitBuffers`.
+    """
+
+    outcome: int
+    log: int
+    state: int
+    ends: int
+    site_start: int
+    cell: int
+    cells: int
+    committed: int
+    masks_left: int
+
+
+def loop(
+    buffers: LoopBuffers, *, handle: int, words: int, rows: int, mask_id: int, end_count: int, least: int
+) -> tuple[Launch, Launch]:
+    """What ends a step in a loop: its outcome is kept, and the condition of the loop set.
+
+    Args:
+        buffers: addresses.
+        handle: of the condition.
+        words: 8-byte words of an outcome.
+        rows: of the step.
+        mask_id: the mask.
+        end_count: tokens in `ends`.
+        least: with so many masks left in all rows, or fewer, the loop ends.
+    """
+    b = buffers
+    keep = (*map(ctypes.c_void_p, (b.outcome, b.log, b.state)), ctypes.c_int32(words))
+    pointers = (b.site_start, b.cell, b.cells, b.committed, b.masks_left, b.ends, b.state)
+    sizes = tuple(map(ctypes.c_int32, (rows, end_count, least)))
+    condition = (*map(ctypes.c_void_p, pointers), ctypes.c_uint64(handle), ctypes.c_int64(mask_id), *sizes)
+    return (
+        Launch("loop", "dllm_loop_keep", (-(-words // 256), 1, 1), (256, 1, 1), keep),
+        Launch("loop", "dllm_loop_next", (1, 1, 1), (256, 1, 1), condition),
+    )
+
+
 #: Dtypes that the attention and the elementwise kernels of a layer take, with the suffix of these.
 LAYER_SUFFIXES = {dtype: SUFFIXES[dtype] for dtype in ("bfloat16", "float16")}
 #: Head dimensions that the attention has kernels for.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import dllm_fast
 from dllm_fast.models import graphs
 from dllm_fast.models.graphs import Engine
-from dllm_fast.models.shapes import Inputs, Shape, room
+from dllm_fast.models.shapes import Inputs, Shape, below, room
 from encoders import TWINS as ENCODERS
 from families import MASK, TWINS, Twin
 
@@ -197,6 +197,12 @@ def test_scored_lines_are_rounded_to_powers_of_two_and_above_128_to_halves_of_th
     assert [room(n) for n in (0, 16, 17, 100, 128, 129, 192, 193, 257, 385, 2048)] == [
         *(16, 16, 32, 128, 128, 192, 192, 256, 384, 512, 2048)
     ]
+
+
+def test_the_most_lines_that_have_less_room():
+    for n in range(1, 3000):
+        assert room(below(room(n)) + 1) == room(n)
+        assert below(room(n)) == 0 or room(below(room(n))) < room(n)
 
 
 def test_features_are_kept_only_where_somebody_reads_them(opened):

@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 # registers are two blocks of 256 threads on a multiprocessor, 64 are one block of 1,024, 40 are three of 512, 255 are all.
 BOUNDS = {
     "dllm_commit": (64, 21_000),
+    "dllm_loop_keep": (32, 0),
+    "dllm_loop_next": (48, 64),
     "dllm_quantise_rows": (40, 1_000),
 }
 for _dtype in ("bf16", "f16", "f32"):
@@ -83,6 +85,8 @@ def every_launch():
         yield launches.fused_qkv(buffers, dtype=dtype, **shape, eps=0.0, rotates_in_float32=False)
         yield launches.fused_swiglu(dtype=dtype, gate_up=0, out=0, rows=1, inner=8)
     yield launches.quantise_rows(rows=0, numbers=0, scales=0, count=1, width=8)
+    buffers = launches.LoopBuffers(**{field.name: 0 for field in fields(launches.LoopBuffers)})
+    yield from launches.loop(buffers, handle=0, words=1, rows=1, mask_id=0, end_count=0, least=0)
 
 
 def test_a_file_names_its_parts_where_it_guards_them(tmp_path, monkeypatch):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dllm_fast.models.while_node import WhileGraph
 from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:
@@ -61,8 +63,33 @@ class CudaCapture:
 
         return replay
 
-    def _captured(self, body: Callable[[], None]) -> Any:
-        graph = torch.cuda.CUDAGraph()
+    def loop(self, body: Callable[[int], None]) -> Callable[[], None]:
+        """The call that runs a step again and again, until its last kernel sets the handle that it is given to 0.
+
+        The step without that kernel has been captured before, so that all is loaded.
+
+        Raises:
+            KernelError, RuntimeError: it cannot be built.
+        """
+        with _CAPTURES, torch.cuda.device(self._where):
+            current = torch.cuda.current_stream()
+            graph = torch.cuda.CUDAGraph(keep_graph=True)
+
+            def step(handle: int) -> int:
+                # Turns are counted by nobody: how many there were, the host reads later.
+                with launcher.recorded():
+                    self._captured(functools.partial(body, handle), graph)
+                return int(graph.raw_cuda_graph())
+
+            try:
+                made = WhileGraph(step, current.device)
+            finally:
+                torch.cuda.set_stream(current)
+        made.body = graph  # which holds the memory of the step
+        return made.launch
+
+    def _captured(self, body: Callable[[], None], graph: Any = None) -> Any:
+        graph = torch.cuda.CUDAGraph() if graph is None else graph
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 body()

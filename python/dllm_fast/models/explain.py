@@ -166,6 +166,8 @@ def _way(opened: Any, tokenizer: Any) -> Explanation:
         refused = _policies(opened.info, cached=True)
         engine = opened.engine
         reason += _replays(refused, engine is not None, None if engine is None else engine.trouble)
+        if engine is not None and engine.loop_trouble is not None:
+            refused.append(("loops on the device", engine.loop_trouble))
         refused += _left_to_torch(opened.info, opened.network, opened.network.head_dim)
         return _explained(opened.info, tier, reason, refused, {}, cached=True)
     runner, tokenizer = open_runner(opened, tokenizer)

@@ -14,6 +14,7 @@ Only `capture.py` knows CUDA. Everything else is tested on the CPU, where a "gra
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 import traceback
@@ -24,14 +25,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dllm_fast import switches
 from dllm_fast.errors import DllmFastWarning
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.capture import CudaCapture
 from dllm_fast.models.experts import Experts
-from dllm_fast.models.shapes import Inputs, Shape, room
+from dllm_fast.models.shapes import Inputs, Shape, below, room
 from dllm_fast.ops import commit, launcher
 from dllm_fast.ops import mask_predict as device
+from dllm_fast.ops.loop import Kept, Log
 from dllm_fast.ops.shared import finish, keeping
 
 if TYPE_CHECKING:
@@ -84,6 +87,10 @@ class _Graph:
         self.hidden: Tensor | None = None
         self.logits: Tensor | None = None
         self.replay: Callable[[], None]
+        # The same step as the body of a loop, and what its turns give; made when a loop is first wanted.
+        self.log: Log | None = None
+        self.turn: Callable[[], None] | None = None
+        self.cache: SlotCache | None = None
         self.is_captured, self.is_new = False, True
 
     def fill(self, packed: Ints, told: NDArray[np.uint8] | None, tails: Tensor | None) -> None:
@@ -117,6 +124,13 @@ class _Graph:
             self.tokens(self.outcome).copy_(self.ids)
             device.steps(self.told, shape.scored).add_(1)
 
+    def turn_body(self, network: Network, cache: SlotCache | None, handle: int) -> None:
+        """The step as a turn of a loop."""
+        assert self.place is not None
+        assert self.log is not None
+        self.body(network, cache)
+        self.log.queue(self.place, self.ids, self.outcome, handle=handle, least=below(self.shape.scored))
+
     def tokens(self, outcome: Tensor) -> Tensor:
         """What its commit made of its tokens, `[rows, width]`."""
         return outcome[-8 * self.ids.numel() :].view(torch.int64).view(self.ids.shape)
@@ -131,6 +145,8 @@ class _Begun:
         rows: of the request.
         before: outcome of the step before, tokens and all.
         outcome: its own.
+        turns: of the loop that it is a turn of, or None.
+        index: of the turn.
     """
 
     graph: _Graph
@@ -138,6 +154,15 @@ class _Begun:
     rows: Ints
     before: launcher.HostCopy
     outcome: launcher.HostCopy
+    turns: Kept | None = None
+    index: int = 0
+
+    def after(self) -> _Begun | None:
+        """The next turn of its loop, where there is one."""
+        index = self.index + 1
+        if self.turns is None or index >= len(self.turns):
+            return None
+        return dataclasses.replace(self, before=self.outcome, outcome=self.turns.step(index), index=index)
 
     def lines_of(self, inputs: Inputs, rows: Ints) -> Ints | None:
         """Which of its lines a step scores; None where it is another step, or one that would be rounded otherwise."""
@@ -158,6 +183,7 @@ class Engine:
     Attributes:
         trouble: why nothing is captured, or None.
         traceback: the whole of it, where a capture failed.
+        loop_trouble: why steps are not turns of loops, or None.
     """
 
     def __init__(
@@ -177,6 +203,8 @@ class Engine:
         self._dtype, self._where = dtype, where
         self._capture = CudaCapture(where) if capture is None else capture
         self._reads = reads
+        self._loop = getattr(self._capture, "loop", None) if switches.is_on("while") else None
+        self.loop_trouble: str | None = None
         self._cache: SlotCache | None = None
         # By shape, and whether the step works on the cache and on tails; captured when they come the second time.
         self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
@@ -224,7 +252,7 @@ class Engine:
         return cache
 
     def run(
-        self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None, repeats: bool
+        self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None, repeats: int
     ) -> Answer | None:
         """The step, from a graph; None where it has to be computed eagerly.
 
@@ -233,7 +261,8 @@ class Engine:
             is_cached: it works on the slots of `cache`.
             scoring: what to predict; None where the logits are wanted.
             tails: features `[B, H]` behind those of the queries; None where no line is among them.
-            repeats: the next step in the same block will differ in its tokens alone, and nobody reads the features of this.
+            repeats: so many of the next steps in the same block will differ in their tokens alone, and nobody reads the
+                features of this.
         """
         begun, self._begun = self._begun, None
         lines = None if begun is None or scoring is None else begun.lines_of(inputs, scoring.rows)
@@ -255,7 +284,11 @@ class Engine:
             outcome = launcher.HostCopy(graph.outcome) if begun is None else begun.outcome
             scored = device.AwaitedPrediction(outcome, graph.shape.scored, lines)
             if repeats:
-                self._go_on(graph, filled, scoring, outcome, len(lines))
+                self._begun = None if begun is None else begun.after()
+                # A loop that has ended by itself has seen that the next step is another one.
+                is_over = begun is not None and begun.turns is not None and begun.turns.is_cut_short
+                if self._begun is None and not is_over:
+                    self._go_on(graph, filled, scoring, outcome, len(lines), repeats)
         if not graph.is_captured and self._begun is None:
             graph.hidden = graph.logits = None  # the next step makes others
         return Answer(scored=scored, hidden=hidden, is_replayed=graph.is_captured)
@@ -295,6 +328,7 @@ class Engine:
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
             self._make_room()
             graph = self._graphs[key] = _Graph(shape, tails, self._where)
+            graph.cache = cache
             graph.replay = functools.partial(graph.body, self._network, cache)
         elif not graph.is_captured:
             graph.fill(packed, told, tails)
@@ -316,15 +350,50 @@ class Engine:
             finish(self._where)  # it could be the one that runs
             del self._graphs[next(iter(self._graphs))]
 
-    def _go_on(self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int) -> None:
-        """Begins the step after the one whose outcome is on its way, where that is as good as sure to come and of its shape."""
+    def _go_on(  # noqa: PLR0917
+        self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int, repeats: int
+    ) -> None:
+        """Begins the step after the one whose outcome is on its way, where that is as good as sure to come and of its shape.
+
+        Where loops are tried, all that follow it on the device are begun with it.
+        """
         (floors, _), pace = scoring.paces()
         if pace is None or graph.place is None or room(scored - int(floors.sum())) != graph.shape.scored:
             return
         graph.place.set_pace(pace)
-        graph.replay()
-        copy = launcher.HostCopy(graph.outcome)
-        self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy)
+        turns = self._turns(graph, repeats) if np.array_equal(floors, pace[0]) else None
+        if turns is None:
+            graph.replay()
+        copy = launcher.HostCopy(graph.outcome) if turns is None else turns.step(0)
+        self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy, turns=turns)
+
+    def _turns(self, graph: _Graph, repeats: int) -> Kept | None:
+        """Queues a loop of steps of the same pace; None where there is none."""
+        rule = graph.shape.rule
+        if self._loop is None or self.loop_trouble is not None or repeats < 2 or not graph.is_captured or rule is None:
+            return None
+        if rule.is_annealed or not launcher.usable(self._where, "loop"):
+            return None  # the noise fades out from step to step
+        if graph.log is None:
+            graph.log = Log(graph.outcome, rule)
+        if graph.log.most < 2:
+            return None
+        try:
+            if graph.turn is None:
+                graph.turn = self._loop(functools.partial(graph.turn_body, self._network, graph.cache))
+            graph.log.begin(repeats)
+            graph.turn()
+        # As a capture that fails: the steps can be replayed one by one.
+        except Exception as error:
+            self.traceback = "".join(traceback.format_exception(error))
+            self.loop_trouble = f"{type(error).__name__}: {error}".partition("\n")[0]
+            warnings.warn(
+                f"dllm_fast replays the steps of a block one by one, not as a loop on the device: {self.loop_trouble}",
+                DllmFastWarning,
+                stacklevel=2,
+            )
+            return None
+        return graph.log.kept()
 
 
 def _most_tokens(network: Network) -> int:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 # Attention rules under which keys left of a block never change.
 EXACT = ("block_causal", "causal_context")
+_ANY_NUMBER = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +227,7 @@ class NetworkRunner:
             self._fresh[rows] = block
         return scored, None
 
-    def _replayed(self, inputs: Inputs, rows: Ints, *, has_tails: bool, repeats: bool) -> Answer | None:
+    def _replayed(self, inputs: Inputs, rows: Ints, *, has_tails: bool, repeats: int) -> Answer | None:
         """The step from a CUDA graph, where there is one for it."""
         if not self._replays or self._engine is None or (has_tails and self._tails is None):
             return None
@@ -245,14 +246,16 @@ class NetworkRunner:
         self.replayed += answer is not None and answer.is_replayed
         return answer
 
-    def _repeats(self, rows: Ints, begin: Ints, block: Ints) -> bool:
-        """Will the next forward of these rows, if it is of the same blocks, compute the same positions?"""
+    def _repeats(self, rows: Ints, begin: Ints, block: Ints) -> int:
+        """How many of the next forwards of these rows, as far as they are of the same blocks, compute the same positions?"""
         if self._policy == "none":
-            return True
+            return _ANY_NUMBER
         if self._policy == "exact_block":
-            return bool((begin == block).all())
+            return _ANY_NUMBER if (begin == block).all() else 0
         age = self._age[rows]
-        return bool(((age > 1) & (age < (self._refresh_every or np.inf))).all())
+        if not (age > 1).all():
+            return 0
+        return _ANY_NUMBER if self._refresh_every is None else max(self._refresh_every - int(age.max()), 0)
 
     def _span(self, request: Request, *, shift: bool) -> tuple[Ints, Ints, Ints]:
         """For each row the positions `[begin, end)` that go through the network, and where its block begins."""

@@ -116,6 +116,14 @@ def room(lines: int) -> int:
     return between if whole > _COSTLY_LINES and lines <= between else whole
 
 
+def below(room_: int) -> int:
+    """The most scored lines that have less room than this; 0 where there is no less."""
+    if room_ <= _LEAST_SCORED:
+        return 0
+    is_between = room_ & (room_ - 1) != 0
+    return room_ * 2 // 3 if is_between else room_ * 3 // 4 if room_ > _COSTLY_LINES else room_ // 2
+
+
 def _lines(rows: int) -> int:
     """Room for so many rows."""
     return _power_of_two(rows) if rows <= 2 * _ROW_STEP else -(-rows // _ROW_STEP) * _ROW_STEP

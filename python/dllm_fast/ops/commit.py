@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What is committed, as `launches.commit` takes it."""
+    """What is committed, as `launches.commit` takes it; `ends` are tokens that end a row, which a loop of steps looks for."""
 
     mask_id: int
     order: str
@@ -32,6 +32,7 @@ class Rule:
     bound: float
     order_temperature: float
     is_annealed: bool
+    ends: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: SamplerConfig, device: torch.device) -> Rule | None:
@@ -50,6 +51,7 @@ class Rule:
             bound=bound,
             order_temperature=config.order_temperature,
             is_annealed=config.schedule == "maskgit",
+            ends=tuple(config.eos_token_ids) if config.stop_at_eos else (),
         )
 
 
@@ -96,37 +98,43 @@ class Place:
     """
 
     def __init__(self, rows: int, room: int, given: Tensor) -> None:
-        self._rows, self._room = rows, room
+        self.rows, self._room = rows, room
         self._given = given
         # Who is chosen, and how many are: the sampler finds that out itself.
         self._made = torch.empty(room + 2 * rows, dtype=torch.int32, device=given.device)
 
     def set_pace(self, pace: Pace) -> None:
         """Makes it the place of the step after."""
-        packed = pack_pace(pace, self._rows)
+        packed = pack_pace(pace, self.rows)
         launcher.fill(self._given[: len(packed)], packed)
+
+    def addresses(self) -> dict[str, int]:
+        """Where its arrays begin, by the names of `launches.CommitBuffers`."""
+        rows, given, made = self.rows, self._given.data_ptr(), self._made.data_ptr()
+        return {
+            "progress": given,
+            "floors": given + 8 * rows,
+            "site_start": given + 12 * rows,
+            "cell": given + 12 * rows + 4 * (rows + 1),
+            "chosen": made,
+            "committed": made + 4 * self._room,
+            "masks_left": made + 4 * (self._room + rows),
+        }
 
     def queue(self, cells: Tensor, sites: Tensor, results: Tensor, rule: Rule) -> None:
         """Queues the commit of the sites `[room]` of `mask_predict.queue` and its results, into `cells` int64."""
-        rows, room = self._rows, self._room
-        given, made = self._given.data_ptr(), self._made.data_ptr()
+        room = self._room
         coordinates = mask_predict.site_addresses(sites, room)
         statistics = mask_predict.result_addresses(results, room)
         buffers = launches.CommitBuffers(
-            progress=given,
-            floors=given + 8 * rows,
-            site_start=given + 12 * rows,
-            cell=given + 12 * rows + 4 * (rows + 1),
             cells=cells.data_ptr(),
-            chosen=made,
-            committed=made + 4 * room,
-            masks_left=made + 4 * (room + rows),
+            **self.addresses(),
             **{name: coordinates[name] for name in ("seed", "request", "position", "step")},
             **{name: statistics[name] for name in ("token", "probability", "top1", "top2", "entropy", "status")},
         )
         launch = launches.commit(
             buffers,
-            rows=rows,
+            rows=self.rows,
             mask_id=rule.mask_id,
             order=rule.order,
             cut=rule.cut,
