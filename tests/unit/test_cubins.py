@@ -112,6 +112,16 @@ def test_a_full_disk_is_said(cache, compiled, monkeypatch, tmp_path):
     assert kernels.compile_kernels(SOURCE, "sm_80").path.parent == cache
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cubins.Path, "home", home)
+    with pytest.raises(KernelError, match=r"below a home folder, got none \(Could not .*\); set XDG_CACHE_HOME"):
+        kernels.cache_folder()
+
+
 def test_what_a_killed_process_left_is_never_read_and_goes_in_time(cache, compiled):
     cache.mkdir(parents=True)
     fresh, old = cache / "one.unfinished", cache / "two.unfinished"

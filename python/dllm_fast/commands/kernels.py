@@ -55,6 +55,8 @@ def _compile(options: argparse.Namespace) -> int:
     try:
         compiled = kernels.compile_all(jobs, _counted(len(jobs)), into=None if options.out is None else folder)
     except OSError as error:
+        if options.out is None:
+            raise
         raise InvalidValueError(f"--out must name a folder that can be written to, got {error}; choose another") from error
     usages = [usage for one in compiled for usage in one.usage]
     if options.json:

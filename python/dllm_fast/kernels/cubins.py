@@ -50,9 +50,19 @@ class Compiled:
 
 
 def cache_folder() -> Path:
-    """Where cubins are kept that are compiled here: $XDG_CACHE_HOME/dllm_fast/cubin."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "dllm_fast" / "cubin"
+    """Where cubins are kept that are compiled here: $XDG_CACHE_HOME/dllm_fast/cubin.
+
+    Raises:
+        KernelError: nothing says where.
+    """
+    if home := os.environ.get("XDG_CACHE_HOME"):
+        cache_home = Path(home)
+    else:
+        try:
+            cache_home = Path.home() / ".cache"
+        except RuntimeError as error:  # a user without a name, as in some containers
+            raise KernelError(f"cubins are kept below a home folder, got none ({error}); set XDG_CACHE_HOME") from error
+    return cache_home / "dllm_fast" / "cubin"
 
 
 def shipped_folder() -> Path:
@@ -129,7 +139,7 @@ def remove_stale(folder: Path) -> None:
     for path in folder.iterdir():
         ours = re.fullmatch(r"([\w.]+)-(sm_\w+)-[0-9a-f]{32}\.(cubin|log)", path.name)
         if ours and not (ours[1] in there and path.stem == Path(shipped_name(ours[1], ours[2])).stem):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 # What the cache could not take.
@@ -154,8 +164,8 @@ def _write(path: Path, content: bytes) -> None:
         try:
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
                 left.unlink()
-        except FileNotFoundError:
-            continue  # its process has finished it, or another one was as tidy
+        except OSError:
+            continue  # its process has finished it, another one was as tidy, or it is somebody else's
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=_UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
