@@ -20,7 +20,8 @@
 // Moves, per row: `count` reads the logits once (from the second-level cache, where they fit) and writes 16 KB a block for
 // bfloat16, 24 KB for others, which `cut` reads. Where a cut leaves out some of the ids with its logit, `cut` reads up to the
 // last that is kept, in bfloat16 from the start of its chunk. float16 reads the tiles that reach the bin of a cut once more,
-// float32 twice, for each prefix. `kept` reads the tiles that reach the cut. `count` is bound by its 22 instructions an id in
+// float32 twice, for each prefix. `kept` reads the tiles that reach the cut, and takes weights
+// only in rounds of sixteen logits that do. `count` is bound by its 22 instructions an id in
 // bfloat16, by twice as many and by additions in shared memory in float16 and float32; `cut` by latency.
 //
 // The host checks what mask_predict.cu lists, and: 1 <= top_k < vocabulary or 0 for none; 0 < top_p < 1 or 1 for none;
@@ -186,7 +187,8 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
     tile.template begin<WarpOfTile>(row, start);
     tile.template finish<WarpOfTile>(row, start);
     float mass[Tile<T>::SLOTS] = {};
-    tile.each_of_lane([&](float x, int id, int s) {
+    // What is not kept adds 0, which changes nothing.
+    tile.each_of_lane_from(cut.x, [&](float x, int id, int s) {
         const float e = exp32(distance(x, max, inverse_temperature));
         mass[s] = __fadd_rn(mass[s], cut.keeps(x, start + id, inverse_temperature) ? e : 0.0f);
     });

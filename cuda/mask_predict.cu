@@ -85,7 +85,7 @@ __device__ __forceinline__ void tiles(const Matrix<T>& matrix, TileRecord* recor
     tile.template begin<WarpOfTile>(row, place.tile * TILE);
     tile.template finish<WarpOfTile>(row, place.tile * TILE);
     float largest, smallest;
-    tile.extremes_of_lane(largest, smallest);
+    tile.template extremes_of_lane<Tile<T>::VECTORS>(0, largest, smallest);
     const float max = warp_max(largest);
     TileRecord record;
     if (max > negative_infinity() && max < positive_infinity()) {

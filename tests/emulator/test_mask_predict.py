@@ -215,6 +215,18 @@ def test_sites_beyond_one_dimension_of_the_grid(monkeypatch):
         assert_equals_core(x, **settings)
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+@pytest.mark.parametrize("dtype", strategies.DTYPES)
+def test_a_cut_at_the_first_id_of_a_tile(dtype, top_k):
+    """Tiles that keep nothing are not read; of equal logits the lowest ids are kept, each the first of its tile."""
+    x = np.random.default_rng(3).normal(0, 2, (1, 8200))
+    x[0, [0, 4096, 8192]] = 12.0
+    rows = strategies.as_dtype(np.repeat(x, 12, axis=0), dtype)
+    settings = {"temperature": 9.0, "top_k": top_k, "seed": 2}
+    assert set(dllm_fast.mask_predict(rows, **settings).token.tolist()) == set([0, 4096, 8192][:top_k])
+    assert_equals_core(rows, **settings)
+
+
 def test_unusable_rows_have_a_status():
     matrix = torch.zeros(6, 9001)
     matrix[1, 8999] = matrix[1, 9000] = torch.nan

@@ -74,12 +74,21 @@ struct Tile {
     // Calls use(logit, id in the tile, accumulator of the lane's eight) for each logit of this lane, ids rising.
     template <typename Use>
     __device__ __forceinline__ void each_of_lane(Use use) const {
-        const int lane = threadIdx.x % WARP;
 #pragma unroll 1
         for (int i = 0; i < VECTORS; i += ROUND) {
-#pragma unroll
-            for (int u = 0; u < ROUND; ++u) {
-                each_of_vector((i + u) * WARP + lane, [&](float x, int id, int k) { use(x, id, (u * PER_VECTOR + k) % SLOTS); });
+            round(i, use);
+        }
+    }
+
+    // The same without rounds in which no lane has a logit of at least `least`.
+    template <typename Use>
+    __device__ __forceinline__ void each_of_lane_from(float least, Use use) const {
+#pragma unroll 1
+        for (int i = 0; i < VECTORS; i += ROUND) {
+            float largest, smallest;
+            extremes_of_lane<ROUND>(i, largest, smallest);
+            if (__ballot_sync(FULL_WARP, largest >= least) != 0) {
+                round(i, use);
             }
         }
     }
@@ -96,12 +105,13 @@ struct Tile {
         }
     }
 
-    // The largest and the smallest logit of this lane, NaN passed over: -inf and +inf of nothing else.
-    __device__ __forceinline__ void extremes_of_lane(float& largest, float& smallest) const {
+    // The largest and the smallest logit of COUNT_OF vectors of this lane, NaN passed over: -inf and +inf of nothing else.
+    template <int COUNT_OF>
+    __device__ __forceinline__ void extremes_of_lane(int first, float& largest, float& smallest) const {
         constexpr int COUNT = Words<T>::COUNT;
         uint32_t high = Words<T>::NEGATIVE_INFINITY, low = Words<T>::POSITIVE_INFINITY;
 #pragma unroll 4
-        for (int i = 0; i < VECTORS; ++i) {
+        for (int i = first; i < first + COUNT_OF; ++i) {
             const uint4 vector = vectors[i * WARP + threadIdx.x % WARP];
             const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
 #pragma unroll
@@ -115,6 +125,15 @@ struct Tile {
     }
 
   private:
+    template <typename Use>
+    __device__ __forceinline__ void round(int first, Use use) const {
+#pragma unroll
+        for (int u = 0; u < ROUND; ++u) {
+            each_of_vector((first + u) * WARP + threadIdx.x % WARP,
+                           [&](float x, int id, int k) { use(x, id, (u * PER_VECTOR + k) % SLOTS); });
+        }
+    }
+
     // A tile has `count` ids, and the first lies `lead` elements behind a multiple of 16 bytes.
     struct Extent {
         int lead, count;
