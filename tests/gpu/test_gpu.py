@@ -81,6 +81,35 @@ def test_steps_begun_ahead_give_the_tokens_of_steps_that_wait(tmp_path, monkeypa
         assert result.stats.nfe == waiting.stats.nfe
 
 
+@pytest.mark.parametrize("name", ["Bert", "Llama", "Qwen3"])
+def test_a_model_in_memory_runs_from_graphs(name):
+    native_models = pytest.importorskip(
+        "native_models", reason="its classes are those of transformers: pip install transformers"
+    )
+    model = native_models.model_of(name).to("cuda")
+    given = {"max_new_tokens": native_models.NEW, "block_length": 8, "stop_at_eos": False}
+    first = dllm_fast.sample(model, native_models.PROMPTS, **given)
+    again = dllm_fast.sample(model, native_models.PROMPTS, **given)
+    assert again.stats.replayed == again.stats.nfe, dllm_fast.explain(model)
+    assert all(np.array_equal(a, b) for a, b in zip(first.sequences, again.sequences, strict=True))
+    torch.rand(1, device="cuda")  # the generator is not left as in a capture
+
+
+def test_a_block_as_a_loop_on_the_device_gives_the_same(tmp_path, monkeypatch):
+    given = {"max_new_tokens": 32, "block_length": 16, "preset": "llada", "cache": "dual", "stop_at_eos": False, "seed": 1}
+    folder = next(twin for twin in TWINS if twin.name == "llada").save(tmp_path)
+    model = dllm_fast.load(folder, device="cuda")
+    plain = [dllm_fast.sample(model, [[1, 2, 3]], temperature=0.7, **given) for _ in range(2)][-1]
+    monkeypatch.setenv("DLLM_FAST_TRY", "while")
+    looping = dllm_fast.load(folder, device="cuda")
+    looped = [dllm_fast.sample(looping, [[1, 2, 3]], temperature=0.7, **given) for _ in range(2)][-1]
+    assert looping.engine is not None
+    assert looping.engine.loop_trouble is None, looping.engine.traceback
+    assert any(graph.turn is not None for graph in looping.engine._graphs.values())
+    assert looped.trajectory == plain.trajectory
+    assert looped.stats.nfe == plain.stats.nfe
+
+
 def test_mask_predict_does_not_wait():
     logits = torch.randn(8, 5000, device="cuda")
     dllm_fast.mask_predict(logits)

@@ -128,6 +128,19 @@ def test_what_json_has_no_number_for() -> None:
     assert dllm_fast.SamplerConfig(factor=math.inf).to_dict()["factor"] == "inf"
 
 
+def test_a_file_from_before_graphs_were_counted_is_read() -> None:
+    written = run().to_dict()
+    assert written["stats"].pop("replayed") == 0
+    assert dllm_fast.Result.from_dict(written) == run_as(written)
+    with pytest.raises(TypeError, match="replayed must be"):
+        dllm_fast.Result.from_dict(written | {"stats": written["stats"] | {"replayed": "all"}})
+
+
+def run_as(written: dict) -> dllm_fast.Result:
+    """The result that these values are of, with the count that they lack."""
+    return dllm_fast.Result.from_dict(written | {"stats": written["stats"] | {"replayed": 0}})
+
+
 def test_the_sources_of_settings_go_with_a_result_and_not_into_a_file() -> None:
     result = run()
     assert result.to_dict()["config"]["sources"]["temperature"] == "caller"

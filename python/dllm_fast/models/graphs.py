@@ -7,7 +7,7 @@ filled up with queries and rows that nobody reads, and keys and values live in o
 The commit writes into the tokens that the graph reads. So where the next step is as good as sure to be the same but for its
 tokens, the graph is replayed again at once, and the device works while the host reads and decides. The host decides anew,
 from the same statistics by the same rule; a step that turns out to be another than the one that was begun is computed as if
-nothing had been begun.
+nothing had been begun. Behind the switch `while` a whole run of such steps is one loop on the device (`ops/loop.py`).
 
 Only `capture.py` knows CUDA. Everything else is tested on the CPU, where a "graph" is the function that would be captured.
 """
