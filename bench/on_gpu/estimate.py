@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 
-from bench import fp8
 from bench.on_gpu import compiled
 from bench.on_gpu.compiled import Code
 from bench.on_gpu.cost import attention, prediction
@@ -161,12 +160,6 @@ def measured() -> str:
     if not RESULT.exists():
         return "Not measured yet."
     return report(json.loads(RESULT.read_text(encoding="utf-8")))
-
-
-def quality() -> str:
-    """What 8 bits cost, as `python -m bench.fp8` found it on a CPU, where its result is committed."""
-    path = compiled.PATH.parent / "fp8.json"
-    return fp8.table(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "Not measured yet."
 
 
 def blocks(cards: Sequence[Card] = (H200, H100)) -> dict[str, str]:
