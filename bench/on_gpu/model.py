@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,7 +16,7 @@ from bench.on_gpu.stage import Stage
 from dllm_fast import _core
 from dllm_fast.models import quantise
 from dllm_fast.models.decoder import Decoder, DecoderConfig
-from dllm_fast.models.graphs import CudaCapture, Engine
+from dllm_fast.models.graphs import Engine
 from dllm_fast.models.loaded import LoadedModel, ModelInfo
 from dllm_fast.models.predictor import Predictor
 from dllm_fast.models.rotary import Rotary
@@ -27,28 +26,6 @@ N = TypeVar("N", bound=torch.nn.Module)
 
 PROMPT, NEW, BLOCK = 512, 256, 32
 _TOY = {"vocabulary": 300, "width": 64, "layers": 2, "heads": 2, "kv_heads": 2, "head_dim": 64, "inner": 64}
-
-
-class Captures:
-    """The captures of an engine, with a count of their replays, and the whole traceback of one that failed."""
-
-    def __init__(self, capture: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
-        self._capture = capture
-        self.replays = 0
-        self.trouble: str | None = None
-
-    def __call__(self, body: Callable[[], None]) -> Callable[[], None]:
-        try:
-            replay = self._capture(body)
-        except Exception:
-            self.trouble = traceback.format_exc()
-            raise
-
-        def counted() -> None:
-            self.replays += 1
-            replay()
-
-        return counted
 
 
 def network(stage: Stage) -> Decoder:
@@ -98,20 +75,17 @@ def build(stage: Stage) -> LoadedModel:
 
 
 def opened(made: Decoder, stage: Stage) -> LoadedModel:
-    """A network as `load` would have opened it."""
+    """A network as `load` would have opened it, with an engine of its own."""
     model = LoadedModel(made, None, info(made, stage, "full"), {})
-    model.engine = Engine(made, dtype=torch.bfloat16, where=stage.device, capture=captures(stage))
+    # In a rehearsal a "graph" is the function itself, run once as a capture does.
+    capture = _rehearsed if stage.dry else None
+    model.engine = Engine(made, dtype=torch.bfloat16, where=stage.device, capture=capture)
     return model
 
 
-def captures(stage: Stage) -> Captures:
-    """CUDA's; in a rehearsal the function itself, run once as a capture does."""
-
-    def rehearsed(body: Callable[[], None]) -> Callable[[], None]:
-        body()
-        return body
-
-    return Captures(rehearsed if stage.dry else CudaCapture(stage.device))
+def _rehearsed(body: Callable[[], None]) -> Callable[[], None]:
+    body()
+    return body
 
 
 def info(made: Decoder, stage: Stage, attention: str) -> ModelInfo:

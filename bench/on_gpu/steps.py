@@ -12,7 +12,7 @@ import torch
 
 from bench.on_gpu import breakdown, floors, model
 from bench.on_gpu.floors import LLADA_8B
-from bench.on_gpu.model import Captures, Run, WaitingRunner
+from bench.on_gpu.model import Run, WaitingRunner
 from bench.on_gpu.stage import Json, Stage, must_launch, tried
 from dllm_fast import switches
 from dllm_fast.models import graphs, quantise
@@ -137,19 +137,16 @@ def timed(
     """
     prompt, new, block = model.sizes(stage)
     runs = [Run(stage, opened, policy=policy, batch=batch, per_step=per_step, **given) for _ in range(2)]
-    captured = opened.engine._capture if opened.engine is not None else None
-    assert isinstance(captured, Captures)
     # Full forwards, captures and compilations are in the first run.
     for run, seconds in zip(runs, (6.0, 4.0), strict=True):
-        before = captured.replays
         with launcher.counted() as launched, run.runner.inference():
             run.go(seconds=seconds, most=_BLOCKS * block // per_step)
     times = runs[1].times
-    replays = captured.replays - before
+    replays = runs[1].runner.replayed
     widest = {"none": prompt + new, "prefix": new}.get(policy, block)
     eager = 0 if batch * (prompt + new) <= graphs._MOST_TOKENS else _BLOCKS  # the first forward of a block is over all
     # Steps of so many tokens are computed eagerly by design: a graph gains nothing.
-    _must_replay(opened, captured, replays, len(times) if batch * widest > graphs._MOST_TOKENS else eager, len(times))
+    _must_replay(opened, replays, len(times) if batch * widest > graphs._MOST_TOKENS else eager, len(times))
     must_launch(launched, (*KERNELS, *(["dllm_quantise_"] if is_fp8 else [])))
     found: Json = {"steps": len(times), "replays": replays, "launched": dict(launched)}
     if stage.dry:
@@ -173,12 +170,12 @@ def timed(
     return found
 
 
-def _must_replay(opened: LoadedModel, captured: Captures, replays: int, eager: int, steps: int) -> None:
+def _must_replay(opened: LoadedModel, replays: int, eager: int, steps: int) -> None:
     """Refuses steps that were launched one kernel after the other where a graph should have been replayed."""
-    assert opened.engine is not None
-    if opened.engine.trouble is not None:
-        raise NotReplayedError(
-            f"steps must come from a graph, got {opened.engine.trouble}\n{captured.trouble or 'no capture was tried'}"
-        )
+    engine = opened.engine
+    assert engine is not None
+    for trouble in (engine.trouble, getattr(engine, "loop_trouble", None)):
+        if trouble is not None:
+            raise NotReplayedError(f"steps must come from a graph, got {trouble}\n{engine.traceback or ''}")
     if replays < steps - eager:
-        raise NotReplayedError(f"{steps} steps must come from a graph, but for {eager}, got {replays} replays")
+        raise NotReplayedError(f"{steps} steps must come from a graph, but for {eager}, got {replays}")

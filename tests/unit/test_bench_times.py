@@ -102,7 +102,7 @@ def test_a_step_that_is_not_captured_has_no_time(stage):
         def refuses(_body):
             raise RuntimeError("planted: no capture")
 
-        opened.engine._capture = model.Captures(refuses)
+        opened.engine._capture = refuses
         with (
             pytest.warns(match="without CUDA graphs"),
             pytest.raises(steps.NotReplayedError, match=r"planted(?s:.*)Traceback(?s:.*)in refuses"),

@@ -51,8 +51,9 @@ def kernels(
         elif name == "cut":
             chunks = -(-launches.bins_bytes(dtype="bfloat16", sites=rows, vocabulary=vocabulary) // (rows * _BINS))
             moved = rows * (chunks * _BINS + 2 * vocabulary / chunks)
-            s = LAUNCH_S + CUT_S * _waves(card, codes[name], launch)
-            found[name] = Estimate(floor_s=moved / card.rates.copy, s=s, limit="latency, a block a row")
+            chain, memory = CUT_S * _waves(card, codes[name], launch), moved / (card.rates.copy * STREAM)
+            limit = "memory" if memory > chain else "latency, a block a row"
+            found[name] = Estimate(floor_s=moved / card.rates.copy, s=LAUNCH_S + max(chain, memory), limit=limit)
         elif name == "rows":
             found[name] = _rows(card, codes[name], launch, rows, vocabulary, draws=temperature > 0)
         else:
