@@ -287,3 +287,11 @@ def test_a_folder_for_cubins_that_cannot_be_made_is_one_line(folder, compiled, c
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("dllm-fast: --out must name a folder that can be written to, got ")
     assert said.endswith("; choose another")
+
+
+def test_without_architectures_those_of_a_release_are_written(folder, compiled, capsys):
+    if not {int(arch.strip("sm_a")) for arch in kernels.SHIPPED_ARCHITECTURES} <= set(compiler.nvrtc().known()):
+        pytest.skip(f"NVRTC {compiler.nvrtc().version} is older than some architecture of a release")
+    assert cli.main(["kernels", "compile", "--out", str(folder), "--json"]) == 1
+    assert {row["arch"] for row in json.loads(capsys.readouterr().out)} == {"sm_80", "sm_90a", "sm_100a", "sm_103a", "sm_120"}
+    assert all(kernels.shipped("commit", arch) for arch in kernels.SHIPPED_ARCHITECTURES)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import launching
 from dllm_fast import kernels, launches
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels import cubins, driver, launch
@@ -253,3 +254,9 @@ def test_structures_are_those_of_the_header(tmp_path):
     fields += [driver.AttributeValue.programmaticStreamSerializationAllowed.offset]
     sizes = [ctypes.sizeof(driver.Config), ctypes.sizeof(driver.Attribute)]
     assert said == [*fields, *sizes, driver._PROGRAMMATIC_STREAM_SERIALIZATION]
+
+
+def test_the_bench_of_launches_runs(capsys):
+    launching.main(["--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:16].rstrip() for line in lines[1:]] == ["add_norm", "attention", "mask prediction", "commit"]
