@@ -12,8 +12,8 @@
 // with the weight, each product of a rotation in the dtype (or only its sum, with float32 angles), silu, and its product are each
 // rounded to the dtype once. What is computed between them is float32, so in float16 what is infinite here is so in torch.
 //
-// The host checks: contiguous rows at addresses that are multiples of 16; width and I multiples of 8; head dimension at most
-// 256; the rotated width even and at most D. Keys and values of a slot that the cache does not have are dropped.
+// The host checks: contiguous rows at addresses that are multiples of 16; strides of the caches, width, I and D multiples of 8;
+// D at most 256; the rotated width even and at most D; norms of both queries and keys or of neither. Keys and values of a slot that the cache does not have are dropped.
 
 #include "dllm/block.cuh"
 #include "dllm/elements.cuh"
@@ -21,6 +21,8 @@
 namespace dllm {
 
 constexpr int FUSED_THREADS = 256;
+// Times eight numbers of a row that a thread of `add_norm` keeps in registers: rows of up to 6,144 numbers are read once.
+constexpr int KEPT = 3;
 
 // ---------------------------------------------------------------- add_norm
 
@@ -35,7 +37,8 @@ __device__ __forceinline__ void add_norm(const T* stream, const T* delta, const 
     DLLM_SHARED(NormShared, shared);
     const int64_t row = int64_t(blockIdx.x) * width;
     float squares = 0.0f;
-    for (int i = threadIdx.x * 8; i < width; i += FUSED_THREADS * 8) {
+    // Eight numbers of the stream from i on, with what is added to them.
+    const auto summed = [&](int i) {
         Eight x = Eight::load(stream + row + i);
         if (delta != nullptr) {
             const Eight added = Eight::load(delta + row + i);
@@ -49,30 +52,53 @@ __device__ __forceinline__ void add_norm(const T* stream, const T* delta, const 
         for (int j = 0; j < 8; ++j) {
             squares += x.values[j] * x.values[j];
         }
+        return x;
+    };
+    constexpr int SWEEP = FUSED_THREADS * 8;
+    Eight kept[KEPT];
+#pragma unroll
+    for (int c = 0; c < KEPT; ++c) {
+        const int i = c * SWEEP + threadIdx.x * 8;
+        if (i < width) {
+            kept[c] = summed(i);
+        }
+    }
+    for (int i = KEPT * SWEEP + threadIdx.x * 8; i < width; i += SWEEP) {
+        summed(i);
     }
     const float sum = block_reduce<FUSED_THREADS>(squares, 0.0f, shared.scratch, [](float a, float b) { return a + b; });
     const float scale = rsqrtf(sum / float(width) + eps);
-    // A thread reads what it has written itself.
-    const T* summed = delta == nullptr ? stream : stream_out;
-    for (int i = threadIdx.x * 8; i < width; i += FUSED_THREADS * 8) {
-        Eight x = Eight::load(summed + row + i);
+    const auto write_normed = [&](Eight x, int i) {
         const Eight w = Eight::load(weight + i);
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             x.values[j] = w.values[j] * rounded<T>(x.values[j] * scale);
         }
         x.store(out + row + i);
+    };
+#pragma unroll
+    for (int c = 0; c < KEPT; ++c) {
+        const int i = c * SWEEP + threadIdx.x * 8;
+        if (i < width) {
+            write_normed(kept[c], i);
+        }
+    }
+    // A thread reads what it has written itself.
+    const T* again = delta == nullptr ? stream : stream_out;
+    for (int i = KEPT * SWEEP + threadIdx.x * 8; i < width; i += SWEEP) {
+        write_normed(Eight::load(again + row + i), i);
     }
 }
 
 // ---------------------------------------------------------------- qkv
 
 constexpr int QKV_THREADS = 128;
-constexpr int MAX_HEAD = 256;
-constexpr int PER_LANE = MAX_HEAD / WARP;
+
+// Lanes of a warp that take a head of so many numbers, eight each: 8, 16 or 32.
+__device__ __forceinline__ int lanes_of_head(int depth) { return depth <= 64 ? 8 : depth <= 128 ? 16 : 32; }
 
 struct QkvShared {
-    float heads[QKV_THREADS / WARP][MAX_HEAD];
+    float numbers[QKV_THREADS / WARP][WARP * 8];
 };
 
 struct QkvShape {
@@ -90,40 +116,83 @@ struct Cache {
     int64_t batch_stride, head_stride, slot_stride;
 };
 
-// Root mean square norm of a head, of which lane l holds the numbers l, l + 32, ...
+// Root mean square norm of the heads of a warp; `is_normed` is said for each. Eight zeros where a head has no numbers.
 template <typename T>
-__device__ __forceinline__ void norm_head(float (&x)[PER_LANE], const T* weight, int depth, float eps, int lane) {
+__device__ __forceinline__ void norm_heads(Eight& x, const T* weight, bool is_normed, const QkvShape& shape) {
     float squares = 0.0f;
 #pragma unroll
-    for (int j = 0; j < PER_LANE; ++j) {
-        squares += x[j] * x[j];  // zeros beyond the head
+    for (int j = 0; j < 8; ++j) {
+        squares += x.values[j] * x.values[j];
     }
-#pragma unroll
-    for (int n = WARP / 2; n > 0; n /= 2) {
+    for (int n = lanes_of_head(shape.depth) / 2; n > 0; n /= 2) {
         squares += __shfl_xor_sync(FULL_WARP, squares, n);
     }
-    const float scale = rsqrtf(squares / float(depth) + eps);
+    if (!is_normed) {
+        return;
+    }
+    const float scale = rsqrtf(squares / float(shape.depth) + shape.eps);
+    const Eight w = Eight::load(weight);
 #pragma unroll
-    for (int j = 0; j < PER_LANE; ++j) {
-        const int d = lane + j * WARP;
-        if (d < depth) {
-            x[j] = rounded<T>(widen(weight[d]) * rounded<T>(x[j] * scale));
-        }
+    for (int j = 0; j < 8; ++j) {
+        x.values[j] = rounded<T>(w.values[j] * rounded<T>(x.values[j] * scale));
     }
 }
 
-// Number d of a rotated head: (x[d], x[d +- half]) turns by an angle that the two share.
+// A number and its partner, half a rotated part away, turn by an angle that the two share.
 template <typename T>
-__device__ __forceinline__ float turned(const float* head, const float* angles, int d, const QkvShape& shape) {
-    const int half = shape.rotated / 2;
-    const float across = d < half ? -head[d + half] : head[d - half];
-    const int angle = d < half ? d : d - half;
-    const float cosine = angles[angle], sine = angles[half + angle];
+__device__ __forceinline__ float turned(float x, float across, float cosine, float sine, bool in_float32) {
     // Without contraction, as torch multiplies and adds in operations of their own.
-    if (shape.rotates_in_float32) {
-        return __fadd_rn(__fmul_rn(head[d], cosine), __fmul_rn(across, sine));
+    if (in_float32) {
+        return __fadd_rn(__fmul_rn(x, cosine), __fmul_rn(across, sine));
     }
-    return rounded<T>(__fmul_rn(head[d], rounded<T>(cosine))) + rounded<T>(__fmul_rn(across, rounded<T>(sine)));
+    return rounded<T>(__fmul_rn(x, rounded<T>(cosine))) + rounded<T>(__fmul_rn(across, rounded<T>(sine)));
+}
+
+// Turns the heads of a warp, of which this lane holds eight numbers from d on; `is_turned` is said for each.
+template <typename T>
+__device__ __forceinline__ void turn_heads(Eight& x, float* numbers, const float* angles, int d, bool is_turned,
+                                           const QkvShape& shape) {
+    const int lane = threadIdx.x % WARP, half = shape.rotated / 2;
+    Eight across, cosine, sine;
+    if (half % 8 == 0) {
+        // The partners of a lane's eight are another lane's eight, and their angles lie together.
+        const bool is_in = d < shape.rotated, is_first = d < half;
+        const int partner = !is_in ? lane : is_first ? lane + half / 8 : lane - half / 8;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            across.values[j] = __shfl_sync(FULL_WARP, x.values[j], partner);
+        }
+        is_turned = is_turned && is_in;
+        if (is_turned) {
+            const float* from = angles + (is_first ? d : d - half);
+            cosine = Eight::load(from);
+            sine = Eight::load(from + half);
+        }
+    } else {
+        const int lanes = lanes_of_head(shape.depth);
+        float* head = numbers + lane / lanes * lanes * 8;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            head[d + j] = x.values[j];
+        }
+        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            const int e = d + j, angle = e < half ? e : e - half;
+            if (is_turned && e < shape.rotated) {
+                across.values[j] = head[e < half ? e + half : e - half];
+                cosine.values[j] = angles[angle];
+                sine.values[j] = angles[half + angle];
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+        if (is_turned && d + j < shape.rotated) {
+            const float from = d + j < half ? -across.values[j] : across.values[j];
+            x.values[j] = turned<T>(x.values[j], from, cosine.values[j], sine.values[j], shape.rotates_in_float32);
+        }
+    }
 }
 
 template <typename T>
@@ -132,63 +201,35 @@ __device__ __forceinline__ void qkv(const T* projected, const T* q_weight, const
                                     const QkvShape& shape) {
     DLLM_SHARED(QkvShared, shared);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, depth = shape.depth;
-    const int all_heads = shape.heads + 2 * shape.key_heads;
-    const int head = blockIdx.y * (QKV_THREADS / WARP) + warp;
-    if (head >= all_heads) {
-        return;
-    }
+    const int lanes = lanes_of_head(depth), all_heads = shape.heads + 2 * shape.key_heads;
+    const int head = (blockIdx.y * (QKV_THREADS / WARP) + warp) * (WARP / lanes) + lane / lanes;
+    const int d = lane % lanes * 8;
+    const bool is_there = head < all_heads && d < depth;
     const int64_t token = blockIdx.x;
     const bool is_query = head < shape.heads, is_value = head >= shape.heads + shape.key_heads;
-    const int slot = slots[token];
-    // A negative one as a large one.
-    if (!is_query && uint32_t(slot) >= uint32_t(shape.slots)) {
+    Eight x = {};
+    if (is_there) {
+        x = Eight::load(projected + (token * all_heads + head) * depth + d);
+    }
+    const bool changes = is_there && !is_value;
+    if (q_weight != nullptr) {
+        norm_heads(x, (is_query ? q_weight : k_weight) + d, changes, shape);
+    }
+    turn_heads<T>(x, shared.numbers[warp], angles + token * shape.rotated, d, changes, shape);
+    if (!is_there) {
         return;
     }
-    float x[PER_LANE];
-#pragma unroll
-    for (int j = 0; j < PER_LANE; ++j) {
-        const int d = lane + j * WARP;
-        x[j] = d < depth ? widen(projected[(token * all_heads + head) * depth + d]) : 0.0f;
-    }
-    T* to;
     if (is_query) {
-        to = q + (token * shape.heads + head) * depth;
-    } else {
+        x.store(q + (token * shape.heads + head) * depth + d);
+        return;
+    }
+    const int slot = slots[token];
+    // A negative one as a large one.
+    if (uint32_t(slot) < uint32_t(shape.slots)) {
         const Cache<T>& cache = is_value ? values : keys;
         const int key_head = head - shape.heads - (is_value ? shape.key_heads : 0);
-        to = cache.slots + token / shape.queries * cache.batch_stride + key_head * cache.head_stride +
-             slot * cache.slot_stride;
-    }
-    if (!is_value) {
-        const T* weight = is_query ? q_weight : k_weight;
-        if (weight != nullptr) {
-            norm_head(x, weight, depth, shape.eps, lane);
-        }
-        // The partner of a number may lie in another lane.
-        float* whole = shared.heads[warp];
-#pragma unroll
-        for (int j = 0; j < PER_LANE; ++j) {
-            const int d = lane + j * WARP;
-            if (d < depth) {
-                whole[d] = x[j];
-            }
-        }
-        __syncwarp();
-        const float* of_token = angles + token * shape.rotated;
-#pragma unroll
-        for (int j = 0; j < PER_LANE; ++j) {
-            const int d = lane + j * WARP;
-            if (d < shape.rotated) {
-                x[j] = turned<T>(whole, of_token, d, shape);
-            }
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < PER_LANE; ++j) {
-        const int d = lane + j * WARP;
-        if (d < depth) {
-            to[d] = narrow<T>(x[j]);
-        }
+        x.store(cache.slots + token / shape.queries * cache.batch_stride + key_head * cache.head_stride +
+                slot * cache.slot_stride + d);
     }
 }
 

@@ -472,7 +472,9 @@ def fused_qkv(
     caches = ((ctypes.c_int64 * 4)(b.keys, *b.keys_strides), (ctypes.c_int64 * 4)(b.values, *b.values_strides))
     shape = tuple(map(ctypes.c_int32, (b.slot_count, queries, heads, key_heads, head_dimension, rotated)))
     arguments = (*map(ctypes.c_void_p, pointers), *caches, *shape, ctypes.c_float(eps), ctypes.c_int32(rotates_in_float32))
-    grid = (batch * queries, -(-(heads + 2 * key_heads) // 4), 1)
+    # Four warps a block, and four, two or one heads a warp.
+    at_once = 16 if head_dimension <= 64 else 8 if head_dimension <= 128 else 4
+    grid = (batch * queries, -(-(heads + 2 * key_heads) // at_once), 1)
     return Launch(fused_source(dtype), f"dllm_fused_qkv_{LAYER_SUFFIXES[dtype]}", grid, (128, 1, 1), arguments)
 
 

@@ -3,6 +3,7 @@ with torch in the same dtype as the measure of what may be lost."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -46,7 +47,7 @@ def assert_loses_little(ours, torchs, exact):
     assert (ours.double() - exact).norm() <= 2 * (torchs.double() - exact).norm() + 1e-30
 
 
-widths = st.integers(1, 70).map(lambda n: 8 * n) | st.sampled_from([2048, 4096])
+widths = st.integers(1, 70).map(lambda n: 8 * n) | st.sampled_from([2048, 4096, 6144, 6152, 8200])
 
 
 @given(strategies.generators, dtypes, st.tuples(st.integers(1, 3), widths), st.booleans(), orders)
@@ -73,7 +74,7 @@ def test_sum_and_norm(rng, dtype, shape, adds, order):
     assert_loses_little(out, rms_norm(expected, weight), exact_norm(expected, weight))
 
 
-def qkv(rng, *, dtype, batch, queries, heads, key_heads, depth, rotated, norms, wide, order):
+def qkv(rng, *, dtype, batch, queries, heads, key_heads, depth, rotated, norms, wide, order, library=None):
     """Runs the kernel; returns what went in, the queries `[B, H, Lq, D]`, and the caches with their slots."""
     projected = normal(rng, dtype, batch, queries, heads + 2 * key_heads, depth)
     weights = [normal(rng, dtype, depth) for _ in range(2)] if norms else None
@@ -110,7 +111,7 @@ def qkv(rng, *, dtype, batch, queries, heads, key_heads, depth, rotated, norms, 
         eps=EPS,
         rotates_in_float32=wide,
     )
-    run(launch, order=order)
+    run(launch, order=order, library=library)
     parts = projected.transpose(1, 2).split((heads, key_heads, key_heads), dim=1)
     return parts, weights, angles.chunk(2, -1), slots, q.transpose(1, 2), keys, values
 
@@ -128,7 +129,7 @@ def kept(cache, slots):
 
 @st.composite
 def layers(draw):
-    depth = draw(st.sampled_from([8, *launches.HEAD_DIMENSIONS]))
+    depth = draw(st.sampled_from([8, 72, *launches.HEAD_DIMENSIONS]))
     return {
         "dtype": draw(dtypes),
         "batch": draw(st.integers(1, 2)),
@@ -163,6 +164,31 @@ def test_normed_queries_and_keys(rng, layer):
         exact = rotate(exact_norm(given_, weight), *(angle.double() for angle in angles))
         mask = is_kept if ours is held else torch.ones(())
         assert_loses_little(*(torch.where(mask.bool(), x, 0) for x in (ours, torchs, exact)))
+
+
+@pytest.mark.parametrize(
+    ("bug", "rotated", "text", "replacement"),
+    [
+        ("partners are read before they are written", 36, "        __syncwarp();\n", ""),
+        (
+            "partners are taken from the wrong side",
+            32,
+            "is_first ? lane + half / 8 : lane - half / 8",
+            "is_first ? lane - half / 8 : lane + half / 8",
+        ),
+    ],
+)
+def test_planted_bugs_are_seen(bug, rotated, text, replacement):
+    source = build.KERNELS / "fused.cu"
+    code = source.read_text(encoding="utf-8")
+    assert code.count(text) == 1
+    library = build.library(source, text="#define DLLM_ONE 1\n#define DLLM_ONE_BF16 1\n" + code.replace(text, replacement))
+    layer = {"dtype": "bfloat16", "batch": 1, "queries": 1, "heads": 2, "key_heads": 1, "depth": 64, "rotated": rotated}
+    layer |= {"norms": False, "wide": True}
+    turned = [
+        qkv(np.random.default_rng(0), order=order, library=one, **layer)[4] for order in range(4) for one in (None, library)
+    ]
+    assert any(not torch.equal(right, wrong) for right, wrong in zip(turned[::2], turned[1::2], strict=True)), bug
 
 
 @given(strategies.generators, dtypes, st.integers(1, 4), st.integers(1, 80).map(lambda n: 8 * n), orders)

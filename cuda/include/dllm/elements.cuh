@@ -84,9 +84,15 @@ __device__ __forceinline__ float rounded(float x) {
     return Words<T>::element(Words<T>::word(x, 0.0f), 0);
 }
 
-// Eight neighbours of 16 bits each, read or written by one 16-byte access.
+// Eight neighbours of 16 bits each, read or written by one 16-byte access, or of 32 bits, read by two.
 struct Eight {
     float values[8];
+
+    __device__ static __forceinline__ Eight load(const float* from) {
+        const float4* halves = reinterpret_cast<const float4*>(from);
+        const float4 low = halves[0], high = halves[1];
+        return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+    }
 
     template <typename T>
     __device__ static __forceinline__ Eight load(const T* from) {

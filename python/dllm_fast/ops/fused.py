@@ -101,6 +101,9 @@ def qkv(projected: Tensor, heads: Heads, angles: Tensor, slots: Tensor, keys: Te
         Queries `[B, query heads, Q, depth]`, in memory `[B, Q, query heads, depth]`.
     """
     batch, queries, _ = projected.shape
+    # Ours all of them, so this is only said.
+    assert all(x.data_ptr() % 16 == 0 and x.stride(-1) == 1 for x in (angles, keys, values))
+    assert all(stride % launches.NEIGHBOURS == 0 for x in (keys, values) for stride in x.stride()[:3])
     q = torch.empty((batch, queries, heads.queries, heads.depth), dtype=projected.dtype, device=projected.device)
     buffers = launches.QkvBuffers(
         projected=projected.data_ptr(),
