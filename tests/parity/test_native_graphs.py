@@ -83,10 +83,19 @@ def test_captured_steps_give_the_tokens_of_eager_ones(name, cache, monkeypatch, 
 class Reader(hf.BertForMaskedLM):
     """Asks the device how long the texts are, as classes that unpad them do."""
 
+    least = 0
+
     def forward(self, input_ids=None, **rest):
-        longest = int(input_ids.ne(0).sum(dim=1).max())
-        assert longest <= input_ids.shape[1]
+        if input_ids.shape[1] > self.least:
+            longest = int(input_ids.ne(0).sum(dim=1).max())
+            assert longest <= input_ids.shape[1]
         return super().forward(input_ids=input_ids, **rest)
+
+
+class LongReader(Reader):
+    """Does so for long texts only, which no probe has."""
+
+    least = 16
 
 
 class Changing(hf.BertForMaskedLM):
@@ -97,11 +106,22 @@ class Changing(hf.BertForMaskedLM):
         return super().forward(input_ids=input_ids, **rest)
 
 
-def test_a_class_that_reads_the_host_runs_eagerly_and_says_where(recorder, monkeypatch):
+def test_a_class_that_reads_the_host_is_found_by_the_probe(recorder):
     model = drawn(Reader(hf.BertConfig(**MLM)))
+    (why,) = graphs_of(model)
+    assert why.startswith("its forward reads a value on the host (")
+    assert "test_native_graphs.py:" in why
+    assert dllm_fast.sample(model, PROMPTS, **SETTINGS).stats.replayed == 0
+    assert recorder.captured == 0
+    assert model not in native_engine._ENGINES
+
+
+def test_a_class_that_reads_the_host_later_runs_eagerly_and_says_where(recorder, monkeypatch):
+    model = drawn(LongReader(hf.BertConfig(**MLM)))
     with monkeypatch.context() as patch:
         patch.setattr(native_engine, "capture_on", lambda _: None)
         eager = tokens(model)
+    assert not graphs_of(model)
     with pytest.warns(
         DllmFastWarning, match=r"without CUDA graphs.*reads a value on the host \((item|_local_scalar_dense), test_nat"
     ):
@@ -110,7 +130,6 @@ def test_a_class_that_reads_the_host_runs_eagerly_and_says_where(recorder, monke
     assert recorder.captured == 0
     (why,) = graphs_of(model)
     assert why.startswith("its forward reads a value on the host")
-    assert dllm_fast.sample(model, PROMPTS, **SETTINGS).stats.replayed == 0
     engine = native_engine._ENGINES[model][1]
     assert not engine._graphs
     assert engine._cache is None, "it holds no memory for nothing"

@@ -132,10 +132,10 @@ class NativeNetwork:
 class NativeRunner(NetworkRunner):
     """`NetworkRunner` of a `NativeNetwork`."""
 
-    def __init__(self, model: nn.Module, plan: Plan, info: ModelInfo, *, changes: bool = False) -> None:
-        """`changes`: a forward changes the model beside its answer, which a graph would not."""
+    def __init__(self, model: nn.Module, plan: Plan, info: ModelInfo, *, is_captured: bool = True) -> None:
+        """`is_captured`: nothing is known to keep its steps from being captured."""
         network = NativeNetwork(model, plan, vocabulary=info.vocabulary, context=info.context)
-        super().__init__(network, info, None if changes else engine_of(model, network, plan, info))
+        super().__init__(network, info, engine_of(model, network, plan, info) if is_captured else None)
         self._evaluation = ModelAdapter(model)
         self._native = network
 

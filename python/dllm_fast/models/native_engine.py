@@ -94,9 +94,7 @@ def report(model: nn.Module, found: Study) -> tuple[bool, str | None]:
         return False, None
     with _LOCK:
         kept = _ENGINES.get(model)
-    if found.changes:
-        return True, "a forward changes the model beside its answer"
-    return True, (None if kept is None else kept[1].trouble) or obstacle(model)
+    return True, found.not_captured or (None if kept is None else kept[1].trouble) or obstacle(model)
 
 
 def obstacle(model: nn.Module) -> str | None:

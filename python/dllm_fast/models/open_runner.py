@@ -73,7 +73,7 @@ def runner_of(model: Any, found: Study) -> Runner:
     """The runner that a study recommends."""
     inside = unwrap(model)
     if found.plan is not None:
-        return NativeRunner(inside.model, found.plan, found.info, changes=found.changes)
+        return NativeRunner(inside.model, found.plan, found.info, is_captured=found.not_captured is None)
     return HeadedRunner(
         inside.model,
         found.info,

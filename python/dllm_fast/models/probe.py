@@ -21,6 +21,7 @@ from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.described import describe, named_block, output_embeddings, says_bidirectional
 from dllm_fast.models.families import FAMILIES
 from dllm_fast.models.forward import FORMS, Forward
+from dllm_fast.models.host_reads import HostReads
 from dllm_fast.models.keep import untouched
 from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
 from dllm_fast.models.places import places
@@ -99,6 +100,7 @@ class _Probe:
         self.info = info
         self.snapshot = snapshot
         self.changes = False
+        self.reads: str | None = None
         self.probed: dict[str, Any] = {"training": snapshot.training, "buffers": repaired}
         if found.names:
             self.probed["inside of"] = found.names
@@ -153,6 +155,7 @@ class _Probe:
             probed=self.probed,
             refused=tuple(self.refused),
             changes=self.changes,
+            reads=self.reads,
         )
 
     @property
@@ -327,7 +330,10 @@ class _Probe:
                 slots=positions,
                 keys=count,
             )
-            if not self.equal(network.logits(network.hidden(batch)), logits[:, chosen]):
+            with HostReads(self.ids.device) as reads:
+                found = network.logits(network.hidden(batch))
+            self.reads = self.reads or reads.found
+            if not self.equal(found, logits[:, chosen]):
                 raise UnsupportedError("its layers do not keep to the positions and slots that they are given")
         self.probed["positions and slots"] = "exact"
 

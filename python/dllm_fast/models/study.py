@@ -27,6 +27,7 @@ class Study:
         probed: each probe and its result.
         refused: ways that were ruled out, each with the reason.
         changes: a forward changes the model beside its answer, so that it is put back after each.
+        reads: what a forward on our attention reads on the host, or None.
     """
 
     tier: str
@@ -37,3 +38,9 @@ class Study:
     probed: Mapping[str, Any]
     refused: tuple[tuple[str, str], ...]
     changes: bool
+    reads: str | None = None
+
+    @property
+    def not_captured(self) -> str | None:
+        """Why steps are not captured as CUDA graphs, as far as the probe saw; None where nothing is in the way."""
+        return "a forward changes the model beside its answer" if self.changes else self.reads
