@@ -127,6 +127,20 @@ def test_the_loop_over_a_tile_stays_as_short_as_its_arithmetic(arch, dtype):
         assert floored <= 16 * (per_logit + (2 if kind == "tiles" else 4)) + 16
 
 
+def test_an_id_is_counted_by_few_instructions():
+    """Of eight ids in bfloat16: one load, an increment each that waits for no answer, and what finds the bin."""
+    _needs_compiler_and_disassembler()
+    cubin = kernels.compile_kernels("mask_filter.bf16", "sm_90a").path
+    (kernel,) = (one for one in sass.disassemble(cubin) if one.name == "dllm_mask_filter_count_bf16")
+    whole = kernel.loop_holding(r"ATOMS\.POPC\.INC")
+    assert whole is not None
+    inner = {one.address for loop in kernel.loops if set(loop) < set(whole) for one in loop}  # ids that are read singly
+    loop = [one for one in whole if one.address not in inner]
+    assert sum(one.opcode.startswith("LDG.E.128") for one in loop) == 1
+    assert sum(one.opcode.startswith("ATOMS.POPC.INC") for one in loop) == 8
+    assert len(loop) <= 8 * 24
+
+
 def test_the_command_prints_a_line_for_each_kernel(capsys):
     _needs_compiler_and_disassembler()
     assert sass.main(["commit", "--arch", "sm_80", "--json"]) == 0

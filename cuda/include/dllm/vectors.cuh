@@ -52,15 +52,16 @@ struct Vectors {
         if (row.suppressed == nullptr) {
             return false;
         }
+        const uint8_t* bytes = row.suppressed + (first >> 3);
         const int bit = first & 7;
-        uint64_t bits = 0;
+        uint32_t bits = uint32_t(bytes[0]) >> bit;
 #pragma unroll
-        for (int i = 0; i <= (LENGTH + 6) / 8; ++i) {
+        for (int i = 1; i <= (LENGTH + 6) / 8; ++i) {
             if (8 * i < bit + LENGTH) {
-                bits |= uint64_t(row.suppressed[(first >> 3) + i]) << (8 * i);
+                bits |= uint32_t(bytes[i]) << (8 * i - bit);
             }
         }
-        return (bits >> bit & ((uint64_t(1) << LENGTH) - 1)) != 0;
+        return (bits & (0xffffffffu >> (32 - LENGTH))) != 0;
     }
 };
 
