@@ -20,9 +20,9 @@
 // Moves, per row: `count` reads the logits once (from the second-level cache, where they fit) and writes 16 KB a block for
 // bfloat16, 24 KB for others, which `cut` reads. Where a cut leaves out some of the ids with its logit, `cut` reads up to the
 // last that is kept, in bfloat16 from the start of its chunk. float16 reads the tiles that reach the bin of a cut once more,
-// float32 twice, for each prefix. `kept` reads the tiles that reach the cut, and takes weights
-// only in rounds of sixteen logits that do. `count` is bound by its 22 instructions an id in
-// bfloat16, by twice as many and by additions in shared memory in float16 and float32; `cut` by latency.
+// float32 twice, for each prefix. `kept` reads the tiles that reach the cut, and takes weights only in rounds of sixteen logits
+// that do. `count` is bound by its 22 instructions an id in bfloat16, by twice as many and by additions in shared memory in
+// float16 and float32; `cut` by latency.
 //
 // The host checks what mask_predict.cu lists, and: 1 <= top_k < vocabulary or 0 for none; 0 < top_p < 1 or 1 for none;
 // 0 <= min_p <= 1; 1 <= chunks <= tiles of a row, the same for `count` and `cut`.
