@@ -63,6 +63,7 @@ extern "C" __global__ void __launch_bounds__(dllm::LOOP_THREADS)
     dllm_loop_keep(const uint64_t* __restrict__ outcome, uint64_t* __restrict__ log, const int32_t* __restrict__ state,
                    int words) {
     dllm::wait_for_kernels_before();
+    dllm::let_kernels_after_begin();
     const int i = blockIdx.x * dllm::LOOP_THREADS + threadIdx.x;
     if (i < words) {
         log[int64_t(state[0]) * words + i] = outcome[i];
@@ -76,6 +77,7 @@ extern "C" __global__ void __launch_bounds__(dllm::LOOP_THREADS)
                    const int32_t* __restrict__ masks_left, const int64_t* __restrict__ ends, int32_t* state,
                    uint64_t handle, int64_t mask_id, int rows, int end_count, int least) {
     dllm::wait_for_kernels_before();
+    dllm::let_kernels_after_begin();
     DLLM_SHARED(dllm::LoopShared, shared);
     const int warp = threadIdx.x / dllm::WARP, lane = threadIdx.x % dllm::WARP;
     int masks = 0;

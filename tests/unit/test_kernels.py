@@ -18,6 +18,7 @@ from dllm_fast import cli, kernels, launches
 from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels import cubins, files
+from dllm_fast.kernels.launch import _CONVERTERS
 from tests.compiler import LOG, nvrtc_or_skip
 from tests.parameters import parameter_sizes
 
@@ -87,6 +88,11 @@ def every_launch():
     yield launches.quantise_rows(rows=0, numbers=0, scales=0, count=1, width=8)
     buffers = launches.LoopBuffers(**{field.name: 0 for field in fields(launches.LoopBuffers)})
     yield from launches.loop(buffers, handle=0, words=1, rows=1, mask_id=0, end_count=0, least=0)
+
+
+def test_every_argument_of_a_launch_is_of_a_kind_that_cupy_can_be_given():
+    kinds = {type(argument) for one in every_launch() for argument in one.arguments}
+    assert [kind for kind in kinds if not issubclass(kind, ctypes.Array) and kind not in _CONVERTERS] == []
 
 
 def test_a_file_names_its_parts_where_it_guards_them(tmp_path, monkeypatch):

@@ -61,11 +61,16 @@ def fused_swiglu():
     yield launches.fused_swiglu(dtype="float16", gate_up=0, out=0, rows=2**24, inner=2**17)
 
 
+def loop():
+    buffers = no_buffers(launches.LoopBuffers)
+    yield from launches.loop(buffers, handle=0, words=2**30, rows=2**24, mask_id=0, end_count=64, least=0)
+
+
 def quantise_rows():
     yield launches.quantise_rows(rows=0, numbers=0, scales=0, count=2**24, width=2**17)
 
 
-HUGE = (mask_predict, commit, attention, fused_add_norm, fused_qkv, fused_swiglu, quantise_rows)
+HUGE = (mask_predict, commit, attention, fused_add_norm, fused_qkv, fused_swiglu, loop, quantise_rows)
 
 
 @pytest.mark.parametrize("huge", HUGE, ids=lambda huge: huge.__name__)

@@ -29,6 +29,7 @@ ARGUMENTS = (
     ctypes.c_void_p(2**47 - 1),
     ctypes.c_int32(-5),
     ctypes.c_int64(-5),
+    ctypes.c_uint64(2**64 - 1),
     ctypes.c_float(0.1),
     ctypes.c_double(0.1),
     STRUCTURE,
@@ -146,8 +147,8 @@ def test_cupy_gets_every_argument_in_its_size(device, cupy, folders):
     ((name, grid, block, arguments, shared, stream),) = cupy.launched
     assert (name, grid, block, shared, stream) == ("dllm_commit", (7, 2, 3), (32, 4, 1), 50_000, 77)
     assert [size(passed) for passed in arguments] == [ctypes.sizeof(argument) for argument in ARGUMENTS]
-    assert arguments[:6] == (0, 2**47 - 1, -5, -5, np.float32(0.1), 0.1)
-    assert arguments[6].tobytes() == bytes(STRUCTURE)
+    assert arguments[:7] == (0, 2**47 - 1, -5, -5, 2**64 - 1, np.float32(0.1), 0.1)
+    assert arguments[7].tobytes() == bytes(STRUCTURE)
     assert device.switched == [0], "to load; to launch on the current device takes no switch"
     device.current = 1
     kernels.run([LAUNCH], 0)

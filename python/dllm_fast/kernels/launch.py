@@ -133,6 +133,7 @@ _CONVERTERS = _Converters(
         ctypes.c_void_p: lambda argument: argument.value or 0,
         ctypes.c_int64: lambda argument: argument.value,
         ctypes.c_double: lambda argument: argument.value,
+        ctypes.c_uint64: lambda argument: np.uint64(argument.value),
         ctypes.c_int32: lambda argument: np.int32(argument.value),
         ctypes.c_float: lambda argument: np.float32(argument.value),
     }
