@@ -174,7 +174,7 @@ def _must_replay(opened: LoadedModel, replays: int, eager: int, steps: int) -> N
     """Refuses steps that were launched one kernel after the other where a graph should have been replayed."""
     engine = opened.engine
     assert engine is not None
-    for trouble in (engine.trouble, getattr(engine, "loop_trouble", None)):
+    for trouble in (engine.trouble, engine.loop_trouble):
         if trouble is not None:
             raise NotReplayedError(f"steps must come from a graph, got {trouble}\n{engine.traceback or ''}")
     if replays < steps - eager:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bench import sass
 from bench.on_gpu import breakdown, compiled, counters, estimate, floors, model, rates, steps, told, worker
 from bench.on_gpu.compiled import Code
 from bench.on_gpu.cost import attention, card, prediction, step
@@ -19,6 +20,7 @@ from bench.on_gpu.floors import LLADA_8B, Rates
 from bench.on_gpu.main import AGAIN, DONE
 from bench.on_gpu.stage import NotLaunchedError, Stage, tried
 from dllm_fast import switches
+from dllm_fast.nvrtc import nvrtc
 from emulator import build
 from emulator.operations import emulated
 
@@ -317,6 +319,21 @@ def test_every_kernel_that_is_compiled_for_the_model_is_estimated():
     printed = estimate.kernels_table([card.H200], codes)
     for name in codes:
         assert f"| {name} |" in printed, name
+
+
+def test_estimates_are_of_these_kernels():
+    """Of first order, as the model is: a kernel that has changed by a quarter has to be read anew."""
+    written = json.loads(compiled.PATH.read_text(encoding="utf-8"))
+    if sass.disassembler() is None:
+        pytest.skip(f"no disassembler: {sass.INSTALL}")
+    if written["nvrtc"] != nvrtc().version:
+        pytest.skip(f"read from code of NVRTC {written['nvrtc']}, this is {nvrtc().version}, which may give another")
+    now = {code["name"]: code for code in compiled.read()["kernels"]}
+    anew = "run python -m bench.on_gpu.compiled, then python -m bench --write"
+    assert now.keys() == compiled.HOT.keys(), f"a kernel has another name: {compiled.HOT.keys() - now.keys()}"
+    for code in written["kernels"]:
+        for what in ("registers", "loop"):
+            assert now[code["name"]][what] == pytest.approx(code[what], rel=0.25), f"{code['name']}, {what}: {anew}"
 
 
 def test_tables_are_printed_for_any_card(capsys):
