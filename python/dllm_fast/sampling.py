@@ -159,6 +159,7 @@ def _run(
             refresh_every=config.refresh_every,
             max_rows=config.max_batch_rows,
             predictor=predictor,
+            is_watched=on_step is not None,
         )
     )
     config = dataclasses.replace(config, cache=policy)

@@ -103,6 +103,14 @@ def test_a_block_is_one_loop(opened):
     assert turns == [7, 7, 7]
 
 
+def test_steps_that_somebody_watches_are_made_one_by_one(opened):
+    seen = []
+    given = {"preset": "llada", "max_new_tokens": 16, "block_length": 8, "cache": "none", "stop_at_eos": False}
+    _, looping = run(llada(opened), [[1, 2, 3]], loops=True, times=2, on_step=seen.append, **given)
+    assert len(seen) == 32
+    assert looping.turns == []
+
+
 def test_a_loop_ends_where_keys_are_computed_anew(opened):
     given = {"preset": "llada", "max_new_tokens": 16, "block_length": 16, "stop_at_eos": False}
     result, turns = same(llada(opened), [[1, 2, 3]], cache="dual", refresh_every=6, **given)

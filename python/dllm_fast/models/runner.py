@@ -57,6 +57,7 @@ class Task:
         refresh_every: forwards between full ones under an approximate policy; None for one a block.
         max_rows: rows in a forward at most, or None.
         predictor: of the run, for forwards that predict, too.
+        is_watched: somebody looks at every step as it is made, so no steps are made together.
     """
 
     lengths: Sequence[int]
@@ -67,6 +68,7 @@ class Task:
     refresh_every: int | None = None
     max_rows: int | None = None
     predictor: Predictor | None = None
+    is_watched: bool = False
 
 
 class Runner(Protocol):
@@ -165,6 +167,7 @@ class NetworkRunner:
         self._prompts = np.asarray(task.prompts, dtype=np.int64)
         self._mask = task.mask_token_id
         self._predictor = task.predictor
+        self._most_repeats = 1 if task.is_watched else _ANY_NUMBER
         self._active = np.zeros(0, dtype=np.int64)
         rows = len(task.lengths)
         # Exact: positions below are final and in the cache. Approximate: forwards since the last full one, and its block.
@@ -238,7 +241,7 @@ class NetworkRunner:
             is_cached=self._cache is not None,
             scoring=None if self._predictor is None else self._predictor.embedded(rows, self._network.vocabulary, self.info),
             tails=self._tails[self._to_device(rows)] if has_tails and self._tails is not None else None,
-            repeats=repeats,
+            repeats=min(repeats, self._most_repeats),
         )
         answer: Answer | None = self._noted(run, *inputs.ids.shape)
         self.seconds += time.perf_counter() - began
