@@ -132,6 +132,9 @@ def test_a_model_makes_its_kernels_ready_together_when_it_is_opened(monkeypatch,
     LoadedModel(network, None, info, {})
     NetworkRunner(network, info)
     assert asked == [("cpu", sources)] * 2
+    monkeypatch.setenv("DLLM_FAST_TRY", "while")
+    NetworkRunner(network, info)
+    assert asked[2] == ("cpu", [*sources, "loop"])
 
 
 def size(passed):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dllm_fast import launches
+from dllm_fast import launches, switches
 from dllm_fast.ops import launcher
 from dllm_fast.ops.quantise import E4M3
 
@@ -21,4 +21,5 @@ def make_ready(network: Network, dtype: torch.dtype, device: torch.device) -> No
     step waiting, one after the other. What cannot be used is said as a warning, and torch does it."""
     in_fp8 = isinstance(network, nn.Module) and any(parameter.dtype == E4M3 for parameter in network.parameters())
     sources = launches.model_sources(str(dtype).removeprefix("torch."), network.head_dim)
-    launcher.usable(device, *sources, *(("quantise",) if in_fp8 else ()))
+    more = [name for name, is_needed in (("quantise", in_fp8), ("loop", switches.is_on("while"))) if is_needed]
+    launcher.usable(device, *sources, *more)
