@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.on_gpu.checks import attention, equalities, fused, products
+from bench.on_gpu.checks import attention, equalities, fused, loops, products
 from bench.on_gpu.stage import Stage
 
 
@@ -16,6 +16,7 @@ def every_kernel(stage: Stage) -> None:
     attention.variants(toy)
     fused.fused(toy)
     products.eight_bits(toy)
+    loops.keep(toy)
 
 
 def commit(stage: Stage) -> None:

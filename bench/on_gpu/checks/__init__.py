@@ -24,6 +24,7 @@ CHECKS = (
     Check("fused", f"{_HERE}.fused:fused", 60),
     Check("experts", f"{_HERE}.products:experts", 60),
     Check("eight bits", f"{_HERE}.products:eight_bits", 60),
+    Check("loop", f"{_HERE}.loops:loop", 60),
     Check("graphs, heads of 64", f"{_HERE}.models:heads_of_64", 120),
     Check("graphs, heads of 128", f"{_HERE}.models:heads_of_128", 120),
     Check("graphs, experts", f"{_HERE}.models:experts", 120),

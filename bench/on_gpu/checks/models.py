@@ -13,6 +13,7 @@ import torch
 
 import dllm_fast
 from bench.on_gpu import launched
+from bench.on_gpu.checks.loops import Replayed
 from bench.on_gpu.stage import Json, Stage
 from dllm_fast import switches
 from dllm_fast.models.decoder import Decoder, DecoderConfig
@@ -58,10 +59,10 @@ def tried(stage: Stage) -> Json:
     lines = []
     for rule in stage.pick(RULES, RULES[:1]):
         with mock.patch.dict(os.environ, {switches.VARIABLE: ""}):
-            plain = _from_graphs(stage, network, rule)
+            plain = _from_graphs(stage, network, rule, is_looped=False)
         for name in switches.SWITCHES:
             with mock.patch.dict(os.environ, {switches.VARIABLE: name}):
-                is_same = _same(_from_graphs(stage, network, rule), plain)
+                is_same = _same(_from_graphs(stage, network, rule, is_looped=name == "while"), plain)
             lines.append(f"{name}, {rule}: {'same tokens' if is_same else 'OTHER TOKENS'}")
             print(lines[-1], flush=True)
     wrong = [line for line in lines if "OTHER" in line]
@@ -69,16 +70,20 @@ def tried(stage: Stage) -> Json:
     return {"runs": lines}
 
 
-def _from_graphs(stage: Stage, network: Decoder, rule: Json) -> list[np.ndarray]:
+def _from_graphs(stage: Stage, network: Decoder, rule: Json, *, is_looped: bool) -> list[np.ndarray]:
     """Tokens of the last of some runs, which has no shape that it has not seen."""
     model = _opened(stage, network, "full")
     engine = model.engine = Engine(network, dtype=torch.bfloat16, where=stage.device, capture=_capture(stage))
-    new = stage.pick(32, 4)
-    given = {"max_new_tokens": new, "block_length": new // 2, "cache": "dual", "stop_at_eos": False, "seed": 3, **rule}
+    new = stage.pick(32, 8)
+    given = {"max_new_tokens": new, "block_length": stage.pick(16, 8), "cache": "dual", "stop_at_eos": False, "seed": 3, **rule}
     with launcher.counted() as counter:
         for _ in range(stage.pick(3, 2)):
-            result = dllm_fast.sample(model, [[1, 2, 3], [4] * 9], **given)
-    _expect(counter, _kernels(rule, has_engine=True))
+            result = dllm_fast.sample(model, stage.pick([[1, 2, 3], [4] * 9], [[1, 2, 3]]), **given)
+    if is_looped and "threshold" in rule:  # a block may be over before a loop is worth it
+        counter = Counter({name: count for name, count in counter.items() if not name.startswith("dllm_loop")})
+        is_looped = False
+    _expect(counter, (*_kernels(rule, has_engine=True), *(("dllm_loop",) if is_looped else ())))
+    assert engine.loop_trouble is None, engine.traceback
     assert engine.trouble is None, engine.traceback or engine.trouble
     assert engine.captured, "nothing was captured"
     return list(result.sequences)
@@ -138,7 +143,7 @@ def replayed_eagerly(body: Callable[[], None]) -> Callable[[], None]:
 
 def _capture(stage: Stage) -> Capture | None:
     """CUDA's, which is that of an engine by default; in a rehearsal there is none."""
-    return replayed_eagerly if stage.dry else None
+    return Replayed() if stage.dry else None
 
 
 def _every_policy(stage: Stage, network: Decoder) -> Json:

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import threading
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,10 +76,12 @@ class CudaCapture:
             current = torch.cuda.current_stream()
             graph = torch.cuda.CUDAGraph(keep_graph=True)
 
+            launches: Counter[str] = Counter()
+
             def step(handle: int) -> int:
-                # Turns are counted by nobody: how many there were, the host reads later.
-                with launcher.recorded():
+                with launcher.recorded() as recorded:
                     self._captured(functools.partial(body, handle), graph)
+                launches.update(recorded)
                 return int(graph.raw_cuda_graph())
 
             try:
@@ -86,7 +89,13 @@ class CudaCapture:
             finally:
                 torch.cuda.set_stream(current)
         made.body = graph  # which holds the memory of the step
-        return made.launch
+
+        def turn() -> None:
+            made.launch()
+            # The first turn is always made. How many follow it, the host reads later, and nobody counts them.
+            launcher.count(launches)
+
+        return turn
 
     def _captured(self, body: Callable[[], None], graph: Any = None) -> Any:
         graph = torch.cuda.CUDAGraph() if graph is None else graph
