@@ -188,10 +188,20 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
     tile.template finish<WarpOfTile>(row, start);
     float mass[Tile<T>::SLOTS] = {};
     // What is not kept adds 0, which changes nothing.
-    tile.each_of_lane_from(cut.x, [&](float x, int id, int s) {
+    const auto add = [&](float x, int s, bool is_kept) {
         const float e = exp32(distance(x, max, inverse_temperature));
-        mass[s] = __fadd_rn(mass[s], cut.keeps(x, start + id, inverse_temperature) ? e : 0.0f);
-    });
+        mass[s] = __fadd_rn(mass[s], is_kept ? e : 0.0f);
+    };
+    const bool keeps_ties = uint32_t(start + TILE - 1) <= cut.id, drops_ties = uint32_t(start) > cut.id;
+    if (cut.floor == negative_infinity() && (keeps_ties || drops_ties)) {
+        // All ids of the tile lie on one side of the cut's, so that a logit alone decides.
+        const float least = keeps_ties ? cut.x : from_ordered(ordered(cut.x) + 1);
+        tile.each_of_lane_from(cut.x, [&](float x, int, int s) { add(x, s, x >= least); });
+    } else {
+        tile.each_of_lane_from(cut.x, [&](float x, int id, int s) {
+            add(x, s, cut.keeps(x, start + id, inverse_temperature));
+        });
+    }
     const float sum = tile_sum<T>(mass);
     if (threadIdx.x % WARP == 0) {
         record.draw_mass = sum;

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 NAN, NOTHING_ALLOWED = 1, 2
 FIELDS = ("token", "probability", "top1", "top2", "entropy", "logsumexp")
 _CUT = np.dtype([("x", np.float32), ("id", np.uint32), ("floor", np.float32), ("row_max", np.float32)])
+_RECORD = np.dtype([(name, np.float32) for name in ("max", "mass", "moment", "draw_mass")])
 _DTYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16", "int16": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The fields of `dllm_fast.mask_predict`, the status of each row, and where filters cut it."""
+    """The fields of `dllm_fast.mask_predict`, the status of each row, where filters cut it, and what its tiles add."""
 
     token: np.ndarray
     probability: np.ndarray
@@ -35,6 +36,7 @@ class Prediction:
     current: np.ndarray | None
     status: np.ndarray
     cuts: np.ndarray
+    records: np.ndarray
 
 
 def suppressed_bits(ids: Any, vocabulary: int) -> np.ndarray:
@@ -134,4 +136,4 @@ def mask_predict(
         softcap=softcap,
     ):
         run(launch, order=order, library=library(build.KERNELS / f"{launch.file}.cu"))
-    return Prediction(**out, current=probability_of_current, status=status, cuts=cuts.view(_CUT))
+    return Prediction(**out, current=probability_of_current, status=status, cuts=cuts.view(_CUT), records=records.view(_RECORD))

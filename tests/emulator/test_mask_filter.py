@@ -12,6 +12,7 @@ import dllm_fast
 import strategies
 from dllm_fast import launches
 from reference import draw as reference
+from reference.arithmetic import TILE, tile_sums
 from reference.statistics import allowed, bounded, distances
 
 from . import build
@@ -58,6 +59,12 @@ def _kept(cut, x, scale):
     return ((x > cut["x"]) | ((x == cut["x"]) & (ids <= cut["id"]))) & (distances(x, x.max(), scale) >= cut["floor"])
 
 
+def _masses(x, scale):
+    """What the kept ids of each tile weigh, relative to the largest."""
+    tiles = [x[start : start + TILE] for start in range(0, len(x), TILE)]
+    return [tile_sums(distances(tile, tile.max(), scale))[0] if tile.max() > -INF else 0.0 for tile in tiles]
+
+
 def assert_cuts_equal_the_reference(
     matrix, *, temperature, suppress=(), softcap=None, order=0, library=build.library, **filters
 ):
@@ -72,6 +79,9 @@ def assert_cuts_equal_the_reference(
         expected = reference.kept(x, scale, **filters)
         kept = _kept(prediction.cuts[i], x, scale) if is_cut else np.ones(len(x), dtype=bool)
         np.testing.assert_array_equal(kept, expected, err_msg=f"row {i}, {filters}")
+        if is_cut:
+            records = prediction.records.reshape(len(matrix), -1)[i]
+            np.testing.assert_array_equal(records["draw_mass"], _masses(np.where(kept, x, -INF), scale), err_msg=f"row {i}")
 
 
 @st.composite
@@ -197,6 +207,13 @@ PLANTED = {
     ),
     "a tile that weighs nothing": ("mask_filter.cu", "(has_top_k || view", "(view", "bfloat16", {"top_k": 8000}),
     "ties of the chunks before": ("mask_filter.cu", "ties -= b->counts[bin];", "", "bfloat16", {"top_k": 4880}),
+    "ids on the wrong side of the cut's": (
+        "mask_filter.cu",
+        "uint32_t(start) > cut.id",
+        "uint32_t(start) >= 0",
+        "bfloat16",
+        {"top_k": 4880},
+    ),
     "parts that are not waited for": (
         "prefix.cuh",
         "        __syncthreads();\n        Sums<PER> sums;",
