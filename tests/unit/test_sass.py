@@ -108,7 +108,7 @@ def test_code_is_small_and_neither_spills_nor_spins():
     _needs_compiler_and_disassembler()
     for unit in kernels.sources():
         for kernel in sass.disassemble(kernels.compile_kernels(unit, "sm_90a").path):
-            assert 100 < len(kernel.instructions) <= 4000, kernel.name
+            assert 10 < len(kernel.instructions) <= 4000, kernel.name
             assert kernel.count(sass.FAMILIES["local"]) == 0, kernel.name
             assert kernel.count(sass.SPIN) == 0, kernel.name
 
