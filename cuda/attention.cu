@@ -407,9 +407,17 @@ __device__ __forceinline__ void combine(const Outputs<T>& out, const Shape& shap
 
 }  // namespace dllm
 
+// Blocks of a multiprocessor that registers must allow; 0 leaves it to the compiler. For sm_100a NVRTC 13.0 would rather spill
+// than let these two have the registers that they need, though shared memory holds no more than two or three blocks of them.
+#if !defined(DLLM_EMU) && __CUDA_ARCH__ >= 1000
+#define DLLM_ATTENTION_BLOCKS(D) (D == 96 || D == 128 ? 2 : 0)
+#else
+#define DLLM_ATTENTION_BLOCKS(D) 0
+#endif
+
 // Strides are structs of three 64-bit integers, passed by value.
 #define DLLM_ATTENTION_ROWS(T, D, ROWS, SUFFIX)                                                                           \
-    extern "C" __global__ void __launch_bounds__(ROWS / dllm::ROWS_PER_WARP * dllm::WARP)                                 \
+    extern "C" __global__ void __launch_bounds__(ROWS / dllm::ROWS_PER_WARP * dllm::WARP, DLLM_ATTENTION_BLOCKS(D))       \
         dllm_attention_d##D##_rows##ROWS##_##SUFFIX(                                                                      \
             const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const int32_t* __restrict__ begin, \
             const int32_t* __restrict__ end, T* out, float* parts, float* log_sums, dllm::Strides q_strides,              \

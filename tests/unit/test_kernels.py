@@ -50,7 +50,7 @@ for _dtype in ("bf16", "f16"):
         f"dllm_fused_swiglu_{_dtype}": (64, 0),
     }
     # 168 registers are three blocks of 128 threads on a multiprocessor, 255 are two; from 128 numbers on, memory holds no more.
-    for _depth, _registers in {64: 144, 80: 144, 96: 168, 128: 192, 192: 224, 256: 255}.items():
+    for _depth, _registers in {64: 144, 80: 144, 96: 192, 128: 255, 192: 224, 256: 255}.items():
         BOUNDS |= {
             f"dllm_attention_d{_depth}_rows32_{_dtype}": (_registers, 0),
             f"dllm_attention_d{_depth}_rows64_{_dtype}": (_registers, 0),
