@@ -126,6 +126,7 @@ class Past:
     def __init__(self, layers: list[tuple[Tensor, Tensor]] | None = None) -> None:
         self.layers = layers or []
         self.growing = layers is None
+        self.spare = 0  # positions lie at or below it
 
     def before(self, end: int) -> Past:
         """Positions below `end`."""
@@ -157,6 +158,7 @@ class Plain:
         if past is not None:
             seen = max(begin + seen, past.layers[0][0].shape[2])
         kept = Past() if past is None else past
+        kept.spare = seen
         batch = Batch(ids=ids, positions=positions, cache=cast(SlotCache, kept), slots=positions, keys=seen)
         logits = self._network.logits(self._network.hidden(batch))
         logits[..., self._mask] = -torch.inf
