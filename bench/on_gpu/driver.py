@@ -25,6 +25,10 @@ Json = dict[str, Any]
 _POLL_S = 0.05
 # Of what is printed at the end: a few words of each that failed, all of which are in the log.
 _LAST_LINES, _LAST_CHARACTERS, _WHY_CHARACTERS = 12, 1000, 300
+# Of what a check prints: the beginning and the end, so much of each. What is larger in all may not come back from there.
+_HALF_LOG_BYTES = 256 * 1024
+# A process that waits for a device which does not answer is not gone with its SIGKILL.
+_GONE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ class Driver:
         self._budget_s = budget_s
         self._logs: dict[str, str] = {}
         self._running: list[_Running] = []
+        self._not_written: OSError | None = None
 
     def run(self) -> bool:
         """True if every check ran and held, and, of all checks, every kernel was launched by one."""
@@ -136,8 +141,9 @@ class Driver:
 
     @property
     def has_held(self) -> bool:
-        """Has everything?"""
-        return all(outcome.has_held for outcome in self.outcomes.values()) and not self.never_launched
+        """Has everything, and is it on the disk?"""
+        are_held = all(outcome.has_held for outcome in self.outcomes.values())
+        return are_held and not self.never_launched and self._not_written is None
 
     @property
     def launched(self) -> Counter[str]:
@@ -165,6 +171,8 @@ class Driver:
                 lines += [f"\n----- {name}: {outcome.status}: {outcome.why[:_WHY_CHARACTERS]}", last[-_LAST_CHARACTERS:]]
         if missing := self.never_launched:
             lines.append(f"\n----- kernels that no check launched: {', '.join(missing)}")
+        if self._not_written is not None:
+            lines.append(f"\n----- not written: {self._not_written}")
         return "\n".join(lines)
 
     # --- running
@@ -221,7 +229,7 @@ class Driver:
             outcome = self._judged(one)
         outcome.seconds = time.perf_counter() - one.began
         self.outcomes[one.check.name] = outcome
-        self._logs[one.check.name] = one.log.read_text(encoding="utf-8", errors="replace")
+        self._logs[one.check.name] = _log(one.log)
         print(
             f"{one.check.name}: {outcome.status} ({outcome.seconds:.0f} s) {outcome.why[:_WHY_CHARACTERS]}".rstrip(), flush=True
         )
@@ -230,18 +238,20 @@ class Driver:
     def _judged(self, one: _Running) -> Outcome:
         code = one.process.poll()
         # What it has started may outlive it.
-        _kill(one.process)
+        is_gone = _kill(one.process)
         if code is None:
             is_over = self._left() <= 0
             over = f"killed as the {self._budget_s:g} s of the budget were over"
-            return Outcome("OUT OF TIME", over if is_over else f"killed at its limit of {one.check.limit_s:g} s")
+            left = "" if is_gone else ", and was still there afterwards: the device does not answer"
+            return Outcome("OUT OF TIME", (over if is_over else f"killed at its limit of {one.check.limit_s:g} s") + left)
         record = _read(one.record)
         found: Json = {"launched": (record or {}).get("launched", {}), "found": (record or {}).get("found", {})}
         if code < 0:
-            return Outcome("DIED", f"by {signal.Signals(-code).name}", **found)
-        if code > 0 or record is None:
-            why = (record or {}).get("why") or f"status {code}, and no record"
-            return Outcome("FAILED" if code > 0 else "NO RECORD", why, **found)
+            return Outcome("DIED", f"by {_name(-code)}", **found)
+        if record is None:
+            return Outcome("FAILED" if code > 0 else "NO RECORD", f"status {code}, and no record", **found)
+        if code > 0 or record.get("why"):
+            return Outcome("FAILED", record.get("why") or f"status {code}, behind a check that had held", **found)
         if not record["launched"]:
             return Outcome("LAUNCHED NOTHING", "it ended well, but no kernel was launched in it", **found)
         return Outcome("held", **found)
@@ -249,6 +259,17 @@ class Driver:
     # --- writing
 
     def _write(self) -> None:
+        """A disk that is full costs what is written, not the run."""
+        try:
+            self._write_all()
+        except OSError as error:
+            if self._not_written is None:
+                print(f"not written: {error}", flush=True)
+            self._not_written = error
+        else:
+            self._not_written = None
+
+    def _write_all(self) -> None:
         result = self._facts | {
             "held": self.has_held and len(self.outcomes) == len(self._checks),
             "seconds": round(time.perf_counter() - self._began, 1),
@@ -268,7 +289,7 @@ class Driver:
         }
         _replace(self._out / "first.json", json.dumps(result, indent=1) + "\n")
         logs = [(name, f"{self.outcomes[name].status} {self.outcomes[name].why}", text) for name, text in self._logs.items()]
-        logs += [(one.check.name, "running", one.log.read_text(encoding="utf-8", errors="replace")) for one in self._running]
+        logs += [(one.check.name, "running", _log(one.log)) for one in self._running]
         _replace(self._out / "first.log", "".join(f"===== {name}: {status}\n{text}\n" for name, status, text in logs))
 
 
@@ -286,23 +307,52 @@ def _stopped_gently() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started."""
+def _kill(process: subprocess.Popen[bytes]) -> bool:
+    """Ends a process and all that it started. Is it gone?"""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        process.wait(_GONE_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _name(number: int) -> str:
+    """Of a signal; those for real time have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _log(path: Path) -> str:
+    """What a check has printed, without the middle where it is too much."""
+    with path.open("rb") as file:
+        begin = file.read(_HALF_LOG_BYTES)
+        left_out = file.seek(0, os.SEEK_END) - 2 * _HALF_LOG_BYTES
+        file.seek(max(_HALF_LOG_BYTES, _HALF_LOG_BYTES + left_out))
+        end = file.read(_HALF_LOG_BYTES)
+    gap = f"\n[{left_out} bytes are left out here]\n".encode() if left_out > 0 else b""
+    return (begin + gap + end).decode("utf-8", errors="replace")
 
 
 def _read(record: Path) -> Json | None:
     try:
         found: Json = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        is_whole = isinstance(found["launched"], dict) and isinstance(found["found"], dict)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found
+    return found if is_whole else None
 
 
 def _replace(path: Path, text: str) -> None:
     """Whoever reads sees the whole file."""
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

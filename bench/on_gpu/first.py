@@ -90,8 +90,10 @@ def _arguments() -> argparse.Namespace:
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=place.ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+        try:
+            return subprocess.run(["git", *words], cwd=place.ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        except OSError:  # a machine without git
+            return ""
 
     return {
         "check": "first",

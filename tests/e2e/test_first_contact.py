@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.on_gpu import driver as driver_module
+from bench.on_gpu import first as first_program
 from bench.on_gpu import place
 from bench.on_gpu.driver import Check, Driver
 from emulator import build
@@ -34,6 +37,13 @@ PLANTED = {
     "segfaults": "os.kill(os.getpid(), 11)",
     "launches nothing": "record({'launched': {}, 'found': {}, 'why': None})",
     "says nothing": "pass",
+    "says half": "open(path, 'w').write('{')",
+    "says something else": "record([1])",
+    "ends with a reason": "record({'launched': {'a': 1}, 'found': {}, 'why': 'AssertionError: not equal'})",
+    "breaks at its end": HOLDS + "; sys.exit(3)",
+    "is killed": "os.kill(os.getpid(), 9)",
+    "gets a signal without a name": "os.kill(os.getpid(), 37)",
+    "prints without end": "print('first words'); [print('x' * 9999) for _ in range(3000)]; print('last words'); sys.exit(1)",
     "exits early": "sys.exit(0)",
     "leaves a child": "import subprocess; subprocess.Popen(['sleep', '60']); " + HOLDS,
 }
@@ -41,7 +51,7 @@ PLANTED = {
 
 def drive(out, *names, first=None, limit=20.0, budget=60.0, width=3, is_whole=True):
     def command(check, record):
-        code = f"import json, os, sys, time\nrecord = lambda r: open({str(record)!r}, 'w').write(json.dumps(r))\n"
+        code = f"import json, os, sys, time\npath = {str(record)!r}\nrecord = lambda r: open(path, 'w').write(json.dumps(r))\n"
         return [sys.executable, "-c", code + PLANTED[check.does]]
 
     names = (*([first] if first else []), *names)
@@ -73,7 +83,13 @@ def test_checks_that_hold_hold(tmp_path, capsys):
         ("aborts", "DIED", "by SIGABRT"),
         ("segfaults", "DIED", "by SIGSEGV"),
         ("launches nothing", "LAUNCHED NOTHING", "no kernel was launched"),
+        ("is killed", "DIED", "by SIGKILL"),
+        ("gets a signal without a name", "DIED", "by signal 37"),
         ("says nothing", "NO RECORD", "no record"),
+        ("says half", "NO RECORD", "no record"),
+        ("says something else", "NO RECORD", "no record"),
+        ("ends with a reason", "FAILED", "AssertionError: not equal"),
+        ("breaks at its end", "FAILED", "status 3, behind a check that had held"),
         ("exits early", "NO RECORD", "no record"),
     ],
 )
@@ -86,6 +102,64 @@ def test_a_check_that_fails_loses_itself_alone(fault, status, why, tmp_path):
     assert why in result["checks"][fault]["why"]
     assert result["checks"]["holds"]["status"] == "held"
     assert f"----- {fault}: {status}" in driver.table()
+
+
+def test_of_a_log_without_end_both_ends_are_kept(tmp_path):
+    """The files that come back from such a machine are at most so large; what is larger is lost."""
+    drive(tmp_path, "prints without end")
+    log = (tmp_path / "first.log").read_text(encoding="utf-8")
+    assert len(log) < 2**20
+    assert "first words" in log
+    assert "bytes are left out here" in log
+    assert "last words" in log
+
+
+def test_logs_are_whole_where_they_are_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver_module, "_HALF_LOG_BYTES", 4)
+    for text, kept in (
+        ("", ""),
+        ("abc", "abc"),
+        ("abcdefgh", "abcdefgh"),
+        ("abcdefghi", "abcd\n[1 bytes are left out here]\nfghi"),
+    ):
+        (tmp_path / "log").write_text(text)
+        assert driver_module._log(tmp_path / "log") == kept
+
+
+def test_what_cannot_be_written_has_not_held_and_is_told(tmp_path, monkeypatch, capsys):
+    def full(_path, _text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(driver_module, "_replace", full)
+    driver, has_held = drive(tmp_path, "holds")
+    assert not has_held
+    assert driver.outcomes["holds"].has_held, "the run went on"
+    assert "not written: [Errno 28]" in driver.table()
+    assert capsys.readouterr().out.count("not written:") == 1
+
+
+def test_a_process_that_does_not_go_is_left(tmp_path, monkeypatch):
+    """One that waits in the driver of a device is not gone with its SIGKILL."""
+
+    asked = []
+
+    def wait(process, timeout=None):
+        asked.append(process)
+        raise subprocess.TimeoutExpired("a check", timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess.Popen, "wait", wait)
+        _, has_held = drive(tmp_path, "hangs", "holds", limit=1.5)
+    for process in asked:
+        process.wait()
+    assert not has_held
+    assert "still there" in written(tmp_path)["checks"]["hangs"]["why"]
+
+
+def test_a_machine_without_git_is_no_reason_to_fail(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    facts = first_program._facts(argparse.Namespace(only=[], dry_run=True))
+    assert facts["commit"] is None
 
 
 def test_a_hang_is_killed_at_its_limit_and_what_it_printed_is_kept(tmp_path):
