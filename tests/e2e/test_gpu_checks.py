@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from bench.on_gpu import launched
+from bench.on_gpu import launched, small
 from bench.on_gpu.checks import CHECKS, child, loading, models, tools
 from bench.on_gpu.stage import Stage
 from dllm_fast import kernels, launches
@@ -136,12 +136,12 @@ def test_the_sanitizers_program_must_hold_and_launch(check, tmp_path, monkeypatc
 def test_a_tool_that_does_not_know_an_option_is_asked_without(refusals, monkeypatch, tmp_path):
     asked = []
 
-    def small(_stage, _program, under):
+    def runs(_stage, _program, under):
         asked.append(under)
         is_refused = len(asked) <= refusals
         return (1, None) if is_refused else (0, {"launched": {"dllm_commit": 1}, "why": None})
 
-    monkeypatch.setattr(tools, "_small", small)
+    monkeypatch.setattr(tools, "_small", runs)
     monkeypatch.setattr(tools, "every_kernel", lambda _: {"dllm_commit"})
     monkeypatch.setattr(tools.shutil, "which", lambda *_, **__: "/bin/tool")
     stage = Stage(torch.device("cpu"), dry=False, quick=True, deadline=time.perf_counter() + 60, out=tmp_path)
@@ -149,6 +149,43 @@ def test_a_tool_that_does_not_know_an_option_is_asked_without(refusals, monkeypa
     ours = [("--kernel-name", "kns=dllm_"), ("--kernel-regex", "kns=dllm_"), ()][: refusals + 1]
     common = ["/bin/tool", "--tool", "racecheck", "--error-exitcode", "9", "--print-limit", "20"]
     assert asked == [[*common, *one] for one in ours]
+
+
+SEEN = "========= Invalid __global__ read of size 16 bytes\n"
+
+
+@pytest.mark.parametrize(("status", "said", "is_seen"), [(9, SEEN, True), (1, SEEN, True), (0, "", False), (1, "", False)])
+def test_a_tool_that_looks_at_nothing_is_seen(status, said, is_seen, monkeypatch, tmp_path):
+    """A filter of names that fits no kernel, say: then nothing is found where nothing is wrong, and nowhere else."""
+    stage = Stage(torch.device("cpu"), dry=False, quick=True, deadline=time.perf_counter() + 60, out=tmp_path)
+
+    def runs(_stage, program, _under, file=None):
+        if program == "bench.on_gpu.small:every_kernel":
+            return 0, {"launched": {"dllm_commit": 1}, "why": None}
+        file.write(said)
+        return status, None
+
+    monkeypatch.setattr(tools, "_small", runs)
+    monkeypatch.setattr(tools, "every_kernel", lambda _: {"dllm_commit"})
+    monkeypatch.setattr(tools.shutil, "which", lambda *_, **__: "/bin/tool")
+    if is_seen:
+        tools.memcheck(stage)
+    else:
+        with pytest.raises(AssertionError, match="a planted fault was not seen"):
+            tools.memcheck(stage)
+
+
+def test_the_planted_fault_reads_behind_its_tensor(tmp_path):
+    """Only the launch: what it reads is memory of somebody else."""
+    queued = []
+    stage = Stage(torch.device("cpu"), dry=True, quick=True, deadline=time.perf_counter() + 60, out=tmp_path)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(launcher, "run", lambda queue, _device: queued.extend(queue))
+        small.beyond(stage)
+    (launch,) = queued
+    assert launch.kernel == "dllm_fused_swiglu_bf16"
+    assert [argument.value for argument in launch.arguments[2:]] == [2, 8]
+    assert launch.grid == (1, 1, 1)
 
 
 @needs_emulator

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -26,8 +26,11 @@ _REFUSAL_S = 10.0
 
 
 def memcheck(stage: Stage) -> Json:
-    """Reads and writes outside of what was allocated, and at addresses that are not aligned."""
-    return _sanitized(stage, "memcheck")
+    """Reads and writes outside of what was allocated, and at addresses that are not aligned. One of them is planted."""
+    found = _sanitized(stage, "memcheck")
+    if not stage.dry:
+        _sees_a_fault(stage, found["command"])
+    return found
 
 
 def racecheck(stage: Stage) -> Json:
@@ -61,11 +64,22 @@ def _sanitized(stage: Stage, check: str, *, rehearsed: str = "") -> Json:
     named = {"dllm_commit"} if stage.dry and rehearsed else every_kernel(stage) - {"dllm_loop_next"}
     missing = named - record["launched"].keys()
     assert not missing, f"not launched under {check}: {sorted(missing)}"
-    return {"tool": tool}
+    return {"tool": tool, "command": [*under, *(ours if under else ())]}
 
 
-def _small(stage: Stage, program: str, under: list[str]) -> tuple[int, Json | None]:
-    """Status of the small program, and what it wrote at its end, if it came so far."""
+def _sees_a_fault(stage: Stage, under: list[str]) -> None:
+    """A tool that looks at no kernel of ours, for a filter of names that fits none, would find nothing either."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        status, _ = _small(stage, "bench.on_gpu.small:beyond", under, file)
+        file.seek(0)
+        said = file.read()
+    is_seen = status != 0 and "Invalid __global__ read" in said
+    assert is_seen, f"a planted fault was not seen, status {status}:\n{said[-3000:]}"
+    print("a planted read behind a tensor was seen", flush=True)
+
+
+def _small(stage: Stage, program: str, under: list[str], said: IO[str] | None = None) -> tuple[int, Json | None]:
+    """Status of the small program, and what it wrote at its end, if it came so far. What it prints goes to `said`."""
     left = stage.deadline - time.perf_counter() - 5
     with tempfile.TemporaryDirectory(prefix="small-") as folder:
         record = Path(folder, "record.json")
@@ -77,7 +91,7 @@ def _small(stage: Stage, program: str, under: list[str]) -> tuple[int, Json | No
             command.append("--dry-run")
         sys.stdout.flush()
         status = subprocess.run(
-            command, env=environment, stderr=subprocess.STDOUT, timeout=max(left, 1), check=False
+            command, env=environment, stdout=said, stderr=subprocess.STDOUT, timeout=max(left, 1), check=False
         ).returncode
         try:
             return status, json.loads(record.read_text(encoding="utf-8"))
