@@ -256,13 +256,16 @@ __device__ __forceinline__ void add_tiles(RowsShared<T>& shared, int tiles, int 
     } else if (lane == 1) {
         shared.moment[winner] = double(moment);
     }
-    const double* from = lane == 1 ? shared.moment : lane == 2 && draws ? shared.draw_mass : shared.rest;
     double sum = 0.0;
+    // No other lane reads an array that a lane has just written to.
+    if (lane < (draws ? 3 : 2)) {
+        const double* from = lane == 0 ? shared.rest : lane == 1 ? shared.moment : shared.draw_mass;
 #pragma unroll 4
-    for (int i = 0; i < tiles; ++i) {
-        sum = __dadd_rn(sum, from[i]);
-        if (lane == 2) {
-            shared.running[i] = sum;
+        for (int i = 0; i < tiles; ++i) {
+            sum = __dadd_rn(sum, from[i]);
+            if (lane == 2) {
+                shared.running[i] = sum;
+            }
         }
     }
     if (lane == 0) {

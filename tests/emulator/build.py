@@ -16,10 +16,13 @@ KERNELS = ROOT / "cuda"
 _HERE = Path(__file__).parent
 _RUNTIME = _HERE / "runtime"
 _PARTS = (_RUNTIME / "runtime.cpp", _RUNTIME / "matrices.cpp")
+_RACES = _RUNTIME / "races.cpp"
 _CACHE = ROOT / "build" / "emulator"
 # No contraction: a * b + c must round twice where the kernel says so.
 _FLAGS = ("-std=c++17", "-fPIC", "-DDLLM_EMU", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
 OPTIMISED = ("-O1",)
+#: Every access to memory calls a function, which is in races.cpp.
+WATCHED = ("-O1", "-fsanitize=thread")
 SANITIZED = ("-O0", "-g", "-fsanitize=address", "-fno-omit-frame-pointer")
 
 
@@ -82,3 +85,13 @@ def library(
     parts = (_compiled(part.read_text(encoding="utf-8"), part, "o", (*flags, "-c")) for part in _PARTS)
     code = source.read_text(encoding="utf-8") if text is None else text
     return _compiled(code, source, "so", (*flags, "-shared", *map(str, parts)), replaced)
+
+
+def watched(source: Path, *, text: str | None = None, replaced: dict[str, str] | None = None) -> Path:
+    """A library that fails at hazards in shared memory (races.cpp), slowly."""
+    machine = _machine_flags()
+    parts = [_compiled(part.read_text(encoding="utf-8"), part, "o", (*OPTIMISED, *machine, "-c")) for part in (*_PARTS, _RACES)]
+    code = source.read_text(encoding="utf-8") if text is None else text
+    kernels = _compiled(code, source, "o", (*WATCHED, *machine, "-c"), replaced)
+    # Linked by itself: ThreadSanitizer's own library would come with its option.
+    return _compiled("", source, "watched.so", ("-shared", *map(str, (kernels, *parts))))

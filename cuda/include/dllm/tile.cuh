@@ -168,7 +168,7 @@ struct Tile {
             async_copy_16(&vectors[v], source + v, true);
         }
         if (rank < PER_VECTOR) {
-            if (rank >= lead && rank < end) {
+            if (lead > 0 && rank >= lead && rank < end) {
                 elements()[rank] = tile[rank - lead];
             }
             const int e = last * PER_VECTOR + rank;

@@ -117,3 +117,65 @@ extern "C" __global__ void planted_no_wait(const int* in) {
     async_copy_close_group();
 }
 DLLM_EXPORT(planted_no_wait)
+
+// Lanes of a warp take their neighbour's number; planted: a warp operation between that keeps no memory in order.
+template <bool PLANTED>
+__device__ void neighbour(const int* in, int* out) {
+    DLLM_SHARED(Numbers, shared);
+    shared.values[threadIdx.x] = in[threadIdx.x];
+    if (PLANTED) {
+        __ballot_sync(FULL_WARP, true);
+    } else {
+        __syncwarp();
+    }
+    out[threadIdx.x] = shared.values[threadIdx.x ^ 1];
+}
+extern "C" __global__ void neighbours(const int* in, int* out) { neighbour<false>(in, out); }
+DLLM_EXPORT(neighbours)
+extern "C" __global__ void planted_missing_syncwarp(const int* in, int* out) { neighbour<true>(in, out); }
+DLLM_EXPORT(planted_missing_syncwarp)
+
+// Threads add to one number; planted: one of them does not do so atomically, or all write the same.
+template <int PLANTED>
+__device__ void add(const int* in, int* out) {
+    DLLM_SHARED(Numbers, shared);
+    if (threadIdx.x == 0) {
+        shared.values[0] = 0;
+    }
+    __syncthreads();
+    if (PLANTED == 1 && threadIdx.x == 9) {
+        shared.values[0] += in[9];
+    } else if (PLANTED == 2) {
+        shared.values[0] = in[0];
+    } else {
+        atomicAdd(&shared.values[0], in[threadIdx.x]);
+    }
+    __syncthreads();
+    out[threadIdx.x] = shared.values[0];
+}
+extern "C" __global__ void added(const int* in, int* out) { add<0>(in, out); }
+DLLM_EXPORT(added)
+extern "C" __global__ void planted_plain_addition(const int* in, int* out) { add<1>(in, out); }
+DLLM_EXPORT(planted_plain_addition)
+extern "C" __global__ void planted_same_value(const int* in, int* out) { add<2>(in, out); }
+DLLM_EXPORT(planted_same_value)
+
+// The numbers of others, copied asynchronously; planted: waited for behind the barrier.
+template <bool PLANTED>
+__device__ void copied(const int* in, int* out) {
+    DLLM_SHARED(Stages, shared);
+    async_copy_16(&shared.values[0][4 * threadIdx.x], in + 4 * threadIdx.x, true);
+    async_copy_close_group();
+    if (!PLANTED) {
+        async_copy_wait<0>();
+    }
+    __syncthreads();
+    async_copy_wait<0>();
+    for (int i = 0; i < 4; ++i) {
+        out[4 * threadIdx.x + i] = shared.values[0][127 - 4 * threadIdx.x - i];
+    }
+}
+extern "C" __global__ void copies_of_others(const int* in, int* out) { copied<false>(in, out); }
+DLLM_EXPORT(copies_of_others)
+extern "C" __global__ void planted_late_wait(const int* in, int* out) { copied<true>(in, out); }
+DLLM_EXPORT(planted_late_wait)

@@ -46,6 +46,7 @@ constexpr size_t OPERAND_BYTES = 64;
 // A warp waits here for its lanes: each puts down an operand, the last to come works out all results.
 struct Warp {
     int arrived = 0;
+    unsigned syncs = 0;  // __syncwarp that it has passed
     const char* operation = nullptr;
     alignas(16) unsigned char operands[WARP][OPERAND_BYTES];
     alignas(16) unsigned char results[WARP][OPERAND_BYTES];
@@ -61,7 +62,7 @@ struct AsyncCopy {
 
 struct Fiber {
     Index thread;
-    unsigned lane;
+    unsigned linear, lane;
     Warp* warp;
     // What it waits at; null while it can run.
     const char* waits_at = nullptr;
@@ -76,6 +77,23 @@ struct Fiber {
 // The fiber that runs, and where its block lies.
 extern Fiber* current;
 extern Index block_index, block_size, grid_size;
+
+// How shared memory is reached. Threads may add atomically to the same number beside each other.
+enum class Access { read, write, atomic };
+
+// Told of every access to memory, in libraries that watch for hazards (races.cpp); null in others.
+extern void (*watch)(const void* address, size_t bytes, Access access);
+
+// Barriers of blocks that have been passed, and blocks that have begun: what lies apart in this is in order.
+extern uint64_t barriers_passed;
+
+struct SharedRange {
+    const char* begin;
+    size_t bytes;
+};
+
+// The shared memory of the block that runs.
+SharedRange shared_range();
 
 // Stops the launch with a text.
 [[noreturn]] void fail(const char* what);
@@ -289,9 +307,12 @@ inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
-// Fibers and blocks run one at a time, so a plain addition is atomic.
+// Fibers and blocks run one at a time, so a plain addition is atomic. (Inlined it would be watched like any other access.)
 template <typename T>
-T atomicAdd(T* address, T value) {
+__attribute__((noinline, no_sanitize("thread"))) T atomicAdd(T* address, T value) {
+    if (emu::watch != nullptr) {
+        emu::watch(address, sizeof(T), emu::Access::atomic);
+    }
     const T old = *address;
     *address = old + value;
     return old;

@@ -57,6 +57,9 @@ void load_checked(const char* name, uint32_t (&registers)[4], const void* row) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
         fail("a row of a matrix at an address that is not a multiple of 16");
     }
+    if (watch != nullptr) {
+        watch(row, 16, Access::read);
+    }
     const Registers result = warp_operation<Registers, const void*, load<TRANSPOSED>>(name, row);
     std::memcpy(registers, &result, sizeof registers);
 }

@@ -20,6 +20,8 @@ namespace emu {
 Fiber* current;
 Index block_index, block_size, grid_size;
 size_t dynamic_shared_bytes;
+void (*watch)(const void*, size_t, Access);
+uint64_t barriers_passed;
 
 namespace {
 
@@ -44,6 +46,9 @@ std::string failure;
 bool copies_arrive_at_once;
 
 void carry_out(const AsyncCopy& copy) {
+    if (watch != nullptr) {
+        watch(copy.destination, copy.bytes, Access::write);
+    }
     if (copy.is_zero_fill) {
         std::memset(copy.destination, 0, copy.bytes);
     } else {
@@ -187,6 +192,7 @@ void run_block(ThreadOrder& order) {
         warp.arrived = 0;
     }
     block->at_barrier = 0;
+    ++barriers_passed;
     size_t done = 0;
     while (done < block->fibers.size() && failure.empty()) {
         bool has_run = false;
@@ -227,6 +233,7 @@ void wait_for_block() {
         return wait("__syncthreads");
     }
     block->at_barrier = 0;
+    ++barriers_passed;
     for (Fiber& fiber : block->fibers) {
         fiber.waits_at = nullptr;
     }
@@ -244,6 +251,7 @@ void wait_for_warp(const char* operation, void (*finish)(Warp&)) {
     }
     finish(warp);
     warp.arrived = 0;
+    warp.syncs += std::strcmp(operation, "__syncwarp") == 0;
     const size_t first = size_t(&warp - block->warps.data()) * WARP;
     for (size_t i = first; i < first + WARP; ++i) {
         block->fibers[i].waits_at = nullptr;
@@ -256,6 +264,9 @@ void async_copy(void* destination, const void* source, size_t bytes, bool is_zer
     }
     if (!is_zero_fill && reinterpret_cast<uintptr_t>(source) % bytes != 0) {
         fail("an asynchronous copy from an address that is not a multiple of its size");
+    }
+    if (watch != nullptr) {
+        watch(destination, bytes, Access::write);  // from now on until it has been waited for
     }
     current->copies.push_back({destination, source, bytes, is_zero_fill});
     if (copies_arrive_at_once) {
@@ -273,8 +284,12 @@ void async_copy_wait(size_t open_groups) {
     }
     const size_t finished = groups.size() - open_groups;
     const size_t done = groups[finished - 1];
-    for (size_t i = 0; i < done && !copies_arrive_at_once; ++i) {
-        carry_out(copies[i]);
+    for (size_t i = 0; i < done; ++i) {
+        if (!copies_arrive_at_once) {
+            carry_out(copies[i]);
+        } else if (watch != nullptr) {
+            watch(copies[i].destination, copies[i].bytes, Access::write);  // no later than now
+        }
     }
     copies.erase(copies.begin(), copies.begin() + std::ptrdiff_t(done));
     groups.erase(groups.begin(), groups.begin() + std::ptrdiff_t(finished));
@@ -282,6 +297,8 @@ void async_copy_wait(size_t open_groups) {
         group -= done;
     }
 }
+
+SharedRange shared_range() { return {static_cast<const char*>(block->shared), block->shared_bytes}; }
 
 void* shared_arena(size_t bytes, size_t alignment) {
     if (block->shared == nullptr) {
@@ -317,6 +334,7 @@ int launch(void (*entry)(Arguments), Arguments given, const unsigned* grid, cons
     for (size_t i = 0; i < threads && failure.empty(); ++i) {
         Fiber& fiber = own.fibers[i];
         fiber.thread = {unsigned(i % size[0]), unsigned(i / size[0] % size[1]), unsigned(i / size[0] / size[1])};
+        fiber.linear = unsigned(i);
         fiber.lane = unsigned(i % WARP);
         fiber.warp = &own.warps[i / WARP];
         fiber.stack = stacks() + i * STACK_BYTES;
