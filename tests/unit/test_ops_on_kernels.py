@@ -68,6 +68,18 @@ def test_positions_and_current_that_are_on_the_device_stay_there(monkeypatch):
     assert torch.isnan(outside.current).tolist() == [True, True, False, False, False], "nobody could look at these ids"
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64])
+def test_ids_on_the_device_may_have_any_integer_dtype(monkeypatch, dtype):
+    rows = logits(4, 70_000)
+    ids = torch.tensor([0, 127, 3, 5])
+    core = dllm_fast.mask_predict(rows, current=ids, positions=ids, temperature=1.0)
+    monkeypatch.setattr(device, "_is_there", lambda x, _: isinstance(x, torch.Tensor))
+    with emulated():
+        same(dllm_fast.mask_predict(rows, current=ids.to(dtype), positions=ids.to(dtype), temperature=1.0), core)
+        with pytest.raises(InvalidValueError, match="must hold an integer"):
+            dllm_fast.mask_predict(rows, current=ids.to(torch.complex64))
+
+
 def test_a_row_without_statistics_is_reported_when_it_is_read():
     rows = logits(4, 300)
     rows[2, 17] = torch.nan

@@ -288,12 +288,14 @@ def mask_predict(
     n, vocabulary = logits.shape
     on_device = {name: x for name, x in (("position", positions), ("current", current)) if _is_there(x, logits)}
     for name, x in on_device.items():
-        if x.shape != (n,) or x.dtype.is_floating_point or x.dtype == torch.bool:
+        if x.shape != (n,) or x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool:
             label = "positions" if name == "position" else name
             raise InvalidValueError(
                 f"{label} must hold an integer for each of the {n} rows, got {x.dtype} of shape {list(x.shape)}; check it"
             )
     filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "softcap": softcap}
+    # The size of the vocabulary need not fit into a narrow dtype, and torch does not compare all of those without a sign.
+    on_device = {name: x.long() for name, x in on_device.items()}
     places = None if "position" in on_device or positions is None else integer_array(positions, "positions")
     # The core checks the settings, and then what belongs to single rows, on logits that cost nothing.
     checked: dict[str, Any] = {"seed": seed, "request": request, "positions": places, "step": step}
