@@ -9,6 +9,7 @@ import torch
 import dllm_fast
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.ops import attention as attention_op
+from dllm_fast.ops import fused
 from dllm_fast.ops import mask_predict as device
 from emulator import build
 from emulator.operations import emulated
@@ -78,6 +79,18 @@ def test_ids_on_the_device_may_have_any_integer_dtype(monkeypatch, dtype):
         same(dllm_fast.mask_predict(rows, current=ids.to(dtype), positions=ids.to(dtype), temperature=1.0), core)
         with pytest.raises(InvalidValueError, match="must hold an integer"):
             dllm_fast.mask_predict(rows, current=ids.to(torch.complex64))
+
+
+def test_a_sum_of_two_dtypes_goes_to_torch():
+    """The kernel would read the bits of one as the other's."""
+    stream, weight = logits(3, 16), torch.ones(16).bfloat16()
+    expected = fused.add_norm(stream, stream.half(), weight, 1e-6)
+    with emulated() as launched:
+        ours = fused.add_norm(stream, stream.half(), weight, 1e-6)
+        assert launched == []
+        fused.add_norm(stream, stream, weight, 1e-6)
+    assert launched == ["dllm_fused_add_norm_bf16"]
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
 
 
 def test_a_row_without_statistics_is_reported_when_it_is_read():

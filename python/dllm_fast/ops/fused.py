@@ -23,7 +23,7 @@ def add_norm(stream: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -
 
     The norm is computed in float32 and goes back to the dtype of the stream before the weight.
     """
-    if not _is_launched(stream, weight) or (delta is not None and not _is_launched(delta)):
+    if not _is_launched(stream, weight, *(() if delta is None else (delta,))):
         summed = stream if delta is None else stream + delta
         wide = summed.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
