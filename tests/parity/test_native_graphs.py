@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import warnings
 import weakref
@@ -194,9 +195,48 @@ def patched(model):
     layer.forward = lambda *args, **named: plain(layer, *args, **named) * 2
 
 
-@pytest.mark.parametrize("change", [replaced, set_otherwise, patched])
+def patched_class(model):
+    kind = type(model.bert.encoder.layer[0])
+    plain = kind.forward
+    kind.forward = lambda *args, **named: plain(*args, **named) * 2
+
+
+def set_in_a_record(model):
+    model.bert.encoder.layer[0].record.factor = 2.0
+
+
+def new_head(model):
+    head = model.get_output_embeddings()
+    model.head_before = [head]  # who is still there, but nobody's head any more
+    other = torch.nn.Linear(head.in_features, head.out_features).eval()
+    model.set_output_embeddings(other)
+    with torch.no_grad():
+        other.weight.copy_(head.weight.flip(0))
+
+
+@dataclasses.dataclass
+class Settings:
+    factor: float = 1.0
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """Layers that read a record which is no config, and get their forward back."""
+    plain = hf.models.bert.modeling_bert.BertLayer.forward
+
+    def forward(self, *args, **named):
+        return plain(self, *args, **named) * self.record.factor
+
+    monkeypatch.setattr(hf.models.bert.modeling_bert.BertLayer, "forward", forward)
+    monkeypatch.setattr(hf.models.bert.modeling_bert.BertLayer, "record", Settings(), raising=False)
+
+
+@pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("change", [replaced, set_otherwise, patched, patched_class, set_in_a_record, new_head])
 def test_a_model_that_has_changed_is_captured_anew(change, recorder, monkeypatch):
     model = model_of("Bert")
+    for layer in model.bert.encoder.layer:
+        layer.record = Settings()
     tokens(model)
     captured = recorder.captured
     tokens(model)
@@ -207,10 +247,43 @@ def test_a_model_that_has_changed_is_captured_anew(change, recorder, monkeypatch
     assert recorder.captured == captured
     change(model)
     ours = tokens(model)
-    assert recorder.captured == 2 * captured
+    assert recorder.captured > captured
+    replayed = recorder.replayed
+    assert tokens(model) == ours
+    assert recorder.replayed > replayed
     monkeypatch.setattr(native_engine, "capture_on", lambda _: None)
     native_engine._ENGINES.pop(model)
     assert ours == tokens(model)
+
+
+def test_a_model_that_has_fewer_layers_is_probed_anew(recorder):
+    model = model_of("Llama")
+    tokens(model)
+    model.model.layers = model.model.layers[:1].eval()
+    fewer = tokens(model)
+    native_engine._ENGINES.pop(model)
+    assert fewer == tokens(model)
+
+
+class FailsOnce(LongReader):
+    """Fails in the first forward of a long text, before it reads."""
+
+    has_failed = False
+
+    def forward(self, input_ids=None, **rest):
+        if input_ids.shape[1] > self.least and not FailsOnce.has_failed:
+            FailsOnce.has_failed = True
+            raise RuntimeError("out of memory, say")
+        return super().forward(input_ids=input_ids, **rest)
+
+
+def test_a_shape_whose_first_step_failed_is_still_looked_at(recorder):
+    model = drawn(FailsOnce(hf.BertConfig(**MLM)))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tokens(model)
+    with pytest.warns(DllmFastWarning, match="reads a value on the host"):
+        tokens(model)
+    assert recorder.captured == 0
 
 
 def test_autocast_runs_eagerly(recorder):
@@ -281,7 +354,10 @@ def test_what_stays_on_the_device_is_no_read():
     assert reads.found is others.found is None
 
 
-def test_copies_between_host_and_device_are_reads():
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_copies_between_host_and_device_are_reads(is_pinned, monkeypatch):
+    # A graph would copy from the same place of the host again, which is somebody else's by then.
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: is_pinned)
     with HostReads(torch.device("meta")) as reads, contextlib.suppress(NotImplementedError):
         torch.zeros(2).to("meta")
     assert reads.found is not None

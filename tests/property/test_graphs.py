@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -243,3 +246,20 @@ def test_the_oldest_graph_makes_room_for_a_new_one(opened, monkeypatch):
     engine = with_engine(model, Recorder())
     assert [tokens(dllm_fast.sample(model, list(range(n)), max_new_tokens=4, cache="none")) for n in lengths] == eager
     assert len(engine._graphs) == 2
+
+
+def test_memory_is_free_as_soon_as_graphs_are_dropped(opened):
+    """Not when Python looks for cycles: a longer cache is made when the one before has been let go."""
+    model = opened(TWINS[0])
+    engine = with_engine(model, Recorder())
+    dllm_fast.sample(model, [[1, 2, 3]], max_new_tokens=8, cache="prefix", stop_at_eos=False, steps=1)
+    (graph,) = engine._graphs.values()
+    assert graph.captured is None
+    held = [weakref.ref(tensor) for tensor in (engine._cache.keys, graph.inputs)]
+    del graph
+    gc.disable()
+    try:
+        engine.forget()
+        assert [tensor() for tensor in held] == [None, None]
+    finally:
+        gc.enable()

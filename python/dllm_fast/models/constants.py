@@ -6,9 +6,10 @@ that Python decides by (which modules there are, their settings, an active adapt
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from enum import Enum
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,7 @@ _DEEPEST = 6
 def constants(model: nn.Module) -> Hashable:
     """All of it, to be compared with that of another time."""
     seen: set[int] = set()
-    return tuple((type(module), _named(vars(module), seen, 0)) for module in model.modules())
+    return tuple((type(module), id(type(module).forward), _named(vars(module), seen, 0)) for module in model.modules())
 
 
 def _named(items: Mapping[Any, Any], seen: set[int], depth: int) -> Hashable:
@@ -65,7 +66,8 @@ def _value(value: Any, seen: set[int], depth: int) -> Hashable:  # noqa: PLR0911
         return tuple(_value(item, seen, depth + 1) for item in value)
     if isinstance(value, set | frozenset):
         return frozenset(item if isinstance(item, _PLAIN) else id(item) for item in value)
-    if hasattr(value, "to_dict") and hasattr(value, "__dict__"):
+    is_config = hasattr(value, "to_dict") or dataclasses.is_dataclass(value) or isinstance(value, SimpleNamespace)
+    if is_config and hasattr(value, "__dict__"):
         if id(value) in seen:  # the config of all modules
             return "seen"
         seen.add(id(value))

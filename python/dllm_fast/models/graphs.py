@@ -69,10 +69,13 @@ class Answer:
 
 
 class _Graph:
-    """The buffers of one shape, and the call that computes them anew."""
+    """The buffers of one shape, and the call that computes them anew.
 
-    def __init__(self, shape: Shape, tails: Tensor | None, where: torch.device) -> None:
-        self.shape = shape
+    It knows the cache, so nothing of it may know the graph: memory of a cycle is not free again before Python looks for one.
+    """
+
+    def __init__(self, shape: Shape, cache: SlotCache | None, tails: Tensor | None, where: torch.device) -> None:
+        self.shape, self.cache = shape, cache
         size, scored = shape.rows * shape.width, shape.scored
         self.shared: list[Tensor] = []  # what it reads of others, who may let it go
         self.inputs = torch.empty(4 * size + scored, dtype=torch.int64, device=where)
@@ -86,12 +89,11 @@ class _Graph:
         self.place = commit.Place(shape.rows, scored, self.told[device.site_bytes(scored) :]) if is_committing else None
         self.hidden: Tensor | None = None
         self.logits: Tensor | None = None
-        self.replay: Callable[[], None]
+        self.captured: Callable[[], None] | None = None
         # The same step as the body of a loop, and what its turns give; made when a loop is first wanted.
         self.log: Log | None = None
         self.turn: Callable[[], None] | None = None
-        self.cache: SlotCache | None = None
-        self.is_captured, self.is_new = False, True
+        self.is_new = True  # never computed
 
     def fill(self, packed: Ints, told: NDArray[np.uint8] | None, tails: Tensor | None) -> None:
         launcher.fill(self.inputs, packed)
@@ -100,13 +102,17 @@ class _Graph:
         if self.tails is not None and tails is not None:
             self.tails[: len(tails)] = tails
 
-    def body(self, network: Network, cache: SlotCache | None) -> None:
+    def replay(self, network: Network) -> None:
+        """The step, from the graph where there is one by now."""
+        self.body(network) if self.captured is None else self.captured()
+
+    def body(self, network: Network) -> None:
         """The step. Reads and writes buffers only, and never asks for a value."""
         with keeping(self.shared):
-            self._step(network, cache)
+            self._step(network)
 
-    def _step(self, network: Network, cache: SlotCache | None) -> None:
-        shape = self.shape
+    def _step(self, network: Network) -> None:
+        shape, cache = self.shape, self.cache
         where = None if cache is None else self.slots
         batch = Batch(ids=self.ids, positions=self.positions, end=self.end, cache=cache, slots=where, keys=shape.keys)
         hidden = network.hidden(batch)
@@ -124,11 +130,11 @@ class _Graph:
             self.tokens(self.outcome).copy_(self.ids)
             device.steps(self.told, shape.scored).add_(1)
 
-    def turn_body(self, network: Network, cache: SlotCache | None, handle: int) -> None:
+    def turn_body(self, network: Network, handle: int) -> None:
         """The step as a turn of a loop."""
         assert self.place is not None
         assert self.log is not None
-        self.body(network, cache)
+        self.body(network)
         self.log.queue(self.place, self.ids, self.outcome, handle=handle, least=below(self.shape.scored))
 
     def tokens(self, outcome: Tensor) -> Tensor:
@@ -214,7 +220,7 @@ class Engine:
     @property
     def captured(self) -> int:
         """How many of its shapes are graphs by now: the others came once."""
-        return sum(graph.is_captured for graph in self._graphs.values())
+        return sum(graph.captured is not None for graph in self._graphs.values())
 
     def acquire(self) -> bool:
         """True for the one who may use it, until `release`."""
@@ -273,7 +279,7 @@ class Engine:
             if found is None:
                 return None
             graph, filled, lines = found, inputs, np.arange(len(inputs.lines))
-            self._first(graph) if graph.is_new else graph.replay()
+            self._first(graph) if graph.is_new else graph.replay(self._network)
             begun = None
         hidden = None if graph.hidden is None else graph.hidden[: inputs.ids.shape[0], : inputs.ids.shape[1]]
         scored: Tensor | device.AwaitedPrediction
@@ -289,20 +295,20 @@ class Engine:
                 is_over = begun is not None and begun.turns is not None and begun.turns.is_cut_short
                 if self._begun is None and not is_over:
                     self._go_on(graph, filled, scoring, outcome, len(lines), repeats)
-        if not graph.is_captured and self._begun is None:
+        if graph.captured is None and self._begun is None:
             graph.hidden = graph.logits = None  # the next step makes others
-        return Answer(scored=scored, hidden=hidden, is_replayed=graph.is_captured)
+        return Answer(scored=scored, hidden=hidden, is_replayed=graph.captured is not None)
 
     def _first(self, graph: _Graph) -> None:
         """The first step of a shape, which is computed eagerly."""
-        graph.is_new = False
         if self._reads is None:
-            graph.replay()
-            return
-        with self._reads() as reads:
-            graph.replay()
-        if reads.found is not None:
-            self._give_up(reads.found)
+            graph.replay(self._network)
+        else:
+            with self._reads() as reads:
+                graph.replay(self._network)
+            if reads.found is not None:
+                self._give_up(reads.found)
+        graph.is_new = False  # not one that failed: it was not looked at to its end
 
     def _give_up(self, why: str) -> None:
         self.trouble = why
@@ -327,14 +333,11 @@ class Engine:
             # A shape that comes once is not worth a capture. It goes through the same buffers all the same: other shapes of
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
             self._make_room()
-            graph = self._graphs[key] = _Graph(shape, tails, self._where)
-            graph.cache = cache
-            graph.replay = functools.partial(graph.body, self._network, cache)
-        elif not graph.is_captured:
+            graph = self._graphs[key] = _Graph(shape, cache, tails, self._where)
+        elif graph.captured is None and not graph.is_new:
             graph.fill(packed, told, tails)
             try:
-                graph.replay = self._capture(graph.replay)
-                graph.is_captured = True
+                graph.captured = self._capture(functools.partial(graph.body, self._network))
             # Whatever cannot be captured can be computed eagerly, and then shows its own error if it has one.
             except Exception as error:
                 self.traceback = "".join(traceback.format_exception(error))
@@ -363,14 +366,14 @@ class Engine:
         graph.place.set_pace(pace)
         turns = self._turns(graph, repeats) if np.array_equal(floors, pace[0]) else None
         if turns is None:
-            graph.replay()
+            graph.replay(self._network)
         copy = launcher.HostCopy(graph.outcome) if turns is None else turns.step(0)
         self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy, turns=turns)
 
     def _turns(self, graph: _Graph, repeats: int) -> Kept | None:
         """Queues a loop of steps of the same pace; None where there is none."""
         rule = graph.shape.rule
-        if self._loop is None or self.loop_trouble is not None or repeats < 2 or not graph.is_captured or rule is None:
+        if self._loop is None or self.loop_trouble is not None or repeats < 2 or graph.captured is None or rule is None:
             return None
         if rule.is_annealed or not launcher.usable(self._where, "loop"):
             return None  # the noise fades out from step to step
@@ -380,7 +383,7 @@ class Engine:
             return None
         try:
             if graph.turn is None:
-                graph.turn = self._loop(functools.partial(graph.turn_body, self._network, graph.cache))
+                graph.turn = self._loop(functools.partial(graph.turn_body, self._network))
             graph.log.begin(repeats)
             graph.turn()
         # As a capture that fails: the steps can be replayed one by one.

@@ -43,12 +43,12 @@ class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _READS:
             return self._is_here(args[0])
         if name in _COPIES:
-            # To the host, or from memory of it that is not pinned, which is waited for, too.
+            # Either way. From memory of the host that is pinned nothing is waited for, but a graph would copy from the same
+            # place again, where something else may stand by then.
             target = args[0].device if name != "_to_copy" else kwargs.get("device") or args[0].device
             source = args[1] if name == "copy_" else args[0]
             ends = {torch.device(target).type, source.device.type}
-            is_queued = source.device.type == "cpu" and source.is_pinned() if len(ends) > 1 else True
-            return len(ends) > 1 and self._device.type in ends and not is_queued
+            return len(ends) > 1 and self._device.type in ends
         if name in ("index", "index_put", "index_put_", "_unsafe_index"):
             # By a mask: how many there are is read.
             return any(x is not None and x.dtype in (torch.bool, torch.uint8) and self._is_here(x) for x in args[1])

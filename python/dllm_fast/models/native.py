@@ -90,23 +90,22 @@ class NativeNetwork:
     """A `Network` around a model of transformers, which the caller keeps alive; runs inside `installed()`."""
 
     def __init__(self, model: nn.Module, plan: Plan, *, vocabulary: int, context: int | None) -> None:
-        head = output_embeddings(model)
-        assert head is not None
         self.layers, self.kv_heads, self.head_dim = plan.layers, plan.kv_heads, plan.head_dim
         self.vocabulary, self.context = vocabulary, context
         # The engine, which has this network, lives as long as the model.
-        self._held = weakref.ref(model), weakref.ref(head)
+        self._held = weakref.ref(model)
         self._plan = plan
 
     @property
     def _model(self) -> nn.Module:
-        model = self._held[0]()
+        model = self._held()
         assert model is not None
         return model
 
     @property
     def _head(self) -> nn.Module:
-        head = self._held[1]()
+        """The one of now: somebody may put another into the model between two runs."""
+        head = output_embeddings(self._model)
         assert head is not None
         return head
 

@@ -81,7 +81,8 @@ def _state(found: Unwrapped, info: ModelInfo, kept: tuple[tuple[Any, ...], Study
     told = [getattr(config, name, None) for name in ("is_causal", "is_decoder", "attention_type", "_attn_implementation")]
     if told[-1] == native.NAME and kept is not None:
         told[-1] = kept[0][-1]  # it is running just now
-    return (info.attention, info.block_length, info.dtype, info.device, info.vocabulary, found.names, found.why, *told)
+    modules = tuple(type(module) for module in found.model.modules())
+    return (info.attention, info.block_length, info.dtype, info.device, info.vocabulary, found.names, found.why, modules, *told)
 
 
 def _tokenizer(tokenizer: Any, info: ModelInfo) -> dict[str, str]:
