@@ -224,7 +224,7 @@ def test_the_doctor_reports_and_says_what_to_do(capsys):
     for entry in report["kernels"].values():
         assert entry["usable"] == (entry["why"] is None) == (entry["fix"] is None)
     assert cli.main(["doctor"]) == 0
-    assert "mask_predict" in capsys.readouterr().out
+    assert "usable" in capsys.readouterr().out
 
 
 def test_the_doctor_loads_what_it_calls_usable(monkeypatch, capsys):
@@ -251,11 +251,33 @@ def test_the_doctor_loads_what_it_calls_usable(monkeypatch, capsys):
     assert entries["commit"]["why"] == "OSError: CUDA_ERROR_UNSUPPORTED_PTX_VERSION: no kernel image"
     assert entries["commit"]["fix"] == "is the driver as new as CUDA here, and CuPy the one for it?"
     assert entries["mask_filter.f16"]["fix"] == "report it with this text"
+    assert cli.main(["doctor"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "usable" in line]
+    assert len(said) == 3, "a line for each reason"
+    assert said[0].endswith(": usable")
+    assert said[1].startswith("commit: not usable: OSError")
+
+
+def test_the_doctor_says_once_what_is_wrong_with_all(monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "problem", lambda device=None: ("there is no device", "get one"))
+    assert cli.main(["doctor"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "usable" in line]
+    assert said == ["all kernels: not usable: there is no device; get one"]
 
 
 @pytest.mark.parametrize(
     ("capability", "arch"),
-    [((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90a"), ((10, 0), "sm_100a"), ((12, 0), "sm_120")],
+    [
+        ((8, 0), "sm_80"),
+        ((8, 7), "sm_87"),
+        ((8, 9), "sm_80"),
+        ((9, 0), "sm_90a"),
+        ((10, 0), "sm_100a"),
+        ((10, 3), "sm_103a"),
+        ((11, 0), "sm_110"),
+        ((12, 0), "sm_120"),
+        ((12, 1), "sm_120"),
+    ],
 )
 def test_the_architecture_of_a_device(capability, arch):
     assert kernels.architecture(capability) == arch

@@ -75,6 +75,11 @@ def _doctor(options: argparse.Namespace) -> int:
         return 0
     for name in ("torch", "cuda", "cupy", "nvrtc", "arch", "takes"):
         print(f"{name:6} {found[name] or 'none'}")
+    # What is wrong with one is mostly wrong with all.
+    alike: dict[str, list[str]] = {}
     for name, entry in found["kernels"].items():
-        print(f"{name}: {'usable' if entry['usable'] else 'not usable: ' + entry['why'] + '; ' + entry['fix']}")
+        alike.setdefault("usable" if entry["usable"] else f"not usable: {entry['why']}; {entry['fix']}", []).append(name)
+    for said, names in alike.items():
+        which = "all kernels" if len(alike) == 1 else ", ".join(names)
+        print(f"{which}: {said}")
     return 0

@@ -10,13 +10,15 @@ from dllm_fast.nvrtc import nvrtc
 
 # A cubin runs on its own generation, on devices that are not older than it; these generations have one for all of theirs.
 _WHOLE_GENERATIONS = {8: "sm_80", 12: "sm_120"}
+# Jetson Orin: systems on a chip do not run the cubins of cards.
+_ALONE = {(8, 7): "sm_87"}
 
 
 def architecture(capability: tuple[int, int]) -> str:
     """What to compile for, for a device of a compute capability."""
     major, minor = capability
     suffix = "a" if major in (9, 10) else ""
-    return _WHOLE_GENERATIONS.get(major, f"sm_{major}{minor}{suffix}")
+    return _ALONE.get(capability) or _WHOLE_GENERATIONS.get(major, f"sm_{major}{minor}{suffix}")
 
 
 def problem(device: int | None = None) -> tuple[str, str] | None:
