@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 
 import numpy as np
@@ -263,3 +265,34 @@ def test_memory_is_free_as_soon_as_graphs_are_dropped(opened):
         assert [tensor() for tensor in held] == [None, None]
     finally:
         gc.enable()
+
+
+def test_weights_that_were_replaced_are_captured_anew(opened):
+    """Graphs know addresses: those of weights that are gone belong to somebody else by then."""
+    model = opened(TWINS[0])
+    rule = {"max_new_tokens": 8, "stop_at_eos": False}
+    recorder = Recorder()
+    engine = with_engine(model, recorder)
+    for _ in range(2):
+        dllm_fast.sample(model, [[1, 2, 3]], **rule)
+    captured, kept = recorder.captured, model.network.embed.weight
+    assert captured > 0
+    try:
+        model.network.embed.weight = torch.nn.Parameter(-kept.detach(), requires_grad=False)
+        ours = tokens(dllm_fast.sample(model, [[1, 2, 3]], **rule))
+        assert recorder.captured > captured
+        model.engine = None
+        assert ours == tokens(dllm_fast.sample(model, [[1, 2, 3]], **rule))
+        assert engine.acquire(), "it is free"
+    finally:
+        model.network.embed.weight = kept
+
+
+def test_a_copy_of_a_loaded_model_has_no_graphs_of_the_first(opened):
+    model = opened(TWINS[0])
+    with_engine(model, Recorder())
+    rule = {"max_new_tokens": 8, "stop_at_eos": False}
+    ours = tokens(dllm_fast.sample(model, [[1, 2, 3]], **rule))
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.engine is None, "there are none on a CPU"
+        assert tokens(dllm_fast.sample(other, [[1, 2, 3]], **rule)) == ours

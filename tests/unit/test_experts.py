@@ -197,3 +197,10 @@ def test_gradients_pass():
             parameter.copy_(drawn(*parameter.shape, seed=parameter.dim()))
     module(drawn(5, 8)).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("most", [0, 1000])
+def test_no_tokens_are_none(monkeypatch, most):
+    limited(monkeypatch, most)
+    mixture = Experts(24, ExpertsConfig(count=4, chosen=2, inner=8), "silu")
+    assert mixture(torch.zeros(2, 0, 24)).shape == (2, 0, 24)

@@ -139,7 +139,7 @@ class Experts(nn.Module):
         inner = gated(self._products(flat[rows.pairs // chosen], "gate_up", rows), self.act)
         # Back in the order of the tokens, then summed over the experts of each: no row depends on another's place.
         said = flat.new_empty(len(inner), flat.shape[1]).index_copy_(0, rows.pairs, self._products(inner, "down", rows))
-        mixed: Tensor = (said.view(len(flat), chosen, -1) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
+        mixed: Tensor = (said.view(len(flat), chosen, flat.shape[1]) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
         return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
 
     def _products(self, x: Tensor, name: str, rows: Sorted) -> Tensor:

@@ -38,7 +38,7 @@ from dllm_fast.ops.loop import Kept, Log
 from dllm_fast.ops.shared import finish, keeping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -215,6 +215,7 @@ class Engine:
         # By shape, and whether the step works on the cache and on tails; captured when they come the second time.
         self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
         self._begun: _Begun | None = None
+        self._state: Hashable | None = None
         self._lock = threading.Lock()
 
     @property
@@ -225,7 +226,30 @@ class Engine:
     def acquire(self) -> bool:
         """True for the one who may use it, until `release`."""
         # Autocast computes in other dtypes than a graph that was captured without it, and frees what it has converted.
-        return self.trouble is None and not torch.is_autocast_enabled(self._where.type) and self._lock.acquire(blocking=False)
+        if self.trouble is not None or torch.is_autocast_enabled(self._where.type) or not self._lock.acquire(blocking=False):
+            return False
+        is_fit = False
+        try:
+            is_fit = self._looks_fit()
+        finally:
+            if not is_fit:
+                self.release()
+        return is_fit
+
+    def _looks_fit(self) -> bool:
+        """Can the network be captured as it is now? Drops what was captured of another."""
+        state = self._state_now()
+        if state is None or self._state not in (None, state):
+            self.forget()
+        self._state = state
+        return state is not None
+
+    def _state_now(self) -> Hashable | None:
+        """What graphs take for constant of the network: where its weights lie. None where it cannot be captured."""
+        network = self._network
+        if not isinstance(network, torch.nn.Module):
+            return ()
+        return tuple((tensor.data_ptr(), tensor.dtype) for tensor in (*network.parameters(), *network.buffers()))
 
     def release(self) -> None:
         self._begun = None

@@ -82,7 +82,8 @@ def padded(x: Tensor, stack: Tensor, rows: Sorted) -> Tensor:
 def looped(x: Tensor, stack: Tensor, rows: Sorted) -> Tensor:
     ends = rows.ends.tolist()
     spans = [(e, begin, end) for e, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)) if begin < end]
-    return torch.cat([F.linear(x[begin:end], stack[e]) for e, begin, end in spans])
+    none = x.new_empty(0, stack.shape[1])
+    return torch.cat([none, *(F.linear(x[begin:end], stack[e]) for e, begin, end in spans)])
 
 
 def _operation() -> Any:

@@ -103,9 +103,19 @@ class LoadedModel:
         self.tokenizer = tokenizer
         self.info = info
         self.config = config
-        on_cuda = info.device.type == "cuda"
-        self.engine = Engine(network, dtype=info.dtype, where=info.device) if on_cuda else None
+        self.engine = self._new_engine()
         make_ready(network, info.dtype, info.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy captures its own graphs: those here know the addresses of these weights.
+        return {**vars(self), "engine": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.engine = self._new_engine()
+
+    def _new_engine(self) -> Engine | None:
+        return Engine(self.network, dtype=self.info.dtype, where=self.info.device) if self.info.device.type == "cuda" else None
 
     @property
     def mask_token_id(self) -> int | None:

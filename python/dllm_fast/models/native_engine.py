@@ -47,30 +47,10 @@ class NativeEngine(Engine):
     def __init__(self, network: NativeNetwork, model: nn.Module, info: ModelInfo, capture: Capture) -> None:
         super().__init__(network, dtype=info.dtype, where=info.device, capture=capture, reads=lambda: HostReads(info.device))
         self._model = weakref.ref(model)
-        self._state: Hashable = None
 
-    def acquire(self) -> bool:
-        if not super().acquire():
-            return False
-        is_fit = False
-        try:
-            is_fit = self._looks_fit()
-        finally:
-            if not is_fit:
-                self.release()
-        return is_fit
-
-    def _looks_fit(self) -> bool:
-        """Can the model be captured as it is now? Drops what was captured of another."""
+    def _state_now(self) -> Hashable | None:
         model = self._model()
-        if model is None or obstacle(model) is not None:
-            self.forget()
-            return False
-        state = constants(model)
-        if state != self._state:
-            self.forget()
-            self._state = state
-        return True
+        return None if model is None or obstacle(model) is not None else constants(model)
 
 
 def engine_of(model: nn.Module, network: NativeNetwork, plan: Plan, info: ModelInfo) -> NativeEngine | None:
