@@ -76,18 +76,33 @@ def test_a_longer_one_takes_the_place_of_a_shorter_one(device):
 
 def test_readers_are_told_to_the_allocator_or_keep_it_themselves(device):
     tensors = Shared(most=1)
-    kept: list[torch.Tensor] = []
+    kept = {}
     with keeping(kept):
         first = tensors.get("a", CPU, lambda: torch.zeros(2))
         assert tensors.get("a", CPU, lambda: torch.zeros(2)) is first
-        with keeping(inner := []):
+        with keeping(inner := {}):
             tensors.get("a", CPU, lambda: torch.zeros(2))
     assert len(kept) == 1
-    assert kept[0] is inner[0] is first
+    assert next(iter(kept.values())) is next(iter(inner.values())) is first
     assert not device.readers
     tensors.get("b", CPU, lambda: torch.zeros(3))
     assert len(device.readers) == 1
     assert tensors.get("a", CPU, lambda: torch.zeros(2)) is not first, "the one used longest ago has gone"
+
+
+def test_what_may_be_captured_makes_nothing_the_second_time(device):
+    """A capture follows the step that made everything, and another thread may have come between: waiting would break it."""
+    tensors = Shared(most=1)
+    kept = {}
+    with keeping(kept):
+        first = tensors.get("a", CPU, lambda: torch.zeros(2), least=2)
+    tensors.get("a", CPU, lambda: torch.zeros(4), least=4)
+    tensors.get("b", CPU, lambda: torch.zeros(3))
+    waited = device.finished
+    with keeping(kept):
+        assert tensors.get("a", CPU, lambda: torch.zeros(2), least=2) is first
+        assert device.finished == waited
+        assert len(tensors.get("a", CPU, lambda: torch.zeros(8), least=8)) == 8, "more than it holds"
 
 
 def test_one_that_cannot_be_made_leaves_the_others():

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dllm_fast.models.batch import Network
     from dllm_fast.models.host_reads import HostReads
     from dllm_fast.models.predictor import Scoring
+    from dllm_fast.ops.shared import Kept as Tables
 
     Ints = NDArray[np.int64]
     Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -77,7 +78,7 @@ class _Graph:
     def __init__(self, shape: Shape, cache: SlotCache | None, tails: Tensor | None, where: torch.device) -> None:
         self.shape, self.cache = shape, cache
         size, scored = shape.rows * shape.width, shape.scored
-        self.shared: list[Tensor] = []  # what it reads of others, who may let it go
+        self.shared: Tables = {}  # what it reads of others, who may let it go
         self.inputs = torch.empty(4 * size + scored, dtype=torch.int64, device=where)
         self.ids, self.positions, self.end, self.slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
         self.tails = None if tails is None else tails.new_zeros(shape.rows, tails.shape[1])

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    # By the id of their `Shared`, of which there are a few that stay, key and device.
+    Kept = dict[tuple[int, Hashable, torch.device], Tensor]
+
 _readers = threading.local()
 
 
@@ -40,6 +43,10 @@ class Shared:
             least: rows that the caller reads.
         """
         device = _with_index(device)
+        kept: Kept | None = getattr(_readers, "kept", None)
+        held = None if kept is None else kept.get((id(self), key, device))
+        if held is not None and len(held) >= least:
+            return held
         with self._lock:
             found = self._made.pop((key, device), None)
             if found is None or len(found) < least:
@@ -50,18 +57,19 @@ class Shared:
             self._made[key, device] = found
             if len(self._made) > self._most:
                 del self._made[next(iter(self._made))]
-        kept: list[Tensor] | None = getattr(_readers, "kept", None)
-        if kept is not None:
-            if not any(found is other for other in kept):
-                kept.append(found)
-        else:
+        if kept is None:
             note_reader(found)
+        else:
+            kept[id(self), key, device] = found
         return found
 
 
 @contextlib.contextmanager
-def keeping(kept: list[Tensor]) -> Iterator[None]:
-    """Around what may be captured: shared tensors that this thread takes inside are put on the list of their owner."""
+def keeping(kept: Kept) -> Iterator[None]:
+    """Around what may be captured: shared tensors that this thread takes inside are held by their owner.
+
+    The next time it takes the same ones, whatever others have made or dropped meanwhile: in a capture nothing can be made.
+    """
     before = getattr(_readers, "kept", None)
     _readers.kept = kept
     try:
