@@ -18,6 +18,7 @@ from dllm_fast.errors import DllmFastWarning
 from dllm_fast.models import native_engine
 from dllm_fast.models.constants import constants
 from dllm_fast.models.host_reads import HostReads
+from dllm_fast.ops.shared import Shared
 from native_models import MASK, MLM, MODERN, NEW, PROMPTS, drawn, model_of
 
 pytestmark = pytest.mark.skipif(not MODERN, reason="transformers 4 has no bidirectional classes on its registry")
@@ -362,3 +363,13 @@ def test_copies_between_host_and_device_are_reads(is_pinned, monkeypatch):
         torch.zeros(2).to("meta")
     assert reads.found is not None
     assert "_to_copy" in reads.found
+
+
+def test_what_is_made_once_for_all_is_no_read_of_the_forward():
+    """Suppressed ids are copied to the device inside of the first step that wants them."""
+    with HostReads(torch.device("meta")) as reads:
+        Shared(most=1).get("bits", torch.device("meta"), lambda: torch.zeros(2).to("meta"))
+    assert reads.found is None
+    with reads:
+        torch.zeros(2).to("meta")
+    assert reads.found is not None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dllm_fast.ops.shared import is_making
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -34,7 +36,7 @@ class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.found is None and self._waits(func, args, kwargs):
+        if self.found is None and not is_making() and self._waits(func, args, kwargs):
             self.found = f"its forward reads a value on the host ({func.overloadpacket.__name__}, {_place()})"
         return func(*args, **kwargs)
 

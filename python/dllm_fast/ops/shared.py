@@ -51,7 +51,7 @@ class Shared:
             found = self._made.pop((key, device), None)
             if found is None or len(found) < least:
                 # Somebody may train with it, which tensors of inference mode do not allow.
-                with torch.inference_mode(mode=False), torch.no_grad():
+                with torch.inference_mode(mode=False), torch.no_grad(), _making():
                     found = make()
                 finish(device)
             self._made[key, device] = found
@@ -76,6 +76,20 @@ def keeping(kept: Kept) -> Iterator[None]:
         yield
     finally:
         _readers.kept = before
+
+
+def is_making() -> bool:
+    """Is this thread making one? What it does for that is done once, and no part of the forward that wanted it."""
+    return getattr(_readers, "is_making", False)
+
+
+@contextlib.contextmanager
+def _making() -> Iterator[None]:
+    _readers.is_making = True
+    try:
+        yield
+    finally:
+        _readers.is_making = False
 
 
 def finish(device: torch.device) -> None:
