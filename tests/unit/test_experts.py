@@ -99,7 +99,7 @@ def test_a_token_is_what_it_is_alone(monkeypatch, most):
 
 
 @mixtures
-@pytest.mark.parametrize("most", [None, 1000])
+@pytest.mark.parametrize("most", [pytest.param(None, marks=needs_operation), 1000])
 @pytest.mark.parametrize("is_cached", [False, True])
 def test_no_value_is_read_on_the_host(monkeypatch, tmp_path, twin, most, is_cached):
     """On the meta device there are no values: whatever reads one fails."""
