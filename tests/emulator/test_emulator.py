@@ -68,6 +68,21 @@ def test_planted_missing_barrier_gives_wrong_numbers(order):
     assert not np.array_equal(out, numbers(256)[::-1])
 
 
+def test_stacks_go_with_their_launch():
+    """A guarded stack is two mappings, and a process may have some 65,000: many libraries would use them up."""
+
+    def mappings():
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    launch("mirrored", numbers(256), np.zeros(256, dtype=np.int32))
+    before = mappings()
+    own = SAMPLES.read_text() + "// a library of its own\n"
+    given = numbers(256), np.zeros(256, dtype=np.int32)
+    pointers = tuple(ctypes.c_void_p(array.ctypes.data) for array in given)
+    run(Launch("samples", "mirrored", (1, 1, 1), (256, 1, 1), pointers), library=build.library(SAMPLES, text=own))
+    assert mappings() - before < 100
+
+
 def test_planted_divergent_barrier_is_named():
     with pytest.raises(EmulatorError, match=r"128 of 256 wait, the first at __syncthreads in block \(0, 0, 0\), thread \(0,"):
         launch("planted_divergent_barrier", np.zeros(256, dtype=np.int32))

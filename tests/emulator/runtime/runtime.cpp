@@ -105,22 +105,30 @@ void prepare(Fiber& fiber) {
     fiber.stack_pointer = top;
 }
 
-// One stretch of memory for all stacks, kept between launches; the lowest page of each faults.
-char* stacks() {
-    static char* memory = nullptr;
-    if (memory == nullptr) {
-        void* mapped = mmap(nullptr, STACK_BYTES * MOST_THREADS, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+// The stacks of a launch, one stretch of memory; the lowest page of each faults. They go with the launch: a guarded stack is two
+// mappings of a process, which may have some 65,000, and every library of kernels has stacks of its own.
+class Stacks {
+public:
+    explicit Stacks(size_t threads) : bytes_(STACK_BYTES * threads) {
+        void* mapped = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (mapped == MAP_FAILED) {
             std::abort();
         }
-        memory = static_cast<char*>(mapped);
-        for (unsigned i = 0; i < MOST_THREADS; ++i) {
-            mprotect(memory + i * STACK_BYTES, size_t(sysconf(_SC_PAGESIZE)), PROT_NONE);
+        memory_ = static_cast<char*>(mapped);
+        for (size_t i = 0; i < threads; ++i) {
+            if (mprotect(of(i), size_t(sysconf(_SC_PAGESIZE)), PROT_NONE) != 0) {
+                std::abort();
+            }
         }
     }
-    return memory;
-}
+    Stacks(const Stacks&) = delete;
+    ~Stacks() { munmap(memory_, bytes_); }
+    char* of(size_t thread) const { return memory_ + thread * STACK_BYTES; }
+
+private:
+    size_t bytes_;
+    char* memory_;
+};
 
 // In which order threads go on, by the number that the launch was given: 0 rising, 1 falling, above shuffled anew in each
 // round. The orders 2, 3, 6, 7, ... are unfair as well: a warp runs on alone until it waits for the block.
@@ -331,13 +339,14 @@ int launch(void (*entry)(Arguments), Arguments given, const unsigned* grid, cons
     block = &own;
     own.fibers.resize(threads);
     own.warps.resize(threads / WARP);
+    const Stacks stacks(failure.empty() ? threads : 1);
     for (size_t i = 0; i < threads && failure.empty(); ++i) {
         Fiber& fiber = own.fibers[i];
         fiber.thread = {unsigned(i % size[0]), unsigned(i / size[0] % size[1]), unsigned(i / size[0] / size[1])};
         fiber.linear = unsigned(i);
         fiber.lane = unsigned(i % WARP);
         fiber.warp = &own.warps[i / WARP];
-        fiber.stack = stacks() + i * STACK_BYTES;
+        fiber.stack = stacks.of(i);
     }
     ThreadOrder thread_order(threads, order);
     const size_t blocks = size_t(grid[0]) * grid[1] * grid[2];
