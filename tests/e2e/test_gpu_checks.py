@@ -258,6 +258,16 @@ def test_what_the_driver_makes_of_the_cubins(check, fault, why, tmp_path, monkey
         assert result["registers"]["dllm_commit"] == 40
 
 
+def test_only_what_the_driver_joins_a_function_to_may_have_more_registers():
+    row = {"kernel": "dllm_commit", "registers": 40, "said": 40, "local_bytes": 0}
+    joined = row | {"kernel": "dllm_loop_next"}
+    assert loading._is_as_said(row)
+    assert not loading._is_as_said(row | {"registers": 41})
+    assert not loading._is_as_said(row | {"local_bytes": 8})
+    assert loading._is_as_said(joined | {"registers": 48, "local_bytes": 16})
+    assert not loading._is_as_said(joined | {"registers": 39})
+
+
 def test_launches_are_compared_by_name_and_number(monkeypatch):
     monkeypatch.setattr(launcher, "run", lambda *_: None)
 

@@ -16,6 +16,9 @@ from dllm_fast import kernels
 from dllm_fast.nvrtc import nvrtc
 from dllm_fast.ops import fused, launcher
 
+# It calls a function that the driver joins to it when it is loaded, whose registers and stack the compiler does not know.
+_JOINED = ("dllm_loop_next",)
+
 
 def load(stage: Stage) -> Json:
     """Loads all of it, so that the other checks find the cubins made, launches one, and says what machine this is.
@@ -47,9 +50,15 @@ def registers(stage: Stage) -> Json:
         arch = kernels.architecture(torch.cuda.get_device_capability())
         rows = [row for source in kernels.sources() for row in _rows(source, arch)]
     _one_launch(stage)
-    strange = [row for row in rows if row["local_bytes"] or row["spills"] or row["registers"] != row["said"]]
+    strange = [row for row in rows if row["spills"] or not _is_as_said(row)]
     assert not strange, strange
     return {"registers": {row["kernel"]: row["registers"] for row in rows}}
+
+
+def _is_as_said(row: Json) -> bool:
+    if row["kernel"] in _JOINED:
+        return bool(row["registers"] >= row["said"])
+    return not row["local_bytes"] and bool(row["registers"] == row["said"])
 
 
 def _one_launch(stage: Stage) -> None:
