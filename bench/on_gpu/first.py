@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -89,20 +88,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:
-    def git(*words: str) -> str:
-        try:
-            return subprocess.run(["git", *words], cwd=place.ROOT, capture_output=True, text=True, check=False).stdout.strip()
-        except OSError:  # a machine without git
-            return ""
-
+    commit, has_changes = place.commit()
     return {
         "check": "first",
         "command": " ".join(["python bench/on_gpu/first.py", *(f"--only {name!r}" for name in options.only)])
         + " --dry-run" * options.dry_run,
         "taken": datetime.now(UTC).isoformat(timespec="seconds"),
         "is_rehearsal": options.dry_run,
-        "commit": git("rev-parse", "HEAD") or None,
-        "has_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "commit": commit,
+        "has_changes": has_changes,
         "switches": os.environ.get("DLLM_FAST_TRY", ""),
         "python": sys.version.split()[0],
         "cores": os.cpu_count(),

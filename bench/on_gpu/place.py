@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Beside the cubins: the commit that was prepared. A copy of a checkout may have another history, or none.
+PREPARED = "commit"
 
 
 def settle(script: str) -> None:
@@ -21,6 +24,22 @@ def settle(script: str) -> None:
     sys.path[:] = [str(ROOT), *(place for place in sys.path if Path(place or ".").resolve() not in (here, ROOT))]
     if importlib.util.find_spec("dllm_fast") is None:
         sys.path.insert(1, str(ROOT / "python"))  # a checkout that is not installed
+
+
+def commit() -> tuple[str | None, bool]:
+    """The commit of this checkout and whether files differ from it: as `prepare.py` has noted it, else as git says."""
+    noted = Path(os.environ.get("XDG_CACHE_HOME", "")) / PREPARED
+    if os.environ.get("XDG_CACHE_HOME") and noted.is_file():
+        name, _, changed = noted.read_text("utf-8").strip().partition(" ")
+        return name, bool(changed)
+    return _git("rev-parse", "HEAD") or None, bool(_git("status", "--porcelain", "--untracked-files=no"))
+
+
+def _git(*words: str) -> str:
+    try:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # a machine without git
+        return ""
 
 
 def environment() -> dict[str, str]:

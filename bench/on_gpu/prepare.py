@@ -19,6 +19,11 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from bench.on_gpu import place
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "dllm_fast"
 CUBINS = ".cubins"
@@ -46,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         compile_cubins(library, options.nvrtc, options.arch)
         cubins = [path for path in (ROOT / CUBINS).rglob("*") if path.is_file()]
         print(f"cubins: {len(cubins)} files, {sum(map(_size, cubins)) / MIB:.1f} MiB in {CUBINS}")
+        name, is_changed = place.commit()
+        (ROOT / CUBINS / place.PREPARED).write_text(f"{name}{' with changes' * is_changed}\n", encoding="utf-8")
         carried = [built, *cubins]
         check_size(carried, options.most_mib)
     except NotReadyError as error:
@@ -63,6 +70,11 @@ def extension() -> Path:
     """
     found = sorted(PACKAGE.glob("_core*.so"))
     if found:
+        if b"libpython" in found[0].read_bytes():
+            raise NotReadyError(
+                f"{found[0].relative_to(ROOT)} must load under any Python, but is linked to the libpython of one (cargo alone "
+                "builds it so); remove it and run this again, then pip builds it"
+            )
         return found[0]
     print("extension: building it, which takes a minute or two", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import torch
 
 from bench import harness
-from bench.on_gpu import attention, counters, experts, prediction, published, rates, steps, told
+from bench.on_gpu import attention, counters, experts, place, prediction, published, rates, steps, told
 from bench.on_gpu.main import AGAIN, DONE, NO_GPU
 from bench.on_gpu.stage import Json, SkippedError, Stage
 from dllm_fast.commands.doctor import report as doctor
@@ -179,13 +179,15 @@ def _run(section: Section, stage: Stage, book: Book) -> None:
 
 
 def _facts(options: argparse.Namespace, stage: Stage) -> Json:
+    commit, is_changed = place.commit()
     used = [f"--{name.replace('_', '-')}" for name in ("quick", "full", "dry_run") if getattr(options, name)]
     facts: Json = {
         "bench": "gpu",
         "command": " ".join(["python bench/gpu.py", *used, *([f"--only {options.only!r}"] if options.only else [])]),
         "taken": datetime.now(UTC).isoformat(timespec="seconds"),
         "is_rehearsal": stage.dry,
-        **harness.commit(),
+        "commit": commit,
+        "uncommitted_changes": is_changed,
         "machine": harness.machine(),
         "versions": harness.versions() | {"cuda": torch.version.cuda},
         "doctor": doctor(),

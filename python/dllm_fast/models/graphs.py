@@ -388,6 +388,8 @@ class Engine:
         (floors, _), pace = scoring.paces()
         if pace is None or graph.place is None or room(scored - int(floors.sum())) != graph.shape.scored:
             return
+        if graph.captured is None:
+            return  # it would go on and on from one eager step to the next, and never come back to be captured
         graph.place.set_pace(pace)
         turns = self._turns(graph, repeats) if np.array_equal(floors, pace[0]) else None
         if turns is None:

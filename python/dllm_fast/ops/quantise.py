@@ -30,7 +30,8 @@ def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows `[N, K]` in E4M3, and their scales, float32 `[N, 1]`. A row with an infinity or a NaN has a NaN."""
     if not _is_launched(rows):
         largest = torch.linalg.vector_norm(rows, ord=math.inf, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = (largest / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+        # By a tensor: CUDA takes a quotient by a Python number as a product with its rounded inverse.
+        scale = (largest / torch.full_like(largest, LARGEST)).clamp(min=torch.finfo(torch.float32).tiny)
         return (rows / scale).to(E4M3), scale
     numbers = torch.empty_like(rows, dtype=E4M3)
     scale = torch.empty((len(rows), 1), dtype=torch.float32, device=rows.device)
