@@ -47,13 +47,15 @@ def of_steps(stage: Stage, step: Callable[[], object], count: int, name: str) ->
         return {"ran": True}
     stage.out.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(stage.out / name))
-    table = kernel_table(events, count)
+    done = steps_inside(events) or count
+    table = kernel_table(events, done)
     busy = sum(row["us"] for row in table)
     return {
         "profiled_us_per_step": wall * 1e6 / count,
         "us_by_kind": _by_kind(table),
         "busy_us_per_step": busy,
-        "gaps_us_per_step": _span_us(events) / count - busy,
+        "steps_of_the_device": done,
+        "gaps_us_per_step": _span_us(events) / done - busy,
         "device_operations_per_step": sum(row["count"] for row in table),
         "kernels": table,
         "waits_per_step": sum(waits.values()) / count,
@@ -74,6 +76,11 @@ def waits_inside(events: Iterable[Any]) -> dict[str, int]:
         if event.name in _WAITS and is_inside and not _is_of_device(event):
             waits[event.name] = waits.get(event.name, 0) + 1
     return waits
+
+
+def steps_inside(events: Iterable[Any]) -> int:
+    """How many steps the device made meanwhile: each commits once. The first may have been begun before the profile."""
+    return sum(_is_of_device(event) and event.name.startswith("dllm_commit") for event in events)
 
 
 def kernel_table(events: Iterable[Any], count: int) -> list[Json]:

@@ -147,6 +147,13 @@ def test_waits_of_the_profiler_are_not_those_of_the_steps():
     assert breakdown.waits_inside(events) == {"cudaEventSynchronize": 2}
 
 
+def test_steps_are_those_that_the_device_made():
+    """The first of eight may have been begun before the profile."""
+    cuda = torch.autograd.DeviceType.CUDA
+    events = [event("dllm_commit", i, i + 1, cuda) for i in range(7)] + [event("dllm_commit", 3, 9), event("nvjet", 3, 9, cuda)]
+    assert breakdown.steps_inside(events) == 7
+
+
 def test_the_table_of_kernels_is_by_name_and_step():
     cuda = torch.autograd.DeviceType.CUDA
     events = [event("dllm_fused_qkv", i, i + 2, cuda) for i in range(0, 40, 10)] + [event("nvjet_tst", 3, 9, cuda)]
