@@ -57,7 +57,9 @@ def documents(results: dict[str, tables.Json]) -> dict[str, dict[str, str]]:
     """What stands between which markers of which file."""
     return {
         "README.md": {"bench": tables.readme(results), "works-with": families.works_with()},
-        "docs/cuda.md": estimate.blocks() | {"fp8": fp8.table(json.loads((RESULTS / "fp8.json").read_text(encoding="utf-8")))},
+        "docs/cuda.md": estimate.blocks()
+        | {"measured": estimate.measured()}
+        | {"fp8": fp8.table(json.loads((RESULTS / "fp8.json").read_text(encoding="utf-8")))},
     }
 
 
