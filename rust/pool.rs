@@ -5,7 +5,7 @@
 
 use crate::openmp;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 struct Pool {
@@ -79,13 +79,15 @@ fn threads() -> Option<usize> {
 /// `work(i, state)` for `i` in `0..n`, in order, each worker with a state of its own. Serial unless `cost`, in
 /// elementary operations over all `n`, is worth the threads.
 ///
-/// The caller begins at once, and helpers take items as soon as they are awake.
+/// The caller begins at once, and helpers take items as soon as they are awake. Only the calling thread asks `go_on`, between
+/// items; once it answers false, nobody takes another item and the answer is `None`.
 pub fn map<T: Send, S>(
     n: usize,
     cost: usize,
     state: impl Fn() -> S + Sync,
     work: impl Fn(usize, &mut S) -> T + Sync,
-) -> Vec<T> {
+    go_on: impl Fn() -> bool + Sync,
+) -> Option<Vec<T>> {
     const WORTH_THREADS: usize = 1 << 16;
     let asked = if n < 2 || cost < WORTH_THREADS {
         Some(1)
@@ -94,14 +96,23 @@ pub fn map<T: Send, S>(
     };
     if asked == Some(1) {
         let mut own = state();
-        return (0..n).map(|i| work(i, &mut own)).collect();
+        return (0..n).map(|i| go_on().then(|| work(i, &mut own))).collect();
     }
+    let caller = std::thread::current().id();
+    let stopped = AtomicBool::new(false);
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(n));
     let take = || {
+        let is_caller = std::thread::current().id() == caller;
         let mut mine = Vec::new();
         let mut own = None;
         loop {
+            if is_caller && !go_on() {
+                stopped.store(true, Ordering::Relaxed);
+            }
+            if stopped.load(Ordering::Relaxed) {
+                break;
+            }
             let i = next.fetch_add(1, Ordering::Relaxed);
             if i >= n {
                 break;
@@ -122,9 +133,12 @@ pub fn map<T: Send, S>(
             take();
         });
     }
+    if stopped.into_inner() {
+        return None;
+    }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|&(i, _)| i);
-    done.into_iter().map(|(_, value)| value).collect()
+    Some(done.into_iter().map(|(_, value)| value).collect())
 }
 
 #[cfg(test)]
@@ -137,11 +151,29 @@ mod tests {
             set_threads(Some(threads));
             for cost in [0, usize::MAX] {
                 assert_eq!(
-                    map(100, cost, || 1, |i, one| i + *one),
-                    (1..=100).collect::<Vec<_>>()
+                    map(100, cost, || 1, |i, one| i + *one, || true),
+                    Some((1..=100).collect::<Vec<_>>())
                 );
             }
         }
         set_threads(None);
+    }
+
+    #[test]
+    fn nobody_takes_more_once_the_caller_stops() {
+        let caller = std::thread::current().id();
+        for cost in [0, usize::MAX] {
+            let asked = AtomicUsize::new(0);
+            let go_on = || {
+                assert_eq!(std::thread::current().id(), caller);
+                asked.fetch_add(1, Ordering::Relaxed) < 3
+            };
+            let slow = |i, (): &mut ()| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                i
+            };
+            assert_eq!(map(100_000, cost, || (), slow, go_on), None);
+            assert_eq!(asked.into_inner(), 4);
+        }
     }
 }

@@ -93,7 +93,9 @@ pub fn predict(
         cost,
         || Scratch::new(isa),
         |i, scratch| one(matrix, &sites[i], sampling, scratch),
-    );
+        || true,
+    )
+    .expect("nobody stops it");
     predictions
         .into_iter()
         .enumerate()
