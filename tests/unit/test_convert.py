@@ -23,6 +23,8 @@ from dllm_fast.models import pickles
 from dllm_fast.models.checkpoint import Checkpoint
 from dllm_fast.models.convert import convert
 
+pytestmark = pytest.mark.skipif(torch.__version__ < pickles.SAFE, reason="this torch reads pickles unsafely: test_pickles.py")
+
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
 
 

@@ -29,6 +29,8 @@ _WRAPPERS = ("module.", "_orig_mod.")
 # How a file begins that Git has in the place of a large one, and how a zip archive does.
 _POINTER = b"version https://git-lfs"
 _ARCHIVE = b"PK\x03\x04"
+# Below it, a file can write outside its memory or run code in spite of weights_only=True: CVE-2025-32434, CVE-2026-24747.
+SAFE = "2.10"
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
 
 
@@ -48,11 +50,18 @@ def read(path: Path) -> State:
     """The tensors of a file, mapped where its format allows.
 
     `torch.load` is called with `weights_only=True`, which makes tensors and plain containers and refuses every other
-    object. The two formats that older versions of torch read without that rule are refused before.
+    object; not with versions of torch where that does not hold. The two formats that the oldest of them read without that
+    rule are refused by name.
 
     Raises:
-        CheckpointError: no file of torch, more than tensors in it, or tensors of a kind that `load` does not open.
+        CheckpointError: a torch that is not safe, no file of torch, more than tensors in it, or tensors of a kind that `load`
+            does not open.
     """
+    if torch.__version__ < SAFE:
+        raise CheckpointError(
+            f"{path} must be read by torch {SAFE} or later, got torch {torch.__version__}, in which a pickle can do harm even "
+            "where only tensors are asked for; convert it with a newer one: load opens the result with any"
+        )
     loaded = _loaded(path)
     tensors, left_out = _unwrapped(path, loaded)
     tensors = _without_wrappers(tensors)
@@ -70,7 +79,7 @@ def _loaded(path: Path) -> object:
                 f"{path} must hold weights, got a pointer of Git LFS to them; run `git lfs pull` in its folder"
             )
         archive = first.startswith(_ARCHIVE)
-        # torch < 2.6 unpickles a tar archive, and runs a TorchScript archive, even under weights_only=True.
+        # torch < 2.6 unpickled a tar archive, and ran a TorchScript archive, even under weights_only=True.
         if not archive and tarfile.is_tarfile(path):
             raise CheckpointError(
                 f"{path} must be in torch's format of today, got a tar archive, which can run code; "
@@ -104,8 +113,7 @@ def _loaded(path: Path) -> object:
 
 def _containers() -> contextlib.AbstractContextManager[object]:
     """Lets `torch.load` make the settings of fairseq and Lightning, a Namespace: a class that holds names and does nothing."""
-    safe = getattr(torch.serialization, "safe_globals", None)  # torch 2.4 has none
-    return contextlib.nullcontext() if safe is None else safe([argparse.Namespace])
+    return torch.serialization.safe_globals([argparse.Namespace])
 
 
 def _unwrapped(path: Path, loaded: object) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
