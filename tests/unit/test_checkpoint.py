@@ -113,19 +113,21 @@ def test_a_file_that_changes_after_opening(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="private memory is read from /proc")
-def test_reading_takes_no_private_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_copying_takes_no_memory_but_where_the_numbers_stay(tmp_path: Path, dtype: str) -> None:
     checkpoints.write_weights(tmp_path, {"big": torch.ones(50, 1_000_000)})
     code = f"""
-import re
+import re, torch
 from dllm_fast.models.checkpoint import Checkpoint
 def private():
     return int(re.search(r"Anonymous: +(\\d+)", open("/proc/self/smaps_rollup").read())[1]) * 1024
 opened = Checkpoint.open({str(tmp_path)!r})
-before = private()
-tensor = opened.read("big")
-assert tensor.sum() == tensor.numel()
 assert opened.bytes == 200_000_000
-assert private() - before < 8_000_000, private() - before
+before = private()
+target = torch.empty(50, 1_000_000, dtype=torch.{dtype})
+opened.copy("big", target)
+assert private() - before - target.nbytes < 16_000_000, private() - before - target.nbytes
+assert (target == 1).all()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -201,8 +203,8 @@ def test_bad_json(folder: Path, name: str, text: bytes, message: str) -> None:
 
 def test_huge_json(folder: Path) -> None:
     with (folder / "config.json").open("wb") as file:
-        file.truncate(100_000_001)
-    with pytest.raises(CheckpointError, match=r"config.json must not be larger than 100,000,000 bytes"):
+        file.truncate(4_000_001)
+    with pytest.raises(CheckpointError, match=r"config.json must not be larger than 4,000,000 bytes, got 4,000,001"):
         Checkpoint.open(folder)
 
 
@@ -237,7 +239,7 @@ def test_types_of_quantised_weights(tmp_path: Path, dtype: torch.dtype) -> None:
         ({"a": entry(0, 8, shape=(-2,))}, b"1" * 8, "must have dtype, shape and data_offsets"),
         ({"a": entry(0, 8, shape=(True, 2))}, b"1" * 8, "must have dtype, shape and data_offsets"),
         ({"a": entry(0, 0, shape=(0, 2**62, 2**62))}, b"", "the file is broken"),
-        ({"a": entry(0, 4, shape=(1,) * 9)}, b"1" * 4, "the file is broken"),
+        ({"a": entry(0, 4, shape=(1,) * 9)}, b"1" * 4, "at most 8 dimensions"),
         ({"a": entry(0, 8, "F33")}, b"1" * 8, "must be of one of the types"),
         ({"a": {"dtype": "F32", "shape": [2]}}, b"1" * 8, "must have dtype, shape and data_offsets"),
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0]}}, b"1" * 8, "must have dtype, shape and data_offsets"),

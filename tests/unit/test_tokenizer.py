@@ -435,7 +435,7 @@ def test_parts_that_are_missing_or_broken(tmp_path):
     checkpoints.write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"})
     assert Tokenizer.from_folder(tmp_path) is None
     checkpoints.write_json(tmp_path / "vocab.json", {"a": 0})
-    with pytest.raises(CheckpointError, match=r"merges.txt must be a file"):
+    with pytest.raises(CheckpointError, match=r"merges.txt is missing or no file"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "merges.txt").write_text("a b c d\n")
     with pytest.raises(CheckpointError, match=r"cannot read .*vocab.json and merges.txt"):

@@ -1,4 +1,4 @@
-"""Opens a model folder in Hugging Face format: JSON is read, weights are mapped, and nothing in the folder is run.
+"""Opens a model folder in Hugging Face format: JSON is read, headers are checked, and nothing in the folder is run.
 
 Whoever publishes a folder chooses every byte of it, so each file is checked before anything relies on it. Links are
 followed, because the cache of the Hugging Face hub is made of them; a name that the folder itself gives (the shards of
@@ -10,15 +10,15 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError, shown
-from dllm_fast.models import foreign
-from dllm_fast.models.header import TensorInfo, read_header, read_tensor
-from dllm_fast.models.jsonfile import optional_json, read_json
+from dllm_fast.models import foreign, reading, regular
+from dllm_fast.models.header import TensorInfo, check_count, read_header
+from dllm_fast.models.jsonfile import LISTS, optional_json, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,8 @@ _FETCHED = (
 )
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.safetensors")
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+# The largest models that are published have 200. No shard is free: each header may be large.
+_MOST_SHARDS = 2_000
 # A key of one of many layers, experts or the like: no further head.
 IN_LAYER = re.compile(r"\.\d+\.")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
@@ -88,7 +90,6 @@ class Checkpoint:
     adapter: Adapter | None = None
     base: Checkpoint | None = None
     prefix: str = ""
-    _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -98,12 +99,12 @@ class Checkpoint:
             CheckpointError: a file is missing, broken, or of a kind that is not opened; the text names file, key and remedy.
         """
         folder = Path(folder)
-        if not folder.is_dir():
+        if not regular.is_folder(folder):
             raise CheckpointError(
                 f"a checkpoint is a folder, got {str(folder)!r}, which is none; pass the folder of config.json"
             )
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(foreign.no_config(folder, sorted(path.name for path in _files(folder))))
+        if not regular.present(folder / "config.json"):
+            raise CheckpointError(foreign.no_config(folder, regular.names(folder)))
         config = read_json(folder / "config.json")
         foreign.refuse_quantised_settings(folder, config)
         tensors = _tensors(folder)
@@ -112,7 +113,7 @@ class Checkpoint:
             folder=folder,
             config=config,
             generation_config=optional_json(folder / "generation_config.json"),
-            tokenizer_config=optional_json(folder / "tokenizer_config.json"),
+            tokenizer_config=optional_json(folder / "tokenizer_config.json", LISTS),
             tensors=tensors,
             bytes=sum(info.bytes for info in tensors.values()),
         )
@@ -145,9 +146,7 @@ class Checkpoint:
         return replace(self, tensors={k: v for k, v in self.tensors.items() if k not in ignored}, ignored=ignored)
 
     def read(self, key: str, *, integers: bool = False) -> Tensor:
-        """One weight in the dtype of the file: a view of the mapped file, no copy in private memory.
-
-        Writing into it changes memory, never the file.
+        """One weight in the dtype of the file, in memory of its own; `copy` and `pieces` do without that.
 
         Args:
             key: its name.
@@ -156,6 +155,40 @@ class Checkpoint:
         Raises:
             CheckpointError: there is no such key, it holds no floating-point numbers, or the file has changed.
         """
+        info = self._info(key, integers=integers)
+        if self.adapter is None:
+            return reading.read_tensor(info)
+        replaced = self.adapter.replaces(key)
+        return self.adapter.merged(key, self.adapter.replacement(key) if replaced else reading.read_tensor(info))
+
+    def copy(self, key: str, target: Tensor) -> None:
+        """Copies a weight to where it stays, of any dtype and device: contiguous memory of its shape.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        info = self._info(key)
+        if self.adapter is None or not self.adapter.changes(key):
+            reading.copy(info, target)
+        else:
+            target.copy_(self.read(key))
+
+    def pieces(self, key: str, unit: int = 1) -> Iterator[tuple[int, Tensor]]:
+        """The numbers of a weight in order, a few at a time: where they begin, and the piece, which is good until the next.
+
+        Args:
+            unit: each piece has a multiple of so many numbers, such as those of a row.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        info = self._info(key)
+        if self.adapter is None or not self.adapter.changes(key):
+            yield from reading.pieces(info, unit)
+        else:
+            yield from reading.cut(self.read(key), unit)
+
+    def _info(self, key: str, *, integers: bool = False) -> TensorInfo:
         info = self.tensors.get(key)
         if info is None:
             raise CheckpointError(f"{self.folder} must hold {shown(key)}, which no file of weights has; fetch it again")
@@ -163,12 +196,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{info.file}: {shown(key)} must hold floating-point numbers, got {info.dtype}; use an unquantised checkpoint"
             )
-        if self.adapter is None:
-            return read_tensor(info, self.prefix + key, self._open)
-        replaced = self.adapter.replaces(key)
-        return self.adapter.merged(
-            key, self.adapter.replacement(key) if replaced else read_tensor(info, self.prefix + key, self._open)
-        )
+        return info
 
     def inside(self, prefix: str) -> Self:
         """The checkpoint by what its keys are behind a prefix that all of them have."""
@@ -188,23 +216,16 @@ class Checkpoint:
 
 def _tensors(folder: Path) -> dict[str, TensorInfo]:
     """The weights of a folder, from the one file, the index, or the shards, whichever there is first."""
-    if (folder / SINGLE).is_file():
+    if regular.present(folder / SINGLE):
         return read_header(folder / SINGLE)
-    if (folder / INDEX).is_file():
+    if regular.present(folder / INDEX):
         return _from_index(folder)
-    shards = sorted(path for path in _files(folder) if _SHARD.fullmatch(path.name))
+    names = regular.names(folder)
+    shards = [folder / name for name in names if _SHARD.fullmatch(name)]
     if shards:
         _check_complete(folder, shards)
-        return _joined(shards)
-    names = sorted(path.name for path in _files(folder))
+        return _joined(folder, shards)
     raise CheckpointError(foreign.no_weights(folder, names, f"{SINGLE}, or {INDEX} and its shards"))
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError as error:
-        raise CheckpointError(f"cannot list {folder}: {error}; check its permissions") from error
 
 
 def _check_complete(folder: Path, shards: list[Path]) -> None:
@@ -229,7 +250,7 @@ def read_index(path: Path, name_of_shard: re.Pattern[str], kind: str) -> dict[st
     Raises:
         CheckpointError: it is broken, leads out of the folder, or names a file that is missing.
     """
-    weight_map = read_json(path, unique=True).get("weight_map")
+    weight_map = read_json(path, LISTS, unique=True).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f"{path}: weight_map must be an object from key to file name, got {shown(weight_map)}; fetch it again"
@@ -240,15 +261,16 @@ def read_index(path: Path, name_of_shard: re.Pattern[str], kind: str) -> dict[st
                 f"{path}: {shown(key)} must name a {kind} file of the same folder, got {shown(name)}; "
                 "do not use this checkpoint, or correct the index"
             )
-        if not (path.parent / name).is_file():
-            raise CheckpointError(f"{path}: {shown(key)} lies in {shown(name)}, which is missing; fetch the shard")
+    for name, key in {name: key for key, name in reversed(weight_map.items())}.items():
+        if not regular.is_file(path.parent / name):
+            raise CheckpointError(f"{path}: {shown(key)} lies in {shown(name)}, which is missing or no file; fetch the shard")
     return weight_map
 
 
 def _from_index(folder: Path) -> dict[str, TensorInfo]:
     path = folder / INDEX
     weight_map = read_index(path, _PLAIN_NAME, ".safetensors")
-    tensors = _joined([folder / name for name in dict.fromkeys(weight_map.values())])
+    tensors = _joined(folder, [folder / name for name in dict.fromkeys(weight_map.values())])
     for key, name in weight_map.items():
         if key not in tensors or tensors[key].file.name != name:
             raise CheckpointError(
@@ -262,7 +284,11 @@ def _from_index(folder: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _joined(shards: Iterable[Path]) -> dict[str, TensorInfo]:
+def _joined(folder: Path, shards: Sequence[Path]) -> dict[str, TensorInfo]:
+    if len(shards) > _MOST_SHARDS:
+        raise CheckpointError(
+            f"{folder} must not hold more than {_MOST_SHARDS:,} shards, got {len(shards):,}; join them with transformers"
+        )
     tensors: dict[str, TensorInfo] = {}
     for path in shards:
         header = read_header(path)
@@ -271,6 +297,7 @@ def _joined(shards: Iterable[Path]) -> dict[str, TensorInfo]:
                 f"a tensor must lie in one shard, got {shown(twice[0])} in {tensors[twice[0]].file} and {path.name}; fetch both"
             )
         tensors |= header
+        check_count(folder, len(tensors))
     return tensors
 
 
@@ -306,9 +333,9 @@ def locate(
         raise InvalidValueError(f"subfolder must lie in the model's folder, got {subfolder!r}; name a folder below it")
     try:
         folder = Path(folder_or_id).expanduser()
-        is_folder = str(folder_or_id) != "" and folder.is_dir()  # an empty path would be the working directory
-        is_file = folder.is_file()
-    except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user, a NUL
+        is_folder = str(folder_or_id) != "" and regular.is_folder(folder)  # an empty path would be the working directory
+        is_file = regular.is_file(folder)
+    except RuntimeError:  # an unknown user
         is_folder = is_file = False
     if is_folder:
         if revision is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from dllm_fast.errors import CheckpointError, InvalidValueError, shown
-from dllm_fast.models import foreign, pickles
+from dllm_fast.models import foreign, pickles, regular
 from dllm_fast.models.arguments import known_dtype
 from dllm_fast.models.checkpoint import INDEX, SINGLE, TOKENIZER_FILES, Checkpoint, read_index
-from dllm_fast.models.jsonfile import LARGEST, present, read_json
+from dllm_fast.models.jsonfile import read_json
 from dllm_fast.models.prefix import common
 
 if TYPE_CHECKING:
@@ -127,11 +126,11 @@ def _target(folder: Path, out: Path) -> Path:
 
 def _files(source: Path) -> tuple[Path, list[Path]]:
     """The folder, and the files of weights in it."""
-    if source.is_file():
+    if regular.is_file(source):
         return source.parent, [source]
-    if not source.is_dir():
+    if not regular.is_folder(source):
         raise CheckpointError(f"FOLDER must be the folder of config.json and of pickled weights, got {source}; check the path")
-    names = sorted(path.name for path in source.iterdir())
+    names = regular.names(source)
     if SINGLE in names or INDEX in names:
         raise CheckpointError(
             f"{source} holds {SINGLE if SINGLE in names else INDEX} already, which load opens; leave the conversion out"
@@ -216,16 +215,14 @@ def _copy(folder: Path, fresh: Path) -> list[str]:
     copied = []
     for name in _DATA:
         path = folder / name
-        if not present(path):
+        if not regular.present(path):
             continue
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            raise CheckpointError(f"{path} must be a file of at most {LARGEST:,} bytes; fetch it again")
         if not _may_lead_to(folder, path.resolve()):
             raise CheckpointError(
                 f"{path} must lie in the folder, got a link to {path.resolve()}, which would be copied into OUT; "
                 "put the file itself there, or leave it away"
             )
-        shutil.copyfile(path, fresh / name)
+        (fresh / name).write_bytes(regular.read(path))
         copied.append(name)
     return copied
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_fast.errors import CheckpointError, DllmFastError, shown
-from dllm_fast.models import lora
+from dllm_fast.models import lora, regular
 from dllm_fast.models.checkpoint import Checkpoint, locate
 from dllm_fast.models.prefix import unwrapped
 from dllm_fast.models.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def open_folder(
     elsewhere = {name: value for name, value in hub.items() if name != "subfolder"}
     folder = locate(folder_or_id, revision, **hub)
     above = None if adapter is None else locate(adapter, **elsewhere)
-    if above is None and folder.is_dir() and lora.is_adapter(folder):
+    if above is None and regular.is_folder(folder) and lora.is_adapter(folder):
         above = folder
     if above is None:
         return unwrapped(Checkpoint.open(folder)), folder

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import CheckpointError, shown
-from dllm_fast.models import pickles
-from dllm_fast.models.jsonfile import optional_json, present
+from dllm_fast.models import pickles, regular
+from dllm_fast.models.jsonfile import optional_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def refuse_quantised_settings(folder: Path, config: Mapping[str, Any]) -> None:
                 f"{folder / 'config.json'}: quantised checkpoints are not supported, got {name}{_method(value)}; {_REMEDY}"
             )
     for name in QUANTISED_FILES:
-        if present(folder / name):
+        if regular.present(folder / name):
             value = optional_json(folder / name) if name.endswith(".json") else None
             raise CheckpointError(f"{folder}: quantised checkpoints are not supported, got {name}{_method(value)}; {_REMEDY}")
 
@@ -136,8 +136,8 @@ def _below(folder: Path, names: Iterable[str], fits: Callable[[str], bool]) -> s
     found = []
     for name in names:
         try:
-            inside = sorted(path.name for path in (folder / name).iterdir()) if (folder / name).is_dir() else []
-        except OSError:  # not ours to read
+            inside = regular.names(folder / name) if regular.is_folder(folder / name) else []
+        except CheckpointError:  # not ours to read
             continue
         found += [f"{name}/{file}" for file in inside if fits(file)][:1]
     # A folder of sentence-transformers has one of the model and others of pooling, whose config names no model.

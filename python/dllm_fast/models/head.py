@@ -15,9 +15,9 @@ import torch
 from dllm_fast.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from dllm_fast.models.checkpoint import Checkpoint
+    from torch import Tensor
 
-_CHUNK = 2**22  # numbers compared at a time
+    from dllm_fast.models.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ def decide_bias(checkpoint: Checkpoint, *, bias: str, own: str) -> tuple[str, tu
 
 
 def equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
-    """Do two tensors hold the same numbers? Compared in parts of the mapped files; another shape is never equal."""
+    """Do two tensors hold the same numbers? Compared in pieces; another shape is never equal."""
     return _as_in(checkpoint, first, checkpoint, second)
 
 
@@ -141,7 +141,10 @@ def _as_in(checkpoint: Checkpoint, key: str, base: Checkpoint, other_key: str) -
     if checkpoint.tensors[key].shape != base.tensors[other_key].shape:
         return False
     with torch.device("cpu"):  # a network is built on the meta device
-        one, other = checkpoint.read(key).flatten(), base.read(other_key).flatten()
-        wide = torch.promote_types(one.dtype, other.dtype)
-        parts = (slice(at, at + _CHUNK) for at in range(0, len(one), _CHUNK))
-        return all(torch.equal(one[part].to(wide), other[part].to(wide)) for part in parts)
+        both = zip(checkpoint.pieces(key), base.pieces(other_key), strict=True)
+        return all(_same(one, other) for (_, one), (_, other) in both)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    wide = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(wide), other.to(wide))

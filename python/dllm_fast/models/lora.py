@@ -10,15 +10,17 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import CheckpointError, shown
-from dllm_fast.models import fields
+from dllm_fast.models import fields, regular
 from dllm_fast.models.encoder_keys import old_name
-from dllm_fast.models.header import TensorInfo, read_header, read_tensor
-from dllm_fast.models.jsonfile import present, read_json
+from dllm_fast.models.header import TensorInfo, read_header
+from dllm_fast.models.jsonfile import read_json
+from dllm_fast.models.reading import pieces, read_tensor
+from dllm_fast.models.regular import present
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +86,6 @@ class Adapter:
     whole: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
     biases: str = "none"
-    _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: Path) -> Adapter:
@@ -174,6 +175,10 @@ class Adapter:
         """Does a tensor of the adapter take the place of this one?"""
         return key in self.whole
 
+    def changes(self, key: str) -> bool:
+        """Is this weight other than in the base?"""
+        return key in self.whole or key in self.pairs
+
     def adds(self, key: str) -> bool:
         """Is a product added to this weight?"""
         return key in self.pairs
@@ -190,7 +195,7 @@ class Adapter:
         return weight.float() + (self._read(b).float() @ self._read(a).float()) * scale
 
     def _read(self, key: str) -> Tensor:
-        return read_tensor(self.tensors[key], key, self._open)
+        return read_tensor(self.tensors[key])
 
     @property
     def note(self) -> str:
@@ -209,7 +214,7 @@ class Adapter:
 
 def is_adapter(folder: Path) -> bool:
     """Does a folder hold an adapter and no model? One that holds both is a model whose adapter is beside it."""
-    has_model = any(path.name.startswith("model") and path.suffix == ".safetensors" for path in folder.iterdir())
+    has_model = any(name.startswith("model") and name.endswith(".safetensors") for name in regular.names(folder))
     return present(folder / CONFIG) and not has_model
 
 
@@ -235,8 +240,10 @@ def _refuse_variants(path: Path, config: Mapping[str, Any]) -> None:
 
 def _same(tensors: Mapping[str, TensorInfo], first: str, second: str) -> bool:
     """Are two tensors of the adapter equal? A trained copy may be written under two names."""
-    opened: dict[Path, Any] = {}
-    return read_tensor(tensors[first], first, opened).equal(read_tensor(tensors[second], second, opened))
+    one, other = tensors[first], tensors[second]
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return all(a.equal(b) for (_, a), (_, b) in zip(pieces(one), pieces(other), strict=True))
 
 
 def _pair(

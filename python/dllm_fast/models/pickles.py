@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from dllm_fast.errors import CheckpointError, shown
+from dllm_fast.models import memory, regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,30 +72,38 @@ def read(path: Path) -> State:
 
 
 def _loaded(path: Path) -> object:
+    with regular.opened(path) as file:
+        return _torch_load(path, file)
+
+
+def _torch_load(path: Path, file: regular.File) -> object:
+    """What torch makes of a file: on Linux of the very one that was checked, whatever its name leads to by now."""
     try:
-        with path.open("rb") as file:
-            first = file.read(len(_POINTER))
+        first = file.read(len(_POINTER))
+        same = file.again
         if first == _POINTER:
             raise CheckpointError(
                 f"{path} must hold weights, got a pointer of Git LFS to them; run `git lfs pull` in its folder"
             )
         archive = first.startswith(_ARCHIVE)
         # torch < 2.6 unpickled a tar archive, and ran a TorchScript archive, even under weights_only=True.
-        if not archive and tarfile.is_tarfile(path):
+        if not archive and tarfile.is_tarfile(same):
             raise CheckpointError(
                 f"{path} must be in torch's format of today, got a tar archive, which can run code; "
                 "ask its publisher for safetensors"
             )
         # torch's own reader lists the archive, so that no file can show one list here and another there.
-        if archive and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+        if archive and "constants.pkl" in torch._C.PyTorchFileReader(same).get_all_records():
             raise CheckpointError(
                 f"{path} must hold tensors, got a TorchScript archive, which is a program; ask its publisher for safetensors"
             )
+        if not archive:
+            memory.check(str(path), file.size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about the pickle's version
             # A file from before the archives cannot be mapped.
             with _containers():
-                return torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
+                return torch.load(same, map_location="cpu", weights_only=True, mmap=archive)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:

@@ -9,12 +9,15 @@ from typing import Any, Literal, Self, overload
 import tokenizers
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError, shown
-from dllm_fast.models import vocabulary
+from dllm_fast.models import regular, vocabulary
 from dllm_fast.models.chat import ChatTemplate
-from dllm_fast.models.jsonfile import LARGEST, optional_json, present
+from dllm_fast.models.jsonfile import LISTS, optional_json
+from dllm_fast.models.regular import LARGEST, present
 from dllm_fast.models.vocabulary import content_of, flags_of
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# The longest that are published have 30,000 bytes.
+_LARGEST_TEMPLATE = 1_000_000
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 # Older folders of Qwen's descendants hold the parts of a tokenizer instead of `tokenizer.json`.
 _QWEN_CLASSES = ("DreamTokenizer", "Qwen2Tokenizer", "Qwen2TokenizerFast")
@@ -259,9 +262,7 @@ def _open_ended(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], v
 
 def _backend(path: Path) -> tokenizers.Tokenizer:
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            raise CheckpointError(f"{path} must be a file of at most {LARGEST:,} bytes; fetch it again")
-        backend = tokenizers.Tokenizer.from_file(str(path))
+        backend = tokenizers.Tokenizer.from_buffer(regular.read(path))
     except CheckpointError:
         raise
     except Exception as error:  # tokenizers raises nothing more precise
@@ -274,14 +275,12 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
 
 def _qwen_backend(folder: Path) -> tokenizers.Tokenizer:
     """Byte-level pairs (BPE) from `vocab.json` and `merges.txt`, as Qwen2 splits text: what Dream's folders hold."""
-    files = [folder / "vocab.json", folder / "merges.txt"]
-    for file in files:
-        if not file.is_file() or file.stat().st_size > LARGEST:
-            raise CheckpointError(f"{file} must be a file of at most {LARGEST:,} bytes; fetch it again")
     try:
-        model = tokenizers.models.BPE.from_file(*map(str, files))
+        model = vocabulary.byte_pairs(folder)
+    except CheckpointError:
+        raise
     except Exception as error:  # tokenizers raises nothing more precise
-        raise CheckpointError(f"cannot read {files[0]} and {files[1].name}: {error}; fetch both again") from error
+        raise CheckpointError(f"cannot read {folder / 'vocab.json'} and merges.txt: {error}; fetch both again") from error
     backend = tokenizers.Tokenizer(model)
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(_QWEN_WORDS), behavior="isolated")
     bytewise = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -302,7 +301,7 @@ def _listed(settings: Mapping[str, Any]) -> list[str]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """`tokenizer_config.json`; what it leaves open of the special tokens stands in `special_tokens_map.json`."""
-    return optional_json(folder / "special_tokens_map.json") | optional_json(folder / "tokenizer_config.json")
+    return optional_json(folder / "special_tokens_map.json", LISTS) | optional_json(folder / "tokenizer_config.json", LISTS)
 
 
 def _added(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, Any]]:
@@ -311,7 +310,7 @@ def _added(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, Any]]:
     listed = settings.get("added_tokens_decoder")
     if listed is None:
         path = folder / "added_tokens.json"
-        ids = optional_json(path)
+        ids = optional_json(path, LISTS)
         named = {content_of(settings.get(name)) for name in _NAMES} | set(_listed(settings))
         found: list[tuple[Any, Any]] = [
             (i, {"content": text, "special": text in named, "normalized": text not in named}) for text, i in ids.items()
@@ -372,16 +371,5 @@ def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, ChatTempl
     templates = {name: ChatTemplate(source, f"chat_template {name!r} of {origin}") for name, source in sources.items()}
     file = folder / "chat_template.jinja"
     if present(file):
-        templates["default"] = ChatTemplate(_text(file), str(file))
+        templates["default"] = ChatTemplate(regular.text(file, _LARGEST_TEMPLATE), str(file))
     return templates
-
-
-def _text(path: Path) -> str:
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            raise CheckpointError(f"{path} must be a file of at most {LARGEST:,} bytes; fetch it again")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error}; check its permissions") from error
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} must be UTF-8: {error}; fetch it again") from error

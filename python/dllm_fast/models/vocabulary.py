@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,10 @@ from typing import Any, Literal, NamedTuple
 import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
-from dllm_fast.errors import shown
-from dllm_fast.models.jsonfile import LARGEST, optional_json, present
+from dllm_fast.errors import CheckpointError, shown
+from dllm_fast.models import regular
+from dllm_fast.models.jsonfile import optional_json
+from dllm_fast.models.regular import present
 
 # Where each kind of vocabulary lies.
 WORDS, PIECES, MERGES = "vocab.txt", "vocab.json", "merges.txt"
@@ -220,6 +220,8 @@ def build(folder: Path, name: str | None, settings: Mapping[str, Any]) -> Built 
             return Built(_bytes(folder, kind, settings), kind.special)
     except UnusableError:
         raise
+    except CheckpointError as error:
+        raise UnusableError(str(error)) from error
     except Exception as error:  # tokenizers raises nothing more precise
         raise UnusableError(f"the vocabulary in {folder} makes no tokenizer: {error}; fetch its files again") from error
     if found := [file for file in SENTENCEPIECE if present(folder / file)]:
@@ -262,10 +264,7 @@ def _is_there(module: str) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise UnusableError(f"{path} must be a file of at most {LARGEST:,} bytes; fetch it again")
-    with path.open(encoding="utf-8") as file:  # no other sign ends a line than the one of the platforms
-        return [line.removesuffix("\n") for line in file]
+    return regular.text(path).removesuffix("\n").split("\n")  # no other sign ends a line than the one of the platforms
 
 
 def _ids(path: Path, lines: list[str], special: Mapping[str, str]) -> dict[str, int]:
@@ -308,13 +307,21 @@ def _words(path: Path, kind: Kind, settings: Mapping[str, Any]) -> tokenizers.To
 
 def _bytes(folder: Path, kind: Kind, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """GPT-2's: bytes, joined by the list of merges."""
-    for file in (folder / PIECES, folder / MERGES):
-        if not file.is_file() or file.stat().st_size > LARGEST:
-            raise UnusableError(f"{file} must be a file of at most {LARGEST:,} bytes; fetch it again")
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(folder / PIECES), str(folder / MERGES)))
+    backend = tokenizers.Tokenizer(byte_pairs(folder))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))
     backend.decoder = decoders.ByteLevel()
     return _finish(backend, kind, settings)
+
+
+def byte_pairs(folder: Path) -> tokenizers.models.BPE:
+    """The model of `vocab.json` and `merges.txt`.
+
+    Raises:
+        CheckpointError: one is missing, too large or no regular file.
+        Exception: of tokenizers, which raises nothing more precise.
+    """
+    with regular.copies(folder, PIECES, MERGES) as copy:
+        return tokenizers.models.BPE.from_file(str(copy / PIECES), str(copy / MERGES))
 
 
 def tokens_of(kind: Kind, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -369,10 +376,9 @@ def _through_transformers(folder: Path, name: str | None, file: str, settings: M
     for token in (token for token in _ANGLES if content_of(settings.get(token)) is not None):
         given[token] = tokenizers.AddedToken(str(content_of(settings[token])), special=True, **flags_of(settings[token]))
     # A copy of this one file: no other file of the folder is seen, and no setting can name one somewhere else.
-    with tempfile.TemporaryDirectory() as copy:
-        shutil.copyfile(folder / file, Path(copy) / file)
+    with regular.copies(folder, file) as copy:
         try:
-            theirs = kind.from_pretrained(copy, trust_remote_code=False, local_files_only=True, **given)
+            theirs = kind.from_pretrained(str(copy), trust_remote_code=False, local_files_only=True, **given)
             backend = theirs.backend_tokenizer
         except Exception as error:  # of any class, from a file that somebody else wrote
             if lacking := [name for name, module in _READERS.items() if not _is_there(module)]:

@@ -60,13 +60,16 @@ def fill(
         rows = target.view(-1, *parameter.shape[-1:]) if parameter.dim() > 2 else target
         place = 0
         for key in pieces[name]:
-            source = checkpoint.read(key)
-            part = slice(place, place + len(source))
+            part = slice(place, place + checkpoint.tensors[key].shape[0])
             if scale is None:
-                rows[part].copy_(source)
+                checkpoint.copy(key, rows[part])
             else:
-                quantise.store(source, rows[part], scale.view(-1)[part])
-            place += len(source)
+                width = rows.shape[-1]
+                for begin, piece in checkpoint.pieces(key, width):
+                    first = place + begin // width
+                    lines = slice(first, first + len(piece) // width)
+                    quantise.store(piece.view(-1, width), rows[lines], scale.view(-1)[lines])
+            place = part.stop
         state[name] = target
         if scale is not None:
             state[quantise.scale_name(name)] = scale
