@@ -49,10 +49,11 @@ pub struct Config {
     pub as_published: bool,
 }
 
-/// Steps that commit nothing are passed over one by one, so their number bounds how long that takes.
-const MOST_STEPS: usize = 1 << 20;
+/// Steps of a row, or of a block. No canvas needs more, and ancestral sampling looks at the draws of each.
+pub const MOST_STEPS: usize = 1 << 20;
 
-fn too_many(name: &'static str, steps: usize) -> Error {
+/// Refuses more steps than `MOST_STEPS`.
+pub fn too_many(name: &'static str, steps: usize) -> Error {
     let remedy =
         "no canvas needs more steps than it has masks; leave it out for one token a forward";
     Error::setting(name, "must be at most 1048576", steps, remedy)
@@ -190,9 +191,15 @@ impl Config {
         }
     }
 
-    /// Refuses a total of steps that leaves a block of a row without any.
+    /// Refuses a total of steps that leaves a block of a row without any, and more steps than draws can count.
     pub fn check_blocks(&self, row: usize, blocks: usize) -> Result<()> {
         match self.steps {
+            Steps::PerBlock(steps) if steps.saturating_mul(blocks) > u32::MAX as usize => {
+                Err(Error::Mismatch(format!(
+                    "the steps of a row must be fewer than 2^32 in all, got {steps} steps for each of the {blocks} blocks of row {row}; \
+                 lower steps_per_block, or leave it out"
+                )))
+            }
             Steps::Total(steps) if steps < blocks => Err(Error::Mismatch(format!(
                 "steps is the total of a row and must be at least the number of its blocks that hold masks, \
                  got {steps} steps for the {blocks} blocks of row {row}; use steps={blocks} or more, or steps_per_block"

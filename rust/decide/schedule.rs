@@ -126,6 +126,59 @@ impl Schedule {
         matches!(self, Self::Dream { .. })
     }
 
+    /// The first step from `step` on that commits something while nothing else changes, by its index: the last one at the
+    /// latest. The same as asking `count` of one step after the other; of the idle ones between few are looked at.
+    ///
+    /// Where the probabilities rise, `sure` idle steps are passed over by bisection: those whose probability stays below
+    /// half a mask by more than the rounding of two of them. Roundings decide the rest, which is asked one by one.
+    pub fn next_commit(self, step: Step) -> usize {
+        let last = step.steps.saturating_sub(1).max(step.index);
+        let at = |index| Step { index, ..step };
+        let commits = |index| self.count(at(index)) > 0;
+        let mut from = step.index;
+        if commits(from) {
+            return from;
+        }
+        match self {
+            // Once these are idle they stay so.
+            Self::Even | Self::MaskGit | Self::FirstHitting => return last,
+            Self::Linear { .. } | Self::Cosine { .. } => {
+                let bound = 0.5 / step.left as f64;
+                let sure = |index| {
+                    let step = at(index);
+                    self.probability(step) + 2.0 * self.rounding(step) < bound
+                };
+                let mut behind = last;
+                while from + 1 < behind {
+                    let middle = from.midpoint(behind);
+                    if sure(middle) {
+                        from = middle;
+                    } else {
+                        behind = middle;
+                    }
+                }
+            }
+            Self::Dream { .. } => {}
+        }
+        (from + 1..last)
+            .find(|&index| commits(index))
+            .unwrap_or(last)
+    }
+
+    /// More than the difference between `probability` and its exact value, for `linear` and `cosine`; it rises with the step.
+    fn rounding(self, step: Step) -> f64 {
+        let t = (step.steps - step.index) as f64 / step.steps as f64;
+        // A mask's share alive is at least `t` under both schedules (a cosine lies above its chord), and each operation on
+        // it is off by a few units in the last place of 1.
+        let unit = match self {
+            Self::Linear { as_published: true } | Self::Cosine { as_published: true } => {
+                f64::from(f32::EPSILON)
+            }
+            _ => f64::EPSILON,
+        };
+        16.0 * unit / t
+    }
+
     /// The counts of all steps of a block with `masks` masks.
     pub fn counts(self, masks: usize, steps: usize) -> Vec<usize> {
         let mut left = masks;
@@ -169,9 +222,9 @@ mod tests {
         assert_eq!(Schedule::MaskGit.counts(3, 5), [1, 1, 0, 0, 1]);
     }
 
-    #[test]
-    fn counts_add_up_and_probabilities_rise() {
-        let all = [
+    /// Every rule whose idle steps are passed over, and Dream's, whose are not.
+    fn all() -> [Schedule; 7] {
+        [
             Schedule::Even,
             Schedule::Linear {
                 as_published: false,
@@ -183,8 +236,43 @@ mod tests {
             Schedule::Cosine { as_published: true },
             Schedule::Dream { eps: 1e-3 },
             Schedule::MaskGit,
-        ];
-        for schedule in all {
+        ]
+    }
+
+    #[test]
+    fn idle_steps_are_passed_over_as_if_one_by_one() {
+        let sizes = [1, 2, 3, 7, 40, 300, 4_099, 65_536, 1 << 20];
+        for (schedule, steps) in all()
+            .into_iter()
+            .flat_map(|s| sizes.map(|steps| (s, steps)))
+        {
+            for (left, masks) in [(1, 1), (1, 5), (2, 2), (3, 8), (17, 17), (300, 900)] {
+                let mut plain = steps - 1;
+                for start in (0..steps).rev() {
+                    let step = Step {
+                        index: start,
+                        steps,
+                        masks,
+                        left,
+                    };
+                    if schedule.count(step) > 0 {
+                        plain = start;
+                    }
+                    if start % (steps / 7 + 1) == 0 || steps < 100 {
+                        assert_eq!(
+                            schedule.next_commit(step),
+                            plain,
+                            "{schedule:?} {left} of {masks} masks, step {start} of {steps}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn counts_add_up_and_probabilities_rise() {
+        for schedule in all() {
             for masks in 0..40 {
                 for steps in 1..50 {
                     let counts = schedule.counts(masks, steps);

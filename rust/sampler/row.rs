@@ -165,7 +165,7 @@ impl Row {
             let step = self.enter(self.blocks.around(first, self.canvas.len()), config);
             self.pending = self.prepare(step, config, published_mean, score_all);
             if self.pending.is_none() {
-                self.count_step();
+                self.count_steps(self.idle_steps(step, config));
             }
         }
     }
@@ -325,7 +325,7 @@ impl Row {
             self.carry_out(&plan);
         }
         self.forwards += 1;
-        self.count_step();
+        self.count_steps(1);
     }
 
     /// Indices of the requested positions that are committed, best first.
@@ -370,10 +370,33 @@ impl Row {
         self.trajectory.extend_from_slice(plan);
     }
 
-    fn count_step(&mut self) {
-        self.scheduled += 1;
+    /// Steps from this one on, itself the first, that commit nothing.
+    fn idle_steps(&self, step: Step, config: &Config) -> usize {
+        if config.order != Order::Ancestral {
+            return config.schedule.next_commit(step) - step.index;
+        }
+        // Each has draws of its own, which must be looked at.
+        let window = self.window();
+        let eligible: Vec<u32> = window
+            .filter(|&p| self.canvas[p] == self.mask)
+            .map(|p| p as u32)
+            .collect();
+        let commits = |&idle: &usize| {
+            let index = step.index + idle;
+            let probability = config.schedule.probability(Step { index, ..step });
+            let scheduled = self.scheduled + idle as u32;
+            let draw = |&p: &u32| self.stream.uniform(p, scheduled, Draw::Commit);
+            eligible.iter().any(|p| draw(p) < probability)
+        };
+        (1..step.steps - step.index)
+            .find(commits)
+            .expect("the last step takes all")
+    }
+
+    fn count_steps(&mut self, steps: usize) {
+        self.scheduled += steps as u32;
         if let Some(block) = &mut self.block {
-            block.index += 1;
+            block.index += steps;
         }
     }
 }
