@@ -38,7 +38,7 @@ _INTERRUPTED, _NOBODY_READS = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command. Status 0: done and, for the demo, solved; 1: not solved; 2: bad input."""
+    """Runs the command. Status 0: done and, for the demo, solved; 1: not solved, or ids without text; 2: bad input."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # An answer may hold what the encoding of a terminal or a file cannot.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dllm_fast import records
 from dllm_fast.config import SamplerConfig
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.generation_config import READ, check_config, check_objects, settings_of, told_by
 from dllm_fast.padding import unpadded
 from dllm_fast.settings import NAMES
@@ -101,6 +102,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
         settings = settings_of(generation_config, told) | settings
     if settings.get("top_k") == 0:
         del settings["top_k"]  # which is how transformers says that it is off
+    padding = _padding(told)
     result = sample(
         model,
         prompts[::num_samples],
@@ -113,7 +115,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
         **settings,
         **rest,
     )
-    sequences = _sequences(input_ids, result, told.get("pad_token_id"))
+    sequences = _sequences(input_ids, result, padding)
     if not told.get("return_dict_in_generate"):
         return sequences
     return Generated(
@@ -218,11 +220,23 @@ def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, posit
     return rows
 
 
+def _padding(told: dict[str, Any]) -> int | None:
+    """What rows are padded with; read before anything is run, so that a wrong one costs no answer.
+
+    Raises:
+        InvalidTypeError: no whole number.
+    """
+    value = records.scalar(told.get("pad_token_id"))
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InvalidTypeError(f"pad_token_id must be the id of a token, got {shown(value)}; pass one, or leave it out")
+    return value
+
+
 def _sequences(input_ids: torch.Tensor, result: Result, padding: int | None) -> torch.Tensor:
     import torch
 
     if padding is None:
         padding = next(iter(result.config.eos_token_ids), 0)
     new = [torch.from_numpy(tokens) for tokens in result.new_tokens]
-    written = torch.nn.utils.rnn.pad_sequence(new, batch_first=True, padding_value=int(padding))
+    written = torch.nn.utils.rnn.pad_sequence(new, batch_first=True, padding_value=padding)
     return torch.cat((input_ids, written.to(input_ids)), dim=1)

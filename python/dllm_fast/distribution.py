@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dllm_fast import records, sampling, text
+from dllm_fast import records, sampling, text, tokens
 from dllm_fast.aliases import ALIASES
 from dllm_fast.arrays import integer_array
 from dllm_fast.config import SamplerConfig
-from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
+from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError, shown
 from dllm_fast.models.predictor import Predictor, sites_of
 from dllm_fast.predict import mask_predict
 from dllm_fast.records import Record
@@ -55,7 +55,8 @@ class Distribution(Record):
         position: from the start of the canvas.
         ids: the most probable first, on a tie the lower first, int64.
         probabilities: of these, float64: of the softmax at temperature 1, without the mask and the suppressed tokens.
-        tokens: the ids as text, or None without a tokenizer.
+        tokens: the ids as text, or None without a tokenizer, and where it failed.
+        tokens_error: why it failed to make text of the ids, or None.
     """
 
     row: int
@@ -63,17 +64,19 @@ class Distribution(Record):
     ids: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     tokens: list[str] | None
+    tokens_error: str | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Distribution:
         """The distribution that `to_dict` wrote, equal to the one it was.
 
         Raises:
-            InvalidValueError, InvalidTypeError: names or values that it does not write.
+            InvalidValueError, InvalidTypeError: names or values that it does not write. `tokens_error` may be missing, as it
+                was in older files.
         """
-        names = [item.name for item in dataclasses.fields(cls)]
-        found = records.checked(values, "Distribution", names)
-        tokens = records.strings(found["tokens"], "tokens")
+        names = [item.name for item in dataclasses.fields(cls) if item.name != "tokens_error"]
+        found = records.checked(values, "Distribution", names, ["tokens_error"])
+        spelled = records.strings(found["tokens"], "tokens")
         distribution = cls(
             row=records.whole(found["row"], "row"),
             position=records.whole(found["position"], "position"),
@@ -81,9 +84,10 @@ class Distribution(Record):
             probabilities=np.array(
                 [records.number(p, "probabilities") for p in records.rows(found["probabilities"], "probabilities")]
             ),
-            tokens=tokens,
+            tokens=spelled,
+            tokens_error=records.reason(found.get("tokens_error"), "tokens_error", spelled),
         )
-        counts = [len(one) for one in (distribution.ids, distribution.probabilities, tokens) if one is not None]
+        counts = [len(one) for one in (distribution.ids, distribution.probabilities, spelled) if one is not None]
         if len(set(counts)) > 1:
             raise InvalidValueError(
                 f"ids, probabilities and tokens must be as many, got {', '.join(map(str, counts))}; pass what to_dict gave"
@@ -171,13 +175,15 @@ class _Asked(Predictor):
             ids = self._best(scored)
             of_rank = [_current(scored, self.draw.suppressed, ids[:, rank]) for rank in range(self._top)]
             for i, (row, position) in enumerate(places[start : start + _PART]):
+                spelled, why = self._texts(ids[i])
                 self._found.append(
                     Distribution(
                         row=int(row),
                         position=int(position),
                         ids=ids[i],
                         probabilities=np.array([probabilities[i] for probabilities in of_rank]),
-                        tokens=None if self._tokenizer is None else [self._text(token) for token in ids[i]],
+                        tokens=spelled,
+                        tokens_error=why,
                     )
                 )
         return prediction
@@ -198,8 +204,14 @@ class _Asked(Predictor):
             best[i] = allowed[np.concatenate((above, equal))[: self._top]]
         return best
 
-    def _text(self, token: np.int64) -> str:
-        return str(self._tokenizer.decode([int(token)], skip_special_tokens=False))
+    def _texts(self, ids: Ints) -> tuple[list[str] | None, str | None]:
+        """Each id as text, or why there is none: the numbers are worth having without it."""
+        if self._tokenizer is None:
+            return None, None
+        try:
+            return [tokens.decode(self._tokenizer, [token]) for token in ids.tolist()], None
+        except DllmFastError as error:
+            return None, str(error)
 
 
 def _current(logits: Any, suppressed: tuple[int, ...], ids: Ints) -> NDArray[np.float64]:

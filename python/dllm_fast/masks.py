@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dllm_fast.tokens import around, encode_plain, spelling
+from dllm_fast.errors import DllmFastError
+from dllm_fast.tokens import around, decode, encode_plain, spelling
 
 #: What stands for a mask in a text, however the tokenizer spells its own.
 MASK = "[MASK]"
@@ -71,7 +72,7 @@ def _known(tokenizer: Any, words: Iterable[str]) -> Iterator[str]:
     for word in words:
         try:
             ids = encode_plain(tokenizer, word)
-        except Exception:  # `tokenizers` raises nothing more precise
+        except DllmFastError:
             continue
         if ids:
             yield word
@@ -93,20 +94,16 @@ def continued(tokenizer: Any, piece: str) -> list[int]:
     alone = encode_plain(tokenizer, piece)
     for letter in _known(tokenizer, _LETTERS):
         before = encode_plain(tokenizer, letter)
-        shown = _text(tokenizer, before)
+        shown = decode(tokenizer, before)
         if shown.strip() != letter:
             continue  # it is unknown
         # What reads right by itself is taken as it is: most tokenizers begin a piece as they go on.
-        if _text(tokenizer, before + alone) == shown + piece:
+        if decode(tokenizer, before + alone) == shown + piece:
             return alone
         try:
             whole = encode_plain(tokenizer, letter + piece)
-        except Exception:  # a word that the tokenizer does not know
+        except DllmFastError:  # a word that the tokenizer does not know
             continue
         if whole[: len(before)] == before and len(whole) > len(before):
             return whole[len(before) :]
     return alone
-
-
-def _text(tokenizer: Any, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=False))

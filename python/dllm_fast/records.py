@@ -150,6 +150,19 @@ def strings(value: object, name: str) -> list[str] | None:
     return None if value is None else [string(item, name) for item in rows(value, name)]
 
 
+def reason(value: object, name: str, texts: object) -> str | None:
+    """Why there are no texts, or None.
+
+    Raises:
+        InvalidTypeError: neither a text nor None.
+        InvalidValueError: a reason although there are texts.
+    """
+    found = None if value is None else string(value, name)
+    if found is not None and texts is not None:
+        raise InvalidValueError(f"{name} says why there is no text, got {shown(found)} beside text; pass what to_dict gave")
+    return found
+
+
 def checked(
     values: object, what: str, names: Collection[str], optional: Collection[str] = (), *, unknown: str = ""
 ) -> dict[str, Any]:

@@ -69,7 +69,9 @@ class Result(Record):
         new_tokens: what was written in each row, in order of position, int64; cut after the first end token when
             `stop_at_eos`.
         texts: `new_tokens` as text up to the end token that ended the row (for `infill` the whole canvas), or None without a
-            tokenizer. Special tokens that were given are left out; what was written is shown, whatever it is.
+            tokenizer, and where it failed. Special tokens that were given are left out; what was written is shown, whatever
+            it is.
+        texts_error: why the tokenizer failed to make text of `new_tokens`, or None. The ids are there all the same.
         trajectory: for each row its edits in order, with `.step`, `.position`, `.token`, `.probability`, `.kind`, `.time`.
         stats: forwards and milliseconds.
         config: every setting as it was used.
@@ -80,6 +82,7 @@ class Result(Record):
     sequences: list[NDArray[np.int64]]
     new_tokens: list[NDArray[np.int64]]
     texts: list[str] | None
+    texts_error: str | None = None
     trajectory: list[list[Edit]] = field(repr=False)
     stats: Stats
     config: SamplerConfig
@@ -91,8 +94,12 @@ class Result(Record):
         """The text of a single row.
 
         Raises:
-            InvalidValueError: several rows, or no tokenizer to make text with.
+            InvalidValueError: several rows, no tokenizer to make text with, or one that failed.
         """
+        if self.texts_error is not None:
+            raise InvalidValueError(
+                f"the tokenizer could not make text of the answer: {self.texts_error}; the ids are in new_tokens"
+            )
         if self.texts is None:
             raise InvalidValueError(
                 "text needs a tokenizer, got none; pass tokenizer= to sample, or decode new_tokens yourself"
@@ -106,16 +113,19 @@ class Result(Record):
         """The result that `to_dict` wrote, equal to the one it was.
 
         Raises:
-            InvalidValueError, InvalidTypeError: names or values that it does not write.
+            InvalidValueError, InvalidTypeError: names or values that it does not write. `texts_error` may be missing, as it
+                was in older files.
         """
-        found = _named(cls, values)
+        found = _named(cls, values, optional=("texts_error",))
+        texts = records.strings(found["texts"], "texts")
         seed, aliases = found["seed"], found["aliases"]
         if not isinstance(aliases, Mapping):
             raise InvalidTypeError(f"aliases must be a dictionary of texts, got {shown(aliases)}; pass what to_dict gave")
         result = cls(
             sequences=_arrays(found["sequences"], "sequences"),
             new_tokens=_arrays(found["new_tokens"], "new_tokens"),
-            texts=records.strings(found["texts"], "texts"),
+            texts=texts,
+            texts_error=records.reason(found.get("texts_error"), "texts_error", texts),
             trajectory=[
                 [Edit.from_dict(edit) for edit in rows(edits, "trajectory")]
                 for edits in rows(found["trajectory"], "trajectory")

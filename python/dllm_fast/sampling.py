@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast import _core, prepare, text, tokens
-from dllm_fast.errors import InvalidTypeError
+from dllm_fast.errors import DllmFastError, InvalidTypeError
 from dllm_fast.models.open_runner import open_runner
 from dllm_fast.models.predictor import Predictor
 from dllm_fast.models.runner import Task
@@ -185,10 +185,12 @@ def _run(
     written = [_written(before, after, config) for before, after in zip(canvases, sequences, strict=True)]
     trajectory = sampler.trajectory
     committed = sum(edit.kind == "commit" for edits in trajectory for edit in edits)
+    texts, texts_error = _texts(tokenizer, sequences, written, infilling=infilling)
     return Result(
         sequences=sequences,
         new_tokens=[after[row.positions] for after, row in zip(sequences, written, strict=True)],
-        texts=None if tokenizer is None else _texts(tokenizer, sequences, written, infilling=infilling),
+        texts=texts,
+        texts_error=texts_error,
         trajectory=trajectory,
         stats=Stats(
             nfe=runner.forwards,
@@ -269,12 +271,22 @@ def _written(before: NDArray[np.int64], after: NDArray[np.int64], config: Sample
     return _Written(masks[: ends[0] + 1] if ends.size else masks, masks, bool(ends.size))
 
 
-def _texts(tokenizer: Any, canvases: list[NDArray[np.int64]], written: list[_Written], *, infilling: bool) -> list[str]:
-    """The answers, or the whole canvases, without the end token that ended a row and what was filled in behind it."""
-    special = list(tokens.special_ids(tokenizer))
+def _texts(
+    tokenizer: Any, canvases: list[NDArray[np.int64]], written: list[_Written], *, infilling: bool
+) -> tuple[list[str] | None, str | None]:
+    """The answers, or the whole canvases, without the end token that ended a row and what was filled in behind it.
+
+    Or why there are none: a tokenizer that fails here must not cost the answer.
+    """
+    if tokenizer is None:
+        return None, None
     found = []
-    for canvas, row in zip(canvases, written, strict=True):
-        answer = row.positions[:-1] if row.is_ended else row.positions
-        shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.masks, answer)) if infilling else answer
-        found.append(text.decode(tokenizer, canvas[shown], np.isin(shown, answer), special))
-    return found
+    try:
+        special = list(tokens.special_ids(tokenizer))
+        for canvas, row in zip(canvases, written, strict=True):
+            answer = row.positions[:-1] if row.is_ended else row.positions
+            shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.masks, answer)) if infilling else answer
+            found.append(text.decode(tokenizer, canvas[shown], np.isin(shown, answer), special))
+    except DllmFastError as error:
+        return None, str(error)
+    return found, None

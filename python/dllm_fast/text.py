@@ -14,7 +14,8 @@ import numpy as np
 
 from dllm_fast import masks, padding, tokens
 from dllm_fast.arrays import integer_array, is_tensor
-from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError, UnknownTextWarning
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, UnknownTextWarning
+from dllm_fast.failures import reason, translated
 from dllm_fast.masks import MASK
 
 if TYPE_CHECKING:
@@ -152,16 +153,9 @@ def _of_text(text: str, tokenizer: Any, name: str, mask: int | None, chat: bool 
         ) from error
     if chat:
         return _of_messages([{"role": "user", "content": text}], tokenizer, name)
-    try:
-        if mask is not None:
-            return Prompt(_array(masks.canvas(text, tokenizer, mask)), text=text.replace(MASK, " "))
-        whole, tail = tokens.ids(tokenizer.encode(text)), tokens.around(tokenizer, text)[1]
-    except DllmFastError:
-        raise
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise InvalidValueError(
-            f"a {name} of text must be made of what the tokenizer knows, got {text[:40]!r}: {error}; use its words"
-        ) from error
+    if mask is not None:
+        return Prompt(_array(masks.canvas(text, tokenizer, mask)), text=text.replace(MASK, " "))
+    whole, tail = tokens.encode(tokenizer, text), tokens.around(tokenizer, text)[1]
     if not tail or whole[-len(tail) :] != tail:
         return Prompt(_array(whole), text=text)
     return Prompt(_array(whole[: -len(tail)]), _array(tail), text)
@@ -191,27 +185,29 @@ def _of_messages(messages: Any, tokenizer: Any, name: str) -> Prompt:
     last = messages[-1]
     goes_on = isinstance(last, Mapping) and last.get("role") == "assistant"
     how = {"add_generation_prompt": False, "continue_final_message": True} if goes_on else {"add_generation_prompt": True}
-    try:
+    with translated(lambda error: _not_templated(error, goes_on=goes_on)):
         written = tokenizer.apply_chat_template(messages, **how)
-    except DllmFastError:
-        raise
-    except ValueError as error:
-        if not goes_on:
-            raise
-        raise InvalidValueError(  # the words of `models/tokenizer.py`, for tokenizers of transformers
-            "this chat template does not write the last message as it is, so that it cannot go on; end with a user's message, "
-            f"or pass the text that is to be continued ({str(error).splitlines()[0][:200]})"
-        ) from error
-    # transformers 4 gives a list, 5 a mapping.
-    ids = integer_array(written["input_ids"] if isinstance(written, Mapping) else written, name)
+        # transformers 4 gives a list, 5 a mapping.
+        ids = integer_array(written["input_ids"] if isinstance(written, Mapping) else written, name)
     contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
     return Prompt(ids, text=" ".join(text for text in contents if isinstance(text, str)))
+
+
+def _not_templated(error: BaseException, *, goes_on: bool) -> InvalidValueError:
+    if goes_on and isinstance(error, ValueError):  # the words of `models/tokenizer.py`, for tokenizers of transformers
+        return InvalidValueError(
+            "this chat template does not write the last message as it is, so that it cannot go on; end with a user's message, "
+            f"or pass the text that is to be continued ({reason(error)})"
+        )
+    return InvalidValueError(
+        f"messages must be what the chat template of this tokenizer writes: {reason(error)}; change them, or pass text"
+    )
 
 
 def decode(tokenizer: Any, ids: NDArray[np.int64], written: NDArray[np.bool_], special: list[int]) -> str:
     """Text of ids. What was written is shown, whatever it is; of the others the special tokens are not."""
     shown = ids[written | ~np.isin(ids, special)]
-    return str(tokenizer.decode(shown.tolist(), skip_special_tokens=False))
+    return tokens.decode(tokenizer, shown.tolist())
 
 
 def warn_unknown(prompts: list[Prompt], tokenizer: Any) -> None:

@@ -11,11 +11,18 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dllm_fast.errors import DllmFastError, InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.failures import is_panic, reason, translated
 from dllm_fast.nearest import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ParamSpec, TypeVar
+
     import tokenizers
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 _MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|MASK|>")
 _ENDS = ("[EOS]", "</s>", "<|endoftext|>", "<|im_end|>", "<eos>")
@@ -28,6 +35,29 @@ _ROLES = ("bos", "eos", "unk", "sep", "cls")
 _PROBES = ("a", "1", "the", "x y")
 
 
+def _failed(tokenizer: Any, what: str, error: BaseException) -> InvalidValueError:
+    kind = type(tokenizer)
+    return InvalidValueError(
+        f"a tokenizer must {what}, got a {kind.__module__}.{kind.__qualname__} that did not: {reason(error)}; pass another "
+        "one, or ids without a tokenizer"
+    )
+
+
+def _asks(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """For functions that ask a tokenizer, their first argument: what it raises is an error that names it."""
+
+    def with_errors(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def asked(*arguments: P.args, **named: P.kwargs) -> R:
+            with translated(lambda error: _failed(arguments[0], what, error)):
+                return function(*arguments, **named)
+
+        return asked
+
+    return with_errors
+
+
+@_asks("say whether it pads and cuts")
 def unlimited(tokenizer: Any) -> Any:
     """The tokenizer, or one that neither pads nor cuts a text where it does.
 
@@ -36,21 +66,28 @@ def unlimited(tokenizer: Any) -> Any:
     other threads, may count on it.
 
     Raises:
+        InvalidTypeError: no tokenizer.
         InvalidValueError: it does, and cannot be copied.
     """
+    if tokenizer is not None and not all(callable(getattr(tokenizer, name, None)) for name in ("encode", "decode")):
+        raise InvalidTypeError(
+            f"a tokenizer must have encode and decode, got {type(tokenizer).__name__}; pass one of `tokenizers` or transformers"
+        )
     library = sys.modules.get("tokenizers")  # who has one has imported it
     if library is None or not isinstance(tokenizer, library.Tokenizer | library.implementations.BaseTokenizer):
         return tokenizer
     if tokenizer.padding is None and tokenizer.truncation is None:
         return tokenizer
-    try:
-        written = tokenizer.to_str()
-    except Exception as error:  # a part that is written in Python
-        raise InvalidValueError(
-            f"a tokenizer must neither pad nor cut a text, got one that does and cannot be copied ({error}); call no_padding() "
-            "and no_truncation() on it"
-        ) from error
-    return _unlimited(written)
+    with translated(_not_copied):
+        return _unlimited(tokenizer.to_str())
+
+
+def _not_copied(error: BaseException) -> InvalidValueError:
+    # Most often because a part of it is written in Python.
+    return InvalidValueError(
+        f"a tokenizer must neither pad nor cut a text, got one that does and cannot be copied ({reason(error)}); call "
+        "no_padding() and no_truncation() on it"
+    )
 
 
 @functools.lru_cache(maxsize=2)  # a large one takes half a second to build; its text says whether it has changed
@@ -78,6 +115,7 @@ def pad_token_id(tokenizer: Any) -> int | None:
     return _role(tokenizer, "pad_token_id", _PADS)
 
 
+@_asks("say what stands for unknown text")
 def unk_token_id(tokenizer: Any) -> int | None:
     """What a tokenizer writes for text that it does not know, where it has such a token."""
     named = getattr(getattr(tokenizer, "model", None), "unk_token", None)  # of `tokenizers`
@@ -85,11 +123,13 @@ def unk_token_id(tokenizer: Any) -> int | None:
     return _role(tokenizer, "unk_token_id", _UNKNOWN) if known is None else known
 
 
+@_asks("say which roles its tokens have")
 def has_other_role(tokenizer: Any, token: int) -> bool:
     """Is a token, the padding say, also the end, the beginning or another named one?"""
     return token in {eos_token_id(tokenizer), *(getattr(tokenizer, f"{role}_token_id", None) for role in _ROLES)}
 
 
+@_asks("say which roles its tokens have")
 def _role(tokenizer: Any, attribute: str, names: tuple[str, ...]) -> int | None:
     known = getattr(tokenizer, attribute, None)
     if known is not None:
@@ -99,6 +139,7 @@ def _role(tokenizer: Any, attribute: str, names: tuple[str, ...]) -> int | None:
     return next((found for name in names if (found := token_id(tokenizer, name)) is not None), None)
 
 
+@_asks("say the id of a token")
 def token_id(tokenizer: Any, name: str) -> int | None:
     """The id of a token as the vocabulary spells it, or None."""
     look_up = getattr(tokenizer, "token_to_id", None)
@@ -107,6 +148,7 @@ def token_id(tokenizer: Any, name: str) -> int | None:
     return None if found is None or spelling(tokenizer, int(found)) not in {name, None} else int(found)
 
 
+@_asks("say the token of an id")
 def spelling(tokenizer: Any, token: int) -> str | None:
     """The token of an id as the vocabulary spells it, or None."""
     look_up = getattr(tokenizer, "id_to_token", None) or getattr(tokenizer, "convert_ids_to_tokens", None)
@@ -117,12 +159,14 @@ def spelling(tokenizer: Any, token: int) -> str | None:
     return found if isinstance(found, str) else None
 
 
+@_asks("list its tokens")
 def vocabulary(tokenizer: Any) -> dict[str, int]:
     """Every token with its id, or nothing where a tokenizer does not tell."""
     listed = getattr(tokenizer, "get_vocab", None)
     return {} if listed is None else dict(listed())
 
 
+@_asks("say how many tokens it has")
 def size(tokenizer: Any) -> int | None:
     """How many ids a tokenizer has, where it tells."""
     found = getattr(tokenizer, "vocabulary", None)  # of ours
@@ -133,6 +177,7 @@ def size(tokenizer: Any) -> int | None:
     return found if isinstance(found, int) else None
 
 
+@_asks("say which of its tokens are special")
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """The ids that a tokenizer marks as special: no text is written with them."""
     if tokenizer is None:
@@ -170,6 +215,7 @@ def shown(tokenizer: Any, ids: Sequence[int]) -> str:
     return ", ".join(names) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
 
 
+@_asks("say what becomes of a text")
 def remarks(tokenizer: Any, others: Collection[int | None], vocabulary: int | None) -> tuple[str, ...]:
     """What `sample` and `infill` do with text under this tokenizer, in sentences; the arguments are those of `not_written`."""
     if tokenizer is None:
@@ -217,14 +263,47 @@ def ids(encoding: Any) -> list[int]:
     return [int(token) for token in getattr(encoding, "ids", encoding)]
 
 
-def encode_plain(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text with nothing put around it."""
-    try:
-        return ids(tokenizer.encode(text, add_special_tokens=False))
-    except DllmFastError:
-        raise
-    except TypeError:  # one that knows no such argument puts nothing around a text
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text, with what the tokenizer puts around every text.
+
+    Raises:
+        InvalidValueError: the tokenizer cannot write it.
+    """
+    with translated(lambda error: _unwritten(tokenizer, text, error)):
         return ids(tokenizer.encode(text))
+
+
+def encode_plain(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text with nothing put around it.
+
+    Raises:
+        InvalidValueError: the tokenizer cannot write it.
+    """
+    with translated(lambda error: _unwritten(tokenizer, text, error)):
+        try:
+            return ids(tokenizer.encode(text, add_special_tokens=False))
+        except InvalidTypeError:
+            raise
+        except TypeError:  # one that knows no such argument puts nothing around a text
+            return ids(tokenizer.encode(text))
+
+
+def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """Text of ids, with special tokens.
+
+    Raises:
+        InvalidValueError: the tokenizer cannot read them.
+    """
+    with translated(lambda error: _failed(tokenizer, "make text of ids", error)):
+        return str(tokenizer.decode(token_ids, skip_special_tokens=False))
+
+
+def _unwritten(tokenizer: Any, text: str, error: BaseException) -> InvalidValueError:
+    if is_panic(error):
+        return _failed(tokenizer, f"make ids of a text such as {text[:40]!r}", error)
+    return InvalidValueError(
+        f"a text must be made of what the tokenizer knows, got {text[:40]!r}: {reason(error)}; use its words"
+    )
 
 
 def around(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
@@ -233,12 +312,12 @@ def around(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     A special token that is written in the text is part of the text. Where the text says nothing about it, because it is empty
     or made of the same tokens, another text does.
     """
-    if not ids(tokenizer.encode("")):
+    if not encode(tokenizer, ""):
         return [], []
     for probe in (text, *_PROBES):
         try:
-            whole, plain = ids(tokenizer.encode(probe)), encode_plain(tokenizer, probe)
-        except Exception:  # a word that the tokenizer does not know
+            whole, plain = encode(tokenizer, probe), encode_plain(tokenizer, probe)
+        except InvalidValueError:  # a word that the tokenizer does not know
             if probe is text:
                 raise
             continue

@@ -99,7 +99,7 @@ def test_a_mask_in_a_text_however_the_tokenizer_spells_it(folder: Path) -> None:
 
 def test_text_that_a_tokenizer_cannot_write() -> None:
     _, tokenizer = dllm_fast.demo.load_text()
-    with pytest.raises(InvalidValueError, match="a prompt of text must be made of what the tokenizer knows, got 'Hello'"):
+    with pytest.raises(InvalidValueError, match="a text must be made of what the tokenizer knows, got 'Hello'"):
         text.prompts("Hello", tokenizer, "prompt")
 
 

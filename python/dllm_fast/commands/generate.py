@@ -68,8 +68,7 @@ def _generate(options: argparse.Namespace) -> int:
         result = sample(
             model, given, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **rule.given(options)
         )
-    _print(result, prompts, options, lines=options.prompts is not None)
-    return 0
+    return _print(result, prompts, options, lines=options.prompts is not None)
 
 
 def _infill(options: argparse.Namespace) -> int:
@@ -86,8 +85,7 @@ def _infill(options: argparse.Namespace) -> int:
             num_samples=options.num_samples,
             **rule.given(options),
         )
-    _print(result, [options.text], options, lines=False)
-    return 0
+    return _print(result, [options.text], options, lines=False)
 
 
 def _load(options: argparse.Namespace) -> LoadedModel:
@@ -144,24 +142,31 @@ def _prompts(options: argparse.Namespace) -> list[str]:
     return found
 
 
-def _print(result: Result, prompts: Sequence[str], options: argparse.Namespace, *, lines: bool) -> None:
-    texts = result.texts or []
-    rows = [
-        {
-            "prompt": prompts[row // options.num_samples],
-            "text": text,
-            "new_tokens": result.new_tokens[row].tolist(),
-            "nfe": result.stats.nfe_per_row[row],
-            "seed": options.seed,
-            "sample": row % options.num_samples,
-        }
-        for row, text in enumerate(texts)
-    ]
+def _print(result: Result, prompts: Sequence[str], options: argparse.Namespace, *, lines: bool) -> int:
+    """Prints the answers, or their ids where the tokenizer could not make text of them; then the status is 1."""
+    ids = [row.tolist() for row in result.new_tokens]
+    failed = {} if result.texts_error is None else {"text_error": result.texts_error}
     if lines or options.json:
-        for entry in rows:
+        for row, new_tokens in enumerate(ids):
+            entry = {
+                "prompt": prompts[row // options.num_samples],
+                "text": None if result.texts is None else result.texts[row],
+                **failed,
+                "new_tokens": new_tokens,
+                "nfe": result.stats.nfe_per_row[row],
+                "seed": options.seed,
+                "sample": row % options.num_samples,
+            }
             print(json.dumps(entry))
-        return
-    print("\n".join(texts))
+    else:
+        print("\n".join([" ".join(map(str, row)) for row in ids] if result.texts is None else result.texts))
+        _print_stats(result, options)
+    if failed:
+        print(f"dllm-fast: the answer is shown as ids, because there is no text of it: {result.texts_error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _print_stats(result: Result, options: argparse.Namespace) -> None:
     stats = result.stats
     forwards = "1 forward" if stats.nfe == 1 else f"{stats.nfe} forwards"
     print(

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
+import numpy as np
 import tokenizers
 
-from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError, shown
+from dllm_fast.arrays import integer_array
+from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError, shown
+from dllm_fast.failures import is_panic, reason, translated
 from dllm_fast.models import regular, vocabulary
 from dllm_fast.models.chat import ChatTemplate
 from dllm_fast.models.jsonfile import LISTS, optional_json
@@ -18,6 +21,8 @@ from dllm_fast.models.vocabulary import content_of, flags_of
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # The longest that are published have 30,000 bytes.
 _LARGEST_TEMPLATE = 1_000_000
+# The library holds an id in 32 bits.
+_IDS = 2**32
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 # Older folders of Qwen's descendants hold the parts of a tokenizer instead of `tokenizer.json`.
 _QWEN_CLASSES = ("DreamTokenizer", "Qwen2Tokenizer", "Qwen2TokenizerFast")
@@ -45,8 +50,10 @@ class Tokenizer:
         special_tokens: Mapping[str, str],
         templates: Mapping[str, ChatTemplate],
         remark: str | None = None,
+        origin: str = "this tokenizer",
     ) -> None:
         self._backend = backend
+        self._origin = origin
         self.remark = remark
         self.special_tokens = {name: token for name, token in special_tokens.items() if self.token_to_id(token) is not None}
         self._templates = dict(templates)
@@ -74,6 +81,11 @@ class Tokenizer:
             CheckpointError: one of the files is broken, or they contradict each other.
         """
         folder = Path(folder)
+        with translated(lambda error: _failed(str(folder), "be made of its files", error)):
+            return cls._found(folder, model_type)
+
+    @classmethod
+    def _found(cls, folder: Path, model_type: str | None) -> tuple[Self | None, str | None]:
         path = folder / "tokenizer.json"
         settings = _settings(folder)
         name = vocabulary.class_of(folder, settings, model_type)
@@ -101,11 +113,17 @@ class Tokenizer:
         special = {name: token for name in _NAMES if (token := content_of(settings.get(name, usual.get(name)))) is not None}
         _mark_special(backend, [*special.values(), *_listed(settings)])
         remark = vocabulary.lowered(backend, name, settings)
-        return cls(backend, special_tokens=special, templates=_templates(folder, settings), remark=remark), None
+        templates = _templates(folder, settings)
+        return cls(backend, special_tokens=special, templates=templates, remark=remark, origin=str(folder)), None
+
+    def _asked(self, what: str) -> translated:
+        """A block in which the backend does something; what it raises is an error of the checkpoint."""
+        return translated(lambda error: _failed(self._origin, what, error))
 
     @property
     def vocabulary(self) -> int:
-        return self._backend.get_vocab_size(with_added_tokens=True)
+        with self._asked("count its tokens"):
+            return self._backend.get_vocab_size(with_added_tokens=True)
 
     @property
     def mask_token_id(self) -> int | None:
@@ -130,13 +148,15 @@ class Tokenizer:
     @property
     def unk_token_id(self) -> int | None:
         """The id of what stands for text that the vocabulary lacks: `unk_token` of the settings, or the model's own."""
-        own = getattr(self._backend.model, "unk_token", None)
+        with self._asked("say its unknown token"):
+            own = getattr(self._backend.model, "unk_token", None)
         return self._special("unk_token") if own is None else self.token_to_id(own)
 
     @property
     def special_ids(self) -> frozenset[int]:
         """The ids that no text is written with."""
-        return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
+        with self._asked("list its added tokens"):
+            return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
 
     @property
     def chat_template(self) -> str | None:
@@ -148,30 +168,62 @@ class Tokenizer:
         return None if token is None else self.token_to_id(token)
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a token, or None."""
-        return self._backend.token_to_id(token)
+        """The id of a token, or None.
+
+        Raises:
+            InvalidTypeError: no text.
+        """
+        if not isinstance(token, str):
+            raise InvalidTypeError(f"a token must be a string, got {type(token).__name__}; pass its spelling")
+        with self._asked("look a token up"):
+            return self._backend.token_to_id(token)
 
     def id_to_token(self, token_id: int) -> str | None:
-        """The token of an id, or None."""
-        return self._backend.id_to_token(token_id)
+        """The token of an id, or None.
+
+        Raises:
+            InvalidTypeError: no whole number.
+        """
+        if isinstance(token_id, bool) or not isinstance(token_id, int | np.integer):
+            raise InvalidTypeError(f"an id must be a whole number, got {shown(token_id)}; pass one")
+        if not 0 <= token_id < _IDS:
+            return None
+        with self._asked("look an id up"):
+            return self._backend.id_to_token(int(token_id))
 
     def get_vocab(self) -> dict[str, int]:
         """Every token with its id."""
-        return self._backend.get_vocab(with_added_tokens=True)
+        with self._asked("list its tokens"):
+            return self._backend.get_vocab(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Ids of a text, with the tokens that the tokenizer puts around every text (BOS, `[CLS]`) unless told not to."""
+        """Ids of a text, with the tokens that the tokenizer puts around every text (BOS, `[CLS]`) unless told not to.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: no text, or one that the tokenizer does not know how to write.
+            CheckpointError: the tokenizer itself is at fault.
+        """
         if not isinstance(text, str):
             raise InvalidTypeError(f"a text must be a string, got {type(text).__name__}; convert it")
         try:
             text.encode()  # tokenizers 0.20 lets a lone surrogate pass
         except UnicodeEncodeError as error:
             raise InvalidValueError(f"a text must be valid Unicode, got {shown(text)}; replace the lone surrogate") from error
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        with translated(lambda error: _unwritten(self._origin, text, error)):
+            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ids."""
-        return self._backend.decode([int(token) for token in ids], skip_special_tokens=skip_special_tokens)
+        """Text of ids.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: something else than a sequence of ids.
+            CheckpointError: the tokenizer is at fault.
+        """
+        array = integer_array(ids, "ids")
+        if array.ndim != 1 or (array.size and not 0 <= array.min() <= array.max() < _IDS):
+            raise InvalidValueError(f"ids must be a flat sequence of numbers from 0 below 2^32, got {shown(ids)}; pass one row")
+        with self._asked("make text of ids"):
+            return self._backend.decode(array.tolist(), skip_special_tokens=skip_special_tokens)
 
     @overload
     def apply_chat_template(
@@ -233,6 +285,20 @@ class Tokenizer:
         return self.encode(text, add_special_tokens=False) if tokenize else text
 
 
+def _failed(origin: str, what: str, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{origin}: the tokenizer must {what}, but {reason(error)}; fetch its files again, or pass ids and another tokenizer="
+    )
+
+
+def _unwritten(origin: str, text: str, error: BaseException) -> DllmFastError:
+    if is_panic(error):
+        return _failed(origin, f"make ids of a text such as {text[:40]!r}", error)
+    return InvalidValueError(
+        f"a text must be made of what the tokenizer knows, got {text[:40]!r}: {reason(error)}; use its words"
+    )
+
+
 # What is put behind the last message, to find again where that ends; the space shows whether the template trims.
 _END = "\N{LOZENGE}the message goes on here\N{LOZENGE}"
 
@@ -261,12 +327,8 @@ def _open_ended(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], v
 
 
 def _backend(path: Path) -> tokenizers.Tokenizer:
-    try:
+    with translated(lambda error: CheckpointError(f"cannot read {path}: {reason(error)}; fetch it again")):
         backend = tokenizers.Tokenizer.from_buffer(regular.read(path))
-    except CheckpointError:
-        raise
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise CheckpointError(f"cannot read {path}: {error}; fetch it again") from error
     # Files are often saved with the truncation of their training, which would silently cut a prompt.
     backend.no_truncation()
     backend.no_padding()
@@ -275,12 +337,9 @@ def _backend(path: Path) -> tokenizers.Tokenizer:
 
 def _qwen_backend(folder: Path) -> tokenizers.Tokenizer:
     """Byte-level pairs (BPE) from `vocab.json` and `merges.txt`, as Qwen2 splits text: what Dream's folders hold."""
-    try:
+    names = f"{folder / 'vocab.json'} and merges.txt"
+    with translated(lambda error: CheckpointError(f"cannot read {names}: {reason(error)}; fetch both again")):
         model = vocabulary.byte_pairs(folder)
-    except CheckpointError:
-        raise
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise CheckpointError(f"cannot read {folder / 'vocab.json'} and merges.txt: {error}; fetch both again") from error
     backend = tokenizers.Tokenizer(model)
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(_QWEN_WORDS), behavior="isolated")
     bytewise = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -5,6 +5,7 @@ transformers builds its tokenizers from a class and settings; what those classes
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
 from dllm_fast.errors import CheckpointError, shown
+from dllm_fast.failures import reason, translated
 from dllm_fast.models import regular
 from dllm_fast.models.jsonfile import optional_json
 from dllm_fast.models.regular import present
@@ -214,16 +216,13 @@ def build(folder: Path, name: str | None, settings: Mapping[str, Any]) -> Built 
     """
     kind = kind_of(name)
     try:
-        if kind is not None and kind.model != "bytes" and present(folder / WORDS):
-            return Built((_words if kind.model == "words" else _wordpiece)(folder / WORDS, kind, settings), kind.special)
-        if kind is not None and kind.model == "bytes" and present(folder / PIECES) and present(folder / MERGES):
-            return Built(_bytes(folder, kind, settings), kind.special)
-    except UnusableError:
-        raise
+        with translated(lambda error: _none_of(f"the vocabulary in {folder}", "no tokenizer", error), UnusableError):
+            if kind is not None and kind.model != "bytes" and present(folder / WORDS):
+                return Built((_words if kind.model == "words" else _wordpiece)(folder / WORDS, kind, settings), kind.special)
+            if kind is not None and kind.model == "bytes" and present(folder / PIECES) and present(folder / MERGES):
+                return Built(_bytes(folder, kind, settings), kind.special)
     except CheckpointError as error:
         raise UnusableError(str(error)) from error
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise UnusableError(f"the vocabulary in {folder} makes no tokenizer: {error}; fetch its files again") from error
     if found := [file for file in SENTENCEPIECE if present(folder / file)]:
         return _through_transformers(folder, name, found[0], settings)
     if found := [file for file in (WORDS, PIECES, MERGES) if present(folder / file)]:
@@ -240,6 +239,13 @@ def build(folder: Path, name: str | None, settings: Mapping[str, Any]) -> Built 
             "BertTokenizer, as tokenizer_class in tokenizer_config.json, or save it with transformers as tokenizer.json"
         )
     return None
+
+
+def _none_of(files: str, wanted: str, error: BaseException, readers: Mapping[str, str] | None = None) -> UnusableError:
+    if lacking := [name for name, module in (readers or {}).items() if not _is_there(module)]:
+        # What transformers says then may be about tiktoken, which reads other files.
+        return UnusableError(f"{files} needs {' and '.join(lacking)}, not installed; {INSTALL}")
+    return UnusableError(f"{files} makes {wanted}: {reason(error)}; fetch {'the file' if readers else 'the files'} again")
 
 
 def refuse_words_cut_by_others(folder: Path, name: str | None) -> None:
@@ -376,16 +382,10 @@ def _through_transformers(folder: Path, name: str | None, file: str, settings: M
     for token in (token for token in _ANGLES if content_of(settings.get(token)) is not None):
         given[token] = tokenizers.AddedToken(str(content_of(settings[token])), special=True, **flags_of(settings[token]))
     # A copy of this one file: no other file of the folder is seen, and no setting can name one somewhere else.
-    with regular.copies(folder, file) as copy:
-        try:
-            theirs = kind.from_pretrained(str(copy), trust_remote_code=False, local_files_only=True, **given)
-            backend = theirs.backend_tokenizer
-        except Exception as error:  # of any class, from a file that somebody else wrote
-            if lacking := [name for name, module in _READERS.items() if not _is_there(module)]:
-                # What transformers says then may be about tiktoken, which reads other files.
-                raise UnusableError(f"{folder / file} needs {' and '.join(lacking)}, not installed; {INSTALL}") from error
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UnusableError(f"{folder / file} makes no {name}Tokenizer: {first[:200]}; fetch the file again") from error
+    none = functools.partial(_none_of, str(folder / file), f"no {name}Tokenizer", readers=_READERS)
+    with regular.copies(folder, file) as copy, translated(none):
+        theirs = kind.from_pretrained(str(copy), trust_remote_code=False, local_files_only=True, **given)
+        backend = theirs.backend_tokenizer
     if not isinstance(backend, tokenizers.Tokenizer):
         raise UnusableError(f"{folder / file} makes no fast {name}Tokenizer; save it with transformers as tokenizer.json")
     backend.no_truncation()
