@@ -1,0 +1,24 @@
+"""What the child process can be asked to do: a function for each task, from plain data to plain data.
+
+They run in the child alone. What they need is imported inside of them, when it is first asked for, and neither torch nor
+numpy is. An exception comes back as `TaskError`, lack of memory as `LimitError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+TASKS: dict[str, Callable[[Any], Any]] = {}
+
+
+def task(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Makes a function a task, under its own name."""
+    TASKS[function.__name__] = function
+    return function
+
+
+@task
+def echo(payload: Any) -> Any:
+    """The payload itself: shows that everything comes through."""
+    return payload
