@@ -6,6 +6,7 @@
 
 pub mod decide;
 pub mod error;
+pub mod helpers;
 pub mod logits;
 pub mod openmp;
 pub mod pool;

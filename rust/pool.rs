@@ -1,144 +1,239 @@
-//! The one door to parallel work: the threads of OpenMP where torch brought them, else a pool that belongs to this process.
+//! The one door to parallel work: the threads of OpenMP where torch brought them and while they pay, else helpers of our own.
 //!
-//! Threads do not survive `fork()`, and a pool that lost its threads waits for ever; so the pool remembers the process
-//! it was made in and a child makes its own. Results never depend on the number of threads.
+//! Work is taken in short pieces by whoever is awake, and results never depend on who that was. No lock outlives a `fork`:
+//! a child begins with new helpers, and leaves OpenMP alone.
 
-use crate::openmp;
-use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::{helpers, openmp};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-struct Pool {
-    process: u32,
-    threads: Option<usize>,
-    workers: Option<Arc<ThreadPool>>,
-}
+/// Elementary operations below which one thread is as quick.
+const WORTH_THREADS: usize = 1 << 16;
+/// Elementary operations of one piece: some microseconds, far less than a slice of the scheduler.
+const PIECE: usize = 1 << 14;
+/// How often the caller is asked whether to go on.
+const ROUND: Duration = Duration::from_millis(20);
+/// The most threads that anybody may set.
+pub const MOST_THREADS: usize = 1024;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool {
-    process: 0,
-    threads: None,
-    workers: None,
-});
+/// The number that somebody has set; 0 for none.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// Number of threads from now on, of our own; `None` takes `RAYON_NUM_THREADS`, or else the threads of torch, or else one per
-/// core.
+/// Number of threads from now on, of our own, 1 to `MOST_THREADS`; `None` takes `RAYON_NUM_THREADS`, or else the threads of
+/// torch, or else one per core.
 pub fn set_threads(threads: Option<usize>) {
-    let mut state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    state.threads = threads;
-    discard(&mut state);
+    let threads = threads.map_or(0, |threads| threads.clamp(1, MOST_THREADS));
+    THREADS.store(threads, Ordering::Relaxed);
 }
 
-/// Forgets the pool; one made by another process must not be joined, its threads are not here.
-fn discard(state: &mut Pool) {
-    let old = state.workers.take();
-    if state.process != std::process::id() {
-        std::mem::forget(old);
+/// A number that is found once; several threads that look at once find the same.
+struct Once(AtomicUsize);
+
+impl Once {
+    const UNKNOWN: usize = usize::MAX;
+
+    const fn new() -> Self {
+        Self(AtomicUsize::new(Self::UNKNOWN))
+    }
+
+    fn get(&self, find: impl Fn() -> usize) -> usize {
+        let known = self.0.load(Ordering::Relaxed);
+        if known != Self::UNKNOWN {
+            return known;
+        }
+        let found = find();
+        self.0.store(found, Ordering::Relaxed);
+        found
     }
 }
 
-/// The helpers of whoever calls: one thread fewer than may work, because the caller works too.
-fn helpers() -> Arc<ThreadPool> {
-    let mut state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    let process = std::process::id();
-    if state.process != process {
-        discard(&mut state);
-        state.process = process;
-    }
-    let threads = state.threads.or_else(asked_for).unwrap_or_else(cores);
-    let made = state.workers.get_or_insert_with(|| {
-        let build = |n| {
-            ThreadPoolBuilder::new()
-                .num_threads(n)
-                .thread_name(|i| format!("dllm-fast-{i}"))
-                .build()
-        };
-        Arc::new(
-            build(threads.saturating_sub(1).max(1))
-                .or_else(|_| build(1))
-                .expect("a process can start one thread"),
-        )
-    });
-    Arc::clone(made)
-}
-
-fn asked_for() -> Option<usize> {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok()?;
-    asked.parse().ok().filter(|&n| n > 0)
+/// What the environment asks for; 0 for nothing.
+fn asked_for() -> usize {
+    static ASKED: Once = Once::new();
+    ASKED.get(|| {
+        let asked = std::env::var("RAYON_NUM_THREADS").unwrap_or_default();
+        asked.parse().map_or(0, |n: usize| n.min(MOST_THREADS))
+    })
 }
 
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    static CORES: Once = Once::new();
+    CORES.get(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
 /// The number that somebody has set.
-fn threads() -> Option<usize> {
-    let state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    state.threads.or_else(asked_for)
+fn set() -> Option<usize> {
+    [THREADS.load(Ordering::Relaxed), asked_for()]
+        .into_iter()
+        .find(|&threads| threads > 0)
+}
+
+/// To be called once, before the first fork: keeps what a child must not inherit from it.
+pub fn watch_forks() {
+    #[cfg(all(unix, not(miri)))]
+    {
+        use std::ffi::c_int;
+        type Handler = Option<extern "C" fn()>;
+        unsafe extern "C" {
+            fn pthread_atfork(before: Handler, parent: Handler, child: Handler) -> c_int;
+        }
+        /// Only stores to atomics: all that a child may do of which the parent had several threads.
+        extern "C" fn in_child() {
+            helpers::forget();
+            openmp::forbid();
+        }
+        // SAFETY: the handler is a function of this library, which is never unloaded.
+        let failed = unsafe { pthread_atfork(None, None, Some(in_child)) };
+        assert!(failed == 0, "no memory for a handler of fork");
+    }
 }
 
 /// `work(i, state)` for `i` in `0..n`, in order, each worker with a state of its own. Serial unless `cost`, in
 /// elementary operations over all `n`, is worth the threads.
 ///
-/// The caller begins at once, and helpers take items as soon as they are awake. Only the calling thread asks `go_on`, between
-/// items; once it answers false, nobody takes another item and the answer is `None`.
+/// The caller begins at once, and others take pieces as soon as they are awake. Where it takes long, everybody pauses every
+/// 20 ms and the caller is asked whether to `go_on`, while no other thread is inside: it may do anything there, and if it
+/// answers false the result is `None`.
 pub fn map<T: Send, S>(
     n: usize,
     cost: usize,
     state: impl Fn() -> S + Sync,
     work: impl Fn(usize, &mut S) -> T + Sync,
-    go_on: impl Fn() -> bool + Sync,
+    go_on: impl Fn() -> bool,
 ) -> Option<Vec<T>> {
-    const WORTH_THREADS: usize = 1 << 16;
-    let asked = if n < 2 || cost < WORTH_THREADS {
-        Some(1)
-    } else {
-        threads().map(|threads| threads.min(n))
-    };
-    if asked == Some(1) {
-        let mut own = state();
-        return (0..n).map(|i| go_on().then(|| work(i, &mut own))).collect();
-    }
-    let caller = std::thread::current().id();
-    let stopped = AtomicBool::new(false);
+    let piece = (PIECE.saturating_mul(n) / cost.max(1)).clamp(1, n.max(1));
+    let alone = cost < WORTH_THREADS || n <= piece;
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(n));
-    let take = || {
-        let is_caller = std::thread::current().id() == caller;
+    let runs = Mutex::new(Vec::<(usize, Vec<T>)>::new());
+    let panic = Mutex::new(None::<Box<dyn Any + Send>>);
+    let take = |until: Instant| {
         let mut mine = Vec::new();
         let mut own = None;
         loop {
-            if is_caller && !go_on() {
-                stopped.store(true, Ordering::Relaxed);
-            }
-            if stopped.load(Ordering::Relaxed) {
+            let first = next.fetch_add(piece, Ordering::Relaxed);
+            if first >= n {
                 break;
             }
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= n {
+            let own = own.get_or_insert_with(&state);
+            let last = n.min(first + piece);
+            mine.push((first, (first..last).map(|i| work(i, own)).collect()));
+            if Instant::now() >= until {
                 break;
             }
-            mine.push((i, work(i, own.get_or_insert_with(&state))));
         }
-        done.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .append(&mut mine);
+        let pieces = mine.len();
+        lock(&runs).append(&mut mine);
+        pieces
     };
-    // Borrowed as they are: a team of another size would make OpenMP end threads, and start them again for torch.
-    let borrowed = asked.is_none() && openmp::run(&take);
-    if !borrowed {
-        helpers().in_place_scope(|scope| {
-            for _ in 1..asked.unwrap_or_else(cores).min(n) {
-                scope.spawn(|_| take());
-            }
+    // Nothing may unwind into the threads of others.
+    let take = |until| {
+        catch_unwind(AssertUnwindSafe(|| take(until))).unwrap_or_else(|payload| {
+            next.store(n, Ordering::Relaxed);
+            *lock(&panic) = Some(payload);
+            0
+        })
+    };
+    loop {
+        let until = Instant::now() + ROUND;
+        if alone {
+            take(until);
+        } else {
+            round(&|| take(until));
+        }
+        if let Some(payload) = lock(&panic).take() {
+            resume_unwind(payload);
+        }
+        if next.load(Ordering::Relaxed) >= n {
+            break;
+        }
+        if !go_on() {
+            return None;
+        }
+    }
+    let mut runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+    runs.sort_unstable_by_key(|&(first, _)| first);
+    let mut all = Vec::with_capacity(n);
+    all.extend(runs.into_iter().flat_map(|(_, values)| values));
+    Some(all)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `take` on the caller and whoever else may help; it answers how many pieces it has done.
+fn round(take: &(dyn Fn() -> usize + Sync)) {
+    let set = set();
+    let threads = set.unwrap_or_else(|| openmp::threads().map_or_else(cores, |n| n.min(cores())));
+    if threads < 2 {
+        take();
+    } else if set.is_some() || !BORROWING.may_try() || !borrow(take) {
+        helpers::run(threads - 1, &|| {
             take();
         });
     }
-    if stopped.into_inner() {
-        return None;
+}
+
+/// The same on the threads of OpenMP, as they are: a team of another size would make it end threads, and start them again for
+/// torch.
+fn borrow(take: &(dyn Fn() -> usize + Sync)) -> bool {
+    let caller = std::thread::current().id();
+    let others = AtomicUsize::new(0);
+    let own = Mutex::new((0, Duration::ZERO));
+    let began = Instant::now();
+    let borrowed = openmp::run(&|| {
+        let pieces = take();
+        if std::thread::current().id() == caller {
+            *lock(&own) = (pieces, began.elapsed());
+        } else {
+            others.fetch_add(pieces, Ordering::Relaxed);
+        }
+    });
+    if borrowed {
+        let (own, worked) = own.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let waited = began.elapsed().saturating_sub(worked);
+        BORROWING.judge(own, others.into_inner(), worked, waited);
     }
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_unstable_by_key(|&(i, _)| i);
-    Some(done.into_iter().map(|(_, value)| value).collect())
+    borrowed
+}
+
+/// Whether the threads of OpenMP pay: what they did against how long the caller then waited for the last of them.
+struct Borrowing {
+    /// Rounds to go without them.
+    pause: AtomicU32,
+    /// The pause before.
+    last: AtomicU32,
+}
+
+static BORROWING: Borrowing = Borrowing {
+    pause: AtomicU32::new(0),
+    last: AtomicU32::new(0),
+};
+
+impl Borrowing {
+    const LONGEST: u32 = 128;
+
+    fn may_try(&self) -> bool {
+        let less = |pause: u32| pause.checked_sub(1);
+        self.pause
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_err()
+    }
+
+    fn judge(&self, own: usize, others: usize, worked: Duration, waited: Duration) {
+        let saved = worked.as_secs_f64() * others as f64 / own.max(1) as f64;
+        let last = self.last.load(Ordering::Relaxed);
+        let pause = if waited.as_secs_f64() > saved {
+            (2 * last).clamp(1, Self::LONGEST)
+        } else {
+            0
+        };
+        self.pause.store(pause, Ordering::Relaxed);
+        self.last.store(pause, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -149,10 +244,51 @@ mod tests {
     fn order_is_kept_for_any_number_of_threads() {
         for threads in [1, 2, 7] {
             set_threads(Some(threads));
-            for cost in [0, usize::MAX] {
+            for n in [0, 1, 2, 100] {
+                for cost in [0, 1 << 17, usize::MAX] {
+                    assert_eq!(
+                        map(n, cost, || 1, |i, one| i + *one, || true),
+                        Some((1..=n).collect::<Vec<_>>())
+                    );
+                }
+            }
+        }
+        set_threads(None);
+    }
+
+    #[test]
+    fn the_caller_is_asked_while_nobody_works_and_may_stop() {
+        let caller = std::thread::current().id();
+        for threads in [1, 3] {
+            set_threads(Some(threads));
+            let (asked, inside) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let go_on = || {
+                assert_eq!(std::thread::current().id(), caller);
+                assert_eq!(inside.load(Ordering::Relaxed), 0);
+                asked.fetch_add(1, Ordering::Relaxed) < 3
+            };
+            let slow = |i, (): &mut ()| {
+                inside.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+                inside.fetch_sub(1, Ordering::Relaxed);
+                i
+            };
+            assert!(map(100_000, usize::MAX, || (), slow, go_on).is_none());
+            assert_eq!(asked.into_inner(), 4);
+        }
+        set_threads(None);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller() {
+        for threads in [1, 4] {
+            set_threads(Some(threads));
+            for at in [0, 57] {
+                let work = |i, (): &mut ()| assert!(i != at, "of a worker");
+                let found = catch_unwind(|| map(100, usize::MAX, || (), work, || true));
                 assert_eq!(
-                    map(100, cost, || 1, |i, one| i + *one, || true),
-                    Some((1..=100).collect::<Vec<_>>())
+                    found.unwrap_err().downcast_ref::<&str>(),
+                    Some(&"of a worker")
                 );
             }
         }
@@ -160,20 +296,20 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_more_once_the_caller_stops() {
-        let caller = std::thread::current().id();
-        for cost in [0, usize::MAX] {
-            let asked = AtomicUsize::new(0);
-            let go_on = || {
-                assert_eq!(std::thread::current().id(), caller);
-                asked.fetch_add(1, Ordering::Relaxed) < 3
-            };
-            let slow = |i, (): &mut ()| {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-                i
-            };
-            assert_eq!(map(100_000, cost, || (), slow, go_on), None);
-            assert_eq!(asked.into_inner(), 4);
+    fn threads_that_are_waited_for_longer_than_they_save_get_longer_and_longer_pauses() {
+        let borrowing = Borrowing {
+            pause: AtomicU32::new(0),
+            last: AtomicU32::new(0),
+        };
+        let ms = Duration::from_millis;
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            assert!(borrowing.may_try());
+            borrowing.judge(10, 2, ms(10), ms(3));
+            pauses.push((0..1000).take_while(|_| !borrowing.may_try()).count());
         }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 128, 128]);
+        borrowing.judge(10, 2, ms(10), ms(1));
+        assert!(borrowing.may_try());
     }
 }

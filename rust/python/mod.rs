@@ -45,13 +45,23 @@ fn schedule(
 #[pyo3(signature = (threads=None))]
 fn set_threads(threads: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
     let threads = threads.map(|threads| convert(threads, "threads", COUNT));
-    pool::set_threads(threads.transpose()?);
+    let threads: Option<usize> = threads.transpose()?;
+    if let Some(count) = threads.filter(|&count| count == 0 || count > pool::MOST_THREADS) {
+        return Err(error::raise(Error::setting(
+            "threads",
+            "must be at least 1 and at most 1024",
+            count,
+            "leave it away for as many as torch uses",
+        )));
+    }
+    pool::set_threads(threads);
     Ok(())
 }
 
 /// The compiled core of `dllm_fast`.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    pool::watch_forks();
     openmp::allow();
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(schedule, m)?)?;
