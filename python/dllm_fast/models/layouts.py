@@ -105,12 +105,26 @@ class Layout:
         return self.converted if self.converted["embed.weight"][0] in tensors else self.keys
 
 
-def pieces(keys: Keys, config: DecoderConfig, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """For each of our parameters, the keys of the checkpoint whose rows make it."""
-    found = {}
+def pieces(keys: Keys, config: DecoderConfig, names: list[str], there: int) -> dict[str, tuple[str, ...]]:
+    """For each of our parameters, the keys of the checkpoint whose rows make it.
+
+    Args:
+        there: number of tensors in the checkpoint.
+
+    Raises:
+        CheckpointError: far more would be needed; of a few that are missing, `weights.fill` says which.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    needed = 0
     for name in names:
         layer, short = (name.split(".")[1], name.split(".", 2)[2]) if name.startswith("stack.") else ("", name)
         experts = range(config.experts.count) if config.experts is not None and "{e}" in keys[short][0] else range(1)
+        needed += len(experts) * len(keys[short])
+        if needed > 4 * there + 1000:
+            raise CheckpointError(
+                f"{config.layers} layers of config.json must have a tensor for every part and expert, got {there} tensors; is "
+                "config.json the one of these weights?"
+            )
         found[name] = tuple(key.replace("{i}", layer).replace("{e}", str(e)) for e in experts for key in keys[short])
     return found
 

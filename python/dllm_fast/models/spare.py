@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from dllm_fast.models.checkpoint import Checkpoint
     from dllm_fast.models.rotary import Rotary
 
+# No model has so many positions; more is not worth reading.
+_MOST_NUMBERS = 2**24
 _POSITIONS = re.compile(r"(.*\.)?position_ids")
 _FREQUENCIES = re.compile(r"(.*[._])?inv_freq")
 
@@ -28,6 +31,8 @@ def is_constant(checkpoint: Checkpoint, key: str, network: nn.Module) -> bool:
     Raises:
         CheckpointError: it is one of other values: these weights want another computation than config.json says.
     """
+    if math.prod(checkpoint.tensors[key].shape) > _MOST_NUMBERS:
+        return False
     with torch.device("cpu"):
         if _POSITIONS.fullmatch(key):
             found = checkpoint.read(key, integers=True).flatten()

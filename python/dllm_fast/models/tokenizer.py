@@ -387,17 +387,23 @@ def _added(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, Any]]:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], folder: Path) -> None:
-    """Adds what the settings list and the tokenizer lacks; the ids must come out as listed."""
+    """Adds what the settings list and the tokenizer lacks; the ids must come out as listed.
+
+    All at once: each call of `add_tokens` builds anew what finds the added tokens in a text.
+    """
     there = {token.content for token in backend.get_added_tokens_decoder().values()}
+    fresh: dict[str, tuple[int, tokenizers.AddedToken]] = {}
     for number, token in _added(folder, settings):
         text = content_of(token)
         if text is None or text in there:
             continue
-        special = isinstance(token, Mapping) and token.get("special") is True
-        known = backend.token_to_id(text)
-        if known is None or known == number:  # of another id, the file of the vocabulary knows better
-            backend.add_tokens([tokenizers.AddedToken(text, special=special, **flags_of(token))])
-        if known is None and backend.token_to_id(text) != number:
+        there.add(text)
+        if backend.token_to_id(text) in (None, number):  # of another id, the file of the vocabulary knows better
+            special = isinstance(token, Mapping) and token.get("special") is True
+            fresh[text] = number, tokenizers.AddedToken(text, special=special, **flags_of(token))
+    backend.add_tokens([token for _, token in fresh.values()])
+    for text, (number, _) in fresh.items():
+        if backend.token_to_id(text) != number:
             raise CheckpointError(
                 f"{folder / 'tokenizer_config.json'}: the token {shown(text)} must get the id {number}, got "
                 f"{backend.token_to_id(text)} behind the ids of the vocabulary; fetch both again"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dllm_fast.errors import CheckpointError
-from dllm_fast.models import quantise
+from dllm_fast.models import memory, quantise
 from dllm_fast.models.checkpoint import IN_LAYER
 from dllm_fast.models.spare import is_constant
 from dllm_fast.ops.quantise import E4M3
@@ -37,44 +37,62 @@ def fill(
     """Gives every parameter of a network that was built on the meta device its values.
 
     Everything is compared with the headers before the first byte is copied. At any time at most one parameter is in
-    memory besides those that are finished, so the peak is the network itself plus mapped pages of the files.
+    memory besides those that are finished, so the peak is the network itself plus a piece of a few megabytes.
 
     Args:
         pieces: for every parameter, the keys whose rows make it, in order.
         harmless: patterns of keys that may be in the files without being used, because no logit depends on them.
 
     Raises:
-        CheckpointError: keys are missing or not expected, a shape is not that of the config, or a constant is not what the
-            network computes in its place.
+        CheckpointError: keys are missing or not expected, a shape is not that of the config, a constant is not what the
+            network computes in its place, or there is not memory enough.
     """
     wanted = dict(network.named_parameters())
     _check_keys(network, checkpoint, pieces, harmless)
     for name, parameter in wanted.items():
         _check_shapes(checkpoint, pieces[name], parameter)
+    kinds = {name: _kept(name, parameter, dtype) for name, parameter in wanted.items()}
+    if device.type == "cpu":
+        needed = sum(parameter.numel() * kinds[name].itemsize for name, parameter in wanted.items())
+        memory.check(f"the model of {checkpoint.folder} in {dtype}", needed)
     state = {}
     for name, parameter in wanted.items():
-        in_fp8 = parameter.dtype == E4M3
-        kept = E4M3 if in_fp8 else torch.float32 if _FLOAT32.fullmatch(name) else dtype
-        target = torch.empty(parameter.shape, dtype=kept, device=device)
-        scale = torch.empty(target.shape[:-1], device=device) if in_fp8 else None
-        rows = target.view(-1, *parameter.shape[-1:]) if parameter.dim() > 2 else target
-        place = 0
-        for key in pieces[name]:
-            part = slice(place, place + checkpoint.tensors[key].shape[0])
-            if scale is None:
-                checkpoint.copy(key, rows[part])
-            else:
-                width = rows.shape[-1]
-                for begin, piece in checkpoint.pieces(key, width):
-                    first = place + begin // width
-                    lines = slice(first, first + len(piece) // width)
-                    quantise.store(piece.view(-1, width), rows[lines], scale.view(-1)[lines])
-            place = part.stop
+        with memory.allocated(f"{name} of the model of {checkpoint.folder}", parameter.numel() * kinds[name].itemsize):
+            target, scale = _filled(parameter, checkpoint, pieces[name], kinds[name], device)
         state[name] = target
         if scale is not None:
             state[quantise.scale_name(name)] = scale
     network.load_state_dict(state, strict=False, assign=True)
     network.eval().requires_grad_(False)
+
+
+def _filled(
+    parameter: torch.Tensor, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The values of one parameter, and the scales of its rows where it is held in 8 bits."""
+    target = torch.empty(parameter.shape, dtype=dtype, device=device)
+    scale = torch.empty(target.shape[:-1], device=device) if dtype == E4M3 else None
+    width = target.shape[-1]
+    rows = target.view(-1, width) if target.dim() > 2 else target
+    place = 0
+    for key in keys:
+        count = checkpoint.tensors[key].shape[0]
+        if scale is None:
+            checkpoint.copy(key, rows[place : place + count])
+        else:
+            for begin, piece in checkpoint.pieces(key, width):
+                first = place + begin // width
+                lines = slice(first, first + len(piece) // width)
+                quantise.store(piece.view(-1, width), rows[lines], scale.view(-1)[lines])
+        place += count
+    return target, scale
+
+
+def _kept(name: str, parameter: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    """In which dtype a parameter stays."""
+    if parameter.dtype == E4M3:
+        return E4M3
+    return torch.float32 if _FLOAT32.fullmatch(name) else dtype
 
 
 def _check_keys(
