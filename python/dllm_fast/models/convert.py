@@ -114,7 +114,10 @@ def _target(folder: Path, out: Path) -> Path:
     """Where the result goes: a real place outside the source, with nothing in it."""
     if out.is_symlink():
         raise InvalidValueError(f"OUT must be a new folder, got {out}, which is a link; name the place that it leads to")
-    target, inside = out.resolve(), folder.resolve()
+    try:
+        target, inside = out.resolve(), folder.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name too long, a NUL
+        raise InvalidValueError(f"OUT must be a path, got {shown(str(out))}: {error}; name another place") from error
     if target == inside or target.is_relative_to(inside):
         raise InvalidValueError(f"OUT must lie outside {folder}, got {out}; name another place")
     if inside.is_relative_to(target):
@@ -217,12 +220,13 @@ def _copy(folder: Path, fresh: Path) -> list[str]:
         path = folder / name
         if not regular.present(path):
             continue
+        data = regular.read(path)
         if not _may_lead_to(folder, path.resolve()):
             raise CheckpointError(
                 f"{path} must lie in the folder, got a link to {path.resolve()}, which would be copied into OUT; "
                 "put the file itself there, or leave it away"
             )
-        (fresh / name).write_bytes(regular.read(path))
+        (fresh / name).write_bytes(data)
         copied.append(name)
     return copied
 

@@ -93,6 +93,22 @@ class File:
         except OSError as error:
             raise CheckpointError(f"cannot read {self.path}: {error}; fetch it again, or check the disk") from error
 
+    def check_end(self) -> None:
+        """Refuses a file that goes on where its size says that it ends.
+
+        Raises:
+            CheckpointError: there are more bytes, or they cannot be read.
+        """
+        try:
+            more = self._raw.read(1)
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+        if more != b"":
+            raise CheckpointError(
+                f"{self.path} must have as many bytes as it says, got more than {self.size:,}; open the folder again when "
+                "nobody writes into it"
+            )
+
     @property
     def again(self) -> str:
         """A name under which others open the same file, where the system has one; else its path."""
@@ -116,9 +132,13 @@ def opened(path: Path, largest: int | None = None) -> Iterator[File]:
         CheckpointError: it is missing, no regular file, larger, or cannot be opened. Names the file and the remedy.
     """
     try:
-        _check_kind(path, os.stat(path))
-        descriptor = os.open(path, _FLAGS)
+        before = os.stat(path)
     except (OSError, ValueError) as error:
+        raise _refusal(path, error) from error
+    _check_kind(path, before)
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except OSError as error:
         raise _refusal(path, error) from error
     try:
         found = os.fstat(descriptor)
@@ -136,13 +156,15 @@ def opened(path: Path, largest: int | None = None) -> Iterator[File]:
 
 
 def read(path: Path, largest: int = LARGEST) -> bytes:
-    """All bytes of a file; of one that grows meanwhile, those that it had.
+    """All bytes of a file.
 
     Raises:
-        CheckpointError: as `opened`.
+        CheckpointError: as `opened`; or it has more bytes than it says, as one that grows and those of `/proc` have.
     """
     with opened(path, largest) as file:
-        return file.read(file.size)
+        data = file.read(file.size)
+        file.check_end()
+        return data
 
 
 def text(path: Path, largest: int = LARGEST) -> str:

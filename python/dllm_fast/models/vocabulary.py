@@ -224,7 +224,10 @@ def build(folder: Path, name: str | None, settings: Mapping[str, Any]) -> Built 
     except CheckpointError as error:
         raise UnusableError(str(error)) from error
     if found := [file for file in SENTENCEPIECE if present(folder / file)]:
-        return _through_transformers(folder, name, found[0], settings)
+        try:
+            return _through_transformers(folder, name, found[0], settings)
+        except CheckpointError as error:
+            raise UnusableError(str(error)) from error
     if found := [file for file in (WORDS, PIECES, MERGES) if present(folder / file)]:
         if kind is not None:
             wanted = WORDS if kind.model != "bytes" else f"{PIECES} and {MERGES}"
