@@ -111,7 +111,7 @@ class Row:
             if rule.schedule == "first-hitting":
                 time *= uniform(self.seed, self.request, 0, turn, 3)[0] ** (1 / len(left))
             last = j + 1 >= total
-            if rule.order == "ancestral" and rule.schedule != "first-hitting":
+            if rule.order == "ancestral":
                 chance = self._chance(j, total)
                 picked = left if last else [i for i in left if self._below(i, turn, chance)]
                 if not picked and rule.schedule != "dream":
