@@ -219,7 +219,7 @@ def test_kernels_compile_counts_on_standard_error_and_prints_a_list_of_objects(c
 def test_the_doctor_reports_and_says_what_to_do(capsys):
     assert cli.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert list(report) == ["torch", "cuda", "cupy", "nvrtc", "arch", "takes", "kernels"]
+    assert list(report) == ["threads", "cores", "crowded", "torch", "cuda", "cupy", "nvrtc", "arch", "takes", "kernels"]
     assert list(report["kernels"]) == kernels.sources()
     for entry in report["kernels"].values():
         assert entry["usable"] == (entry["why"] is None) == (entry["fix"] is None)

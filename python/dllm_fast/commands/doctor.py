@@ -1,4 +1,5 @@
-"""`dllm-fast doctor`: what of the CUDA path is there, which kernels can be used, and what to do about the others."""
+"""`dllm-fast doctor`: threads and cores, what of the CUDA path is there, which kernels can be used, and what to do about the
+others."""
 
 from __future__ import annotations
 
@@ -18,15 +19,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def report() -> dict[str, Any]:
-    """Report torch, CUDA, CuPy, NVRTC, the architecture of the device, the models that the kernels take, and each file of
-    kernels, loaded there: usable, or why not and the remedy."""
+    """Report threads and cores, torch, CUDA, CuPy, NVRTC, the architecture of the device, the models that the kernels take, and
+    each file of kernels, loaded there: usable, or why not and the remedy."""
     import torch
 
-    from dllm_fast import kernels
+    from dllm_fast import cores, kernels
     from dllm_fast.errors import KernelError
     from dllm_fast.nvrtc import nvrtc
     from dllm_fast.ops import fallback
 
+    load = cores.load()  # before the compilers, which are ours
     arch = kernels.architecture(torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
     try:
         version = nvrtc().version
@@ -38,7 +40,11 @@ def report() -> dict[str, Any]:
         with contextlib.suppress(KernelError):
             kernels.compile_missing(kernels.sources(), arch)
     entries = {name: _kernel(name, arch, why, fix) for name in kernels.sources()}
+    threads, mine = torch.get_num_threads(), cores.allowed()
     return {
+        "threads": threads,
+        "cores": mine.number,
+        "crowded": cores.trouble(threads, mine, load),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cupy": kernels.cupy_version(),
@@ -73,6 +79,9 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found))
         return 0
+    print(f"{'cores':6} {found['cores']:.3g} for {found['threads']} threads")
+    if found["crowded"]:
+        print(f"{'':6} {found['crowded']}")
     for name in ("torch", "cuda", "cupy", "nvrtc", "arch", "takes"):
         print(f"{name:6} {found[name] or 'none'}")
     # What is wrong with one is mostly wrong with all.

@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from dllm_fast import records, tokens
+import torch
+
+from dllm_fast import cores, records, tokens
 from dllm_fast.models import native_engine
 from dllm_fast.models.decoder import Decoder
 from dllm_fast.models.left_out import left_to_torch
@@ -133,7 +135,8 @@ def explain(
 
 def _with_remarks(found: Explanation, tokenizer: Any) -> Explanation:
     said = tokens.remarks(tokenizer, {found.mask_token_id, *found.eos_token_ids}, found.vocabulary)
-    return dataclasses.replace(found, notes=(*found.notes, *said))
+    crowded = cores.trouble(torch.get_num_threads(), cores.allowed()) if found.device in (None, "cpu") else None
+    return dataclasses.replace(found, notes=(*found.notes, *said, *([crowded] if crowded else [])))
 
 
 def _like(model: Any, tokenizer: Any, like: Any) -> Explanation:
