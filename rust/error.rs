@@ -39,6 +39,8 @@ pub enum Error {
     Mismatch(String),
     /// A call out of turn.
     Order(&'static str),
+    /// The caller has stopped the work.
+    Interrupted,
 }
 
 impl Error {
@@ -88,6 +90,9 @@ impl fmt::Display for Error {
             }
             Self::Mismatch(text) => f.write_str(text),
             Self::Order(text) => f.write_str(text),
+            Self::Interrupted => {
+                f.write_str("the work was interrupted and has changed nothing; call again")
+            }
         }
     }
 }

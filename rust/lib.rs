@@ -13,6 +13,7 @@ pub mod pool;
 pub mod rng;
 pub mod sampler;
 pub mod sudoku;
+pub mod watch;
 
 #[cfg(feature = "python")]
 mod python;

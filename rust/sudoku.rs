@@ -6,7 +6,9 @@
 
 use core::ops::RangeInclusive;
 
+use crate::error::{Error, Result};
 use crate::rng::{Draw, Stream};
+use crate::watch::Watch;
 
 /// Number of cells.
 pub const CELLS: usize = 81;
@@ -39,21 +41,31 @@ pub struct Puzzle {
 /// as many are left as drawn uniformly from `givens`. A grid that cannot be dug that far is dropped for the next one,
 /// which costs time for 24 givens or fewer. With 26 to 50 givens one core makes several thousand puzzles a second.
 ///
+/// # Errors
+/// Only where `watch` stops it.
+///
 /// # Panics
 /// When `givens` is empty or leaves `MIN_GIVENS..=CELLS`.
-pub fn puzzle(seed: u64, index: u32, givens: &RangeInclusive<usize>, held_out: bool) -> Puzzle {
+pub fn puzzle(
+    seed: u64,
+    index: u32,
+    givens: &RangeInclusive<usize>,
+    held_out: bool,
+    watch: &Watch<'_>,
+) -> Result<Puzzle> {
     let (low, high) = (*givens.start(), *givens.end());
     assert!(MIN_GIVENS <= low && low <= high && high <= CELLS);
     let mut dice = Dice::new(seed, index);
     let wanted = low + dice.below(high - low + 1);
-    loop {
+    while watch.goes_on() {
         let solution = complete_grid(&mut dice);
         if is_held_out(&solution) == held_out
-            && let Some(givens) = dig(&solution, wanted, &mut dice)
+            && let Some(givens) = dig(&solution, wanted, &mut dice, watch)
         {
-            return Puzzle { givens, solution };
+            return Ok(Puzzle { givens, solution });
         }
     }
+    Err(Error::Interrupted)
 }
 
 /// Does this complete grid belong to the held-out set?
@@ -85,13 +97,13 @@ pub fn count_solutions(grid: &Grid, limit: usize) -> usize {
 }
 
 /// Takes cells out of `solution` until `wanted` are left and the solution is still the only one.
-fn dig(solution: &Grid, wanted: usize, dice: &mut Dice) -> Option<Grid> {
+fn dig(solution: &Grid, wanted: usize, dice: &mut Dice, watch: &Watch<'_>) -> Option<Grid> {
     let mut order: [usize; CELLS] = core::array::from_fn(|cell| cell);
     dice.shuffle(&mut order);
     let mut board = Board::new(solution).expect("a complete grid has no clash");
     let mut left = CELLS;
     for cell in order {
-        if left == wanted {
+        if left == wanted || !watch.goes_on() {
             break;
         }
         let digit = board.clear(cell);
@@ -314,6 +326,10 @@ mod tests {
         core::array::from_fn(|cell| ((cell / 9 * 3 + cell / 27 + cell % 9) % 9) as u8 + 1)
     }
 
+    fn made(seed: u64, index: u32, givens: &RangeInclusive<usize>, held_out: bool) -> Puzzle {
+        puzzle(seed, index, givens, held_out, &Watch::never()).expect("nobody stops it")
+    }
+
     #[test]
     fn the_example_has_one_solution_and_more_without_a_row() {
         let mut grid = parse(EXAMPLE);
@@ -352,7 +368,7 @@ mod tests {
     fn puzzles_keep_their_promises() {
         for held_out in [false, true] {
             for index in 0..60 {
-                let Puzzle { givens, solution } = puzzle(7, index, &(26..=50), held_out);
+                let Puzzle { givens, solution } = made(7, index, &(26..=50), held_out);
                 let count = givens.iter().filter(|&&digit| digit != 0).count();
                 assert!((26..=50).contains(&count));
                 assert!(is_solved(&solution));
@@ -371,16 +387,16 @@ mod tests {
     #[test]
     fn a_puzzle_depends_on_seed_and_index_alone() {
         let range = 26..=50;
-        let first = puzzle(1, 5, &range, true);
-        assert_eq!(first, puzzle(1, 5, &range, true));
-        assert_ne!(first, puzzle(1, 6, &range, true));
-        assert_ne!(first, puzzle(2, 5, &range, true));
+        let first = made(1, 5, &range, true);
+        assert_eq!(first, made(1, 5, &range, true));
+        assert_ne!(first, made(1, 6, &range, true));
+        assert_ne!(first, made(2, 5, &range, true));
     }
 
     #[test]
     fn the_ends_of_the_range_are_reached() {
         let count = |givens: RangeInclusive<usize>| {
-            puzzle(3, 0, &givens, false)
+            made(3, 0, &givens, false)
                 .givens
                 .iter()
                 .filter(|&&digit| digit != 0)

@@ -12,6 +12,7 @@ use dllm_fast::logits::predict::{Matrix, Site, predict};
 use dllm_fast::logits::row::Logits;
 use dllm_fast::pool;
 use dllm_fast::rng::{Draw, Stream};
+use dllm_fast::watch::Watch;
 
 const VOCABULARY: usize = 126_464;
 const ROWS: usize = 8;
@@ -51,7 +52,7 @@ fn sites() -> Vec<Site> {
 }
 
 fn run(bencher: Bencher, logits: Logits<'_>, width: usize, sampling: &Sampling, isa: Isa) {
-    let sites = sites();
+    let (sites, watch) = (sites(), Watch::never());
     let matrix = Matrix {
         logits,
         vocabulary: VOCABULARY,
@@ -60,7 +61,9 @@ fn run(bencher: Bencher, logits: Logits<'_>, width: usize, sampling: &Sampling, 
     };
     bencher
         .counter(BytesCount::new(ROWS * VOCABULARY * width))
-        .bench_local(|| predict(black_box(&matrix), black_box(&sites), sampling, isa).unwrap());
+        .bench_local(|| {
+            predict(black_box(&matrix), black_box(&sites), sampling, isa, &watch).unwrap()
+        });
 }
 
 fn sampling(temperature: f64, filters: Filters) -> Sampling {

@@ -3,6 +3,7 @@
 use divan::Bencher;
 use dllm_fast::decide::select::{Candidate, Cut, select};
 use dllm_fast::rng::{Draw, Stream};
+use dllm_fast::watch::Watch;
 
 const LENGTHS: [usize; 3] = [32, 256, 4096];
 
@@ -28,9 +29,10 @@ fn candidates(n: usize) -> Vec<Candidate> {
 }
 
 fn run(bencher: Bencher, n: usize, cut: Cut, floor: usize) {
+    let watch = Watch::never();
     bencher
         .with_inputs(|| candidates(n))
-        .bench_local_refs(|candidates| select(candidates, cut, floor));
+        .bench_local_refs(|candidates| select(candidates, cut, floor, &watch).unwrap());
 }
 
 #[divan::bench(args = LENGTHS)]

@@ -1,5 +1,7 @@
 //! The one selector: order the candidates by key, keep the longest prefix that passes the cut, clamp its length.
 
+use crate::error::{Error, Result};
+use crate::watch::Watch;
 use std::cmp::Ordering;
 
 /// A position that could be chosen.
@@ -35,17 +37,46 @@ pub enum Cut {
 
 /// Puts the chosen candidates first, best first, and returns their number: the prefix that passes `cut`, at least
 /// `floor`, at most all. Keys must not be NaN. Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise.
-pub fn select(candidates: &mut [Candidate], cut: Cut, floor: usize) -> usize {
+/// Fails only where `watch` stops it.
+pub fn select(
+    candidates: &mut [Candidate],
+    cut: Cut,
+    floor: usize,
+    watch: &Watch<'_>,
+) -> Result<usize> {
     let floor = floor.min(candidates.len());
     if cut == Cut::Count {
         if floor > 0 && floor < candidates.len() {
             candidates.select_nth_unstable_by(floor - 1, order);
         }
-        candidates[..floor].sort_unstable_by(order);
-        return floor;
+        sort(&mut candidates[..floor], watch)?;
+        return Ok(floor);
     }
-    candidates.sort_unstable_by(order);
-    passing(candidates, cut).max(floor)
+    sort(candidates, watch)?;
+    Ok(passing(candidates, cut).max(floor))
+}
+
+/// Many are sorted in pieces, then in pieces of pieces, where the sorting finds what is in order already: so that nobody waits
+/// long for an answer to Ctrl-C.
+fn sort(candidates: &mut [Candidate], watch: &Watch<'_>) -> Result<()> {
+    const PIECE: usize = 1 << 16;
+    if candidates.len() <= PIECE {
+        candidates.sort_unstable_by(order);
+        return Ok(());
+    }
+    let mut piece = PIECE;
+    loop {
+        for part in candidates.chunks_mut(piece) {
+            if !watch.goes_on() {
+                return Err(Error::Interrupted);
+            }
+            part.sort_by(order);
+        }
+        if piece >= candidates.len() {
+            return Ok(());
+        }
+        piece *= 16;
+    }
 }
 
 fn order(a: &Candidate, b: &Candidate) -> Ordering {
@@ -109,7 +140,7 @@ mod tests {
 
     fn chosen(confidences: &[f64], cut: Cut, floor: usize) -> Vec<usize> {
         let mut all = candidates(confidences);
-        let n = select(&mut all, cut, floor);
+        let n = select(&mut all, cut, floor, &Watch::never()).unwrap();
         all[..n].iter().map(|c| c.index).collect()
     }
 

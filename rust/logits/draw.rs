@@ -6,8 +6,8 @@ use super::arith::{TILE, exp64};
 use super::cut::{Cut, Filters, View, fixed};
 use super::kernel;
 use super::row::Row;
-use super::stats::{Scratch, Stats};
-use crate::error::{Error, Result};
+use super::stats::{Scratch, Stats, Unusable};
+use crate::error::Error;
 
 /// How a token is chosen at a position.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Sampling {
 
 impl Sampling {
     /// Checks the ranges.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<(), Error> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(Error::setting(
                 "temperature",
@@ -42,13 +42,13 @@ pub struct Distribution<'r> {
 }
 
 impl<'r> Distribution<'r> {
-    /// Temperature above 0. `scratch` must hold the tiles of this row, as `stats` leaves them.
+    /// Temperature above 0. `scratch` must hold the tiles of this row, as `stats` leaves them. Fails only where interrupted.
     pub fn new(
         row: &'r Row<'r>,
         stats: &'r Stats,
         sampling: &Sampling,
-        scratch: &mut Scratch,
-    ) -> Self {
+        scratch: &mut Scratch<'_>,
+    ) -> Result<Self, Unusable> {
         let inv_t = ((1.0 / sampling.temperature) as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
         let view = View { row, stats, inv_t };
         let mut made = Self {
@@ -57,16 +57,19 @@ impl<'r> Distribution<'r> {
             masses: Vec::new(),
         };
         if stats.max() != f32::INFINITY {
-            made.cut = made.view.cut(&sampling.filters, scratch);
-            made.masses = (0..row.tiles())
-                .map(|t| made.tile_mass(t, scratch))
-                .collect();
+            made.cut = made.view.cut(&sampling.filters, scratch)?;
+            made.masses.reserve_exact(row.tiles());
+            for t in 0..row.tiles() {
+                scratch.goes_on_to(t)?;
+                let mass = made.tile_mass(t, scratch);
+                made.masses.push(mass);
+            }
         }
-        made
+        Ok(made)
     }
 
-    /// The id that the uniform `u` in `[0, 1)` picks.
-    pub fn draw(&self, u: f64, scratch: &mut Scratch) -> u32 {
+    /// The id that the uniform `u` in `[0, 1)` picks. Fails only where interrupted.
+    pub fn draw(&self, u: f64, scratch: &mut Scratch<'_>) -> Result<u32, Unusable> {
         if self.masses.is_empty() {
             return nth_infinite(
                 self.view.row,
@@ -85,10 +88,10 @@ impl<'r> Distribution<'r> {
             before += mass;
         }
         let (t, share) = chosen.expect("the tile of the maximum has mass");
-        self.draw_in_tile(t, share, scratch)
+        Ok(self.draw_in_tile(t, share, scratch))
     }
 
-    fn tile_mass(&self, t: usize, scratch: &mut Scratch) -> f64 {
+    fn tile_mass(&self, t: usize, scratch: &mut Scratch<'_>) -> f64 {
         let View { row, inv_t, .. } = self.view;
         let tile = scratch.tiles[t];
         if tile.max == f32::NEG_INFINITY {
@@ -113,13 +116,14 @@ impl<'r> Distribution<'r> {
     }
 
     /// Weights of tile `t` relative to its maximum into `scratch.weights`, 0 for what is cut; returns their number.
-    fn kept_weights(&self, t: usize, scratch: &mut Scratch) -> usize {
+    fn kept_weights(&self, t: usize, scratch: &mut Scratch<'_>) -> usize {
         let View { row, inv_t, .. } = self.view;
         let Scratch {
             isa,
             values,
             weights,
             tiles,
+            ..
         } = scratch;
         let x = row.tile(t, values);
         let out = &mut weights[..x.len()];
@@ -131,7 +135,7 @@ impl<'r> Distribution<'r> {
         x.len()
     }
 
-    fn draw_in_tile(&self, t: usize, share: f64, scratch: &mut Scratch) -> u32 {
+    fn draw_in_tile(&self, t: usize, share: f64, scratch: &mut Scratch<'_>) -> u32 {
         let n = self.kept_weights(t, scratch);
         let weights = &scratch.weights[..n];
         let total: u64 = weights.iter().map(|&w| fixed(w)).sum();
@@ -145,10 +149,11 @@ impl<'r> Distribution<'r> {
     }
 }
 
-fn nth_infinite(row: &Row<'_>, n: usize, scratch: &mut Scratch) -> u32 {
+fn nth_infinite(row: &Row<'_>, n: usize, scratch: &mut Scratch<'_>) -> Result<u32, Unusable> {
     let mut last = 0;
     let mut seen = 0;
     for t in 0..row.tiles() {
+        scratch.goes_on_to(t)?;
         for (j, _) in row
             .tile(t, &mut scratch.values)
             .iter()
@@ -157,10 +162,10 @@ fn nth_infinite(row: &Row<'_>, n: usize, scratch: &mut Scratch) -> u32 {
         {
             last = (t * TILE + j) as u32;
             if seen == n {
-                return last;
+                return Ok(last);
             }
             seen += 1;
         }
     }
-    last
+    Ok(last)
 }

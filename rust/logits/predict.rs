@@ -7,6 +7,7 @@ use super::row::{Dtype, Logits, Row};
 use super::stats::{Scratch, Unusable, stats};
 use crate::pool;
 use crate::rng::{Draw, Stream};
+use crate::watch::Watch;
 
 /// The random numbers and the current token of one row.
 #[derive(Clone, Copy, Debug)]
@@ -79,35 +80,37 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Predictions for all sites, in their order. Fails with the first site that has no statistics; reads no row that no
-/// site names.
+/// Predictions for all sites, in their order. Fails with the first site that has no statistics, or with `Interrupted` as soon
+/// as `watch` says so; reads no row that no site names.
 pub fn predict(
     matrix: &Matrix<'_>,
     sites: &[Site],
     sampling: &Sampling,
     isa: Isa,
+    watch: &Watch<'_>,
 ) -> Result<Vec<Prediction>, (usize, Unusable)> {
     let cost = sites.len() * matrix.vocabulary;
     let predictions = pool::map(
         sites.len(),
         cost,
-        || Scratch::new(isa),
+        || Scratch::new(isa, watch),
         |i, scratch| one(matrix, &sites[i], sampling, scratch),
-        || true,
-    )
-    .expect("nobody stops it");
-    predictions
-        .into_iter()
-        .enumerate()
-        .map(|(i, p)| p.map_err(|e| (i, e)))
-        .collect()
+        || watch.goes_on(),
+    );
+    let failed = |(i, p): (usize, Result<_, _>)| p.map_err(|e| (i, e));
+    match predictions {
+        Some(predictions) if watch.goes_on() => {
+            predictions.into_iter().enumerate().map(failed).collect()
+        }
+        _ => Err((0, Unusable::Interrupted)),
+    }
 }
 
 fn one(
     matrix: &Matrix<'_>,
     site: &Site,
     sampling: &Sampling,
-    scratch: &mut Scratch,
+    scratch: &mut Scratch<'_>,
 ) -> Result<Prediction, Unusable> {
     let row = matrix.row(site.row, scratch.isa);
     let stats = stats(&row, scratch)?;
@@ -115,7 +118,7 @@ fn one(
         stats.argmax
     } else {
         let u = site.stream.uniform(site.position, site.step, Draw::Token);
-        Distribution::new(&row, &stats, sampling, scratch).draw(u, scratch)
+        Distribution::new(&row, &stats, sampling, scratch)?.draw(u, scratch)?
     };
     let probability = |id: u32| stats.probability(row.value(id as usize));
     Ok(Prediction {
@@ -132,7 +135,10 @@ fn one(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logits::arith::TILE;
     use crate::logits::cut::Filters;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     fn noise(n: usize, scale: f32) -> Vec<f32> {
         let stream = Stream {
@@ -208,10 +214,11 @@ mod tests {
                             temperature,
                             filters,
                         };
-                        let portable = predict(&matrix, &sites, &sampling, Isa::Portable);
+                        let portable =
+                            predict(&matrix, &sites, &sampling, Isa::Portable, &Watch::never());
                         for &isa in Isa::available() {
                             // Debug output compares NaN with NaN and shows every digit.
-                            let got = predict(&matrix, &sites, &sampling, isa);
+                            let got = predict(&matrix, &sites, &sampling, isa, &Watch::never());
                             assert_eq!(
                                 format!("{got:?}"),
                                 format!("{portable:?}"),
@@ -246,7 +253,14 @@ mod tests {
             suppressed: &[],
             softcap: None,
         };
-        let got = predict(&matrix, &sites, &Sampling::default(), Isa::best()).unwrap();
+        let got = predict(
+            &matrix,
+            &sites,
+            &Sampling::default(),
+            Isa::best(),
+            &Watch::never(),
+        )
+        .unwrap();
         assert!(got[1].top1 > got[0].top1);
         for (p, gap) in got.iter().zip([-20.0f64, -20.125]) {
             let rest = 4999.0 * gap.exp();
@@ -276,7 +290,9 @@ mod tests {
             current: None,
         };
         for &isa in Isa::available() {
-            let run = |sites: &[Site]| predict(&matrix, sites, &Sampling::default(), isa);
+            let run = |sites: &[Site]| {
+                predict(&matrix, sites, &Sampling::default(), isa, &Watch::never())
+            };
             assert_eq!(run(&[at(0), at(1)]), Err((1, Unusable::NotANumber(4999))));
             assert_eq!(run(&[at(2)]), Err((0, Unusable::NothingAllowed)));
             assert!(run(&[at(0)]).is_ok(), "rows that nobody names are not read");
@@ -312,6 +328,7 @@ mod tests {
                     ..Sampling::default()
                 },
                 Isa::best(),
+                &Watch::never(),
             )
             .unwrap()[0];
             assert_eq!(
@@ -322,5 +339,85 @@ mod tests {
             seen[p.token as usize] += 1;
         }
         assert!(seen[1] > 60 && seen[3] > 60 && seen[1] + seen[3] == 200);
+    }
+
+    /// Every loop over a wide row stops where it is asked to, whatever the filters and the dtype.
+    #[test]
+    fn a_row_is_left_in_the_middle() {
+        let vocabulary = 33 * TILE;
+        let flat: Vec<f32> = (0..vocabulary).map(|i| (i % 1000) as f32 * 1e-6).collect();
+        let halves: Vec<u16> = flat.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+        let infinite: Vec<f32> = flat
+            .iter()
+            .map(|v| if *v > 0.0 { *v } else { f32::INFINITY })
+            .collect();
+        let mut late_nan = flat.clone();
+        late_nan[vocabulary - 1] = f32::NAN;
+        let site = Site {
+            row: 0,
+            stream: Stream {
+                seed: 3,
+                request: 1,
+            },
+            position: 0,
+            step: 0,
+            current: None,
+        };
+        let all = Filters {
+            top_k: Some(vocabulary - 1),
+            top_p: Some(0.9),
+            min_p: Some(1e-3),
+        };
+        let few = Filters {
+            top_k: Some(3),
+            ..Filters::default()
+        };
+        let nucleus = Filters {
+            top_p: Some(0.5),
+            ..Filters::default()
+        };
+        let cases = [
+            (Logits::F32(&flat), 0.0, Filters::default()),
+            (Logits::Bf16(&halves), 0.7, Filters::default()),
+            (Logits::F16(&halves), 1.0, all),
+            (Logits::F32(&flat), 1.0, few),
+            (Logits::F32(&flat), 1.0, nucleus),
+            (Logits::F32(&infinite), 1.0, Filters::default()),
+            (Logits::F32(&late_nan), 1.0, Filters::default()),
+        ];
+        for (logits, temperature, filters) in cases {
+            let matrix = Matrix {
+                logits,
+                vocabulary,
+                suppressed: &[],
+                softcap: Some(Softcap::new(30.0)),
+            };
+            let sampling = Sampling {
+                temperature,
+                filters,
+            };
+            let asked = AtomicUsize::new(0);
+            let run = |after: usize| {
+                asked.store(0, Ordering::Relaxed);
+                let go_on = || asked.fetch_add(1, Ordering::Relaxed) < after;
+                let watch = Watch::new(Duration::ZERO, &go_on);
+                predict(&matrix, &[site], &sampling, Isa::best(), &watch)
+            };
+            let whole = format!("{:?}", run(usize::MAX));
+            let questions = asked.load(Ordering::Relaxed);
+            assert!(
+                questions >= vocabulary / TILE / 16,
+                "{questions} {filters:?}"
+            );
+            for after in 0..questions {
+                assert_eq!(
+                    run(after),
+                    Err((0, Unusable::Interrupted)),
+                    "{after} {filters:?}"
+                );
+                assert_eq!(asked.load(Ordering::Relaxed), after + 1, "stops at once");
+            }
+            assert_eq!(format!("{:?}", run(questions)), whole);
+        }
     }
 }

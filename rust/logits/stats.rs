@@ -4,6 +4,7 @@
 use super::arith::{TILE, exp64, ln, ln_1p};
 use super::kernel::{self, Isa, Sums, TopTwo};
 use super::row::Row;
+use crate::watch::Watch;
 
 /// Why a row has no statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub enum Unusable {
     NotANumber(usize),
     /// Only -inf.
     NothingAllowed,
+    /// Nobody waits for them any more.
+    Interrupted,
 }
 
 /// What the decisions need to know about a row of logits. Probabilities are those of its softmax at temperature 1.
@@ -60,30 +63,56 @@ pub(super) struct Tile {
     pub sums: Sums,
 }
 
-/// Memory that one worker needs, reused from row to row.
-pub struct Scratch {
+/// Memory that one worker needs, reused from row to row, and who may stop it.
+pub struct Scratch<'w> {
     /// Instruction set to compute with.
     pub isa: Isa,
     pub(super) values: Box<[f32; TILE]>,
     pub(super) weights: Box<[f32; TILE]>,
     /// Tiles of the last row whose statistics were taken.
     pub(super) tiles: Vec<Tile>,
+    watch: &'w Watch<'w>,
 }
 
-impl Scratch {
+/// After so many tiles, some 20 microseconds, it is asked whether the work goes on.
+const TILES_BETWEEN: usize = 16;
+/// Elements that are gone through between two such questions, where there are no tiles.
+pub(super) const PIECE: usize = TILES_BETWEEN * TILE;
+
+impl<'w> Scratch<'w> {
     /// Memory for rows of any length.
-    pub fn new(isa: Isa) -> Self {
+    pub fn new(isa: Isa, watch: &'w Watch<'w>) -> Self {
         Self {
             isa,
             values: Box::new([0.0; TILE]),
             weights: Box::new([0.0; TILE]),
             tiles: Vec::new(),
+            watch,
+        }
+    }
+
+    /// To be asked between pieces.
+    pub(super) fn goes_on(&self) -> Result<(), Unusable> {
+        if self.watch.goes_on() {
+            Ok(())
+        } else {
+            Err(Unusable::Interrupted)
+        }
+    }
+
+    /// To be asked before tile `t` of a row.
+    #[inline]
+    pub(super) fn goes_on_to(&self, t: usize) -> Result<(), Unusable> {
+        if (t + 1).is_multiple_of(TILES_BETWEEN) {
+            self.goes_on()
+        } else {
+            Ok(())
         }
     }
 }
 
 /// Statistics of a row. Cost: one pass over its logits, plus one over the tile that holds the maximum.
-pub fn stats(row: &Row<'_>, scratch: &mut Scratch) -> Result<Stats, Unusable> {
+pub fn stats(row: &Row<'_>, scratch: &mut Scratch<'_>) -> Result<Stats, Unusable> {
     let isa = scratch.isa;
     scratch.tiles.clear();
     let mut top = TopTwo {
@@ -92,6 +121,7 @@ pub fn stats(row: &Row<'_>, scratch: &mut Scratch) -> Result<Stats, Unusable> {
     };
     let mut suspicious = false;
     for t in 0..row.tiles() {
+        scratch.goes_on_to(t)?;
         let x = row.tile(t, &mut scratch.values);
         let two = kernel::top_two(isa, x);
         // NaN never is a maximum, but it always reaches the moment; a tile without a finite maximum has none to reach.
@@ -111,27 +141,30 @@ pub fn stats(row: &Row<'_>, scratch: &mut Scratch) -> Result<Stats, Unusable> {
             sums,
         });
     }
-    if suspicious && let Some(id) = first_id(row, scratch, f32::is_nan) {
+    if suspicious && let Some(id) = first_nan(row, scratch)? {
         return Err(Unusable::NotANumber(id));
     }
     if top.first == f32::NEG_INFINITY {
         return Err(Unusable::NothingAllowed);
     }
     if top.first == f32::INFINITY {
-        return Ok(infinite(row, scratch));
+        return infinite(row, scratch);
     }
     Ok(finite(row, scratch, top))
 }
 
-/// First id whose value passes.
-fn first_id(row: &Row<'_>, scratch: &mut Scratch, pass: impl Fn(f32) -> bool) -> Option<usize> {
-    (0..row.tiles()).find_map(|t| {
+fn first_nan(row: &Row<'_>, scratch: &mut Scratch<'_>) -> Result<Option<usize>, Unusable> {
+    for t in 0..row.tiles() {
+        scratch.goes_on_to(t)?;
         let x = row.tile(t, &mut scratch.values);
-        x.iter().position(|&v| pass(v)).map(|j| t * TILE + j)
-    })
+        if let Some(j) = x.iter().position(|v| v.is_nan()) {
+            return Ok(Some(t * TILE + j));
+        }
+    }
+    Ok(None)
 }
 
-fn finite(row: &Row<'_>, scratch: &mut Scratch, top: TopTwo) -> Stats {
+fn finite(row: &Row<'_>, scratch: &mut Scratch<'_>, top: TopTwo) -> Stats {
     let winner = scratch
         .tiles
         .iter()
@@ -174,9 +207,10 @@ fn finite(row: &Row<'_>, scratch: &mut Scratch, top: TopTwo) -> Stats {
 }
 
 /// Ids at +inf share all the mass evenly.
-fn infinite(row: &Row<'_>, scratch: &mut Scratch) -> Stats {
+fn infinite(row: &Row<'_>, scratch: &mut Scratch<'_>) -> Result<Stats, Unusable> {
     let (mut count, mut argmax) = (0u32, 0);
     for t in 0..row.tiles() {
+        scratch.goes_on_to(t)?;
         for (j, _) in row
             .tile(t, &mut scratch.values)
             .iter()
@@ -190,7 +224,7 @@ fn infinite(row: &Row<'_>, scratch: &mut Scratch) -> Stats {
         }
     }
     let total = f64::from(count);
-    Stats {
+    Ok(Stats {
         argmax,
         top1: 1.0 / total,
         top2: if count > 1 { 1.0 / total } else { 0.0 },
@@ -198,5 +232,5 @@ fn infinite(row: &Row<'_>, scratch: &mut Scratch) -> Stats {
         logsumexp: f64::INFINITY,
         max: f32::INFINITY,
         total,
-    }
+    })
 }

@@ -2,10 +2,12 @@
 
 use super::config::is_flag;
 use super::error::{bad_type, bad_value, shown};
+use super::signals::heard;
 use crate::logits::row::Logits;
 use half::f16;
 use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 
 /// A borrowed matrix of logits.
 pub(super) enum LogitsArray<'py> {
@@ -71,40 +73,54 @@ impl<'py> LogitsArray<'py> {
     }
 }
 
-/// Integers from an array, a tensor or a sequence.
-pub(super) fn integers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<i64>> {
+/// Integers from an array, a tensor or a sequence, each as `read` makes it.
+fn read<T>(
+    object: &Bound<'_, PyAny>,
+    name: &str,
+    read: impl Fn(i64) -> PyResult<T>,
+) -> PyResult<Vec<T>> {
     let array = if object.is_instance_of::<PyArray1<i64>>() {
         object.clone()
     } else {
         let convert = object.py().import("dllm_fast.arrays")?;
         convert.call_method1("integer_array", (object, name))?
     };
-    match array.extract::<PyReadonlyArray1<'_, i64>>() {
-        Ok(array) => Ok(array.as_array().iter().copied().collect()),
-        Err(_) => Err(bad_type(format!(
+    let Ok(array) = array.extract::<PyReadonlyArray1<'_, i64>>() else {
+        return Err(bad_type(format!(
             "{name} must be one-dimensional, got shape {}; pass one row at a time",
             array.getattr("shape")?
-        ))),
+        )));
+    };
+    let array = array.as_array();
+    let mut values = Vec::with_capacity(array.len());
+    for (i, &value) in array.iter().enumerate() {
+        heard(object.py(), i)?;
+        values.push(read(value)?);
     }
+    Ok(values)
+}
+
+/// Integers from an array, a tensor or a sequence.
+pub(super) fn integers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<i64>> {
+    read(object, name, Ok)
+}
+
+fn natural(value: i64, name: &str) -> PyResult<u32> {
+    u32::try_from(value).map_err(|_| {
+        bad_value(format!(
+            "{name} must lie in [0, 2^32), got {value}; negative ids are no tokens"
+        ))
+    })
 }
 
 /// Ids or positions: integers in `[0, 2^32)`.
 pub(super) fn ids(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
-    integers(object, name)?
-        .into_iter()
-        .map(|v| {
-            u32::try_from(v).map_err(|_| {
-                bad_value(format!(
-                    "{name} must lie in [0, 2^32), got {v}; negative ids are no tokens"
-                ))
-            })
-        })
-        .collect()
+    read(object, name, |value| natural(value, name))
 }
 
 /// Indices.
 pub(super) fn indices(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<usize>> {
-    Ok(ids(object, name)?.into_iter().map(|i| i as usize).collect())
+    read(object, name, |value| Ok(natural(value, name)? as usize))
 }
 
 /// One value for all `n`, or one for each.
@@ -133,7 +149,9 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
         )));
     };
     let values: Vec<T> = iterator
-        .map(|v| {
+        .enumerate()
+        .map(|(i, v)| {
+            heard(object.py(), i)?;
             let v = v?;
             plain(&v)?.ok_or_else(|| {
                 bad_value(format!(
@@ -158,4 +176,18 @@ pub(super) fn tokens(
     tokens: impl ExactSizeIterator<Item = u32>,
 ) -> Bound<'_, PyArray1<i64>> {
     PyArray1::from_iter(py, tokens.map(i64::from))
+}
+
+/// A list of Python objects, each made of an item.
+pub(super) fn list<'py, T, O: IntoPyObject<'py>>(
+    py: Python<'py>,
+    items: impl IntoIterator<Item = T>,
+    make: impl Fn(T) -> O,
+) -> PyResult<Bound<'py, PyList>> {
+    let whole = PyList::empty(py);
+    for (i, item) in items.into_iter().enumerate() {
+        heard(py, i)?;
+        whole.append(make(item))?;
+    }
+    Ok(whole)
 }

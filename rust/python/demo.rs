@@ -4,6 +4,9 @@ use numpy::{IntoPyArray, PyArray2};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use super::error::raise;
+use super::signals::detached;
+use crate::error::Error;
 use crate::sudoku;
 
 /// Puzzles and their solutions, both `[n, 81]`; a blank is 0.
@@ -29,17 +32,18 @@ fn sudoku_puzzles(
             sudoku::CELLS,
         )));
     }
-    let (puzzles, solutions) = py.detach(|| {
+    let made = detached(py, |watch| {
         let range = min_givens..=max_givens;
-        let mut puzzles = Vec::with_capacity(n as usize * sudoku::CELLS);
-        let mut solutions = Vec::with_capacity(n as usize * sudoku::CELLS);
+        // They grow with what was made: room for all that somebody may ask for there is not.
+        let (mut puzzles, mut solutions) = (Vec::new(), Vec::new());
         for index in 0..n {
-            let puzzle = sudoku::puzzle(seed, index, &range, held_out);
+            let puzzle = sudoku::puzzle(seed, index, &range, held_out, watch)?;
             puzzles.extend_from_slice(&puzzle.givens);
             solutions.extend_from_slice(&puzzle.solution);
         }
-        (puzzles, solutions)
-    });
+        Ok::<_, Error>((puzzles, solutions))
+    })?;
+    let (puzzles, solutions) = made.map_err(raise)?;
     let array = |cells: Vec<u8>| {
         let grids = Array2::from_shape_vec((n as usize, sudoku::CELLS), cells)
             .expect("81 cells were pushed a puzzle");

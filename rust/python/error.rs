@@ -4,6 +4,7 @@ use crate::error::Error;
 use pyo3::PyErr;
 use pyo3::prelude::*;
 
+pyo3::import_exception!(dllm_fast.errors, DllmFastError);
 pyo3::import_exception!(dllm_fast.errors, InvalidTypeError);
 pyo3::import_exception!(dllm_fast.errors, InvalidValueError);
 
@@ -16,6 +17,11 @@ pub(super) fn raise(error: Error) -> PyErr {
 /// A bad value, found while converting.
 pub(super) fn bad_value(text: String) -> PyErr {
     InvalidValueError::new_err(text)
+}
+
+/// A call that cannot be made now.
+pub(super) fn bad_call(text: &'static str) -> PyErr {
+    DllmFastError::new_err(text)
 }
 
 /// A wrong type.

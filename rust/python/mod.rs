@@ -7,6 +7,8 @@ mod edit;
 mod error;
 mod predict;
 mod sampler;
+mod signals;
+mod turns;
 
 use crate::error::Error;
 use crate::{openmp, pool};

@@ -3,6 +3,7 @@
 use super::arrays::{LogitsArray, ids, one_or_each, tokens};
 use super::config::{COUNT, NUMBER, convert};
 use super::error::{bad_value, raise};
+use super::signals::detached;
 use crate::decide::score::Proposal;
 use crate::error::Error;
 use crate::logits::arith::Softcap;
@@ -266,20 +267,16 @@ pub(super) fn mask_predict(
         suppressed: &suppressed,
         softcap,
     };
-    let predictions = py
-        .detach(|| predict(&matrix, &sites, &sampling, Isa::best()))
-        .map_err(|(row, why)| {
-            raise(match why {
-                Unusable::NotANumber(id) => Error::NotANumber {
-                    row,
-                    position: None,
-                    id,
-                },
-                Unusable::NothingAllowed => Error::NothingAllowed {
-                    row,
-                    position: None,
-                },
-            })
-        })?;
+    let predictions = detached(py, |watch| {
+        predict(&matrix, &sites, &sampling, Isa::best(), watch)
+    })?;
+    let predictions = predictions.map_err(|(row, why)| {
+        let position = None;
+        raise(match why {
+            Unusable::NotANumber(id) => Error::NotANumber { row, position, id },
+            Unusable::NothingAllowed => Error::NothingAllowed { row, position },
+            Unusable::Interrupted => Error::Interrupted,
+        })
+    })?;
     Ok(Prediction::from_core(py, &predictions, current.is_some()))
 }

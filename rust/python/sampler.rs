@@ -1,16 +1,22 @@
 //! The sampler for people who own a model loop.
 
-use super::arrays::{LogitsArray, ids, indices, integers, one_or_each, tokens};
+use super::arrays::{LogitsArray, ids, indices, integers, list, one_or_each, tokens};
 use super::config::{COUNT, convert};
 use super::error::{bad_type, bad_value, raise};
+use super::signals::{detached, heard};
+use super::turns::{Turn, Turns};
 use super::{config, edit::Edit, predict::Prediction};
-use crate::logits::predict::Site;
+use crate::decide::plan;
+use crate::decide::score::Proposal;
+use crate::error::Error;
+use crate::logits::predict::{Prediction as One, Site};
 use crate::rng::Stream;
-use crate::sampler::{Answer, Pace, Sampler as Core, Start};
+use crate::sampler::{Answer, Pace, Question, Sampler as Core, Start};
+use crate::watch::Watch;
 use numpy::{PyArray1, PyArray2, PyReadonlyArray1};
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use pyo3::types::PyList;
+use std::collections::BTreeMap;
 
 /// Floors int32 and shares of steps float64, `[n]`.
 type PaceArrays<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f64>>);
@@ -34,19 +40,13 @@ impl Request {
     }
     /// One int64 canvas for each such row.
     #[getter]
-    fn canvases<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<i64>>> {
-        self.canvases
-            .iter()
-            .map(|c| tokens(py, c.iter().copied()))
-            .collect()
+    fn canvases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        list(py, &self.canvases, |c| tokens(py, c.iter().copied()))
     }
     /// The positions to score, one int64 array for each such row.
     #[getter]
-    fn positions<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<i64>>> {
-        self.positions
-            .iter()
-            .map(|p| tokens(py, p.iter().copied()))
-            .collect()
+    fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        list(py, &self.positions, |p| tokens(py, p.iter().copied()))
     }
     /// Forwards that the first of these rows has behind it. Without `max_rows` all have as many.
     #[getter]
@@ -90,6 +90,7 @@ impl Request {
         let mut ids = numpy::ndarray::Array2::zeros((rows, width));
         let mut lines = Vec::new();
         for i in 0..rows {
+            heard(py, i)?;
             for (slot, &token) in ids
                 .row_mut(i)
                 .iter_mut()
@@ -129,13 +130,12 @@ impl Request {
             Bound<'py, PyArray1<i64>>,
         )>,
     > {
-        let mut lengths: Vec<usize> = self.canvases.iter().map(Vec::len).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
-        let group = |length: usize| {
-            let members: Vec<usize> = (0..self.rows.len())
-                .filter(|&i| self.canvases[i].len() == length)
-                .collect();
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, canvas) in self.canvases.iter().enumerate() {
+            groups.entry(canvas.len()).or_default().push(i);
+        }
+        let group = |(length, members): (usize, Vec<usize>)| {
+            py.check_signals()?;
             let flat = members
                 .iter()
                 .flat_map(|&i| self.canvases[i].iter().map(|&t| i64::from(t)));
@@ -153,7 +153,7 @@ impl Request {
                 PyArray1::from_vec(py, lines.collect()),
             ))
         };
-        lengths.into_iter().map(group).collect()
+        groups.into_iter().map(group).collect()
     }
     fn __repr__(&self) -> String {
         let positions: usize = self.positions.iter().map(Vec::len).sum();
@@ -166,20 +166,14 @@ impl Request {
 }
 
 /// Fills the masks of canvases step by step; see `next` and `feed`. The caller owns the model.
+///
+/// Arguments are converted before a turn, and arrays are made behind it: both may run anybody's Python, which may call again.
 #[pyclass(frozen, module = "dllm_fast")]
-pub(super) struct Sampler(Mutex<Core>);
+pub(super) struct Sampler(Turns<Core>);
 
-impl Sampler {
-    /// The state. Waits without the interpreter lock: whoever holds the state may need that to finish.
-    fn core(&self, py: Python<'_>) -> MutexGuard<'_, Core> {
-        self.0
-            .lock_py_attached(py)
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn rows_or_waiting(rows: Option<&Bound<'_, PyAny>>, core: &Core) -> PyResult<Vec<usize>> {
-    rows.map_or_else(|| Ok(core.waiting()), |rows| indices(rows, "rows"))
+/// Rows as the caller names them; all that wait if it does not.
+fn named(rows: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<usize>>> {
+    rows.map(|rows| indices(rows, "rows")).transpose()
 }
 
 #[pymethods]
@@ -205,8 +199,12 @@ impl Sampler {
                 canvases.get_type()
             )));
         };
+        let py = canvases.py();
         let canvases: Vec<Vec<u32>> = iterator
-            .map(|canvas| ids(&canvas?, "every canvas"))
+            .map(|canvas| {
+                py.check_signals()?;
+                ids(&canvas?, "every canvas")
+            })
             .collect::<PyResult<_>>()?;
         let n = canvases.len();
         let each = |object: Option<&Bound<'_, PyAny>>, name, what| {
@@ -230,29 +228,35 @@ impl Sampler {
                 origin: origins[i] as usize,
             })
             .collect();
-        let core = Core::new(settings, starts, score_all).map_err(raise)?;
-        Ok(Self(Mutex::new(
+        let core = detached(py, |watch| Core::new(settings, starts, score_all, watch))?;
+        let core = core.map_err(raise)?;
+        Ok(Self(Turns::new(
             core.with_most_rows(max_rows.unwrap_or(usize::MAX)),
         )))
     }
 
     /// What must be scored next, or None when every row is finished. Asking again before the answer asks for the same.
-    fn next(&self, py: Python<'_>) -> Option<Request> {
-        py.detach(|| {
-            let mut core = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let rows = core.next();
-            let step = core.forwards(*rows.first()?);
-            let canvases = rows.iter().map(|&r| core.canvas(r).to_vec()).collect();
-            let positions = rows.iter().map(|&r| core.positions(r).to_vec()).collect();
-            let windows = rows.iter().map(|&r| core.window(r)).collect();
-            Some(Request {
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Request>> {
+        let mut turn = self.0.take(py)?;
+        let core: &mut Core = &mut turn;
+        let asked = detached(py, |watch| {
+            let rows = core.next(watch)?;
+            let Some(&first) = rows.first() else {
+                return Ok(None);
+            };
+            let canvas = |&r: &usize| {
+                let copied = watch.goes_on().then(|| core.canvas(r).to_vec());
+                copied.ok_or(Error::Interrupted)
+            };
+            Ok(Some(Request {
+                canvases: rows.iter().map(canvas).collect::<Result<_, _>>()?,
+                positions: rows.iter().map(|&r| core.positions(r).to_vec()).collect(),
+                windows: rows.iter().map(|&r| core.window(r)).collect(),
+                step: core.forwards(first),
                 rows,
-                canvases,
-                positions,
-                windows,
-                step,
-            })
-        })
+            }))
+        })?;
+        asked.map_err(raise)
     }
 
     /// What a draw at each requested position of `rows` depends on, in order: arrays `seed` uint64, `request`, `position` and
@@ -269,16 +273,21 @@ impl Sampler {
         Bound<'py, PyArray1<u32>>,
         Bound<'py, PyArray1<i64>>,
     )> {
-        let core = self.core(py);
-        let rows = rows_or_waiting(Some(rows), &core)?;
-        let sites = core.sites(&rows).map_err(raise)?;
+        let rows = indices(rows, "rows")?;
+        let turn = self.0.take(py)?;
+        let sites = turn.sites(&rows).map_err(raise)?;
+        let counts: Vec<u32> = rows
+            .iter()
+            .map(|&r| turn.positions(r).len() as u32)
+            .collect();
+        drop(turn);
         let word = |of: fn(&Site) -> u32| PyArray1::from_iter(py, sites.iter().map(of));
         Ok((
             PyArray1::from_iter(py, sites.iter().map(|s| s.stream.seed)),
             word(|s| s.stream.request),
             word(|s| s.position),
             word(|s| s.step),
-            tokens(py, rows.iter().map(|&r| core.positions(r).len() as u32)),
+            tokens(py, counts.into_iter()),
         ))
     }
 
@@ -290,9 +299,11 @@ impl Sampler {
         py: Python<'py>,
         rows: &Bound<'py, PyAny>,
     ) -> PyResult<(PaceArrays<'py>, Option<PaceArrays<'py>>)> {
-        let core = self.core(py);
-        let rows = rows_or_waiting(Some(rows), &core)?;
-        let (now, then) = core.pace(&rows).map_err(raise)?;
+        let rows = indices(rows, "rows")?;
+        let turn = self.0.take(py)?;
+        let paces = turn.pace(&rows);
+        drop(turn);
+        let (now, then) = paces.map_err(raise)?;
         let arrays = |of: &[Pace]| {
             (
                 PyArray1::from_iter(py, of.iter().map(|p| p.floor as i32)),
@@ -312,15 +323,7 @@ impl Sampler {
         rows: Option<&Bound<'_, PyAny>>,
         index: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Prediction> {
-        let array = LogitsArray::new(logits)?;
-        let core = self.core(py);
-        let rows = rows_or_waiting(rows, &core)?;
-        let index = index.map(|i| indices(i, "index")).transpose()?;
-        let (view, vocabulary) = (array.view()?, array.vocabulary());
-        let core: &Core = &core;
-        let predictions = py
-            .detach(|| core.predict(&rows, view, vocabulary, index.as_deref()))
-            .map_err(raise)?;
+        let (_, _, predictions) = self.answered(py, logits, rows, index)?;
         Ok(Prediction::from_core(py, &predictions, false))
     }
 
@@ -338,82 +341,150 @@ impl Sampler {
         rows: Option<&Bound<'_, PyAny>>,
         index: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let prediction = match (logits, prediction, tokens, scores) {
-            (Some(logits), None, None, None) => Bound::new(py, self.predict(py, logits, rows, index)?)?,
-            (None, Some(prediction), None, None) => prediction,
-            (None, None, Some(tokens), Some(scores)) => return self.feed_choice(tokens, scores, rows),
-            _ => return Err(bad_value("feed takes one answer: logits, or prediction=, or tokens= with scores=; pass exactly one of them".into())),
-        };
-        let proposals = prediction.get().proposals(py)?;
-        let mut core = self.core(py);
-        let rows = rows_or_waiting(rows, &core)?;
-        core.feed(&rows, &Answer::Proposals(&proposals))
-            .map_err(raise)
+        match (logits, prediction, tokens, scores) {
+            (Some(logits), None, None, None) => {
+                let (rows, question, predictions) = self.answered(py, logits, rows, index)?;
+                let proposals: Vec<Proposal> = predictions.iter().map(proposal).collect();
+                let answer = Answer::Proposals(&proposals);
+                self.commit(py, Some(rows), &answer, Some(&question))
+            }
+            (None, Some(prediction), None, None) => {
+                let proposals = prediction.get().proposals(py)?;
+                self.commit(py, named(rows)?, &Answer::Proposals(&proposals), None)
+            }
+            (None, None, Some(tokens), Some(scores)) => {
+                let choice = choice(tokens, scores)?;
+                self.commit(py, named(rows)?, &Answer::Choice(&choice), None)
+            }
+            _ => Err(bad_value(
+                "feed takes one answer: logits, or prediction=, or tokens= with scores=; pass exactly one of them".into(),
+            )),
+        }
     }
 
     /// The canvases as they stand, int64.
     #[getter]
-    fn canvases<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<i64>>> {
-        let core = self.core(py);
-        (0..core.len())
-            .map(|r| tokens(py, core.canvas(r).iter().copied()))
-            .collect()
+    fn canvases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let canvases = self.copied(py, |core, r| core.canvas(r).to_vec())?;
+        list(py, canvases, |c| tokens(py, c.into_iter()))
     }
 
     /// For each row, its edits so far, in order.
     #[getter]
-    fn trajectory(&self, py: Python<'_>) -> Vec<Vec<Edit>> {
-        let core = self.core(py);
-        (0..core.len())
-            .map(|r| core.trajectory(r).iter().copied().map(Edit).collect())
-            .collect()
+    fn trajectory<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let rows: Vec<Vec<plan::Edit>> = self.copied(py, |core, r| core.trajectory(r).to_vec())?;
+        let made = PyList::empty(py);
+        for edits in rows {
+            py.check_signals()?;
+            made.append(list(py, edits, Edit)?)?;
+        }
+        Ok(made)
     }
 
     /// Forwards that each row has taken part in.
     #[getter]
-    fn nfe_per_row(&self, py: Python<'_>) -> Vec<u32> {
-        let core = self.core(py);
-        (0..core.len()).map(|r| core.forwards(r)).collect()
+    fn nfe_per_row(&self, py: Python<'_>) -> PyResult<Vec<u32>> {
+        self.copied(py, Core::forwards)
     }
 }
 
 impl Sampler {
-    fn feed_choice(
+    /// Something of every row.
+    fn copied<T: Send>(
         &self,
-        tokens: &Bound<'_, PyAny>,
-        scores: &Bound<'_, PyAny>,
-        rows: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let py = tokens.py();
-        let tokens = integers(tokens, "tokens")?;
-        let scores: Vec<f64> = match scores.extract::<PyReadonlyArray1<'_, f64>>() {
-            Ok(array) => array.as_array().iter().copied().collect(),
-            Err(_) => scores.extract().map_err(|_| {
-                bad_type(format!(
-                    "scores must be numbers, got {}; pass numpy float64",
-                    scores.get_type()
-                ))
-            })?,
+        py: Python<'_>,
+        of: impl Fn(&Core, usize) -> T + Sync,
+    ) -> PyResult<Vec<T>> {
+        let turn = self.0.take(py)?;
+        let core: &Core = &turn;
+        let copy = |watch: &Watch<'_>| {
+            let row = |r| watch.goes_on().then(|| of(core, r));
+            (0..core.len()).map(row).collect::<Option<_>>()
         };
-        if tokens.len() != scores.len() {
-            return Err(bad_value(format!(
-                "tokens and scores must have one length, got {} and {}; give a score for every token",
-                tokens.len(),
-                scores.len()
-            )));
-        }
-        let choice = tokens
-            .into_iter()
-            .zip(scores)
-            .map(|(t, s)| match u32::try_from(t) {
-                Ok(t) => Ok((t, s)),
-                Err(_) => Err(bad_value(format!(
-                    "tokens must lie in [0, 2^32), got {t}; negative ids are no tokens"
-                ))),
-            })
-            .collect::<PyResult<Vec<_>>>()?;
-        let mut core = self.core(py);
-        let rows = rows_or_waiting(rows, &core)?;
-        core.feed(&rows, &Answer::Choice(&choice)).map_err(raise)
+        detached(py, copy)?.ok_or_else(|| raise(Error::Interrupted))
+    }
+
+    /// The question of `rows`, answered from logits. The sampler is free meanwhile: other calls may come.
+    fn answered(
+        &self,
+        py: Python<'_>,
+        logits: &Bound<'_, PyAny>,
+        rows: Option<&Bound<'_, PyAny>>,
+        index: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<(Vec<usize>, Question, Vec<One>)> {
+        let array = LogitsArray::new(logits)?;
+        let rows = named(rows)?;
+        let index = index.map(|i| indices(i, "index")).transpose()?;
+        let (view, vocabulary) = (array.view()?, array.vocabulary());
+        let turn = self.0.take(py)?;
+        let rows = rows.unwrap_or_else(|| turn.waiting());
+        let question = turn.question(&rows, array.rows(), vocabulary, index.as_deref());
+        drop(turn);
+        let question = question.map_err(raise)?;
+        let predictions = detached(py, |watch| question.answer(view, watch))?.map_err(raise)?;
+        Ok((rows, question, predictions))
+    }
+
+    /// Carries out a step, if the rows still wait for an answer to `question`.
+    fn commit(
+        &self,
+        py: Python<'_>,
+        rows: Option<Vec<usize>>,
+        answer: &Answer<'_>,
+        question: Option<&Question>,
+    ) -> PyResult<()> {
+        let mut turn: Turn<'_, Core> = self.0.take(py)?;
+        let core: &mut Core = &mut turn;
+        let fed = detached(py, |watch| {
+            if !question.is_none_or(|question| core.still_asks(question)) {
+                return Err(Error::Order(
+                    "rows must be answered once, got an answer from elsewhere while these logits were read; call next() again",
+                ));
+            }
+            core.feed(&rows.unwrap_or_else(|| core.waiting()), answer, watch)
+        })?;
+        drop(turn);
+        fed.map_err(raise)
+    }
+}
+
+/// Tokens and scores of the caller's own.
+fn choice(tokens: &Bound<'_, PyAny>, scores: &Bound<'_, PyAny>) -> PyResult<Vec<(u32, f64)>> {
+    let tokens = integers(tokens, "tokens")?;
+    let scores: Vec<f64> = match scores.extract::<PyReadonlyArray1<'_, f64>>() {
+        Ok(array) => array.as_array().iter().copied().collect(),
+        Err(_) => scores.extract().map_err(|_| {
+            bad_type(format!(
+                "scores must be numbers, got {}; pass numpy float64",
+                scores.get_type()
+            ))
+        })?,
+    };
+    if tokens.len() != scores.len() {
+        return Err(bad_value(format!(
+            "tokens and scores must have one length, got {} and {}; give a score for every token",
+            tokens.len(),
+            scores.len()
+        )));
+    }
+    tokens
+        .into_iter()
+        .zip(scores)
+        .map(|(t, s)| match u32::try_from(t) {
+            Ok(t) => Ok((t, s)),
+            Err(_) => Err(bad_value(format!(
+                "tokens must lie in [0, 2^32), got {t}; negative ids are no tokens"
+            ))),
+        })
+        .collect()
+}
+
+fn proposal(p: &One) -> Proposal {
+    Proposal {
+        token: p.token,
+        probability: p.probability,
+        top1: p.top1,
+        top2: p.top2,
+        entropy: p.entropy,
     }
 }

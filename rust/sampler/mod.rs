@@ -1,6 +1,7 @@
 //! The state machine behind every run: `next` says which positions must be scored, `feed` turns scores into edits. It
 //! does no input or output of its own, so a model, a table of numbers or another engine can drive it.
 
+mod question;
 mod row;
 
 use crate::decide::config::Config;
@@ -8,13 +9,14 @@ use crate::decide::plan::Edit;
 use crate::decide::score::{Order, Proposal};
 use crate::decide::select::Cut;
 use crate::error::{Error, Result};
-use crate::logits::kernel::Isa;
-use crate::logits::predict::{Matrix, Prediction, Site, predict};
+use crate::logits::predict::{Prediction, Site};
 use crate::logits::row::Logits;
-use crate::logits::stats::Unusable;
 use crate::rng::Stream;
+use crate::watch::Watch;
+pub use question::Question;
 pub use row::Pace;
 use row::Row;
+use std::sync::Arc;
 
 /// What a row starts from.
 #[derive(Clone, Debug)]
@@ -30,10 +32,12 @@ pub struct Start {
 /// A batch of canvases on their way to being filled. Rows have lengths of their own and finish independently.
 pub struct Sampler {
     config: Config,
-    excluded: Vec<u32>,
+    excluded: Arc<[u32]>,
     rows: Vec<Row>,
     score_all: bool,
     most_rows: usize,
+    /// Was `next` stopped among the rows? Then those that wait are no request yet.
+    is_advancing: bool,
 }
 
 /// What a caller knows about the requested positions of some rows, position by position.
@@ -77,23 +81,27 @@ impl Answer<'_> {
 impl Sampler {
     /// A sampler over these rows. With `score_all` every eligible position is asked for, also where the rule chooses
     /// positions without looking at the model; the edits are the same.
-    pub fn new(config: Config, starts: Vec<Start>, score_all: bool) -> Result<Self> {
+    pub fn new(
+        config: Config,
+        starts: Vec<Start>,
+        score_all: bool,
+        watch: &Watch<'_>,
+    ) -> Result<Self> {
         config.check()?;
-        let rows: Vec<Row> = starts
-            .into_iter()
-            .map(|start| Row::new(&config, start))
-            .collect();
+        let row = |start| going_on(watch).map(|()| Row::new(&config, start));
+        let rows: Vec<Row> = starts.into_iter().map(row).collect::<Result<_>>()?;
         let counts = rows.iter().map(Row::block_count).enumerate();
         if let Some((row, blocks)) = counts.max_by_key(|&(row, blocks)| (blocks, usize::MAX - row))
         {
             config.check_blocks(row, blocks)?;
         }
         Ok(Self {
-            excluded: config.excluded(),
+            excluded: config.excluded().into(),
             config,
             rows,
             score_all,
             most_rows: usize::MAX,
+            is_advancing: false,
         })
     }
 
@@ -110,29 +118,38 @@ impl Sampler {
     }
 
     /// Rows that wait for an answer. Once all of the last request are answered, every unfinished row (the first
-    /// `most_rows` of them) moves to its next forward. Empty when all is done.
-    pub fn next(&mut self) -> Vec<usize> {
+    /// `most_rows` of them) moves to its next forward. Empty when all is done. Asked again after `watch` has stopped it, it goes
+    /// on where it was.
+    pub fn next(&mut self, watch: &Watch<'_>) -> Result<Vec<usize>> {
         let waiting = self.waiting();
         if !waiting.is_empty() {
-            return waiting;
+            return Ok(waiting);
         }
+        self.is_advancing = true;
         let mean = self.published_mean();
         let mut active = 0;
         for row in &mut self.rows {
             if active == self.most_rows {
                 break;
             }
+            going_on(watch)?;
             row.advance(&self.config, mean, self.score_all);
             active += usize::from(row.pending().is_some());
         }
-        self.waiting()
+        self.is_advancing = false;
+        Ok(self.waiting())
     }
 
     /// Rows that wait for an answer.
     pub fn waiting(&self) -> Vec<usize> {
         (0..self.rows.len())
-            .filter(|&r| self.rows[r].pending().is_some())
+            .filter(|&r| self.is_waiting(r))
             .collect()
+    }
+
+    fn is_waiting(&self, row: usize) -> bool {
+        let row = self.rows.get(row);
+        !self.is_advancing && row.is_some_and(|row| row.pending().is_some())
     }
 
     /// Dream's published loop takes the count from the mean number of masks over the batch.
@@ -205,17 +222,17 @@ impl Sampler {
         self.rows[row].trajectory()
     }
 
-    /// Statistics and drawn tokens for the requested positions of `rows`, in order, from a matrix of logits with
-    /// `vocabulary` columns. `index` names the line of the matrix for each position; without it they follow each other.
-    pub fn predict(
+    /// What must be known of the requested positions of `rows`, in order: it can be answered while the sampler is elsewhere.
+    /// `lines` and `vocabulary` are the shape of the logits; `index` names the line for each position, without it they follow
+    /// each other.
+    pub fn question(
         &self,
         rows: &[usize],
-        logits: Logits<'_>,
+        lines: usize,
         vocabulary: usize,
         index: Option<&[usize]>,
-    ) -> Result<Vec<Prediction>> {
+    ) -> Result<Question> {
         let wanted = self.wanted(rows)?;
-        let lines = logits.len().checked_div(vocabulary).unwrap_or(0);
         if let Some(&id) = self
             .excluded
             .last()
@@ -245,39 +262,43 @@ impl Sampler {
         for (site, &line) in sites.iter_mut().zip(index.into_iter().flatten()) {
             site.row = line;
         }
-        let matrix = Matrix {
-            logits,
+        Ok(Question {
+            sites,
+            rows: rows.iter().map(|&r| (r, self.positions(r).len())).collect(),
+            excluded: Arc::clone(&self.excluded),
             vocabulary,
-            suppressed: &self.excluded,
-            softcap: None,
-        };
-        let mut predictions = predict(&matrix, &sites, &self.config.sampling, Isa::best())
-            .map_err(|(i, why)| {
-                let (row, position) = self.site_of(rows, i);
-                match why {
-                    Unusable::NotANumber(id) => Error::NotANumber {
-                        row,
-                        position: Some(position),
-                        id,
-                    },
-                    Unusable::NothingAllowed => Error::NothingAllowed {
-                        row,
-                        position: Some(position),
-                    },
-                }
-            })?;
-        if self.config.as_published && self.config.cut == Cut::Count {
+            sampling: self.config.sampling,
             // The published count loops take the softmax in the dtype of the logits, so that sure positions tie.
-            for p in &mut predictions {
-                *p = p.rounded(logits.dtype());
-            }
-        }
-        Ok(predictions)
+            is_rounded: self.config.as_published && self.config.cut == Cut::Count,
+        })
+    }
+
+    /// Do its rows still wait for the answer to this very question?
+    pub fn still_asks(&self, question: &Question) -> bool {
+        let rows: Vec<usize> = question.rows.iter().map(|&(r, _)| r).collect();
+        let same = |(a, b): (&Site, &Site)| (a.position, a.step) == (b.position, b.step);
+        self.sites(&rows).is_ok_and(|sites| {
+            sites.len() == question.sites.len() && sites.iter().zip(&question.sites).all(same)
+        })
+    }
+
+    /// Statistics and drawn tokens for the requested positions of `rows`, in order: `question`, answered from logits.
+    pub fn predict(
+        &self,
+        rows: &[usize],
+        logits: Logits<'_>,
+        vocabulary: usize,
+        index: Option<&[usize]>,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Prediction>> {
+        let lines = logits.len().checked_div(vocabulary).unwrap_or(0);
+        self.question(rows, lines, vocabulary, index)?
+            .answer(logits, watch)
     }
 
     /// Carries out the step of `rows` with what is known of their requested positions, in order. Everything is checked
-    /// before anything changes.
-    pub fn feed(&mut self, rows: &[usize], answer: &Answer<'_>) -> Result<()> {
+    /// before anything changes, and what `watch` stops has changed nothing.
+    pub fn feed(&mut self, rows: &[usize], answer: &Answer<'_>, watch: &Watch<'_>) -> Result<()> {
         let wanted = self.wanted(rows)?;
         if answer.len() != wanted {
             return Err(Error::Mismatch(format!(
@@ -294,6 +315,9 @@ impl Sampler {
             ));
         }
         for i in 0..wanted {
+            if i.is_multiple_of(1 << 16) {
+                going_on(watch)?;
+            }
             if let Some(value) = answer.unusable(i) {
                 let (row, position) = self.site_of(rows, i);
                 return Err(Error::Mismatch(format!(
@@ -310,14 +334,19 @@ impl Sampler {
             }
         }
         let mut from = 0;
+        let mut plans = Vec::with_capacity(rows.len());
         for &r in rows {
+            going_on(watch)?;
             let to = from + self.positions(r).len();
             let part = match answer {
                 Answer::Proposals(p) => Answer::Proposals(&p[from..to]),
                 Answer::Choice(c) => Answer::Choice(&c[from..to]),
             };
-            self.rows[r].commit(&self.config, &part);
+            plans.push(self.rows[r].plan(&self.config, &part, watch)?);
             from = to;
+        }
+        for (&r, plan) in rows.iter().zip(&plans) {
+            self.rows[r].commit(&self.config, plan);
         }
         Ok(())
     }
@@ -326,8 +355,7 @@ impl Sampler {
     fn wanted(&self, rows: &[usize]) -> Result<usize> {
         let mut seen = vec![false; self.rows.len()];
         for &r in rows {
-            let waiting = self.rows.get(r).is_some_and(|row| row.pending().is_some());
-            if !waiting || std::mem::replace(&mut seen[r], true) {
+            if !self.is_waiting(r) || std::mem::replace(&mut seen[r], true) {
                 return Err(Error::Mismatch(format!(
                     "rows must be distinct rows of the last request, got {r}; call next() first and answer each row once"
                 )));
@@ -347,6 +375,14 @@ impl Sampler {
             from += positions.len();
         }
         unreachable!("{i} lies among the requested positions")
+    }
+}
+
+fn going_on(watch: &Watch<'_>) -> Result<()> {
+    if watch.goes_on() {
+        Ok(())
+    } else {
+        Err(Error::Interrupted)
     }
 }
 

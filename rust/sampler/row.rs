@@ -8,7 +8,9 @@ use crate::decide::score::{Order, Place};
 use crate::decide::select::{Candidate, Cut, select};
 use crate::decide::stop::first_end;
 use crate::decide::window::Blocks;
+use crate::error::Result;
 use crate::rng::{Draw, Stream};
+use crate::watch::Watch;
 use std::ops::Range;
 
 /// A step that waits for its scores.
@@ -269,7 +271,8 @@ impl Row {
                 }
             })
             .collect();
-        let count = select(&mut candidates, Cut::Count, floor);
+        let watch = Watch::never();
+        let count = select(&mut candidates, Cut::Count, floor, &watch).expect("nobody stops it");
         Some(
             candidates[..count]
                 .iter()
@@ -286,9 +289,17 @@ impl Row {
         }
     }
 
-    /// Carries out the waiting step. `answer` has an entry for each of its positions.
-    pub fn commit(&mut self, config: &Config, answer: &Answer<'_>) {
-        let pending = self.pending.take().expect("only waiting rows are answered");
+    /// What the waiting step writes. `answer` has an entry for each of its positions.
+    pub fn plan(
+        &self,
+        config: &Config,
+        answer: &Answer<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Edit>> {
+        let pending = self
+            .pending
+            .as_ref()
+            .expect("only waiting rows are answered");
         let picks = match &pending.chosen {
             Some(chosen) if *chosen == pending.positions => (0..chosen.len()).collect(),
             Some(chosen) => {
@@ -301,19 +312,22 @@ impl Row {
                 };
                 chosen.iter().map(index_of).collect()
             }
-            None => self.pick(&pending, config, answer),
+            None => self.pick(pending, config, answer, watch)?,
         };
-        let plan: Vec<Edit> = picks
-            .into_iter()
-            .map(|i| {
-                let (token, probability) = match answer {
-                    Answer::Proposals(p) => (p[i].token, p[i].probability),
-                    Answer::Choice(c) => c[i],
-                };
-                self.edit(pending.positions[i], token, probability, Kind::Commit)
-            })
-            .collect();
-        self.carry_out(&plan);
+        let edit = |i: usize| {
+            let (token, probability) = match answer {
+                Answer::Proposals(p) => (p[i].token, p[i].probability),
+                Answer::Choice(c) => c[i],
+            };
+            self.edit(pending.positions[i], token, probability, Kind::Commit)
+        };
+        Ok(picks.into_iter().map(edit).collect())
+    }
+
+    /// Carries out the waiting step as `plan` has it.
+    pub fn commit(&mut self, config: &Config, plan: &[Edit]) {
+        self.pending = None;
+        self.carry_out(plan);
         if config.stop_at_end
             && let Some(end) = first_end(&self.canvas, &self.writable, self.mask, &config.ends)
         {
@@ -329,7 +343,13 @@ impl Row {
     }
 
     /// Indices of the requested positions that are committed, best first.
-    fn pick(&self, pending: &Pending, config: &Config, answer: &Answer<'_>) -> Vec<usize> {
+    fn pick(
+        &self,
+        pending: &Pending,
+        config: &Config,
+        answer: &Answer<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<usize>> {
         let mut candidates: Vec<Candidate> = (0..pending.positions.len())
             .map(|index| match answer {
                 Answer::Choice(c) => Candidate {
@@ -350,8 +370,8 @@ impl Row {
                 }
             })
             .collect();
-        let count = select(&mut candidates, config.cut, pending.floor);
-        candidates[..count].iter().map(|c| c.index).collect()
+        let count = select(&mut candidates, config.cut, pending.floor, watch)?;
+        Ok(candidates[..count].iter().map(|c| c.index).collect())
     }
 
     fn edit(&self, position: u32, token: u32, probability: f64, kind: Kind) -> Edit {

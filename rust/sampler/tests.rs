@@ -5,6 +5,8 @@ use crate::decide::config::Steps;
 use crate::decide::schedule::Schedule;
 use crate::decide::score::OrderNoise;
 use crate::logits::draw::Sampling;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 const MASK: u32 = 9;
 
@@ -52,21 +54,28 @@ fn proposal(p: u32) -> Proposal {
 /// Runs to the end and returns the forwards of each row.
 fn run(sampler: &mut Sampler) -> Vec<u32> {
     loop {
-        let rows = sampler.next();
+        let rows = sampler.next(&Watch::never()).unwrap();
         if rows.is_empty() {
             return (0..sampler.len()).map(|r| sampler.forwards(r)).collect();
         }
         for r in rows {
             let proposals: Vec<_> = sampler.positions(r).iter().map(|&p| proposal(p)).collect();
-            sampler.feed(&[r], &Answer::Proposals(&proposals)).unwrap();
+            sampler
+                .feed(&[r], &Answer::Proposals(&proposals), &Watch::never())
+                .unwrap();
         }
     }
 }
 
 #[test]
 fn one_token_a_forward_by_default_best_first() {
-    let mut sampler =
-        Sampler::new(config(), vec![start(&[1, MASK, 2, MASK, MASK], 0)], false).unwrap();
+    let mut sampler = Sampler::new(
+        config(),
+        vec![start(&[1, MASK, 2, MASK, MASK], 0)],
+        false,
+        &Watch::never(),
+    )
+    .unwrap();
     assert_eq!(run(&mut sampler), [3]);
     assert_eq!(sampler.canvas(0), [1, 1, 2, 3, 4]);
     let order: Vec<u32> = sampler.trajectory(0).iter().map(|e| e.position).collect();
@@ -81,7 +90,7 @@ fn rows_finish_on_their_own_and_empty_rows_cost_nothing() {
         start(&[], 0),
         start(&[MASK, 3], 0),
     ];
-    let mut sampler = Sampler::new(config(), starts, false).unwrap();
+    let mut sampler = Sampler::new(config(), starts, false, &Watch::never()).unwrap();
     assert_eq!(run(&mut sampler), [5, 0, 0, 1]);
 }
 
@@ -94,7 +103,8 @@ fn total_steps_are_shared_by_the_blocks_that_hold_masks() {
     };
     let canvas = [1, 1, 1, 1, MASK, MASK, MASK, 1, MASK, MASK];
     let committed = |steps| {
-        let mut sampler = Sampler::new(of(steps), vec![start(&canvas, 0)], false).unwrap();
+        let mut sampler =
+            Sampler::new(of(steps), vec![start(&canvas, 0)], false, &Watch::never()).unwrap();
         assert_eq!(run(&mut sampler), [steps as u32]);
         let of_step = |s| sampler.trajectory(0).iter().filter(|e| e.step == s).count();
         (0..steps as u32).map(of_step).collect::<Vec<_>>()
@@ -103,7 +113,7 @@ fn total_steps_are_shared_by_the_blocks_that_hold_masks() {
     assert_eq!(committed(3), [2, 1, 2]);
     assert_eq!(committed(4), [2, 1, 1, 1]);
     let starts = vec![start(&canvas[..8], 0), start(&canvas, 0), start(&canvas, 0)];
-    let error = Sampler::new(of(1), starts, false)
+    let error = Sampler::new(of(1), starts, false, &Watch::never())
         .err()
         .unwrap()
         .to_string();
@@ -120,13 +130,20 @@ fn more_steps_than_masks_cost_no_idle_forwards_except_under_dream() {
         steps: Steps::Total(10),
         ..config()
     };
-    let mut sampler = Sampler::new(even.clone(), vec![start(&[MASK; 4], 0)], false).unwrap();
+    let mut sampler = Sampler::new(
+        even.clone(),
+        vec![start(&[MASK; 4], 0)],
+        false,
+        &Watch::never(),
+    )
+    .unwrap();
     assert_eq!(run(&mut sampler), [4]);
     let dream = Config {
         schedule: Schedule::Dream { eps: 1e-3 },
         ..even
     };
-    let mut sampler = Sampler::new(dream, vec![start(&[MASK; 4], 0)], false).unwrap();
+    let mut sampler =
+        Sampler::new(dream, vec![start(&[MASK; 4], 0)], false, &Watch::never()).unwrap();
     assert_eq!(run(&mut sampler), [10]);
 }
 
@@ -142,10 +159,10 @@ fn blind_orders_ask_only_for_what_they_commit() {
             ..config()
         };
         let starts = || vec![start(&[MASK; 12], 4)];
-        let mut lean = Sampler::new(config.clone(), starts(), false).unwrap();
-        let mut full = Sampler::new(config, starts(), true).unwrap();
-        lean.next();
-        full.next();
+        let mut lean = Sampler::new(config.clone(), starts(), false, &Watch::never()).unwrap();
+        let mut full = Sampler::new(config, starts(), true, &Watch::never()).unwrap();
+        lean.next(&Watch::never()).unwrap();
+        full.next(&Watch::never()).unwrap();
         assert!(lean.positions(0).len() < 12 && full.positions(0).len() == 12);
         run(&mut lean);
         run(&mut full);
@@ -168,6 +185,7 @@ fn the_end_of_the_answer_finishes_the_row() {
         config,
         vec![start(&[4, 1, MASK, MASK, MASK, MASK, MASK], 0)],
         false,
+        &Watch::never(),
     )
     .unwrap();
     assert_eq!(run(&mut sampler), [3]);
@@ -177,8 +195,9 @@ fn the_end_of_the_answer_finishes_the_row() {
 
 #[test]
 fn a_refused_answer_changes_nothing() {
-    let mut sampler = Sampler::new(config(), vec![start(&[MASK; 3], 0)], false).unwrap();
-    sampler.next();
+    let mut sampler =
+        Sampler::new(config(), vec![start(&[MASK; 3], 0)], false, &Watch::never()).unwrap();
+    sampler.next(&Watch::never()).unwrap();
     let nan = Proposal {
         top1: f64::NAN,
         ..proposal(0)
@@ -192,11 +211,19 @@ fn a_refused_answer_changes_nothing() {
         vec![proposal(0), nan, proposal(2)],
         vec![mask, proposal(1), proposal(2)],
     ] {
-        assert!(sampler.feed(&[0], &Answer::Proposals(&bad)).is_err());
+        assert!(
+            sampler
+                .feed(&[0], &Answer::Proposals(&bad), &Watch::never())
+                .is_err()
+        );
     }
     assert!(
-        sampler.feed(&[1], &Answer::Choice(&[])).is_err()
-            && sampler.feed(&[0, 0], &Answer::Choice(&[])).is_err()
+        sampler
+            .feed(&[1], &Answer::Choice(&[]), &Watch::never())
+            .is_err()
+            && sampler
+                .feed(&[0, 0], &Answer::Choice(&[]), &Watch::never())
+                .is_err()
     );
     assert_eq!(
         (sampler.canvas(0), sampler.waiting()),
@@ -212,8 +239,93 @@ fn first_hitting_times_fall() {
         schedule: Schedule::FirstHitting,
         ..config()
     };
-    let mut sampler = Sampler::new(config, vec![start(&[MASK; 20], 3)], false).unwrap();
+    let mut sampler =
+        Sampler::new(config, vec![start(&[MASK; 20], 3)], false, &Watch::never()).unwrap();
     assert_eq!(run(&mut sampler), [20]);
     let times: Vec<f64> = sampler.trajectory(0).iter().map(|e| e.time).collect();
     assert!(times.windows(2).all(|w| w[0] > w[1]) && times[0] < 1.0 && times[19] > 0.0);
+}
+
+/// A watch that stops at the question number `after`, and how often it was asked.
+fn stopping<T>(after: usize, work: impl FnOnce(&Watch<'_>) -> T) -> (T, usize) {
+    let asked = AtomicUsize::new(0);
+    let go_on = || asked.fetch_add(1, Ordering::Relaxed) < after;
+    let done = work(&Watch::new(Duration::ZERO, &go_on));
+    (done, asked.into_inner())
+}
+
+#[test]
+fn an_interrupted_run_goes_on_as_if_nothing_had_been() {
+    let starts = || (0..5).map(|_| start(&[MASK; 6], 0)).collect::<Vec<_>>();
+    let mut whole = Sampler::new(config(), starts(), false, &Watch::never()).unwrap();
+    let forwards = run(&mut whole);
+    for after in 0..5 {
+        let made = |watch: &Watch<'_>| Sampler::new(config(), starts(), false, watch).err();
+        assert_eq!(stopping(after, made), (Some(Error::Interrupted), after + 1));
+    }
+    let mut sampler = Sampler::new(config(), starts(), false, &Watch::never()).unwrap();
+    loop {
+        for after in 0..5 {
+            let (stopped, asked) = stopping(after, |watch| sampler.next(watch));
+            if asked > 0 {
+                assert_eq!((stopped, asked), (Err(Error::Interrupted), after + 1));
+                assert!(sampler.waiting().is_empty(), "no request until it is whole");
+                assert!(
+                    sampler
+                        .feed(&[0], &Answer::Choice(&[]), &Watch::never())
+                        .is_err()
+                );
+            }
+        }
+        let rows = sampler.next(&Watch::never()).unwrap();
+        if rows.is_empty() {
+            break;
+        }
+        let positions = rows.iter().flat_map(|&r| sampler.positions(r));
+        let proposals: Vec<_> = positions.map(|&p| proposal(p)).collect();
+        let answer = Answer::Proposals(&proposals);
+        let canvases = |s: &Sampler| (0..5).map(|r| s.canvas(r).to_vec()).collect::<Vec<_>>();
+        let before = canvases(&sampler);
+        for after in 0..6 {
+            let (stopped, _) = stopping(after, |watch| sampler.feed(&rows, &answer, watch));
+            assert_eq!(stopped, Err(Error::Interrupted));
+            assert_eq!(
+                (canvases(&sampler), sampler.waiting()),
+                (before.clone(), rows.clone())
+            );
+        }
+        sampler.feed(&rows, &answer, &Watch::never()).unwrap();
+    }
+    for (r, &expected) in forwards.iter().enumerate() {
+        assert_eq!(
+            (sampler.canvas(r), sampler.forwards(r)),
+            (whole.canvas(r), expected)
+        );
+        assert_eq!(
+            format!("{:?}", sampler.trajectory(r)),
+            format!("{:?}", whole.trajectory(r))
+        );
+    }
+}
+
+#[test]
+fn a_question_is_for_the_step_that_asked_it() {
+    let mut config = config();
+    config.steps = Steps::Total(2);
+    let mut sampler =
+        Sampler::new(config, vec![start(&[MASK; 4], 0)], false, &Watch::never()).unwrap();
+    sampler.next(&Watch::never()).unwrap();
+    let question = sampler.question(&[0], 4, 10, None).unwrap();
+    let logits = [0.0; 40];
+    let answer = || question.answer(Logits::F32(&logits), &Watch::never());
+    assert_eq!(answer().unwrap().len(), 4);
+    assert!(sampler.still_asks(&question));
+    let proposals = [0, 1, 2, 3].map(proposal);
+    sampler
+        .feed(&[0], &Answer::Proposals(&proposals), &Watch::never())
+        .unwrap();
+    assert!(!sampler.still_asks(&question), "answered");
+    sampler.next(&Watch::never()).unwrap();
+    assert!(!sampler.still_asks(&question), "the next step");
+    assert_eq!(answer().unwrap().len(), 4, "it stands on its own");
 }

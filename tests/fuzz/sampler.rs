@@ -16,6 +16,7 @@ use dllm_fast::logits::draw::Sampling;
 use dllm_fast::logits::row::Logits;
 use dllm_fast::rng::{Draw, Stream};
 use dllm_fast::sampler::{Answer, Sampler, Start};
+use dllm_fast::watch::Watch;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -347,11 +348,11 @@ fn provoke(sampler: &mut Sampler, dice: &mut Dice) {
             entropy: dice.number(),
         };
         let proposals: Vec<_> = (0..length).map(|_| any(dice)).collect();
-        sampler.feed(&rows, &Answer::Proposals(&proposals))
+        sampler.feed(&rows, &Answer::Proposals(&proposals), &Watch::never())
     } else {
         let any = |dice: &mut Dice| (dice.below(VOCABULARY) as u32, dice.number());
         let choice: Vec<_> = (0..length).map(|_| any(dice)).collect();
-        sampler.feed(&rows, &Answer::Choice(&choice))
+        sampler.feed(&rows, &Answer::Choice(&choice), &Watch::never())
     };
     if let Err(error) = taken {
         let text = error.to_string();
@@ -389,7 +390,7 @@ fn predict(sampler: &Sampler, dice: &mut Dice) {
     let logits = logits[dice.of(&[0, 0, 0, 1, 2])];
     let index = dice.one_in(3).then_some(index.as_slice());
     let before = state(sampler);
-    match sampler.predict(&rows, logits, vocabulary, index) {
+    match sampler.predict(&rows, logits, vocabulary, index, &Watch::never()) {
         Err(error) => assert!(error.to_string().contains("; "), "{error}"),
         Ok(predictions) => {
             assert_eq!(predictions.len(), wanted);
@@ -415,16 +416,21 @@ fn run(
     score_all: bool,
     mut provoked: Option<&mut Dice>,
 ) -> Option<Sampler> {
-    let mut sampler = match Sampler::new(config.clone(), starts.to_vec(), score_all) {
-        Ok(sampler) => sampler,
-        Err(error) => {
-            assert!(error.to_string().contains("; "), "{error}");
-            return None;
-        }
-    };
+    let mut sampler =
+        match Sampler::new(config.clone(), starts.to_vec(), score_all, &Watch::never()) {
+            Ok(sampler) => sampler,
+            Err(error) => {
+                assert!(error.to_string().contains("; "), "{error}");
+                return None;
+            }
+        };
     loop {
-        let waiting = sampler.next();
-        assert_eq!(sampler.next(), waiting, "asking twice changes nothing");
+        let waiting = sampler.next(&Watch::never()).unwrap();
+        assert_eq!(
+            sampler.next(&Watch::never()).unwrap(),
+            waiting,
+            "asking twice changes nothing"
+        );
         if waiting.is_empty() {
             break;
         }
@@ -444,7 +450,7 @@ fn run(
                 .map(|&p| proposal(config, starts[r].stream, step, p))
                 .collect();
             sampler
-                .feed(&[r], &Answer::Proposals(&answer))
+                .feed(&[r], &Answer::Proposals(&answer), &Watch::never())
                 .expect("a right answer");
             let after = sampler.canvas(r);
             assert!(

@@ -18,6 +18,7 @@ use dllm_fast::logits::kernel::Isa;
 use dllm_fast::logits::row::{Logits, Row};
 use dllm_fast::logits::stats::{Scratch, stats};
 use dllm_fast::rng::{Draw, Stream};
+use dllm_fast::watch::Watch;
 use std::time::Instant;
 
 /// Probability with which a right sampler fails any cell of any case.
@@ -199,11 +200,13 @@ fn with_distribution<T>(
     then: impl FnOnce(&mut dyn FnMut(f64) -> usize) -> T,
 ) -> T {
     let suppressed = [SUPPRESSED];
-    let mut scratch = Scratch::new(Isa::best());
+    let watch = Watch::never();
+    let mut scratch = Scratch::new(Isa::best(), &watch);
     let row = Row::new(values.logits(), &suppressed, Isa::best());
     let stats = stats(&row, &mut scratch).expect("a usable row");
-    let distribution = Distribution::new(&row, &stats, sampling, &mut scratch);
-    then(&mut |u| distribution.draw(u, &mut scratch) as usize)
+    let distribution =
+        Distribution::new(&row, &stats, sampling, &mut scratch).expect("nobody stops it");
+    then(&mut |u| distribution.draw(u, &mut scratch).expect("nobody stops it") as usize)
 }
 
 /// Draws of each id.
