@@ -48,20 +48,26 @@ pub fn threads() -> Option<usize> {
     usize::try_from(count).ok()
 }
 
-/// Runs `work`, which must not panic, on as many threads as torch uses at once, the caller among them, and waits for all; false
-/// where OpenMP is not there or not allowed.
-pub fn run(work: &(dyn Fn() + Sync)) -> bool {
-    static FOUND: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-    if !ALLOWED.load(Ordering::Relaxed) {
-        return false;
+/// Whether `run` finds it, and may use it.
+pub fn is_here() -> bool {
+    ALLOWED.load(Ordering::Relaxed) && parallel().is_some()
+}
+
+/// Runs `work`, which must not panic, on as many threads as torch uses at once, the caller among them, and waits for all; on
+/// the caller alone where there is no OpenMP.
+pub fn run(work: &(dyn Fn() + Sync)) {
+    match parallel() {
+        // SAFETY: it is OpenMP's.
+        Some(parallel) => unsafe { run_on(parallel, work) },
+        None => work(),
     }
-    let Some(address) = entry(&FOUND, c"GOMP_parallel") else {
-        return false;
-    };
-    // SAFETY: the name belongs to OpenMP, and its signature is part of the binary interface of programs compiled by GCC; it
-    // does what `run_on` asks for.
-    unsafe { run_on(std::mem::transmute::<*mut c_void, Parallel>(address), work) };
-    true
+}
+
+fn parallel() -> Option<Parallel> {
+    static FOUND: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+    let address = entry(&FOUND, c"GOMP_parallel")?;
+    // SAFETY: the name belongs to OpenMP, and its signature is part of the binary interface of programs compiled by GCC.
+    Some(unsafe { std::mem::transmute::<*mut c_void, Parallel>(address) })
 }
 
 /// `GOMP_parallel(function, data, number of threads or 0, flags)`, of GCC's OpenMP and of those that are compatible with it.
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn nobody_is_asked_unless_that_was_allowed() {
-        assert!(!run(&|| unreachable!("not allowed")));
+        assert!(!is_here());
     }
 
     #[test]

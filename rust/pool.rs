@@ -111,7 +111,9 @@ pub fn map<T: Send, S>(
     let panic = Mutex::new(None::<Box<dyn Any + Send>>);
     let take = |until: Instant| {
         let mut mine = Vec::new();
+        let mut times = Vec::new();
         let mut own = None;
+        let mut began = Instant::now();
         loop {
             let first = next.fetch_add(piece, Ordering::Relaxed);
             if first >= n {
@@ -120,20 +122,22 @@ pub fn map<T: Send, S>(
             let own = own.get_or_insert_with(&state);
             let last = n.min(first + piece);
             mine.push((first, (first..last).map(|i| work(i, own)).collect()));
-            if Instant::now() >= until {
+            let now = Instant::now();
+            times.push(now - began);
+            began = now;
+            if now >= until {
                 break;
             }
         }
-        let pieces = mine.len();
         lock(&runs).append(&mut mine);
-        pieces
+        times
     };
     // Nothing may unwind into the threads of others.
     let take = |until| {
         catch_unwind(AssertUnwindSafe(|| take(until))).unwrap_or_else(|payload| {
             next.store(n, Ordering::Relaxed);
             *lock(&panic) = Some(payload);
-            0
+            Vec::new()
         })
     };
     loop {
@@ -164,57 +168,55 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `take` on the caller and whoever else may help; it answers how many pieces it has done.
-fn round(take: &(dyn Fn() -> usize + Sync)) {
+/// How long each piece took that one thread has done.
+type Times = Vec<Duration>;
+
+/// `take` on the caller and whoever else may help.
+fn round(take: &(dyn Fn() -> Times + Sync)) {
     let set = set();
     let threads = set.unwrap_or_else(|| openmp::threads().map_or_else(cores, |n| n.min(cores())));
-    if threads < 2 {
+    let alone = || {
         take();
-    } else if set.is_some() || !BORROWING.may_try() || !borrow(take) {
-        helpers::run(threads - 1, &|| {
-            take();
-        });
+    };
+    if threads < 2 {
+        alone();
+        return;
+    }
+    // Borrowed as they are: a team of another size would make OpenMP end threads, and start them again for torch.
+    let may_borrow = set.is_none() && openmp::is_here() && BORROWED.may_try();
+    if may_borrow {
+        BORROWED.watch(take, openmp::run);
+    } else if OWN.may_try() {
+        OWN.watch(take, |work| helpers::run(threads - 1, work));
+    } else {
+        alone();
     }
 }
 
-/// The same on the threads of OpenMP, as they are: a team of another size would make it end threads, and start them again for
-/// torch.
-fn borrow(take: &(dyn Fn() -> usize + Sync)) -> bool {
-    let caller = std::thread::current().id();
-    let others = AtomicUsize::new(0);
-    let own = Mutex::new((0, Duration::ZERO));
-    let began = Instant::now();
-    let borrowed = openmp::run(&|| {
-        let pieces = take();
-        if std::thread::current().id() == caller {
-            *lock(&own) = (pieces, began.elapsed());
-        } else {
-            others.fetch_add(pieces, Ordering::Relaxed);
-        }
-    });
-    if borrowed {
-        let (own, worked) = own.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let waited = began.elapsed().saturating_sub(worked);
-        BORROWING.judge(own, others.into_inner(), worked, waited);
-    }
-    borrowed
-}
-
-/// Whether the threads of OpenMP pay: what they did against how long the caller then waited for the last of them.
-struct Borrowing {
+/// Whether threads pay. On a busy machine the caller waits for one that has no core, longer than the whole loop takes it
+/// alone; then they are left alone for a while, and for twice as long each time that they did not pay again.
+struct Trust {
     /// Rounds to go without them.
     pause: AtomicU32,
     /// The pause before.
     last: AtomicU32,
+    /// The longest pause.
+    longest: u32,
 }
 
-static BORROWING: Borrowing = Borrowing {
-    pause: AtomicU32::new(0),
-    last: AtomicU32::new(0),
-};
+/// OpenMP's: the caller waits for all of them.
+static BORROWED: Trust = Trust::new(128);
+/// Our own: it waits for those who have begun.
+static OWN: Trust = Trust::new(16);
 
-impl Borrowing {
-    const LONGEST: u32 = 128;
+impl Trust {
+    const fn new(longest: u32) -> Self {
+        Self {
+            pause: AtomicU32::new(0),
+            last: AtomicU32::new(0),
+            longest,
+        }
+    }
 
     fn may_try(&self) -> bool {
         let less = |pause: u32| pause.checked_sub(1);
@@ -223,17 +225,48 @@ impl Borrowing {
             .is_err()
     }
 
-    fn judge(&self, own: usize, others: usize, worked: Duration, waited: Duration) {
-        let saved = worked.as_secs_f64() * others as f64 / own.max(1) as f64;
+    /// A round of `take` by the threads of `run`, and whether they paid.
+    fn watch(&self, take: &(dyn Fn() -> Times + Sync), run: impl FnOnce(&(dyn Fn() + Sync))) {
+        let caller = std::thread::current().id();
+        let others = AtomicUsize::new(0);
+        let own = Mutex::new(Vec::new());
+        let began = Instant::now();
+        run(&|| {
+            let times = take();
+            if std::thread::current().id() == caller {
+                *lock(&own) = times;
+            } else {
+                others.fetch_add(times.len(), Ordering::Relaxed);
+            }
+        });
+        let took = began.elapsed();
+        let own = own.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let paid = took.as_secs_f64() < 0.9 * alone(&own, others.into_inner());
+        self.judge(paid);
+    }
+
+    fn judge(&self, paid: bool) {
         let last = self.last.load(Ordering::Relaxed);
-        let pause = if waited.as_secs_f64() > saved {
-            (2 * last).clamp(1, Self::LONGEST)
+        // Now and then they pay on a busy machine, too.
+        let (pause, last) = if paid {
+            (0, last / 4)
         } else {
-            0
+            let pause = (2 * last).clamp(1, self.longest);
+            (pause, pause)
         };
         self.pause.store(pause, Ordering::Relaxed);
-        self.last.store(pause, Ordering::Relaxed);
+        self.last.store(last, Ordering::Relaxed);
     }
+}
+
+/// Seconds that the caller would have taken for its own pieces and those of others, had it kept its core: a piece that took
+/// several times as long as another was interrupted.
+fn alone(own: &[Duration], others: usize) -> f64 {
+    let Some(&least) = own.iter().min() else {
+        return 0.0;
+    };
+    let sum: Duration = own.iter().map(|&time| time.min(4 * least)).sum();
+    sum.as_secs_f64() * (own.len() + others) as f64 / own.len() as f64
 }
 
 #[cfg(test)]
@@ -296,20 +329,32 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_are_waited_for_longer_than_they_save_get_longer_and_longer_pauses() {
-        let borrowing = Borrowing {
-            pause: AtomicU32::new(0),
-            last: AtomicU32::new(0),
-        };
-        let ms = Duration::from_millis;
+    fn threads_that_do_not_pay_get_longer_and_longer_pauses() {
+        let trust = Trust::new(128);
         let mut pauses = Vec::new();
-        for _ in 0..10 {
-            assert!(borrowing.may_try());
-            borrowing.judge(10, 2, ms(10), ms(3));
-            pauses.push((0..1000).take_while(|_| !borrowing.may_try()).count());
+        for paid in [
+            false, false, false, false, false, false, false, false, false, true, true, false, true,
+            true, true, false,
+        ] {
+            assert!(trust.may_try());
+            trust.judge(paid);
+            pauses.push((0..1000).take_while(|_| !trust.may_try()).count());
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 128, 128]);
-        borrowing.judge(10, 2, ms(10), ms(1));
-        assert!(borrowing.may_try());
+        assert_eq!(
+            pauses,
+            [1, 2, 4, 8, 16, 32, 64, 128, 128, 0, 0, 16, 0, 0, 0, 1]
+        );
+    }
+
+    #[test]
+    fn an_interrupted_piece_counts_as_much_as_its_work() {
+        let ms = |all: &[u64]| {
+            all.iter()
+                .map(|&t| Duration::from_millis(t))
+                .collect::<Times>()
+        };
+        assert_eq!(alone(&[], 7), 0.0);
+        assert!((alone(&ms(&[1, 1, 2]), 3) - 0.008).abs() < 1e-9);
+        assert!((alone(&ms(&[1, 1, 500]), 0) - 0.006).abs() < 1e-9);
     }
 }
