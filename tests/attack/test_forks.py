@@ -171,7 +171,8 @@ _core.set_threads(3)
 expected = draws()
 
 def work(depth):
-    right = draws() == expected and own_threads() == 2
+    # Helpers that do not pay on a busy machine are left alone for at most 16 rounds.
+    right = all(draws() == expected for _ in range(18)) and own_threads() == 2
     return right and (depth == 0 or child(lambda: work(depth - 1)) is None)
 
 child(lambda: work(3))
