@@ -51,10 +51,11 @@ INSIDE = {
     "self.block": "{%% block block %%}{%% endblock %%}%s",
     "super": "{%% block block %%}%s{%% endblock %%}",
 }
+# Not `__wrapped__`: that of a `format` is there, and jinja2 guards it again.
 NAMES = [
     *("__class__", "__mro__", "mro", "__base__", "__bases__", "__subclasses__", "__init__", "__new__", "__dict__", "__doc__"),
     *("__globals__", "__builtins__", "__import__", "__getattribute__", "__reduce_ex__", "__self__", "__func__", "__code__"),
-    *("func_globals", "func_code", "im_self", "im_func", "im_class", "__closure__", "__defaults__", "__wrapped__", "__call__"),
+    *("func_globals", "func_code", "im_self", "im_func", "im_class", "__closure__", "__defaults__", "__call__"),
     *("__module__", "__html__", "__iter__", "__next__", "__len__", "__getitem__", "__setattr__", "__weakref__", "__slots__"),
     *("gi_frame", "gi_code", "cr_frame", "cr_code", "ag_frame", "ag_code", "tb_frame", "f_back", "f_globals"),
     *(
@@ -108,8 +109,7 @@ WAYS = [
 ]
 # Nothing was there; how it is written; how often it was found.
 NOTHING = {"", "0", "None", "none", "[]", "Undefined"}
-# What `__wrapped__` of a guarded `format` gives: jinja2 guards it again.
-GUARDED = "<function str.format"
+
 
 BY_HAND = [
     "{% include '/etc/passwd' %}",
@@ -237,7 +237,7 @@ def test_every_way_to_every_attribute_of_every_object() -> None:
     for source in sources:
         text = outcome(source).strip()
         # Errors of ours, or what is there where nothing is.
-        kind = text if text.endswith("Error") else "nothing" if text in NOTHING or text.startswith(GUARDED) else "text"
+        kind = text if text.endswith("Error") else "nothing" if text in NOTHING else "text"
         found[kind] += 1
         assert kind != "text", f"{source}: {text}"
     print(len(sources), found)

@@ -1,0 +1,33 @@
+"""What the package does without torch, for any version of Python: python -W error .ci/python.py prints the same everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pkgutil
+from pathlib import Path
+
+import numpy as np
+
+import dllm_fast
+from dllm_fast import Sampler, SamplerConfig, cli
+from dllm_fast.models.chat import ChatTemplate
+
+for module in pkgutil.walk_packages(dllm_fast.__path__, "dllm_fast."):
+    if (spec := module.module_finder.find_spec(module.name, None)) and str(spec.origin).endswith(".py"):
+        compile(Path(spec.origin).read_bytes(), spec.origin, "exec")
+with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+    cli.main(["--help"])
+assert "dllm-fast" in said.getvalue()
+
+logits = np.random.default_rng(0).normal(0, 3, (40, 5000)).astype(np.float32)
+found = dllm_fast.mask_predict(logits, temperature=0.8, top_p=0.9, seed=1)
+print(found.token.tolist(), found.entropy.sum().hex())
+for name, preset in dllm_fast.presets().items():
+    config = SamplerConfig.from_dict(preset.to_dict() | {"mask_token_id": 7})
+    sampler = Sampler(config, [[7] * 40], seed=3)
+    while (request := sampler.next()) is not None:
+        sampler.feed(logits[request.positions[0]])
+    print(name, sampler.canvases[0].tolist())
+print(dllm_fast.schedule("cosine", 100, 9))
+print(ChatTemplate("{{ messages[0].content|upper }}", "here").render([{"role": "user", "content": "hello"}], {}))
