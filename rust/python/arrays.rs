@@ -1,7 +1,7 @@
 //! Arrays across the border: logits are borrowed in place, ids are checked.
 
 use super::config::is_flag;
-use super::error::{bad_type, bad_value, shown};
+use super::error::{bad_type, bad_value, fits, shown};
 use super::signals::heard;
 use crate::logits::row::Logits;
 use half::f16;
@@ -137,12 +137,12 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
                 shown(value)
             )));
         }
-        Ok(value.extract::<T>().ok())
+        fits(value.py(), value.extract::<T>())
     };
     if let Some(value) = plain(object)? {
         return Ok(vec![value; n]);
     }
-    let Ok(iterator) = object.try_iter() else {
+    let Some(iterator) = fits(object.py(), object.try_iter())? else {
         return Err(bad_value(format!(
             "{name} must be {what}, or one for each row, got {}; negative numbers are not allowed",
             shown(object)

@@ -1,6 +1,6 @@
 //! `dllm_fast.SamplerConfig` as the core's `Config`.
 
-use super::error::{bad_type, bad_value, raise, shown};
+use super::error::{bad_type, bad_value, fits, raise, shown};
 use crate::decide::config::{Config, Steps};
 use crate::decide::schedule::Schedule;
 use crate::decide::score::{Order, OrderNoise};
@@ -8,7 +8,7 @@ use crate::decide::select::Cut;
 use crate::error::Error;
 use crate::logits::cut::Filters;
 use crate::logits::draw::Sampling;
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyException, PyOverflowError};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
@@ -121,11 +121,12 @@ pub(super) fn convert<'py, T: for<'a> FromPyObject<'a, 'py>>(
     }
     value.extract::<T>().map_err(|error| {
         let error: PyErr = error.into();
-        let text = text();
         if error.is_instance_of::<PyOverflowError>(value.py()) {
-            bad_value(text)
+            bad_value(text())
+        } else if error.is_instance_of::<PyException>(value.py()) {
+            bad_type(text())
         } else {
-            bad_type(text)
+            error // an interrupt is no wrong type
         }
     })
 }
@@ -195,10 +196,11 @@ fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
             shown(&flag)
         )));
     }
-    if let Ok(id) = value.extract::<u32>() {
+    let py = value.py();
+    if let Some(id) = fits(py, value.extract::<u32>())? {
         return Ok(vec![id]);
     }
-    value.extract::<Vec<u32>>().map_err(|_| bad_value(format!("{name} must be token ids, whole numbers from 0, got {}; check them against the tokenizer", shown(&value))))
+    fits(py, value.extract::<Vec<u32>>())?.ok_or_else(|| bad_value(format!("{name} must be token ids, whole numbers from 0, got {}; check them against the tokenizer", shown(&value))))
 }
 
 /// Reads a `SamplerConfig`. Without a mask id, `mask` stands in for it.

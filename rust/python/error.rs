@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use pyo3::PyErr;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 pyo3::import_exception!(dllm_fast.errors, DllmFastError);
@@ -27,6 +28,16 @@ pub(super) fn bad_call(text: &'static str) -> PyErr {
 /// A wrong type.
 pub(super) fn bad_type(text: String) -> PyErr {
     InvalidTypeError::new_err(text)
+}
+
+/// What a conversion made; `None` where the value does not fit. What is no `Exception` (an interrupt, the end of the program)
+/// says nothing about a value, and goes on as it is.
+pub(super) fn fits<T>(py: Python<'_>, made: Result<T, impl Into<PyErr>>) -> PyResult<Option<T>> {
+    match made.map_err(Into::into) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_instance_of::<PyException>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A value as errors show it, of bounded length; `errors.shown` decides.

@@ -2,7 +2,7 @@
 
 use super::arrays::{LogitsArray, ids, indices, integers, list, one_or_each, tokens};
 use super::config::{COUNT, convert};
-use super::error::{bad_type, bad_value, raise};
+use super::error::{bad_type, bad_value, fits, raise};
 use super::signals::{detached, heard};
 use super::turns::{Turn, Turns};
 use super::{config, edit::Edit, predict::Prediction};
@@ -193,13 +193,13 @@ impl Sampler {
         let max_rows = max_rows.map(|most| convert(most, "max_rows", COUNT));
         let max_rows: Option<usize> = max_rows.transpose()?;
         let settings = config::config(config, None)?;
-        let Ok(iterator) = canvases.try_iter() else {
+        let py = canvases.py();
+        let Some(iterator) = fits(py, canvases.try_iter())? else {
             return Err(bad_type(format!(
                 "canvases must be a list of int64 arrays, got {}; wrap one canvas in a list",
                 canvases.get_type()
             )));
         };
-        let py = canvases.py();
         let canvases: Vec<Vec<u32>> = iterator
             .map(|canvas| {
                 py.check_signals()?;
@@ -453,7 +453,7 @@ fn choice(tokens: &Bound<'_, PyAny>, scores: &Bound<'_, PyAny>) -> PyResult<Vec<
     let tokens = integers(tokens, "tokens")?;
     let scores: Vec<f64> = match scores.extract::<PyReadonlyArray1<'_, f64>>() {
         Ok(array) => array.as_array().iter().copied().collect(),
-        Err(_) => scores.extract().map_err(|_| {
+        Err(_) => fits(scores.py(), scores.extract())?.ok_or_else(|| {
             bad_type(format!(
                 "scores must be numbers, got {}; pass numpy float64",
                 scores.get_type()

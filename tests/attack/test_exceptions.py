@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import dllm_fast
-from dllm_fast.errors import InvalidValueError
+from dllm_fast import Sampler, SamplerConfig
+from dllm_fast.errors import DllmFastError, InvalidValueError
 from toys import HashTable
 
 MASK = 7
@@ -132,3 +133,47 @@ def test_the_same_object_comes_out(place: str, error: BaseException) -> None:
     assert (error.__cause__, error.__suppress_context__) == before
     assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == training
     assert [row.tolist() for row in dllm_fast.infill(MODEL, CANVAS, **RULE).sequences] == expected
+
+
+def value(error: BaseException, *names: str) -> Any:
+    """An object whose methods of these names raise."""
+
+    def method(*_: object) -> None:
+        raise error
+
+    return type("Value", (), dict.fromkeys(names, method))()
+
+
+def asked() -> Sampler:
+    sampler = Sampler(SamplerConfig(mask_token_id=MASK), CANVAS, seed=0)
+    sampler.next()
+    return sampler
+
+
+CONVERSIONS: dict[str, Callable[[BaseException], object]] = {
+    "steps": lambda error: SamplerConfig(steps=value(error, "__index__")),
+    "temperature": lambda error: SamplerConfig(temperature=value(error, "__float__")),
+    "ends": lambda error: SamplerConfig(eos_token_id=value(error, "__iter__")),
+    "seed": lambda error: Sampler(SamplerConfig(mask_token_id=MASK), CANVAS, seed=value(error, "__index__")),
+    "a seed of several": lambda error: Sampler(SamplerConfig(mask_token_id=MASK), CANVAS, seed=[value(error, "__index__")]),
+    "seeds": lambda error: Sampler(SamplerConfig(mask_token_id=MASK), CANVAS, seed=value(error, "__iter__")),
+    "canvases": lambda error: Sampler(SamplerConfig(mask_token_id=MASK), value(error, "__iter__"), seed=0),
+    "a canvas": lambda error: Sampler(SamplerConfig(mask_token_id=MASK), [value(error, "__array__")], seed=0),
+    "masks": lambda error: dllm_fast.schedule("even", value(error, "__index__"), 3),
+    "tokens": lambda error: asked().feed(tokens=value(error, "__array__"), scores=[0.5] * 3),
+    "scores one by one": lambda error: asked().feed(tokens=[1, 1, 1], scores=[value(error, "__float__")] * 3),
+    "positions": lambda error: asked().sites(value(error, "__array__")),
+}
+
+
+@pytest.mark.parametrize("place", CONVERSIONS)
+@pytest.mark.parametrize("error", NO_EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_what_ends_a_program_is_no_wrong_type(place: str, error: BaseException) -> None:
+    assert raised_by(CONVERSIONS[place], error) is error
+
+
+@pytest.mark.parametrize("place", CONVERSIONS)
+@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_an_object_that_cannot_be_converted(place: str, error: BaseException) -> None:
+    raised = raised_by(CONVERSIONS[place], error)
+    assert raised is error or isinstance(raised, DllmFastError)
