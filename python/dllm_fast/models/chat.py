@@ -81,7 +81,9 @@ class ChatTemplate:
             self._environment.steps = 0
             parts, length = [], 0
             try:
-                for part in template.generate(seen):
+                for made in template.generate(seen):
+                    # A block with a filter hands out what that made: a list, or nothing at all.
+                    part = made if isinstance(made, str) else str(self._environment.written(made))
                     parts.append(part)
                     length += len(part)
                     if length > LONGEST_VALUE:
