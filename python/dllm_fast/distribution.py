@@ -16,6 +16,7 @@ from dllm_fast.aliases import ALIASES
 from dllm_fast.arrays import integer_array
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError, shown
+from dllm_fast.models.hold import Settled
 from dllm_fast.models.predictor import Predictor, sites_of
 from dllm_fast.predict import mask_predict
 from dllm_fast.records import Record
@@ -145,7 +146,8 @@ def distributions(
         return _Asked(config, special, known, int(top), found)
 
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
-    sampling._run(model, read, rule, tokenizer, like, streams=(0, 1), on_step=None, infilling=True, predict=predict)
+    with Settled(), Settled():
+        sampling._run(model, read, rule, tokenizer, like, streams=(0, 1), on_step=None, infilling=True, predict=predict)
     return sorted(found, key=lambda one: (one.row, one.position))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dllm_fast import _core, prepare, text, tokens
 from dllm_fast.errors import DllmFastError, InvalidTypeError
+from dllm_fast.models.hold import Settled
 from dllm_fast.models.open_runner import open_runner
 from dllm_fast.models.predictor import Predictor
 from dllm_fast.models.runner import Task
@@ -88,7 +89,8 @@ def sample(
     """
     rule = functools.partial(resolve, preset, config, settings)
     read = functools.partial(text.prompts, prompt, name="prompt", attention_mask=attention_mask, chat=chat)
-    return _run(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=False)
+    with Settled(), Settled():
+        return _run(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=False)
 
 
 def infill(
@@ -114,7 +116,8 @@ def infill(
     """
     rule = functools.partial(resolve, preset, config, settings, lacking=("chat", "max_new_tokens"))
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
-    return _run(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=True)
+    with Settled(), Settled():
+        return _run(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=True)
 
 
 def _run(

@@ -319,8 +319,8 @@ def test_a_look_at_a_model_that_fails_leaves_the_engine_free(recorder, monkeypat
         with pytest.raises(RuntimeError, match="looked in vain"):
             tokens(model)
     engine = native_engine._ENGINES[model][1]
-    assert engine.acquire()
-    engine.release()
+    assert engine.acquire("me")
+    engine.release("me")
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,8 @@ def test_a_second_run_at_the_same_time_runs_eagerly(opened):
 
     outer = dllm_fast.sample(model, [1, 2, 3], max_new_tokens=8, on_step=nested)
     assert tokens(outer) == tokens(plain) == inner[0]
-    assert engine.acquire(), "it is free again"
-    engine.release()
+    assert engine.acquire("me"), "it is free again"
+    engine.release("me")
 
 
 def test_a_longer_run_gets_a_longer_cache(opened):
@@ -161,8 +161,8 @@ def test_what_is_queued_is_done_before_memory_goes_to_others(opened, monkeypatch
     assert len(waited) == 1
     engine.cache(1, 20)
     assert len(waited) == 1, "nothing is dropped"
-    assert engine.acquire()
-    engine.release()
+    assert engine.acquire("me")
+    engine.release("me")
     assert len(waited) == 2, "the next run may be on another stream"
     monkeypatch.setattr(graphs, "_MOST_GRAPHS", 1)
     for width in (16, 32):
@@ -283,7 +283,7 @@ def test_weights_that_were_replaced_are_captured_anew(opened):
         assert recorder.captured > captured
         model.engine = None
         assert ours == tokens(dllm_fast.sample(model, [[1, 2, 3]], **rule))
-        assert engine.acquire(), "it is free"
+        assert engine.acquire("me"), "it is free"
     finally:
         model.network.embed.weight = kept
 

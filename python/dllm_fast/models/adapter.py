@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.models.choices import CONTEXT_KEYS
-from dllm_fast.models.keep import evaluating
+from dllm_fast.models.hold import Hold
+from dllm_fast.models.keep import evaluating, without_gradients
 from dllm_fast.models.places import places
 from dllm_fast.models.watch import Watch
 
@@ -65,8 +66,13 @@ class ModelAdapter:
     def inference(self) -> Iterator[None]:
         """No gradients and no dropout inside; afterwards the model is as it was."""
         model = self._model
-        with evaluating(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext(), torch.inference_mode():
-            yield
+        hold = Hold()
+        try:
+            with evaluating(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext():
+                without_gradients(hold)
+                yield
+        finally:
+            hold.give_back()
         if self._watch is not None and self._watch.looks_causal:
             warnings.warn(
                 f"a diffusion model must see both ways, got {_name(model)}, in which in {self.forwards} forwards no prediction "

@@ -11,6 +11,7 @@ import torch
 from dllm_fast import cores, records, tokens
 from dllm_fast.models import native_engine
 from dllm_fast.models.decoder import Decoder
+from dllm_fast.models.hold import Settled
 from dllm_fast.models.left_out import left_to_torch
 from dllm_fast.models.like import LikeRunner, known
 from dllm_fast.models.loaded import LoadedModel, load
@@ -116,6 +117,11 @@ def explain(
     Raises:
         CheckpointError, InvalidValueError: where `sample` would refuse the model.
     """
+    with Settled(), Settled():
+        return _of(model, tokenizer, like)
+
+
+def _of(model: Any, tokenizer: Any, like: Any) -> Explanation:
     tokenizer = tokens.unlimited(tokenizer)
     if like is not None:
         return _with_remarks(_like(model, tokenizer, like), known(like, tokenizer)[1])

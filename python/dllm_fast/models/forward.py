@@ -10,6 +10,7 @@ import torch
 
 from dllm_fast.errors import InvalidTypeError
 from dllm_fast.models.described import output_embeddings
+from dllm_fast.models.hold import Hold
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,13 +92,15 @@ class Forward:
             return (args[0].flatten(0, -2)[lines.to(args[0].device)][None],)
 
         # The hook may be met by a forward of another thread, which must get all its rows.
-        token = _RUNNING.set(pick)
-        handle = self._head.register_forward_pre_hook(pick)
+        hooks, before, hold = self._head._forward_pre_hooks, _RUNNING.get(), Hold()
+        hold.afterwards(lambda: _RUNNING.set(before))
+        hold.afterwards(lambda: [hooks.pop(number) for number, hook in [*hooks.items()] if hook is pick])
         try:
+            _RUNNING.set(pick)
+            self._head.register_forward_pre_hook(pick)
             logits = self(ids)
         finally:
-            handle.remove()
-            _RUNNING.reset(token)
+            hold.give_back()
         if calls != 1:
             raise ValueError(f"the output embeddings were called {calls} times")
         return logits[0]

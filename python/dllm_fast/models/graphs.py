@@ -217,24 +217,29 @@ class Engine:
         self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
         self._begun: _Begun | None = None
         self._state: Hashable | None = None
-        self._lock = threading.Lock()
+        self._user: object = None
+        self._lock = threading.Lock()  # of the line above
 
     @property
     def captured(self) -> int:
         """How many of its shapes are graphs by now: the others came once."""
         return sum(graph.captured is not None for graph in self._graphs.values())
 
-    def acquire(self) -> bool:
+    def acquire(self, user: object) -> bool:
         """True for the one who may use it, until `release`."""
         # Autocast computes in other dtypes than a graph that was captured without it, and frees what it has converted.
-        if self.trouble is not None or torch.is_autocast_enabled(self._where.type) or not self._lock.acquire(blocking=False):
+        if self.trouble is not None or torch.is_autocast_enabled(self._where.type):
             return False
+        with self._lock:
+            if self._user is not None:
+                return False
+            self._user = user
         is_fit = False
         try:
             is_fit = self._looks_fit()
         finally:
             if not is_fit:
-                self.release()
+                self.release(user)
         return is_fit
 
     def _looks_fit(self) -> bool:
@@ -252,7 +257,10 @@ class Engine:
             return ()
         return tuple((tensor.data_ptr(), tensor.dtype) for tensor in (*network.parameters(), *network.buffers()))
 
-    def release(self) -> None:
+    def release(self, user: object) -> None:
+        """Ends the use of one who may have had it."""
+        if self._user is not user:
+            return
         self._begun = None
         try:
             # What is still queued reads and writes what the next run will, which may be on another stream.
@@ -260,7 +268,7 @@ class Engine:
             if self.trouble is not None:
                 self.forget()
         finally:
-            self._lock.release()
+            self._user = None
 
     def forget(self) -> None:
         """Drops all graphs and the cache, and the memory that they hold."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ import torch
 
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.forward import Forward
-from dllm_fast.models.keep import put_back
+from dllm_fast.models.hold import Hold
+from dllm_fast.models.keep import ALONE, put_back
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +59,7 @@ class HeadedRunner(ModelAdapter):
     def _logits(self, ids: Tensor, lines: Tensor | None) -> Tensor:
         began = time.perf_counter()
         try:
-            with put_back(self._module) if self._changes else contextlib.nullcontext():
-                logits = self._forward(ids).flatten(0, 1) if lines is None else self._forward.rows(ids, lines)
+            logits = self._alone(ids, lines) if self._changes else self._run(ids, lines)
         except Exception as error:
             batch, length = ids.shape
             error.add_note(f"dllm_fast: raised by forward {self.forwards} (from 0), {batch} rows of {length} tokens")
@@ -69,3 +68,15 @@ class HeadedRunner(ModelAdapter):
             self.seconds += time.perf_counter() - began
         self.forwards += 1
         return logits.detach().contiguous()
+
+    def _run(self, ids: Tensor, lines: Tensor | None) -> Tensor:
+        return self._forward(ids).flatten(0, 1) if lines is None else self._forward.rows(ids, lines)
+
+    def _alone(self, ids: Tensor, lines: Tensor | None) -> Tensor:
+        with ALONE:
+            hold = Hold()
+            try:
+                put_back(hold, self._module)
+                return self._run(ids, lines)
+            finally:
+                hold.give_back()

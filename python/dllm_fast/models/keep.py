@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from dllm_fast.models.draws import Generators
+from dllm_fast.models.hold import LOCK, Hold, held
 
 # Where transformers notes that its hooks for hidden states are in a model.
 _CAPTURES = "_output_capturing_hooks_installed"
@@ -46,7 +48,8 @@ class Snapshot:
         self.training = was_training
         self._hooks = hooks
         self._undo: list[_Undo] = []
-        self._seen: set[int] = set()
+        self.number = next(_numbers)
+        self.seen: set[int] = set()
         for module in modules:
             self._dictionary(vars(module))
             if not hooks:
@@ -59,9 +62,8 @@ class Snapshot:
     def restore(self) -> bool:
         """Puts everything back. Was anything else than it had been?"""
         changed = False
-        with torch.inference_mode():
-            for undo in self._undo:
-                changed = undo() or changed
+        for undo in self._undo:
+            changed = undo() or changed
         return changed
 
     def _keep(self, value: Any) -> None:
@@ -75,17 +77,19 @@ class Snapshot:
             self._dictionary(vars(value))
 
     def _once(self, value: Any, keep: Callable[[Any], None]) -> None:
-        if id(value) not in self._seen:
-            self._seen.add(id(value))
+        if id(value) not in self.seen:
+            self.seen.add(id(value))
             keep(value)
 
     def _dictionary(self, items: dict[Any, Any]) -> None:
-        if id(items) in self._seen:
+        if id(items) in self.seen:
             return
-        self._seen.add(id(items))
+        self.seen.add(id(items))
         before = dict(items)
 
         def undo() -> bool:
+            if not self._hooks and "training" in before:
+                before["training"] = items.get("training", False)  # which goes with its own count of runs
             changed = len(items) != len(before) or any(items.get(key, items) is not value for key, value in before.items())
             if changed:
                 for key in [key for key in items if key not in before]:
@@ -125,7 +129,8 @@ class Snapshot:
         def undo() -> bool:
             changed = version is None or found._version != version
             if changed:
-                found.copy_(before)
+                with torch.inference_mode():
+                    found.copy_(before)
             return changed and version is not None
 
         self._undo.append(undo)
@@ -168,29 +173,23 @@ def _is_theirs(value: object) -> bool:
 def untouched(model: nn.Module) -> Iterator[Snapshot]:
     """Inside anything may be tried with a model, uncompiled and in evaluation mode without gradients.
 
-    Afterwards it and the generators of random numbers are as before.
+    Afterwards it is as before, and so are the global generators of random numbers. Whoever calls has `ALONE` and `hold.LOCK`,
+    so that no run begins or ends meanwhile.
     """
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index is not None})
-    numbers = np.random.get_state()
-    modes = [(module, module.training, vars(module).get("_compiled_call_impl")) for module in model.modules()]
-    with torch.random.fork_rng(devices):
-        try:
-            for module, _, compiled in modes:
-                module.training = False
-                if compiled is not None:
-                    module._compiled_call_impl = None
-            snapshot = Snapshot(model.modules(), was_training=any(training for _, training, _ in modes))
-            try:
-                with torch.inference_mode():
-                    yield snapshot
-            finally:
-                snapshot.restore()
-        finally:
-            for module, training, compiled in modes:
-                module.training = training
-                if compiled is not None:
-                    module._compiled_call_impl = compiled
-            np.random.set_state(numbers)
+    hold, generators = Hold(), Generators()
+    hold.afterwards(generators.restore)
+    try:
+        modules = list(model.modules())
+        for module in modules:
+            if vars(module).get("_compiled_call_impl") is not None:
+                hold.change("compiled call", module, functools.partial(_Without, module, "_compiled_call_impl"))
+        was_training = _evaluate(hold, modules)
+        snapshot = Snapshot(modules, was_training=was_training)
+        hold.afterwards(snapshot.restore)
+        without_gradients(hold)
+        yield snapshot
+    finally:
+        hold.give_back()
 
 
 @contextlib.contextmanager
@@ -199,54 +198,87 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
     Of a class that is not transformers' own only the mode is put back: what such a class counts or notes is meant to stay.
     """
-    with _LOCK:
-        run = _RUNS.setdefault(model, _Run())
-        run.enter(model)
+    hold = Hold()
     try:
+        _evaluate(hold, list(model.modules()))
+        hold.change("state", model, functools.partial(_State, model))
         yield
     finally:
-        with _LOCK:
-            run.leave()
+        hold.give_back()
 
 
-@contextlib.contextmanager
-def put_back(model: nn.Module) -> Iterator[None]:
-    """Around a forward of a class that changes itself, one at a time."""
-    with _FORWARD:
-        snapshot = Snapshot(model.modules(), hooks=False)
-        try:
-            yield
-        finally:
-            snapshot.restore()
+def put_back(hold: Hold, model: nn.Module) -> None:
+    """Before a forward of a class that changes itself, one at a time, inside `ALONE`; giving back undoes what it changed."""
+    hold.afterwards(Snapshot(model.modules(), hooks=False).restore)
 
 
-class _Run:
-    """How many runs use a model, and what it was before the first of them."""
+def without_gradients(hold: Hold) -> None:
+    """Inference mode of this thread, until it is given back."""
+    mode, thread = torch.inference_mode(), threading.get_ident()
 
-    def __init__(self) -> None:
-        self._users = 0
-        self._training: list[nn.Module] = []
-        self._snapshot: Snapshot | None = None
+    def leave() -> None:
+        # Never entered, if an interrupt came before that; and a mode is its thread's.
+        if hasattr(mode, "_inference_mode_raii_context") and threading.get_ident() == thread:
+            mode.__exit__(None, None, None)
 
-    def enter(self, model: nn.Module) -> None:
-        if self._users == 0:
-            modules = list(model.modules())
-            self._training = [module for module in modules if module.training]
-            for module in self._training:
-                module.training = False
-            others = [module for module in modules if not _is_of_transformers(type(module))]
-            self._snapshot = Snapshot((m for m in modules if _is_of_transformers(type(m))), hooks=False, others=others)
-        self._users += 1
-
-    def leave(self) -> None:
-        self._users -= 1
-        if self._users == 0 and self._snapshot is not None:
-            self._snapshot.restore()
-            for module in self._training:
-                module.training = True
-            self._training, self._snapshot = [], None
+    hold.afterwards(leave)
+    mode.__enter__()
 
 
-_LOCK = threading.Lock()
-_FORWARD = threading.Lock()
-_RUNS: weakref.WeakKeyDictionary[nn.Module, _Run] = weakref.WeakKeyDictionary()
+def _evaluate(hold: Hold, modules: list[nn.Module]) -> bool:
+    """Takes modules out of training mode, each for as long as somebody runs it; says whether any was in it."""
+    with LOCK:
+        training = [module for module in modules if module.training or held("training", module) is not None]
+        for module in training:
+            hold.change("training", module, functools.partial(_Without, module, "training"))
+    return bool(training)
+
+
+class _Without:
+    """An attribute of a module is off: False, or None where it is no flag."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self._module, self._name = module, name
+        self._before = getattr(module, name)
+
+    def apply(self) -> None:
+        setattr(self._module, self._name, False if self._before is True else None)
+
+    def undo(self) -> None:
+        setattr(self._module, self._name, self._before)
+
+
+class _State:
+    """What the forwards of a run change in a model of transformers is put back.
+
+    Where another run uses a part of it, or a config, that is done when that one ends.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        others = [module for module in modules if not _is_of_transformers(type(module))]
+        snapshot = Snapshot((m for m in modules if _is_of_transformers(type(m))), hooks=False, others=others)
+        self._seen = snapshot.seen | {id(module) for module in modules}
+        # The latest first.
+        self._snapshots = [snapshot]
+
+    def apply(self) -> None:
+        if self not in _RUNNING:
+            _RUNNING.append(self)
+
+    def undo(self) -> None:
+        other = next((run for run in _RUNNING if run is not self and not run._seen.isdisjoint(self._seen)), None)
+        if other is None:
+            for snapshot in self._snapshots:
+                snapshot.restore()
+        else:
+            other._snapshots = sorted({*other._snapshots, *self._snapshots}, key=lambda kept: kept.number, reverse=True)
+            other._seen |= self._seen
+        if self in _RUNNING:
+            _RUNNING.remove(self)
+
+
+# Whoever probes a model, or runs a class that changes itself. Taken before `hold.LOCK`.
+ALONE = threading.RLock()
+_RUNNING: list[_State] = []
+_numbers = itertools.count()

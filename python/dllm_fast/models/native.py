@@ -9,12 +9,11 @@ running forward is found through a context variable, which other threads do not 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from dllm_fast.models import swapped
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.described import output_embeddings
 from dllm_fast.models.forward import unwanted
+from dllm_fast.models.hold import FORWARD, Hold, held
 from dllm_fast.models.native_engine import engine_of
 from dllm_fast.models.runner import NetworkRunner
 
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 NAME = "dllm_fast"
 INTERFACE, FUNCTION = "AttentionInterface", "scaled_dot_product_attention"
-# Settings of a config that are changed while we run.
-_CHANGED = ("_attn_implementation", "_attn_implementation_internal", "use_cache")
+MASKS = "AttentionMaskInterface"
+# Where a config keeps which attention it wants.
+_CHOICES = ("_attn_implementation", "_attn_implementation_internal")
 # What some classes hand to their attention and `Batch.attend` does not compute.
 _UNKNOWN = ("softcap", "s_aux", "sinks", "position_bias", "head_mask", "cache")
 
@@ -166,11 +167,11 @@ class Call:
 
     def run(self, model: nn.Module, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Features `[B, Q, H]`."""
-        token = _CALL.set(self)
+        token = FORWARD.set(self)
         try:
             model(input_ids=self.batch.ids, position_ids=positions, attention_mask=mask, **unwanted(model))
         finally:
-            _CALL.reset(token)
+            FORWARD.reset(token)
         if len(self.features) != 1:
             raise UnsupportedError(f"its output embeddings are called {len(self.features)} times in a forward, not once")
         return self.features[0]
@@ -202,14 +203,11 @@ class Call:
         if layer >= len(reaches):
             raise UnsupportedError("its layers differ from one forward to the next")
         # What is called from here on is no layer.
-        token = _CALL.set(None)
+        token = FORWARD.set(None)
         try:
             return self.batch.attend(layer, query, key, value, reach=reaches[layer], scale=scale)
         finally:
-            _CALL.reset(token)
-
-
-_CALL: ContextVar[Call | None] = ContextVar("dllm_fast_call", default=None)
+            FORWARD.reset(token)
 
 
 def _attention(  # noqa: PLR0917, the positions are transformers' own
@@ -222,9 +220,9 @@ def _attention(  # noqa: PLR0917, the positions are transformers' own
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """What the layers call. Forwards that are not ours (another thread's) get what they would have had."""
-    call = _CALL.get()
+    call: Call | None = FORWARD.get()
     if call is None:
-        plain = _transformers().AttentionInterface()["sdpa"]
+        plain = _plain(module)
         return plain(module, query, key, value, attention_mask, scaling=scaling, **rest)  # type: ignore[no-any-return]
     if unknown := [name for name in _UNKNOWN if rest.get(name) is not None]:
         raise UnsupportedError(f"its attention takes {unknown[0]}, which ours does not compute")
@@ -235,7 +233,7 @@ def _function(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, scale: float | None = None, **__: Any
 ) -> Tensor | None:
     """The door in torch's function; None for calls that are not of our forwards."""
-    call = _CALL.get()
+    call: Call | None = FORWARD.get()
     if call is None or call.through != FUNCTION:
         return None
     if attn_mask is not None:
@@ -247,109 +245,133 @@ def _function(
 
 def _mask(*args: Any, mask_function: Callable[..., Tensor], config: Any = None, **rest: Any) -> Tensor | None:
     """What the layers are given as a mask."""
-    call = _CALL.get()
+    call: Call | None = FORWARD.get()
     if call is not None:
         context = getattr(config, "max_position_embeddings", None)
         return call.mask(mask_function, context if isinstance(context, int) else 1 << 16)
-    plain = _transformers().AttentionMaskInterface()["sdpa"]
+    masks = getattr(_transformers(), MASKS)()
+    plain = masks.get(implementation(config)) or masks["sdpa"]
     return plain(*args, mask_function=mask_function, config=config, **rest)  # type: ignore[no-any-return]
 
 
-def _skip_head(through: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor] | None]:
+def _plain(module: nn.Module) -> Callable[..., Any]:
+    """The attention that a layer would have had."""
+    functions = getattr(_transformers(), INTERFACE)()
+    name = implementation(getattr(module, "config", None))
+    # Classes bring the eager one along.
+    eager = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None) if name == "eager" else None
+    found: Callable[..., Any] = eager or functions.get(name) or functions["sdpa"]
+    return found
+
+
+def _skip_head(through: str, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
     """Keeps what the head is given and gives it nothing to do."""
+    call: Call | None = FORWARD.get()
+    if call is None or call.through != through:
+        return None
+    call.features.append(args[0])
+    # Kernels of quantised heads may not bear no rows: one of bitsandbytes divides by their number.
+    is_plain = type(module) is torch.nn.Linear
+    return (args[0][..., : 0 if is_plain else 1, :],)
 
-    def skip(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
-        call = _CALL.get()
-        if call is None or call.through != through:
-            return None
-        call.features.append(args[0])
-        # Kernels of quantised heads may not bear no rows: one of bitsandbytes divides by their number.
-        is_plain = type(module) is torch.nn.Linear
-        return (args[0][..., : 0 if is_plain else 1, :],)
 
-    return skip
+# One each, by which they are found again in a head, and which can be written to a file with it.
+_SKIPS = {through: functools.partial(_skip_head, through) for through in (INTERFACE, FUNCTION)}
 
 
 def _transformers() -> Any:
     return sys.modules["transformers"]
 
 
-def installed(model: nn.Module, through: str) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def installed(model: nn.Module, through: str) -> Iterator[None]:
     """Our attention in a model, for as long as somebody is inside.
 
     Raises:
         UnsupportedError: the version of transformers, or the class, has no place for it.
     """
-    with _LOCK:
-        return _INSTALLED[through].setdefault(model, _Installation(through)).around(model)
-
-
-class _Installation:
-    """What was changed in one model, and how many runs are using it. Holds no reference to the model."""
-
-    def __init__(self, through: str) -> None:
-        self._through = through
-        self._users = 0
-        self._undo = contextlib.ExitStack()
-
-    @contextlib.contextmanager
-    def around(self, model: nn.Module) -> Iterator[None]:
-        with _LOCK:
-            if self._users == 0:
-                with contextlib.ExitStack() as undo:
-                    _install(model, self._through, undo)
-                    self._undo = undo.pop_all()
-            self._users += 1
-        try:
-            yield
-        finally:
-            with _LOCK:
-                self._users -= 1
-                if self._users == 0:
-                    self._undo.close()
-
-
-_LOCK = threading.RLock()
-_INSTALLED: dict[str, weakref.WeakKeyDictionary[nn.Module, _Installation]] = {
-    INTERFACE: weakref.WeakKeyDictionary(),
-    FUNCTION: weakref.WeakKeyDictionary(),
-}
-
-
-def _install(model: nn.Module, through: str, undo: contextlib.ExitStack) -> None:
     head = output_embeddings(model)
     if head is None:
         raise UnsupportedError("it names no output embeddings")
-    if through == INTERFACE:
-        transformers = _transformers()
-        for interface, function in ((INTERFACE, _attention), ("AttentionMaskInterface", _mask)):
-            registry = getattr(transformers, interface, None)
-            if registry is None:
-                raise UnsupportedError(f"transformers {transformers.__version__} has no {interface}")
-            registry.register(NAME, function)
-    else:
-        swapped.swap(_function)
-        undo.callback(swapped.restore)
-    handle = head.register_forward_pre_hook(_skip_head(through))
-    undo.callback(handle.remove)
-    configs = _configs(model)
-    for config in configs:
-        settings = vars(config)
-        before = {name: settings[name] for name in _CHANGED if name in settings}
-        undo.callback(_restore, settings, before)
-    for config in configs:
+    hold = Hold()
+    try:
         if through == INTERFACE:
-            config._attn_implementation = NAME
-        if "use_cache" in vars(config):
-            config.use_cache = False
-
-
-def _restore(settings: dict[str, Any], before: dict[str, Any]) -> None:
-    for name in _CHANGED:
-        if name in before:
-            settings[name] = before[name]  # where it stood, so that the order stays, too
+            _register()
         else:
-            settings.pop(name, None)
+            hold.change("attention function", swapped, functools.partial(swapped.Swap, _function))
+        hold.change(f"head, {through}", head, functools.partial(_Skipped, head, _SKIPS[through]))
+        for config in _configs(model):
+            if through == INTERFACE:
+                hold.change("attention", config, functools.partial(_Chosen, config))
+            if "use_cache" in vars(config):
+                hold.change("use_cache", config, functools.partial(_Uncached, config))
+        yield
+    finally:
+        hold.give_back()
+
+
+def _register() -> None:
+    transformers = _transformers()
+    for interface, function in ((INTERFACE, _attention), (MASKS, _mask)):
+        registry = getattr(transformers, interface, None)
+        if registry is None:
+            raise UnsupportedError(f"transformers {transformers.__version__} has no {interface}")
+        registry.register(NAME, function)
+
+
+class _Skipped:
+    """A change for `hold.py`: the head keeps what it is given and has nothing to do, in our forwards."""
+
+    def __init__(self, head: nn.Module, skip: Callable[..., Any]) -> None:
+        self._hooks, self._head, self._skip = head._forward_pre_hooks, head, skip
+
+    def apply(self) -> None:
+        if self._skip not in self._hooks.values():
+            self._head.register_forward_pre_hook(self._skip)
+
+    def undo(self) -> None:
+        for number in [number for number, hook in [*self._hooks.items()] if hook is self._skip]:
+            self._hooks.pop(number, None)
+
+
+class _Chosen:
+    """A change for `hold.py`: a config names our attention."""
+
+    def __init__(self, config: Any) -> None:
+        self._config, settings = config, vars(config)
+        self.name: str | None = config._attn_implementation
+        self._before = {name: settings[name] for name in _CHOICES if name in settings}
+
+    def apply(self) -> None:
+        self._config._attn_implementation = NAME
+
+    def undo(self) -> None:
+        settings = vars(self._config)
+        for name in _CHOICES:
+            if name in self._before:
+                settings[name] = self._before[name]  # where it stood, so that the order stays, too
+            else:
+                settings.pop(name, None)
+
+
+class _Uncached:
+    """A change for `hold.py`: a config asks for no cache of the class's own."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._before = config.use_cache
+
+    def apply(self) -> None:
+        self._config.use_cache = False
+
+    def undo(self) -> None:
+        self._config.use_cache = self._before
+
+
+def implementation(config: object) -> str | None:
+    """The attention that a config names, also while it names ours because a run needs it."""
+    chosen = held("attention", config)
+    return chosen.name if isinstance(chosen, _Chosen) else getattr(config, "_attn_implementation", None)
 
 
 def _configs(model: nn.Module) -> list[Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,12 @@ from dllm_fast.models.batch import Batch
 from dllm_fast.models.buffers import check_buffers
 from dllm_fast.models.cache import SlotCache
 from dllm_fast.models.described import describe, named_block, output_embeddings, says_bidirectional
+from dllm_fast.models.draws import OwnDraws
 from dllm_fast.models.families import FAMILIES
 from dllm_fast.models.forward import FORMS, Forward
+from dllm_fast.models.hold import LOCK, Hold
 from dllm_fast.models.host_reads import HostReads
-from dllm_fast.models.keep import untouched
+from dllm_fast.models.keep import ALONE, untouched
 from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
 from dllm_fast.models.places import places
 from dllm_fast.models.remedy import heeded, one_sided
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 # Tokens of a trial forward at most, where a config names a block.
 _LONGEST = 512
 
-_LOCK = threading.RLock()
 _STUDIES: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Study]] = weakref.WeakKeyDictionary()
 
 
@@ -54,14 +54,16 @@ def study(model: nn.Module, tokenizer: Any = None) -> Study:
     """
     found = unwrap(model)
     info = describe(found.model, tokenizer)
-    with _LOCK:
-        kept = _STUDIES.get(found.model)
-        state = _state(found, info, kept)
-        if kept is None or kept[0] != state:
-            repaired = check_buffers(found.model)
-            with untouched(found.model) as snapshot:
-                kept = state, _Probe(found, info, snapshot, repaired).study()
-            _STUDIES[found.model] = kept
+    state = _state(found, info)
+    kept = _STUDIES.get(found.model)
+    if kept is None or kept[0] != state:
+        with ALONE, LOCK:
+            kept = _STUDIES.get(found.model)
+            if kept is None or kept[0] != state:
+                repaired = check_buffers(found.model)
+                with untouched(found.model) as snapshot:
+                    kept = state, _Probe(found, info, snapshot, repaired).study()
+                _STUDIES[found.model] = kept
     # Mask and ends depend on the tokenizer, so they are as of now; what was found about the forward is as of then.
     then = kept[1].info
     sources = {**info.sources, **{name: then.sources[name] for name in _MEASURED if name in then.sources}}
@@ -75,12 +77,11 @@ def study(model: nn.Module, tokenizer: Any = None) -> Study:
 _MEASURED = ("attention", "block_length")
 
 
-def _state(found: Unwrapped, info: ModelInfo, kept: tuple[tuple[Any, ...], Study] | None) -> tuple[Any, ...]:
+def _state(found: Unwrapped, info: ModelInfo) -> tuple[Any, ...]:
     """What a study depends on and somebody may have changed since."""
     config = getattr(found.model, "config", None)
-    told = [getattr(config, name, None) for name in ("is_causal", "is_decoder", "attention_type", "_attn_implementation")]
-    if told[-1] == native.NAME and kept is not None:
-        told[-1] = kept[0][-1]  # it is running just now
+    told = [getattr(config, name, None) for name in ("is_causal", "is_decoder", "attention_type")]
+    told.append(native.implementation(config))
     modules = tuple(type(module) for module in found.model.modules())
     return (info.attention, info.block_length, info.dtype, info.device, info.vocabulary, found.names, found.why, modules, *told)
 
@@ -199,9 +200,14 @@ class _Probe:
         return logits, sight(functools.partial(self.forward, mask=mask), self.ids, logits, self.info)
 
     def forward(self, ids: Tensor, mask: str, **more: Any) -> Tensor:
+        forward = Forward(self.model, mask, block_length=None, call=self.called)
         # Classes that draw (Reformer) draw the same whichever token is changed.
-        torch.manual_seed(0)
-        logits = Forward(self.model, mask, block_length=None, call=self.called)(ids, **more)
+        own = Hold()
+        try:
+            OwnDraws().enter(own)
+            logits = forward(ids, **more)
+        finally:
+            own.give_back()
         if logits.dim() != 3 or logits.shape[:2] != ids.shape:
             raise InvalidValueError(
                 f"logits must have the shape [B, L, V] of the ids {list(ids.shape)}, got {list(logits.shape)} from {self.name}"

@@ -15,6 +15,8 @@ import torch
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
+from dllm_fast.models.hold import Hold
+from dllm_fast.models.keep import without_gradients
 from dllm_fast.models.ready import make_ready
 from dllm_fast.models.shapes import Inputs
 from dllm_fast.ops import launcher
@@ -145,20 +147,22 @@ class NetworkRunner:
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        self._replays = self._engine is not None and self._engine.acquire()
+        hold = Hold()
         try:
-            with torch.inference_mode():
-                try:
-                    yield
-                except BaseException:
-                    if self._replays and self._engine is not None:
-                        with contextlib.suppress(RuntimeError):  # of a broken device, which the first error is about
-                            self._engine.clean()
-                    raise
+            if self._engine is not None:
+                hold.afterwards(functools.partial(self._engine.release, hold))
+                self._replays = self._engine.acquire(hold)
+            without_gradients(hold)
+            try:
+                yield
+            except BaseException:
+                if self._replays and self._engine is not None:
+                    with contextlib.suppress(RuntimeError):  # of a broken device, which the first error is about
+                        self._engine.clean()
+                raise
         finally:
-            held, self._replays = self._replays, False
-            if held and self._engine is not None:
-                self._engine.release()
+            self._replays = False
+            hold.give_back()
 
     def begin(self, task: Task) -> str:
         self._policy = self._resolve(task.cache, task.refresh_every)

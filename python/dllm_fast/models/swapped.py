@@ -6,7 +6,6 @@ our own forwards to our attention and all others, from other models and threads,
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,32 +16,34 @@ from torch.nn import functional as F  # noqa: N812, the name every reader of tor
 Door = Callable[..., Tensor | None]
 
 _NAME = "scaled_dot_product_attention"
-_LOCK = threading.Lock()
-_users = 0
-_before: Callable[..., Tensor] = F.scaled_dot_product_attention
+# Where our function keeps what it passes calls on to.
+_BEFORE = "_dllm_fast_before"
 
 
-def swap(door: Door) -> None:
-    """Puts the door in, or counts one more who needs it."""
-    global _users, _before  # noqa: PLW0603, one function of torch for all
-    with _LOCK:
-        _users += 1
-        if _users > 1:
-            return
-        before = _before = getattr(F, _NAME)
+class Swap:
+    """A change for `hold.py`: the door is in.
+
+    Where somebody else has put a function over ours, that stays, and ours, which it may call, passes on.
+    """
+
+    def __init__(self, door: Door) -> None:
+        before = getattr(F, _NAME)
+        # Somebody may have put back a function of ours that he had found.
+        before = getattr(before, _BEFORE, before)
 
         def attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> Tensor:
             ours = door(query, key, value, *rest, **named)
             return before(query, key, value, *rest, **named) if ours is None else ours
 
-        attention._dllm_fast = True  # type: ignore[attr-defined]
-        setattr(F, _NAME, attention)
+        setattr(attention, _BEFORE, before)
+        self._before, self._attention = before, attention
+        self._is_in = False
 
+    def apply(self) -> None:
+        if not self._is_in:
+            setattr(F, _NAME, self._attention)
+            self._is_in = True
 
-def restore() -> None:
-    """Takes it out once nobody needs it. Where somebody else has put a function over ours, that stays, and ours passes on."""
-    global _users  # noqa: PLW0603
-    with _LOCK:
-        _users -= 1
-        if _users == 0 and hasattr(getattr(F, _NAME), "_dllm_fast"):
-            setattr(F, _NAME, _before)
+    def undo(self) -> None:
+        if getattr(F, _NAME) is self._attention:
+            setattr(F, _NAME, self._before)

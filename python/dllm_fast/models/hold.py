@@ -1,0 +1,136 @@
+"""What is changed in things of others for as long as somebody needs it: a mode, settings of a config, a hook, torch's function.
+
+Several runs, in several threads, may need the same change at once: of one model, of models that share a part, of models that
+share a config. So who needs it is kept for each thing that is changed, and with the last of them it is as it was before.
+
+An interrupt (Ctrl-C) comes between any two instructions, also those of a `with` statement or a `finally`. So what puts a thing
+back is noted before the thing is changed, and may be done twice. `Settled`, around a public function, does it once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Hashable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+
+class Change(Protocol):
+    """A change of one thing. Both may be called again at any time; `undo` also where nothing has been changed yet."""
+
+    def apply(self) -> None:
+        """Makes the change, as far as it is not made."""
+        ...
+
+    def undo(self) -> None:
+        """Puts back what was found when this object was made."""
+        ...
+
+
+class _Thing:
+    def __init__(self, owner: object, change: Change) -> None:
+        self.owner = owner  # a number of an object is its own only as long as it lives
+        self.change = change
+        self.holders: set[Hold] = set()
+
+
+class Hold:
+    """What one user needs changed, until `give_back`, which may be called again, also in the midst of itself."""
+
+    def __init__(self) -> None:
+        self._things: list[tuple[Hashable, _Thing]] = []
+        self._undone: list[Callable[[], object]] = []
+        self._open = _open()
+        self._open.append(self)
+
+    def change(self, kind: str, owner: object, make: Callable[[], Change]) -> None:
+        """Changes something of `owner`, or is one more who needs it changed.
+
+        Args:
+            kind: of the change; of one kind there is one change of an owner at a time.
+            owner: whose.
+            make: looks at the thing as it is and says how to change it; called for the first who needs it.
+        """
+        key = kind, id(owner)
+        with LOCK:
+            thing = _THINGS.get(key)
+            if thing is None:
+                thing = _Thing(owner, make())
+            self._things.append((key, thing))
+            thing.holders.add(self)
+            _THINGS[key] = thing
+            # Also where somebody else has: an interrupt may have kept him from it.
+            thing.change.apply()
+
+    def afterwards(self, undo: Callable[[], object]) -> None:
+        """`undo` is called when this is given back, the last first; perhaps twice."""
+        self._undone.append(undo)
+
+    def give_back(self) -> None:
+        """Undoes what nobody else needs.
+
+        Raises:
+            Exception: the first that was raised meanwhile; all the rest is undone nevertheless.
+        """
+        failure: Exception | None = None
+        while self._undone:
+            try:
+                self._undone[-1]()
+            except Exception as error:  # of a broken device, or of somebody's module
+                failure = failure or error
+            self._undone.pop()
+        with LOCK:
+            while self._things:
+                key, thing = self._things[-1]
+                thing.holders.discard(self)
+                if not thing.holders and _THINGS.get(key) is thing:
+                    try:
+                        thing.change.undo()
+                    except Exception as error:  # of somebody's module
+                        failure = failure or error
+                    del _THINGS[key]
+                self._things.pop()
+        with contextlib.suppress(ValueError):
+            self._open.remove(self)
+        if failure is not None:
+            raise failure
+
+
+def held(kind: str, owner: object) -> Change | None:
+    """The change of that kind which is made in `owner` just now."""
+    thing = _THINGS.get((kind, id(owner)))
+    return None if thing is None else thing.change
+
+
+class Settled:
+    """Around a public function, twice, so that an interrupt in the midst of one is made good by the other.
+
+    What was taken inside by this thread and is not given back yet is given back. Inside, no forward of an outer run is seen.
+    """
+
+    def __init__(self) -> None:
+        self._before = len(_open())
+        self._forward = FORWARD.get()
+
+    def __enter__(self) -> None:
+        FORWARD.set(None)
+
+    def __exit__(self, *error: object) -> None:
+        found = _open()
+        while len(found) > self._before:
+            found[-1].give_back()
+        FORWARD.set(self._forward)
+
+
+def _open() -> list[Hold]:
+    """The holds of this thread that are not given back."""
+    found: list[Hold] = _local.__dict__.setdefault("open", [])
+    return found
+
+
+# The forward of ours in which this thread is, for what is called in it.
+FORWARD: ContextVar[Any] = ContextVar("dllm_fast_forward", default=None)
+LOCK = threading.RLock()  # an object may be collected, and give back, while its thread is in here
+_THINGS: dict[Hashable, _Thing] = {}
+_local: Any = threading.local()
