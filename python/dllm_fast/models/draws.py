@@ -20,7 +20,7 @@ _MOST_TWISTS = 4096
 
 
 class OwnDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """In here this thread draws from generators of its own, seeded with 0."""
+    """In here this thread draws from generators of its own."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -31,6 +31,10 @@ class OwnDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         hold.afterwards(self._leave)
         self.__enter__()  # type: ignore[no-untyped-call]
 
+    def seed(self) -> None:
+        """From now on it draws the same as after every other call of this."""
+        self._generators.clear()
+
     def _leave(self) -> None:
         while self in _get_current_dispatch_mode_stack():
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -40,14 +44,17 @@ class OwnDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.Tag.nondeterministic_seeded not in func.tags or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
         drawing = _with_generator(func)
+        if drawing is None and _is_off(func, args, kwargs):
+            return func(*args, **kwargs)
         device = _device(args, kwargs)
         if device.type not in ("cpu", "cuda"):
             return func(*args, **kwargs)
-        own = self._generators.setdefault(device, torch.Generator(device))
-        if own.initial_seed() != 0:
-            own.manual_seed(0)
+        own = self._generators.get(device)
+        if own is None:
+            own = self._generators[device] = torch.Generator(device).manual_seed(0)
         if drawing is not None:
             return drawing(*args, **kwargs, generator=own)
+        # The few that are left know no generator but that of all, which is theirs for as long as one of them takes.
         shared = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index]
         before = shared.get_state()
         shared.set_state(own.get_state())
@@ -64,6 +71,13 @@ def _with_generator(func: Any) -> Any:
         return func
     name = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
     return getattr(func.overloadpacket, name, None)
+
+
+def _is_off(func: Any, args: Any, kwargs: Any) -> bool:
+    """Is it a dropout, or an attention with one, of which nothing is dropped?"""
+    given = {argument.name: argument.default_value for argument in func._schema.arguments}
+    given |= dict(zip(given, args, strict=False)) | kwargs
+    return given.get("train") is False or any(given.get(name) == 0 for name in ("p", "dropout", "dropout_p"))
 
 
 def _device(args: Any, kwargs: Any) -> torch.device:

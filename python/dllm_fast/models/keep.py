@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dllm_fast.models.draws import Generators
+from dllm_fast.models.draws import Generators, OwnDraws
 from dllm_fast.models.hold import LOCK, Hold, held
 
 # Where transformers notes that its hooks for hidden states are in a model.
@@ -170,7 +170,7 @@ def _is_theirs(value: object) -> bool:
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[Snapshot]:
+def untouched(model: nn.Module, draws: OwnDraws) -> Iterator[Snapshot]:
     """Inside anything may be tried with a model, uncompiled and in evaluation mode without gradients.
 
     Afterwards it is as before, and so are the global generators of random numbers. Whoever calls has `ALONE` and `hold.LOCK`,
@@ -187,6 +187,7 @@ def untouched(model: nn.Module) -> Iterator[Snapshot]:
         snapshot = Snapshot(modules, was_training=was_training)
         hold.afterwards(snapshot.restore)
         without_gradients(hold)
+        draws.enter(hold)
         yield snapshot
     finally:
         hold.give_back()

@@ -371,7 +371,8 @@ class _Uncached:
 def implementation(config: object) -> str | None:
     """The attention that a config names, also while it names ours because a run needs it."""
     chosen = held("attention", config)
-    return chosen.name if isinstance(chosen, _Chosen) else getattr(config, "_attn_implementation", None)
+    name: str | None = chosen.name if isinstance(chosen, _Chosen) else getattr(config, "_attn_implementation", None)
+    return "sdpa" if name == NAME else name  # of a copy that somebody made meanwhile
 
 
 def _configs(model: nn.Module) -> list[Any]:

@@ -21,7 +21,7 @@ from dllm_fast.models.described import describe, named_block, output_embeddings,
 from dllm_fast.models.draws import OwnDraws
 from dllm_fast.models.families import FAMILIES
 from dllm_fast.models.forward import FORMS, Forward
-from dllm_fast.models.hold import LOCK, Hold
+from dllm_fast.models.hold import LOCK
 from dllm_fast.models.host_reads import HostReads
 from dllm_fast.models.keep import ALONE, untouched
 from dllm_fast.models.native import Call, NativeNetwork, Plan, UnsupportedError
@@ -61,8 +61,9 @@ def study(model: nn.Module, tokenizer: Any = None) -> Study:
             kept = _STUDIES.get(found.model)
             if kept is None or kept[0] != state:
                 repaired = check_buffers(found.model)
-                with untouched(found.model) as snapshot:
-                    kept = state, _Probe(found, info, snapshot, repaired).study()
+                draws = OwnDraws()
+                with untouched(found.model, draws) as snapshot:
+                    kept = state, _Probe(found, info, snapshot, draws, repaired).study()
                 _STUDIES[found.model] = kept
     # Mask and ends depend on the tokenizer, so they are as of now; what was found about the forward is as of then.
     then = kept[1].info
@@ -95,12 +96,13 @@ def _tokenizer(tokenizer: Any, info: ModelInfo) -> dict[str, str]:
 class _Probe:
     """The forwards of one study. Runs inside `untouched`."""
 
-    def __init__(self, found: Unwrapped, info: ModelInfo, snapshot: Snapshot, repaired: str) -> None:
+    def __init__(self, found: Unwrapped, info: ModelInfo, snapshot: Snapshot, draws: OwnDraws, repaired: str) -> None:
         self.model: nn.Module = found.model
         self.called = found.probed
         self.why = found.why
         self.info = info
         self.snapshot = snapshot
+        self.draws = draws
         self.changes = False
         self.reads: str | None = None
         self.probed: dict[str, Any] = {"training": snapshot.training, "buffers": repaired}
@@ -202,12 +204,8 @@ class _Probe:
     def forward(self, ids: Tensor, mask: str, **more: Any) -> Tensor:
         forward = Forward(self.model, mask, block_length=None, call=self.called)
         # Classes that draw (Reformer) draw the same whichever token is changed.
-        own = Hold()
-        try:
-            OwnDraws().enter(own)
-            logits = forward(ids, **more)
-        finally:
-            own.give_back()
+        self.draws.seed()
+        logits = forward(ids, **more)
         if logits.dim() != 3 or logits.shape[:2] != ids.shape:
             raise InvalidValueError(
                 f"logits must have the shape [B, L, V] of the ids {list(ids.shape)}, got {list(logits.shape)} from {self.name}"
