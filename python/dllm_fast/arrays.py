@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Numbers that are copied at most: far more than any canvas has, and little enough to allocate.
+MOST_NUMBERS = 2**27
 _REMEDY = {"float64": "pass logits.float() (NumPy: logits.astype('float32'))", "int64": "pass logits, not token ids"}
 
 
@@ -19,6 +22,82 @@ def is_tensor(value: object) -> bool:
     """Is it a torch tensor? Does not import torch: who holds a tensor has imported it."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_readable(tensor: Any) -> bool:
+    """Has a tensor plain numbers somewhere? No meta, sparse, nested or quantised one has, nor one whose memory was freed."""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or tensor.device.type == "meta":
+        return False
+    reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    end = (tensor.storage_offset() + reach + 1) * tensor.element_size()
+    try:
+        return tensor.numel() == 0 or bool(tensor.untyped_storage().nbytes() >= end)
+    except NotImplementedError:  # a wrapper of torch's compiler or of functorch
+        return False
+
+
+def on_host(tensor: Any, name: str) -> NDArray[Any]:
+    """The numbers of a tensor on the host, whatever it is a view of; in the same memory where that can be.
+
+    Raises:
+        InvalidTypeError: it has none, or of a dtype that NumPy does not know.
+        InvalidValueError: too many.
+    """
+    if not is_readable(tensor):
+        raise InvalidTypeError(
+            f"{name} must be a tensor with numbers in memory of its own, got {shown(tensor)}; pass it dense and on a device"
+        )
+    check_many(tensor.numel(), name)
+    try:
+        array: NDArray[Any] = tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise InvalidTypeError(
+            f"{name} must be a tensor that NumPy can read, got one of {tensor.dtype} ({error}); convert it first"
+        ) from error
+    return array
+
+
+def check_many(count: int, name: str) -> None:
+    """Refuses more numbers than can be copied.
+
+    Raises:
+        InvalidValueError: there are.
+    """
+    if count > MOST_NUMBERS:
+        raise InvalidValueError(f"{name} must hold at most 2^27 numbers, got {count}; pass fewer at a time")
+
+
+def unmasked(array: Any, name: str) -> Any:
+    """The array; one of `numpy.ma` without its mask, which may mask nothing.
+
+    Raises:
+        InvalidValueError: it masks something.
+    """
+    module = sys.modules.get("numpy.ma")  # who has one has imported it
+    if module is None or not isinstance(array, module.MaskedArray):
+        return array
+    if module.is_masked(array):
+        raise InvalidValueError(f"{name} must have no masked entries, got {shown(array)}; leave them out (array.compressed())")
+    data: NDArray[Any] = array.data
+    return data
+
+
+def as_array(value: Any, name: str) -> NDArray[Any]:
+    """What a caller gave as an array of any dtype, bounded."""
+    if is_tensor(value):
+        return on_host(value, name)
+    value = unmasked(value, name)
+    if isinstance(value, np.ndarray):
+        check_many(value.size, name)
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        check_many(len(value), name)
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError, RuntimeError):  # ragged, or full of what is no number
+        return np.asarray([object()])
 
 
 def logits_matrix(logits: Any) -> NDArray[Any]:
@@ -32,6 +111,10 @@ def logits_matrix(logits: Any) -> NDArray[Any]:
         raise InvalidTypeError(
             f"logits must be a torch tensor or a NumPy array, got {type(logits).__name__}; convert them first"
         )
+    if is_tensor(logits) and not is_readable(logits):
+        raise InvalidTypeError(
+            f"logits must be a tensor with numbers in memory of its own, got {shown(logits)}; pass them dense and on a device"
+        )
     name = str(logits.dtype).removeprefix("torch.")
     if name not in ("float32", "float16", "bfloat16"):
         remedy = _REMEDY.get(name, "convert them to float32")
@@ -40,8 +123,8 @@ def logits_matrix(logits: Any) -> NDArray[Any]:
     if len(shape) != 2 or shape[1] == 0:
         raise InvalidValueError(f"logits must have the shape [N, V] with V > 0, got {list(shape)}; reshape them")
     if isinstance(logits, np.ndarray):
-        contiguous = logits.flags.c_contiguous
-        array = logits
+        contiguous = logits.flags.c_contiguous and logits.flags.aligned
+        array: NDArray[Any] = unmasked(logits, "logits")
     else:
         contiguous = logits.is_contiguous()
         tensor = logits.detach()
@@ -50,6 +133,7 @@ def logits_matrix(logits: Any) -> NDArray[Any]:
         if contiguous:
             import torch
 
+            tensor = tensor.resolve_neg()
             array = (tensor.view(torch.int16) if name == "bfloat16" else tensor).numpy()
     if not contiguous:
         raise InvalidValueError(
@@ -64,18 +148,29 @@ def integer_array(value: object, name: str) -> NDArray[np.int64]:
 
     Raises:
         InvalidTypeError: anything but integers.
+        InvalidValueError: masked entries, numbers from 2^63, or too many.
     """
-    if is_tensor(value):
-        value = value.detach().cpu().numpy()  # type: ignore[attr-defined]
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.asarray([object()])
-    if array.size == 0:
+    array = as_array(value, name)
+    if array.size == 0 and array.dtype.kind in "iuf":
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu" or _holds_flags(value):
         raise InvalidTypeError(f"{name} must hold integers, got {shown(value)}; pass token ids")
+    if array.dtype == np.uint64 and array.size and int(array.max()) >= 2**63:
+        raise InvalidValueError(f"{name} must hold integers below 2^63, got {array.max()}; pass token ids")
     return array.astype(np.int64)
+
+
+def number_array(value: object, name: str) -> NDArray[np.float64]:
+    """Numbers from a list, an array or a tensor, float64 `[N]`.
+
+    Raises:
+        InvalidTypeError: anything but numbers, or another shape.
+        InvalidValueError: masked entries, or too many.
+    """
+    array = as_array(value, name)
+    if array.dtype.kind not in "iuf" or array.ndim != 1 or _holds_flags(value):
+        raise InvalidTypeError(f"{name} must be numbers [N], got {shown(value)}; pass numpy float64")
+    return np.ascontiguousarray(array, dtype=np.float64)
 
 
 def _holds_flags(value: object) -> bool:

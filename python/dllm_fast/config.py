@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from dllm_fast import _core, aliases, records
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 
+# More than any vocabulary has.
+MOST_IDS = 2**20
 CACHES = ("auto", "none", "prefix", "dual", "exact_block")
 
 
@@ -102,9 +105,7 @@ class SamplerConfig:
             aliases.check_value(name, getattr(self, name))
         # Lists, sets and arrays are what people have; a frozen configuration keeps tuples.
         for name in ("suppress_tokens", "eos_token_id"):
-            ids = getattr(self, name)
-            if not isinstance(ids, tuple | str) and hasattr(ids, "__iter__") and getattr(ids, "ndim", 1) == 1:
-                object.__setattr__(self, name, tuple(sorted(ids, key=_by_kind) if isinstance(ids, set | frozenset) else ids))
+            object.__setattr__(self, name, _listed(getattr(self, name), name))
         if isinstance(self.suppress_tokens, str):
             object.__setattr__(self, "suppress_tokens", (self.suppress_tokens,))
         self._check_core()
@@ -165,14 +166,15 @@ class SamplerConfig:
             raise InvalidValueError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}; use 'auto'")
         if not isinstance(self.allow_special, bool | None):
             raise InvalidTypeError(
-                f"allow_special must be True or False, got {self.allow_special!r}; leave it out to suppress special tokens"
+                f"allow_special must be True or False, got {shown(self.allow_special)}; leave it out to suppress special tokens"
             )
         for name in ("refresh_every", "max_batch_rows"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InvalidTypeError(f"{name} must be a whole number, got {shown(value)}; leave it out for the default")
-            if value is not None and value < 1:
-                raise InvalidValueError(f"{name} must be at least 1, got {shown(value)}; leave it out for the default")
+            if (value := getattr(self, name)) is not None:
+                records.count(value, name, remedy="leave it out for the default")
+        if not isinstance(self.sources, Mapping) or not all(isinstance(x, str) for one in self.sources.items() for x in one):
+            raise InvalidTypeError(
+                f"sources must name who set each setting, got {shown(self.sources)}; leave it out: a run fills it in"
+            )
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -186,6 +188,28 @@ class SamplerConfig:
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
         return self.threshold is None and self.factor is None and self.entropy_bound is None
+
+
+def _listed(ids: Any, name: str) -> Any:
+    """A list, a set or an array of ids as a tuple; one id, or one name, as it is.
+
+    Raises:
+        InvalidTypeError: bytes or a dictionary, whose items would pass for ids.
+        InvalidValueError: more than a vocabulary has, or masked entries.
+    """
+    if isinstance(ids, bytes | bytearray | memoryview | Mapping):
+        raise InvalidTypeError(f"{name} must be token ids, whole numbers from 0, got {shown(ids)}; pass a list")
+    if type(ids).__module__.partition(".")[0] in ("numpy", "torch"):
+        from dllm_fast.arrays import as_array  # late: only who has an array has NumPy
+
+        array = as_array(ids, name)
+        return ids if array.ndim != 1 else tuple(array.tolist())
+    if isinstance(ids, tuple | str) or not hasattr(ids, "__iter__"):
+        return ids
+    found = tuple(itertools.islice(ids, MOST_IDS + 1))
+    if len(found) > MOST_IDS:
+        raise InvalidValueError(f"{name} must be at most 2^20 ids, got more; name the few that count")
+    return tuple(sorted(found, key=_by_kind)) if isinstance(ids, set | frozenset) else found
 
 
 def _by_kind(token: object) -> tuple[bool, object]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast import records
+from dllm_fast.arrays import check_many, is_readable, is_tensor
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.generation_config import READ, check_config, check_objects, settings_of, told_by
-from dllm_fast.padding import unpadded
+from dllm_fast.padding import flat_rows, unpadded
 from dllm_fast.settings import NAMES
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     num_samples = _num_samples(prompts, told, given)
     if config is None:
         settings = settings_of(generation_config, told) | settings
-    if settings.get("top_k") == 0:
+    top_k = records.scalar(settings.get("top_k"))
+    if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k == 0:
         del settings["top_k"]  # which is how transformers says that it is off
     padding = _padding(told)
     result = sample(
@@ -175,7 +177,7 @@ def _settings_among(given: dict[str, Any]) -> dict[str, Any]:
                 "and the policy as cache_policy="
             )
     segments = given.pop("token_type_ids", None)
-    if segments is not None and bool((segments != 0).any()):
+    if segments is not None and any(row.any() for row in flat_rows(segments, "token_type_ids")):
         raise InvalidValueError("token_type_ids must all be 0, got others; dllm_fast knows one segment, leave them out")
     return {name: value for name, value in given.items() if name not in _BOOKKEEPING}
 
@@ -187,7 +189,8 @@ def _filled(cache: Any) -> bool:
 
 def _num_samples(prompts: list[Any], told: dict[str, Any], given: dict[str, Any]) -> int:
     """Samples of a prompt, whose copies transformers has put beside each other."""
-    count = int(told.get("num_return_sequences") or 1)
+    count = told.get("num_return_sequences")
+    count = 1 if count is None else records.count(count, "num_return_sequences", remedy="leave it out for one answer a prompt")
     groups = [prompts[start : start + count] for start in range(0, len(prompts), count)]
     repeated = all(len(group) == count and all(np.array_equal(row, group[0]) for row in group) for group in groups)
     if not repeated or (count > 1 and "num_return_sequences" in given):
@@ -208,14 +211,19 @@ def _length(input_ids: torch.Tensor, told: dict[str, Any]) -> dict[str, Any]:
 
 def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None) -> list[Any]:
     """Rows without their padding."""
-    if getattr(input_ids, "ndim", 0) != 2:
+    if not is_tensor(input_ids) or not is_readable(input_ids) or input_ids.ndim != 2:
         raise InvalidTypeError(f"input_ids must be a tensor [B, L], got {type(input_ids).__name__}; pass one row a prompt")
+    check_many(input_ids.numel(), "input_ids")
     real = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
     rows = unpadded(input_ids, real, "input_ids")
-    real = real.bool().cpu()
     if position_ids is not None:
-        counted = (real.cumsum(1) - 1).expand(position_ids.shape)
-        if not bool(((position_ids.cpu() == counted) | ~real).all()):
+        kept = np.array(flat_rows(real, "attention_mask", flags=True)).astype(bool)
+        places = flat_rows(position_ids, "position_ids")  # one row of them stands for all
+        if {len(row) for row in places} != {kept.shape[1]} or len(places) not in (1, len(kept)):
+            raise InvalidValueError(
+                f"position_ids must have the shape {list(kept.shape)} of input_ids, got {shown(position_ids)}; leave them out"
+            )
+        if not ((np.array(places) == kept.cumsum(1) - 1) | ~kept).all():
             raise InvalidValueError("position_ids must count each prompt's tokens from 0, got others; leave them out")
     return rows
 

@@ -15,7 +15,7 @@ from dllm_fast import records, sampling, text, tokens
 from dllm_fast.aliases import ALIASES
 from dllm_fast.arrays import integer_array
 from dllm_fast.config import SamplerConfig
-from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError, shown
+from dllm_fast.errors import DllmFastError, InvalidValueError
 from dllm_fast.models.hold import Settled
 from dllm_fast.models.predictor import Predictor, sites_of
 from dllm_fast.predict import mask_predict
@@ -124,10 +124,7 @@ def distributions(
         InvalidValueError, InvalidTypeError: what `infill` refuses, a setting that is about choosing tokens, or a `top` that
             is no number of tokens that are allowed.
     """
-    if isinstance(top, bool) or not isinstance(top, int | np.integer):
-        raise InvalidTypeError(f"top must be a whole number, got {shown(top)}; 5 shows the five most probable tokens")
-    if top < 1:
-        raise InvalidValueError(f"top must be at least 1, got {shown(top)}; 5 shows the five most probable tokens")
+    top = records.count(top, "top", remedy="5 shows the five most probable tokens")
     for name, value in settings.items():
         if name not in NAMES and name not in ALIASES:
             raise InvalidValueError(unknown(name, value, lacking=_LACKING))

@@ -1,5 +1,9 @@
 """Every error that dllm_fast raises itself. A model's own exception is passed on as it is."""
 
+from __future__ import annotations
+
+import sys
+
 #: No text that shows what somebody gave is longer.
 MOST_CHARACTERS = 1900
 
@@ -14,10 +18,20 @@ def cut(text: str, most: int = MOST_CHARACTERS) -> str:
 def shown(value: object) -> str:
     """A value for an error text: quoted, and not longer than a line; of any value, also of one that has no text."""
     try:
-        text = repr(value)
+        text = _tensor(value) or repr(value)
     except Exception:  # numbers of thousands of digits, and whatever others wrote
         return f"<{type(value).__name__}>"
     return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _tensor(value: object) -> str | None:
+    """What a tensor is, where torch cannot show its values: it may have none, and then torch's own text crashes."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return None
+    from dllm_fast.arrays import is_readable  # late: needs NumPy, which who has torch has
+
+    return None if is_readable(value) else f"<tensor of {value.dtype}, {value.layout}, {value.device}>"
 
 
 class DllmFastError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.aliases import ALIASES
-from dllm_fast.errors import InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.settings import NAMES
 
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ _THEIRS = frozenset(
 
 def told_by(generation_config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the generation config; those that are passed in its place, where `generate` is called directly, go before."""
+    if generation_config is not None and (isinstance(generation_config, type) or not hasattr(generation_config, "__dict__")):
+        raise InvalidTypeError(
+            f"generation_config must be a GenerationConfig, got {shown(generation_config)}; pass that of the model, or settings"
+        )
     told = {} if generation_config is None else vars(generation_config)
     return {**told, **{name: value for name, value in given.items() if name in READ}}
 
@@ -120,11 +124,11 @@ def check_config(generation_config: Any, told: Mapping[str, Any]) -> None:
         value = told.get(name)
         off = (default, None, False, _OFF.get(name))
         if not any(value is one or value == one for one in off):
-            shown = next((one for one in (_OFF.get(name), default) if one is not None), None)
+            usual = next((one for one in (_OFF.get(name), default) if one is not None), None)
             remedy = _REMEDIES.get(name) or (ALIASES[name].remedy if name in ALIASES else "leave it out")
-            if shown is not None:
-                remedy = f"{remedy} (where the model's generation config has it, pass {name}={shown!r})"
-            raise InvalidValueError(f"dllm_fast.generate does not honour {name}, got {name}={value!r}; {remedy}")
+            if usual is not None:
+                remedy = f"{remedy} (where the model's generation config has it, pass {name}={usual!r})"
+            raise InvalidValueError(f"dllm_fast.generate does not honour {name}, got {name}={shown(value)}; {remedy}")
     words = told.get("bad_words_ids") or ()
     if long := next((word for word in words if len(word) > 1), None):
         raise InvalidValueError(
@@ -135,6 +139,8 @@ def check_config(generation_config: Any, told: Mapping[str, Any]) -> None:
 
 def check_objects(kind: str, things: Iterable[object] | None) -> None:
     """Refuses logits processors and stopping criteria that do not come from settings that are read here."""
+    if things is not None and not isinstance(things, list | tuple):
+        raise InvalidTypeError(f"{kind} must be a list, got {shown(things)}; leave it out")
     unknown = [type(thing).__name__ for thing in things or () if type(thing).__name__ not in _THEIRS]
     if unknown:
         raise InvalidValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast.arrays import integer_array, is_tensor
+from dllm_fast.arrays import as_array, integer_array, is_tensor, on_host, unmasked
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -66,14 +66,15 @@ def flat_rows(value: object, name: str, *, flags: bool = False) -> list[NDArray[
         InvalidTypeError: anything else, or more dimensions.
     """
     if is_tensor(value):
-        value = value.detach().cpu().numpy()  # type: ignore[attr-defined]
+        value = on_host(value, name)
+    value = unmasked(value, name)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and value and _is_row(value[0]):
         items: list[Any] = list(value)
     elif isinstance(value, np.ndarray) and value.ndim == 2:
         items = list(value)
     else:
         items = [value]
-    rows = [integer_array(_plain(item) if flags else item, name) for item in items]
+    rows = [integer_array(_plain(item, name) if flags else item, name) for item in items]
     for row in rows:
         if row.ndim != 1:
             raise InvalidTypeError(f"each row of {name} must be flat, got shape {list(row.shape)}; pass a list of rows")
@@ -86,13 +87,8 @@ def _is_row(value: object) -> bool:
     )
 
 
-def _plain(value: object) -> object:
-    if is_tensor(value):
-        value = value.detach().cpu().numpy()  # type: ignore[attr-defined]
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return value
+def _plain(value: object, name: str) -> object:
+    array = as_array(value, name)
     whole = array.dtype.kind == "b" or (array.dtype.kind == "f" and bool((array == np.rint(array)).all()))
     return array.astype(np.int64) if whole else value
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from dllm_fast import tokens
+from dllm_fast.arrays import MOST_NUMBERS, as_array, check_many, is_tensor
 from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown
-from dllm_fast.records import scalar
+from dllm_fast.records import count, scalar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from dllm_fast.text import Prompt
 
 DEFAULT_NEW_TOKENS = 128
+# Rows of one call: little enough to allocate, whatever else they hold.
+_MOST_ROWS = 2**20
 
 
 def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerConfig:
@@ -100,8 +103,10 @@ def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> Sam
     return dataclasses.replace(config, block_length=whole, sources=sources)
 
 
-def check_ids(prompts: list[Prompt], config: SamplerConfig, model: Runner, *, infilling: bool) -> None:
-    """Refuses ids outside the vocabulary, as far as that is known, and masks in a prompt."""
+def check_ids(
+    prompts: list[Prompt], config: SamplerConfig, model: Runner, special: tuple[int, ...] = (), *, infilling: bool
+) -> None:
+    """Refuses ids outside the vocabulary, as far as that is known, nothing that may be written, and masks in a prompt."""
     vocabulary = model.vocabulary
     if vocabulary is not None:
         masks = () if config.mask_token_id is None else (config.mask_token_id,)
@@ -113,6 +118,11 @@ def check_ids(prompts: list[Prompt], config: SamplerConfig, model: Runner, *, in
                     f"{setting} must be an id of the vocabulary, got {outside[0]} for {vocabulary} ids; "
                     "check it against the tokenizer"
                 )
+        if len({*suppressed, *masks, *special}) >= vocabulary:
+            raise InvalidValueError(
+                f"suppress_tokens must leave a token that may be written, got {len(set(suppressed))} of {vocabulary} ids "
+                "beside the mask; suppress fewer"
+            )
     name = "canvas" if infilling else "prompt"
     for row, prompt in enumerate(prompts):
         ids = np.concatenate([prompt.ids, prompt.tail])
@@ -186,6 +196,17 @@ def _block_error(block: int, new_tokens: int) -> str:
     )
 
 
+def check_size(prompts: list[Prompt], config: SamplerConfig, num_samples: int, *, infilling: bool) -> None:
+    """Refuses more positions in all rows than can be allocated."""
+    new_tokens = 0 if infilling else config.max_new_tokens or 0
+    positions = num_samples * sum(len(prompt.ids) + new_tokens + len(prompt.tail) for prompt in prompts)
+    if positions > MOST_NUMBERS:
+        raise InvalidValueError(
+            f"the canvases must hold at most 2^27 positions in all, got {positions}; lower max_new_tokens, or sample in "
+            "several calls"
+        )
+
+
 def canvas_of(prompt: Prompt, config: SamplerConfig, *, infilling: bool) -> NDArray[np.int64]:
     """The canvas that is filled: the prompt, its masks and what closes a text, or what `infill` was given."""
     if infilling:
@@ -200,8 +221,13 @@ def plain_seed(seed: int | Sequence[int] | None) -> int | list[int]:
     seed = scalar(seed)
     if _is_whole(seed):
         return int(seed)
-    if isinstance(seed, Sequence | np.ndarray) and all(map(_is_whole, seed)):
-        return [int(s) for s in seed]
+    if is_tensor(seed) or isinstance(seed, np.ndarray):
+        array = as_array(seed, "seed")
+        seed = array.tolist() if array.ndim == 1 and array.dtype.kind in "iu" else seed
+    if isinstance(seed, Sequence) and not isinstance(seed, str | bytes | bytearray | memoryview):
+        check_many(len(seed), "seed")
+        if all(map(_is_whole, seed)):
+            return [int(s) for s in seed]
     raise InvalidTypeError(
         f"seed must be a whole number, or one for each prompt, got {shown(seed)}; pass an int, or None to draw one"
     )
@@ -213,11 +239,11 @@ def _is_whole(value: object) -> TypeGuard[int | np.integer[Any]]:
 
 def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list[int], list[int]]:
     """Seed and sample index of every row."""
-    num_samples = scalar(num_samples)
-    if not _is_whole(num_samples):
-        raise InvalidTypeError(f"num_samples must be a whole number, got {shown(num_samples)}; use 1 for one answer a prompt")
-    if num_samples < 1:
-        raise InvalidValueError(f"num_samples must be at least 1, got {shown(num_samples)}; use 1 for one answer a prompt")
+    num_samples = count(num_samples, "num_samples", most=_MOST_ROWS, remedy="use 1 for one answer a prompt")
+    if num_samples * prompts > _MOST_ROWS:
+        raise InvalidValueError(
+            f"there must be at most 2^20 rows, got {num_samples} samples for each of {prompts} prompts; sample in several calls"
+        )
     seeds = [seed] * prompts if isinstance(seed, int) else seed
     if len(seeds) != prompts:
         raise InvalidValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import reprlib
+import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,14 @@ def plain(value: Any) -> Any:
 
 def scalar(value: Any) -> Any:
     """A number of NumPy or torch as Python's own; anything else as it is."""
-    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")  # who has one has imported it
+    if torch is not None and isinstance(value, torch.Tensor):
+        from dllm_fast.arrays import is_readable
+
+        return value.item() if is_readable(value) and value.ndim == 0 else value
+    if numpy is None or not isinstance(value, numpy.generic | numpy.ndarray) or value.shape != ():
+        return value
+    return value if isinstance(value, numpy.ma.MaskedArray) else value.item()
 
 
 def number(value: object, name: str) -> float:
@@ -128,6 +136,32 @@ def whole(value: object, name: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise InvalidTypeError(f"{name} must be a whole number from 0, got {shown(value)}; pass what to_dict gave")
+
+
+def count(value: Any, name: str, *, least: int = 1, most: int = 2**32, remedy: str) -> int:
+    """A whole number in a range, NumPy's and torch's as Python's own.
+
+    Raises:
+        InvalidTypeError: no whole number.
+        InvalidValueError: outside of the range.
+    """
+    value = scalar(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name} must be a whole number, got {shown(value)}; {remedy}")
+    if value < least:
+        raise InvalidValueError(f"{name} must be at least {least}, got {shown(value)}; {remedy}")
+    if value > most:
+        raise InvalidValueError(f"{name} must be at most {_power(most)}, got {shown(value)}; {remedy}")
+    return value
+
+
+def _power(number: int) -> str:
+    """A bound as people write it."""
+    exponent = number.bit_length() - 1
+    for offset, sign in ((0, ""), (1, " - 1")):
+        if exponent >= 10 - offset and (number + offset) & (number + offset - 1) == 0:
+            return f"2^{exponent + offset}{sign}"
+    return str(number)
 
 
 def string(value: object, name: str) -> str:

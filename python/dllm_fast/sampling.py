@@ -141,12 +141,13 @@ def _run(
     config, special = prepare.with_suppressed(config, runner, tokenizer)
     prompts = read(tokenizer=tokenizer, mask=config.mask_token_id if infilling else None)
     config = prepare.with_blocks(config, resolved, runner)
-    prepare.check_ids(prompts, config, runner, infilling=infilling)
+    prepare.check_ids(prompts, config, runner, special, infilling=infilling)
     config = prepare.with_length(config, resolved, prompts, runner, infilling=infilling)
     seed = prepare.plain_seed(streams[0])
     seeds, requests = prepare.streams(seed, streams[1], len(prompts))
     num_samples = len(seeds) // len(prompts)
     prepare.check_samples(num_samples, config)
+    prepare.check_size(prompts, config, num_samples, infilling=infilling)
     canvases = [prepare.canvas_of(prompt, config, infilling=infilling) for prompt in prompts for _ in range(num_samples)]
     starts = [0 if infilling else len(prompt.ids) for prompt in prompts for _ in range(num_samples)]
     assert config.mask_token_id is not None

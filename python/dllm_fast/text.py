@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast import masks, padding, tokens
-from dllm_fast.arrays import integer_array, is_tensor
-from dllm_fast.errors import InvalidTypeError, InvalidValueError, UnknownTextWarning
+from dllm_fast.arrays import integer_array, is_tensor, on_host, unmasked
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, UnknownTextWarning, shown
 from dllm_fast.failures import reason, translated
 from dllm_fast.masks import MASK
 
@@ -65,7 +65,7 @@ def prompts(
         InvalidTypeError: something that is neither text nor messages nor ids.
     """
     if chat is not None and not isinstance(chat, bool):
-        raise InvalidTypeError(f"chat must be True, False or None, got {chat!r}; leave it out for text as it is")
+        raise InvalidTypeError(f"chat must be True, False or None, got {shown(chat)}; leave it out for text as it is")
     if padding.is_encoding(prompt):
         prompt, found = padding.opened(prompt, name)  # type: ignore[arg-type]
         if found is not None and attention_mask is not None:
@@ -73,6 +73,9 @@ def prompts(
                 f"a {name} with an attention_mask of its own takes no other, got attention_mask=; leave it out"
             )
         attention_mask = attention_mask if found is None else found
+    if is_tensor(prompt):
+        prompt = on_host(prompt, name)
+    prompt = unmasked(prompt, name)
     items: Sequence[Any] = [prompt] if _is_single(prompt, name) else list(prompt)  # type: ignore[call-overload]
     if not items:
         raise InvalidValueError(f"{name} must hold at least one row, got none; pass a string or a list of token ids")

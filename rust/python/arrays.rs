@@ -79,12 +79,8 @@ fn read<T>(
     name: &str,
     read: impl Fn(i64) -> PyResult<T>,
 ) -> PyResult<Vec<T>> {
-    let array = if object.is_instance_of::<PyArray1<i64>>() {
-        object.clone()
-    } else {
-        let convert = object.py().import("dllm_fast.arrays")?;
-        convert.call_method1("integer_array", (object, name))?
-    };
+    let convert = object.py().import("dllm_fast.arrays")?;
+    let array = convert.call_method1("integer_array", (object, name))?;
     let Ok(array) = array.extract::<PyReadonlyArray1<'_, i64>>() else {
         return Err(bad_type(format!(
             "{name} must be one-dimensional, got shape {}; pass one row at a time",
@@ -118,6 +114,16 @@ pub(super) fn ids(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
     read(object, name, |value| natural(value, name))
 }
 
+/// Numbers from an array, a tensor or a list.
+pub(super) fn numbers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<f64>> {
+    let convert = object.py().import("dllm_fast.arrays")?;
+    let array = convert.call_method1("number_array", (object, name))?;
+    Ok(array
+        .extract::<PyReadonlyArray1<'_, f64>>()?
+        .as_slice()?
+        .to_vec())
+}
+
 /// Indices.
 pub(super) fn indices(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<usize>> {
     read(object, name, |value| Ok(natural(value, name)? as usize))
@@ -148,7 +154,9 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
             shown(object)
         )));
     };
+    // One too many says that they are, and whether there is an end nobody has to know.
     let values: Vec<T> = iterator
+        .take(n.saturating_add(1))
         .enumerate()
         .map(|(i, v)| {
             heard(object.py(), i)?;

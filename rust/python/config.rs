@@ -8,9 +8,9 @@ use crate::decide::select::Cut;
 use crate::error::Error;
 use crate::logits::cut::Filters;
 use crate::logits::draw::Sampling;
-use pyo3::exceptions::{PyException, PyOverflowError};
+use pyo3::exceptions::{PyAttributeError, PyException, PyOverflowError};
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
+use pyo3::types::{PyBool, PyTuple};
 
 /// A schedule by its name.
 pub(super) fn schedule(name: &str, eps: f64, as_published: bool) -> PyResult<Schedule> {
@@ -131,13 +131,50 @@ pub(super) fn convert<'py, T: for<'a> FromPyObject<'a, 'py>>(
     })
 }
 
+/// True or False.
+pub(super) fn flag(value: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {
+    convert(value, name, FLAG)
+}
+
+/// A whole number from `least` to `most`.
+pub(super) fn whole(
+    value: &Bound<'_, PyAny>,
+    name: &str,
+    (least, most): (u64, u64),
+    remedy: &str,
+) -> PyResult<u64> {
+    let rule = format!("a whole number, at least {least} and at most {most}");
+    let number: u64 = convert(value, name, &rule)?;
+    if (least..=most).contains(&number) {
+        return Ok(number);
+    }
+    Err(bad_value(format!(
+        "{name} must be {rule}, got {number}; {remedy}"
+    )))
+}
+
+/// A setting of a `SamplerConfig`.
+fn setting<'py>(config: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    config.getattr(name).map_err(|error| {
+        if error.is_instance_of::<PyAttributeError>(config.py()) {
+            let kind = config.get_type();
+            let kind = kind.name().map_or_else(|_| "something".into(), |name| name.to_string());
+            bad_type(format!(
+                "config must be a SamplerConfig, got {kind}; make one with dllm_fast.SamplerConfig(mask_token_id=...)"
+            ))
+        } else {
+            error
+        }
+    })
+}
+
 /// The attribute of a configuration, `None` where it is None.
 fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
     config: &Bound<'py, PyAny>,
     name: &str,
     what: &str,
 ) -> PyResult<Option<T>> {
-    let value = config.getattr(name)?;
+    let value = setting(config, name)?;
     if value.is_none() {
         Ok(None)
     } else {
@@ -185,22 +222,25 @@ fn steps(config: &Bound<'_, PyAny>) -> PyResult<Steps> {
 
 /// Token ids: None, one, or a sequence.
 fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
-    let value = config.getattr(name)?;
+    let value = setting(config, name)?;
     if value.is_none() {
         return Ok(vec![]);
     }
-    let items = value.try_iter().into_iter().flatten().flatten();
-    if let Some(flag) = std::iter::once(value.clone()).chain(items).find(is_flag) {
+    // `SamplerConfig` keeps tuples; nothing else is gone through, for it may not end.
+    let items = match value.cast::<PyTuple>() {
+        Ok(tuple) => tuple.iter().collect(),
+        Err(_) => vec![value.clone()],
+    };
+    if let Some(flag) = items.iter().find(|item| is_flag(item)) {
         return Err(bad_type(format!(
             "{name} must be token ids, whole numbers from 0, got {}; () says that there are none",
-            shown(&flag)
+            shown(flag)
         )));
     }
-    let py = value.py();
-    if let Some(id) = fits(py, value.extract::<u32>())? {
-        return Ok(vec![id]);
-    }
-    fits(py, value.extract::<Vec<u32>>())?.ok_or_else(|| bad_value(format!("{name} must be token ids, whole numbers from 0, got {}; check them against the tokenizer", shown(&value))))
+    let id = |item: &Bound<'_, PyAny>| {
+        fits(item.py(), item.extract::<u32>())?.ok_or_else(|| bad_value(format!("{name} must be token ids, whole numbers from 0, got {}; check them against the tokenizer", shown(&value))))
+    };
+    items.iter().map(id).collect()
 }
 
 /// Reads a `SamplerConfig`. Without a mask id, `mask` stands in for it.

@@ -10,6 +10,7 @@ mod sampler;
 mod signals;
 mod turns;
 
+use crate::decide::config::{MOST_STEPS, too_many};
 use crate::error::Error;
 use crate::{openmp, pool};
 use config::{COUNT, FLAG, NUMBER, convert};
@@ -28,7 +29,8 @@ fn schedule(
     let as_published = convert(as_published, "as_published", FLAG)?;
     let schedule = config::schedule(&name, convert(eps, "eps", NUMBER)?, as_published)?;
     schedule.check().map_err(error::raise)?;
-    let masks: usize = convert(masks, "masks", "a whole number, at least 0")?;
+    let remedy = "no canvas has more";
+    let masks = config::whole(masks, "masks", (0, u64::from(u32::MAX)), remedy)? as usize;
     let steps: usize = convert(steps, "steps", COUNT)?;
     if steps == 0 {
         let remedy = "give one step for each mask to commit one a step";
@@ -38,6 +40,9 @@ fn schedule(
             steps,
             remedy,
         )));
+    }
+    if steps > MOST_STEPS {
+        return Err(error::raise(too_many("steps", steps)));
     }
     Ok(schedule.counts(masks, steps))
 }

@@ -1,6 +1,6 @@
 //! `mask_predict` and its result.
 
-use super::arrays::{LogitsArray, ids, one_or_each, tokens};
+use super::arrays::{LogitsArray, ids, numbers, one_or_each, tokens};
 use super::config::{COUNT, NUMBER, convert};
 use super::error::{bad_value, raise};
 use super::signals::detached;
@@ -14,7 +14,7 @@ use crate::logits::predict::{Matrix, Prediction as One, Site, predict};
 use crate::logits::row::Dtype;
 use crate::logits::stats::Unusable;
 use crate::rng::Stream;
-use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
+use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -94,32 +94,43 @@ impl Prediction {
     fn new(
         py: Python<'_>,
         token: &Bound<'_, PyAny>,
-        probability: PyReadonlyArray1<'_, f64>,
-        top1: PyReadonlyArray1<'_, f64>,
-        top2: PyReadonlyArray1<'_, f64>,
-        entropy: PyReadonlyArray1<'_, f64>,
-        logsumexp: Option<PyReadonlyArray1<'_, f64>>,
-        current: Option<PyReadonlyArray1<'_, f64>>,
+        probability: &Bound<'_, PyAny>,
+        top1: &Bound<'_, PyAny>,
+        top2: &Bound<'_, PyAny>,
+        entropy: &Bound<'_, PyAny>,
+        logsumexp: Option<&Bound<'_, PyAny>>,
+        current: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let copy = |a: PyReadonlyArray1<'_, f64>| {
-            PyArray1::from_iter(py, a.as_array().iter().copied()).unbind()
+        let copy = |values: &Bound<'_, PyAny>, name: &str| {
+            Ok::<_, PyErr>(PyArray1::from_vec(py, numbers(values, name)?).unbind())
         };
         let made = Self {
             token: tokens(py, ids(token, "token")?.into_iter()).unbind(),
-            probability: copy(probability),
-            top1: copy(top1),
-            top2: copy(top2),
-            entropy: copy(entropy),
-            logsumexp: logsumexp.map(copy),
-            current: current.map(copy),
+            probability: copy(probability, "probability")?,
+            top1: copy(top1, "top1")?,
+            top2: copy(top2, "top2")?,
+            entropy: copy(entropy, "entropy")?,
+            logsumexp: logsumexp
+                .map(|values| copy(values, "logsumexp"))
+                .transpose()?,
+            current: current.map(|values| copy(values, "current")).transpose()?,
         };
-        made.proposals(py)?;
+        let tokens = made.proposals(py)?.len();
+        for (name, array) in [("logsumexp", &made.logsumexp), ("current", &made.current)] {
+            let count = array.as_ref().map_or(Ok(tokens), |a| a.bind(py).len())?;
+            if count != tokens {
+                return Err(bad_value(format!(
+                    "the arrays of a prediction must have one length, got {tokens} tokens and {count} of {name}; fill every field"
+                )));
+            }
+        }
         Ok(made)
     }
 
     /// With its probabilities as a softmax in a dtype (float32, bfloat16, float16) gives them, so that sure positions tie.
-    fn rounded(&self, py: Python<'_>, dtype: &str) -> PyResult<Self> {
-        let dtype = match dtype {
+    fn rounded(&self, py: Python<'_>, dtype: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let dtype: String = convert(dtype, "dtype", "a name")?;
+        let dtype = match dtype.as_str() {
             "float32" => Dtype::F32,
             "bfloat16" => Dtype::Bf16,
             "float16" => Dtype::F16,

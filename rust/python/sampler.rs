@@ -1,7 +1,7 @@
 //! The sampler for people who own a model loop.
 
-use super::arrays::{LogitsArray, ids, indices, integers, list, one_or_each, tokens};
-use super::config::{COUNT, convert};
+use super::arrays::{LogitsArray, ids, indices, integers, list, numbers, one_or_each, tokens};
+use super::config::{flag, whole};
 use super::error::{bad_type, bad_value, fits, raise};
 use super::signals::{detached, heard};
 use super::turns::{Turn, Turns};
@@ -13,7 +13,7 @@ use crate::logits::predict::{Prediction as One, Site};
 use crate::rng::Stream;
 use crate::sampler::{Answer, Pace, Question, Sampler as Core, Start};
 use crate::watch::Watch;
-use numpy::{PyArray1, PyArray2, PyReadonlyArray1};
+use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::collections::BTreeMap;
@@ -76,7 +76,7 @@ impl Request {
         py: Python<'py>,
         begin: &Bound<'_, PyAny>,
         end: &Bound<'_, PyAny>,
-        shift: bool,
+        #[pyo3(from_py_with = shifted)] shift: bool,
     ) -> PyResult<(Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>)> {
         let (begin, end) = (indices(begin, "begin")?, indices(end, "end")?);
         let rows = self.rows.len();
@@ -122,7 +122,7 @@ impl Request {
     fn groups<'py>(
         &self,
         py: Python<'py>,
-        shift: bool,
+        #[pyo3(from_py_with = shifted)] shift: bool,
     ) -> PyResult<
         Vec<(
             Bound<'py, PyArray1<i64>>,
@@ -171,6 +171,14 @@ impl Request {
 #[pyclass(frozen, module = "dllm_fast")]
 pub(super) struct Sampler(Turns<Core>);
 
+fn shifted(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    flag(value, "shift")
+}
+
+fn scored(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    flag(value, "score_all")
+}
+
 /// Rows as the caller names them; all that wait if it does not.
 fn named(rows: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<usize>>> {
     rows.map(|rows| indices(rows, "rows")).transpose()
@@ -187,11 +195,12 @@ impl Sampler {
         seed: Option<&Bound<'_, PyAny>>,
         request: Option<&Bound<'_, PyAny>>,
         block_start: Option<&Bound<'_, PyAny>>,
-        score_all: bool,
+        #[pyo3(from_py_with = scored)] score_all: bool,
         max_rows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let max_rows = max_rows.map(|most| convert(most, "max_rows", COUNT));
-        let max_rows: Option<usize> = max_rows.transpose()?;
+        let remedy = "leave it out for all rows";
+        let max_rows = max_rows.map(|most| whole(most, "max_rows", (1, 1 << 32), remedy));
+        let max_rows = max_rows.transpose()?.map(|most| most as usize);
         let settings = config::config(config, None)?;
         let py = canvases.py();
         let Some(iterator) = fits(py, canvases.try_iter())? else {
@@ -335,12 +344,18 @@ impl Sampler {
         &self,
         py: Python<'_>,
         logits: Option<&Bound<'_, PyAny>>,
-        prediction: Option<Bound<'_, Prediction>>,
+        prediction: Option<&Bound<'_, PyAny>>,
         tokens: Option<&Bound<'_, PyAny>>,
         scores: Option<&Bound<'_, PyAny>>,
         rows: Option<&Bound<'_, PyAny>>,
         index: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        if logits.is_none() && index.is_some() {
+            return Err(bad_value(
+                "index names lines of logits, got it beside an answer without logits; leave it out"
+                    .into(),
+            ));
+        }
         match (logits, prediction, tokens, scores) {
             (Some(logits), None, None, None) => {
                 let (rows, question, predictions) = self.answered(py, logits, rows, index)?;
@@ -349,6 +364,12 @@ impl Sampler {
                 self.commit(py, Some(rows), &answer, Some(&question))
             }
             (None, Some(prediction), None, None) => {
+                let Ok(prediction) = prediction.cast::<Prediction>() else {
+                    return Err(bad_type(format!(
+                        "prediction must be a Prediction, got {}; pass what predict or mask_predict returned",
+                        prediction.get_type()
+                    )));
+                };
                 let proposals = prediction.get().proposals(py)?;
                 self.commit(py, named(rows)?, &Answer::Proposals(&proposals), None)
             }
@@ -451,15 +472,7 @@ impl Sampler {
 /// Tokens and scores of the caller's own.
 fn choice(tokens: &Bound<'_, PyAny>, scores: &Bound<'_, PyAny>) -> PyResult<Vec<(u32, f64)>> {
     let tokens = integers(tokens, "tokens")?;
-    let scores: Vec<f64> = match scores.extract::<PyReadonlyArray1<'_, f64>>() {
-        Ok(array) => array.as_array().iter().copied().collect(),
-        Err(_) => fits(scores.py(), scores.extract())?.ok_or_else(|| {
-            bad_type(format!(
-                "scores must be numbers, got {}; pass numpy float64",
-                scores.get_type()
-            ))
-        })?,
-    };
+    let scores = numbers(scores, "scores")?;
     if tokens.len() != scores.len() {
         return Err(bad_value(format!(
             "tokens and scores must have one length, got {} and {}; give a score for every token",

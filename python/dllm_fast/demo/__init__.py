@@ -17,7 +17,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dllm_fast.errors import InvalidValueError
+from dllm_fast import records
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,8 @@ __all__ = ["MASK_ID", "check", "load", "load_text", "problems", "text_problems"]
 # The vocabulary of `sudoku/tokenizer.json`: digit d has the id d.
 MASK_ID = 10
 CELLS = 81
+# Problems that are made in one call.
+_MOST = 2**20
 
 FOLDER = Path(__file__).parent
 
@@ -71,13 +74,13 @@ def problems(n: int, seed: int = 0, givens: tuple[int, int] = (26, 50)) -> list[
 
     from dllm_fast import _core
 
-    low, high = givens
+    n = records.count(n, "n", least=0, most=_MOST, remedy="make them in several calls")
+    seed = records.count(seed, "seed", least=0, most=2**64 - 1, remedy="use a number from 0")
+    if not isinstance(givens, tuple | list) or len(givens) != 2:
+        raise InvalidTypeError(f"givens must be two numbers, the fewest and the most, got {shown(givens)}; use (32, 40)")
+    low, high = (records.count(given, "givens", remedy="use (32, 40)") for given in givens)
     if not 22 <= low <= high <= CELLS:
         raise InvalidValueError(f"givens must satisfy 22 <= low <= high <= 81, got {low} and {high}; use (32, 40)")
-    if n < 0 or not 0 <= seed < 2**64:
-        raise InvalidValueError(
-            f"n must not be negative and seed must lie in [0, 2**64), got {n} and {seed}; use numbers from 0"
-        )
     puzzles, _ = _core.sudoku_puzzles(n, seed, low, high, held_out=True)
     return list(np.where(puzzles == 0, MASK_ID, puzzles).astype(np.int64))
 
@@ -89,8 +92,9 @@ def check(canvas: npt.ArrayLike | Tensor | Sequence[int]) -> bool:
     """
     import numpy as np
 
-    # Through a list, which also brings a tensor back from its device.
-    cells = np.asarray(canvas.tolist() if hasattr(canvas, "tolist") else canvas)
+    from dllm_fast.arrays import as_array
+
+    cells = as_array(canvas, "canvas")
     if cells.shape != (CELLS,) or not np.issubdtype(cells.dtype, np.integer):
         return False
     rows = cells.reshape(9, 9)
@@ -108,8 +112,8 @@ def text_problems(n: int, seed: int = 0) -> list[tuple[str, str]]:
 
     from dllm_fast.demo import word_tasks
 
-    if n < 0:
-        raise InvalidValueError(f"n must not be negative, got {n}; use a number from 0")
+    n = records.count(n, "n", least=0, most=_MOST, remedy="make them in several calls")
+    seed = records.count(seed, "seed", least=0, most=2**64 - 1, remedy="use a number from 0")
     dice = random.Random(seed)
     prompts = [word_tasks.random_prompt(dice, word_tasks.MAX_LETTERS, held_out=True) for _ in range(n)]
     return [(prompt, word_tasks.answer(prompt)) for prompt in prompts]

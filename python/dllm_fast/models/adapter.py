@@ -103,6 +103,12 @@ class ModelAdapter:
 
     def _scored(self, canvases: NDArray[np.int64], lines: NDArray[np.int64]) -> Scored:
         logits = self(canvases)
+        if canvases.max() >= logits.shape[1]:
+            # Only the first forward tells how many ids there are.
+            raise InvalidValueError(
+                f"ids must lie within the logits of the model, got {canvases.max()} for {logits.shape[1]} columns; use the "
+                "tokenizer of this model"
+            )
         if self._watch is not None:
             self._watch.look(canvases, logits)
         return logits, lines

@@ -143,15 +143,17 @@ def known_dtype(dtype: torch.dtype | str) -> torch.dtype:
         InvalidValueError: another one.
     """
     known = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if known is None or known not in DTYPES.values():
-        raise InvalidValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; leave it out for that of the files")
+    if not isinstance(known, torch.dtype) or known not in DTYPES.values():
+        raise InvalidValueError(
+            f"dtype must be one of {', '.join(DTYPES)}, got {shown(dtype)}; leave it out for that of the files"
+        )
     return known
 
 
 def _dtype(dtype: torch.dtype | str | None, other: torch.dtype | str | None) -> torch.dtype | None:
     """The dtype under either name; "auto" is that of the files, as in transformers."""
     named = {
-        name: None if value is None or value == "auto" else known_dtype(value)
+        name: None if isinstance(value, str) and value == "auto" else known_dtype(value)
         for name, value in (("dtype", dtype), ("torch_dtype", other))
         if value is not None
     }
@@ -172,7 +174,9 @@ def _place(device: str | torch.device | int | None, device_map: object) -> torch
         raise InvalidValueError(f"device_map={shown(device_map)} is not supported by load: {_ONE_DEVICE}")
     mapped = known_device(device_map)
     if where is not None and where != mapped:
-        raise InvalidValueError(f"device_map is understood as device, got {device_map!r} and {device!r}; pass one of them")
+        raise InvalidValueError(
+            f"device_map is understood as device, got {shown(device_map)} and {shown(device)}; pass one of them"
+        )
     return mapped
 
 
@@ -234,12 +238,17 @@ def _either(first: str, one: object, second: str, other: object) -> object:
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
     attention = overrides.get("attention")
-    if attention is not None and attention not in families.ATTENTION:
+    if attention is not None and not (isinstance(attention, str) and attention in families.ATTENTION):
         raise InvalidValueError(
-            f"attention must be one of {', '.join(families.ATTENTION)}, got {attention!r}; leave it out for that of the family"
+            f"attention must be one of {', '.join(families.ATTENTION)}, got {shown(attention)}; leave it out for that of "
+            "the family"
         )
-    if overrides.get("shift") not in (None, 0, 1):
-        raise InvalidValueError(f"shift must be 0 or 1, got {overrides['shift']!r}; Dream's is 1")
+    shift = overrides.get("shift")
+    if shift is not None and not (isinstance(shift, int) and shift in (0, 1)):
+        raise InvalidValueError(f"shift must be 0 or 1, got {shown(shift)}; Dream's is 1")
+    family = overrides.get("family")
+    if family is not None and not isinstance(family, str):
+        raise InvalidTypeError(f"family must be a name, got {shown(family)}; leave it out for what the checkpoint says")
     for name in ("mask_token_id", "eos_token_ids", "block_length"):
         value: Any = overrides.get(name)
         several = name == "eos_token_ids" and isinstance(value, list | tuple)
@@ -252,5 +261,5 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
     block = overrides.get("block_length")
     if block is not None and block < 1:
         raise InvalidValueError(
-            f"block_length must be a whole number above 0, got {block!r}; leave it out for that of the checkpoint"
+            f"block_length must be a whole number above 0, got {shown(block)}; leave it out for that of the checkpoint"
         )

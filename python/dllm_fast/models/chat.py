@@ -81,9 +81,7 @@ class ChatTemplate:
             self._environment.steps = 0
             parts, length = [], 0
             try:
-                for made in template.generate(seen):
-                    # A block with a filter hands out what that made: a list, or nothing at all.
-                    part = made if isinstance(made, str) else str(self._environment.written(made))
+                for part in template.generate(seen):
                     parts.append(part)
                     length += len(part)
                     if length > LONGEST_VALUE:

@@ -128,7 +128,7 @@ class Checkpoint:
             InvalidTypeError: a single string, or patterns that are none.
             InvalidValueError: a pattern that no key fits.
         """
-        if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        if not isinstance(patterns, list | tuple | set | frozenset) or not all(isinstance(p, str) for p in patterns):
             raise InvalidTypeError(f"ignore_keys must be a list of patterns, got {shown(patterns)}; use ['cls.other.*']")
 
         def fits(key: str, pattern: str) -> bool:

@@ -376,7 +376,7 @@ def _info(
     for name, ids in (("mask_token_id", () if mask is None else (mask,)), ("eos_token_ids", ends)):
         if outside := [i for i in ids if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < network.vocabulary]:
             raise CheckpointError(
-                f"{name} must lie in [0, {network.vocabulary}), got {outside[0]!r} from {sources[name]}; pass {name}="
+                f"{name} must lie in [0, {network.vocabulary}), got {shown(outside[0])} from {sources[name]}; pass {name}="
             )
     return ModelInfo(
         family=family.name,

@@ -105,7 +105,7 @@ def known(kind: object) -> str | None:
     Raises:
         InvalidValueError: another one.
     """
-    if kind is None or kind in KINDS:
+    if kind is None or (isinstance(kind, str) and kind in KINDS):
         return kind
     raise InvalidValueError(
         f"quantise must be one of {', '.join(KINDS)}, got {shown(kind)}; leave it out for weights as they are in the files"

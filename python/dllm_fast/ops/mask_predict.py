@@ -37,6 +37,8 @@ class Draw:
 
 def takes(logits: Tensor) -> bool:
     """Can the kernels read such logits `[N, V]`, where they are? Others go to the core."""
+    if logits.layout is not torch.strided or logits.is_nested or logits.is_neg():
+        return False
     dtype = str(logits.dtype).removeprefix("torch.")
     fits = logits.dim() == 2 and 0 < logits.shape[1] <= launches.MAX_TILES * launches.TILE and logits.is_contiguous()
     if dtype not in launches.SUFFIXES or not fits:
