@@ -22,3 +22,11 @@ def task(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def echo(payload: Any) -> Any:
     """The payload itself: shows that everything comes through."""
     return payload
+
+
+@task
+def render(payload: Any) -> Any:
+    """What a chat template (its source) makes of values: see `sandbox.Outcome`."""
+    from dllm_fast.models.sandbox import render
+
+    return render(*payload)
