@@ -123,3 +123,31 @@ def test_an_advisory_holds_for_versions_neither_patched_nor_unaffected(review, t
     (tmp_path / "crates" / "one" / "RUSTSEC-2020-0001.md").write_text(text, encoding="utf-8")
     for version, affected in (("0.9.0", []), ("1.5.0", ["RUSTSEC-2020-0001"]), ("2.0.0", [])):
         assert review.advisories(tmp_path, "one", version) == (["RUSTSEC-2020-0001"], affected)
+
+
+def names(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / ".ci" / "names.py"), str(folder)]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_every_name_of_another_library_is_there() -> None:
+    ended = names(ROOT / "python" / "dllm_fast")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert int(ended.stdout.split()[1]) > 2000
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("import numpy as np\nnp.newer_than_ours(1)", "a.py:2: numpy.newer_than_ours: no newer_than_ours"),
+        ("from json import newer_than_ours", "a.py:0: json.newer_than_ours: no newer_than_ours"),
+        ("import shutil\nshutil.rmtree('x', newer=True)", "a.py:2: shutil.rmtree takes no newer"),
+        ("from collections import abc\n\nabc.Newer", "a.py:3: collections.abc.Newer: no Newer"),
+    ],
+)
+def test_a_name_that_is_newer_than_the_library_fails(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(line, encoding="utf-8")
+    ended = names(tmp_path)
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert "raise the bound in pyproject.toml" in ended.stderr
