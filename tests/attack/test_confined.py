@@ -268,3 +268,33 @@ def test_odd_settings_of_the_parent_do_not_reach_it() -> None:
     """
     ended = limited.run(code)
     assert (ended.code, ended.output) == (0, "7")
+
+
+def test_interrupts_at_any_time_leave_nothing_behind() -> None:
+    code = """
+        import os, random, signal, time
+        from dllm_fast import confined
+        def interrupt(*arguments): raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        drawn, wrong, heard, rounds = random.Random(1), 0, 0, 60
+        for _ in range(rounds):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, drawn.choice([0.001, 0.05, 0.3]) * drawn.random() + 1e-6)
+                for _ in range(9):
+                    number = drawn.random()
+                    answer = confined.ask("echo", [number, "x" * drawn.choice([1, 300_000])], seconds=20, gigabytes=1)
+                    wrong += answer[0] != number
+                time.sleep(1)
+            except KeyboardInterrupt:
+                heard += 1
+        confined.ask("echo", 1, seconds=20, gigabytes=1)
+        confined.end()
+        try:
+            os.waitpid(-1, os.WNOHANG)
+            left = "a child"
+        except ChildProcessError:
+            left = "none"
+        print(wrong, heard == rounds, left, len(os.listdir("/proc/self/fd")) < 10)
+    """
+    ended = limited.run(code, seconds=120)
+    assert (ended.errors, ended.output) == ("", "0 True none True\n")

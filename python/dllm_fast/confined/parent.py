@@ -65,7 +65,7 @@ def ask(task: str, payload: Any, *, seconds: float, gigabytes: float) -> Any:
     data = json.dumps([task, payload], ensure_ascii=False).encode("utf-8", "surrogatepass")
     kept = _here()
     if kept.owner == threading.get_ident():  # a handler of a signal, or a finalizer, in the middle of a question
-        child = _Child(kept)
+        child = _started(kept)
         try:
             return child.ask(data, seconds, gigabytes)
         finally:
@@ -74,7 +74,9 @@ def ask(task: str, payload: Any, *, seconds: float, gigabytes: float) -> Any:
         kept.owner = threading.get_ident()
         try:
             if kept.child is None or not kept.child.lives():
-                kept.child = _Child(kept)
+                kept.child = None
+                _end_all(kept)  # what interrupts left behind
+                kept.child = _started(kept)
             return kept.child.ask(data, seconds, gigabytes)
         finally:
             kept.owner = None
@@ -91,8 +93,33 @@ def unavailable() -> str | None:
 
 def end() -> None:
     """Ends the children of this process, if there are any. The next question starts another."""
-    for child in tuple(_here().children):
+    _end_all(_here())
+
+
+def _end_all(kept: _Kept) -> None:
+    for child in tuple(kept.children):
         child.end()
+
+
+def _started(kept: _Kept) -> _Child:
+    """A child, started by a thread, which no signal interrupts in the middle."""
+    made: list[_Child | BaseException] = []
+
+    def start() -> None:
+        try:
+            made.append(_Child(kept))
+        except BaseException as error:
+            made.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise UnavailableError(f"a child process cannot be started: {error}") from error
+    thread.join()
+    if isinstance(made[0], BaseException):
+        raise made[0]
+    return made[0]
 
 
 class _Child:
@@ -216,13 +243,13 @@ class _Child:
         return f"its process ended by signal {-code}" if code < 0 else f"its process ended with status {code}"
 
     def end(self) -> None:
-        """Ends the process, if it lives, and leaves nothing behind."""
-        self._kept.children.discard(self)
+        """Ends the process, if it lives, and leaves nothing behind; where it is interrupted, it will be called again."""
         if self._kept.child is self:
             self._kept.child = None
-        self._close()
         self._process.kill()
         self._process.wait()
+        self._close()
+        self._kept.children.discard(self)
 
     def _close(self) -> None:
         self._socket.close()
