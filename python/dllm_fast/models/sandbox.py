@@ -74,7 +74,9 @@ def outcome(template: jinja2.Template, values: Mapping[str, Any]) -> Outcome:
     """Renders, and says what came of it."""
     parts, length = [], 0
     try:
-        for part in template.generate(values):
+        for made in template.generate(values):
+            # A block with a filter hands out what that made: a list, or nothing at all.
+            part = made if isinstance(made, str) else str(getattr(template.environment, "written", str)(made))
             parts.append(part)
             length += len(part)
             if length > LONGEST_VALUE:
