@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.models import fields, regular
@@ -33,6 +33,8 @@ _WRAPPED = re.compile(r"\.(base_layer|modules_to_save(?:\.default)?)\.")
 # What a trained copy has taken the place of: nothing runs it.
 _REPLACED = ".original_module."
 _PATTERN = re.compile(r"\^?[\w.]+\$?")
+# Layers times patterns that are held against them: a second's work; 900 of each are published.
+_MOST_COMPARED = 4_000_000
 # Settings that change what is computed, or that began from weights other than the base's.
 _VARIANTS = (
     "use_dora",
@@ -117,9 +119,12 @@ class Adapter:
                         f"{folder / WEIGHTS} must hold one tensor for each weight, got {shown(twin)} and {shown(key)}, which "
                         f"differ; {_REMEDY}"
                     )
-        pairs = {}
-        for name, found in modules.items():
-            pairs[f"{name}.weight"] = _pair(folder, config, tensors, name, found)
+        settings = (
+            _Own.of(folder, config, "rank_pattern", fields.whole(config, "r", file=CONFIG), len(modules)),
+            _Own.of(folder, config, "alpha_pattern", fields.positive(config, "lora_alpha", 8.0, file=CONFIG), len(modules)),
+            fields.flag(config, "use_rslora", file=CONFIG),
+        )
+        pairs = {f"{name}.weight": _pair(folder, tensors, name, found, settings) for name, found in modules.items()}
         base = config.get("base_model_name_or_path")
         revision = config.get("revision")
         return cls(
@@ -157,7 +162,8 @@ class Adapter:
         """
         if lost := next((key for key in self.pairs if key not in tensors), None):
             root = lost.partition(".")[0] + "."
-            kin = difflib.get_close_matches(lost, [other for other in tensors if other.startswith(root)], n=1, cutoff=0.0)
+            others = [other for other in tensors if other.startswith(root)]
+            kin = difflib.get_close_matches(lost, others[:1000], n=1, cutoff=0.0)
             why = f" (it holds {shown(kin[0])}, and some classes call their modules otherwise than their files)" if kin else ""
             raise CheckpointError(
                 f"the adapter {self.folder} changes {shown(lost)}, which {folder} does not hold; is that its base? "
@@ -246,32 +252,50 @@ def _same(tensors: Mapping[str, TensorInfo], first: str, second: str) -> bool:
     return all(a.equal(b) for (_, a), (_, b) in zip(pieces(one), pieces(other), strict=True))
 
 
+class _Own(NamedTuple):
+    """A setting that may differ from layer to layer: by the end of the layer's name, as peft compares them."""
+
+    usual: float
+    others: tuple[tuple[re.Pattern[str], float], ...]
+
+    @classmethod
+    def of(cls, folder: Path, config: Mapping[str, Any], setting: str, usual: float, layers: int) -> _Own:
+        """Reads `rank_pattern` or `alpha_pattern`, for so many layers."""
+        said = fields.mapping(config, setting, file=CONFIG)
+        if len(said) * layers > _MOST_COMPARED:
+            raise CheckpointError(
+                f"{folder / CONFIG}: {setting} must not hold more than {_MOST_COMPARED // layers} entries for {layers} layers, "
+                f"got {len(said)}; {_REMEDY}"
+            )
+        for pattern, value in said.items():
+            if not _PATTERN.fullmatch(pattern):  # a pattern of somebody else's could run for ever
+                raise CheckpointError(f"{folder / CONFIG}: {setting} must name layers, got {shown(pattern)}; {_REMEDY}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                raise CheckpointError(
+                    f"{folder / CONFIG}: {setting} must hold numbers above 0, got {shown(value)}; fetch it again"
+                )
+        return cls(usual, tuple((re.compile(rf"(.*\.)?({pattern})"), value) for pattern, value in said.items()))
+
+    def __call__(self, name: str) -> float:
+        return next((value for pattern, value in self.others if pattern.fullmatch(name)), self.usual)
+
+
 def _pair(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], name: str, found: Mapping[str, str]
+    folder: Path,
+    tensors: Mapping[str, TensorInfo],
+    name: str,
+    found: Mapping[str, str],
+    settings: tuple[_Own, _Own, bool],
 ) -> tuple[str, str, float]:
     if len(found) != 2:
         raise CheckpointError(f"{folder / WEIGHTS} must hold lora_A and lora_B of {shown(name)}, got one; fetch it again")
     a, b = found["A"], found["B"]
     shapes = [tensors[a].shape, tensors[b].shape]
-    rank = _of(folder, config, "rank_pattern", name, fields.whole(config, "r", file=CONFIG))
+    ranks, alphas, by_root = settings
+    rank = ranks(name)
     if len(shapes[0]) != 2 or len(shapes[1]) != 2 or not shapes[0][0] == shapes[1][1] == rank:
         raise CheckpointError(
             f"{folder / WEIGHTS} must hold matrices of rank {rank} for {shown(name)}, got {list(shapes[0])} and "
             f"{list(shapes[1])}; fetch it again"
         )
-    alpha = _of(folder, config, "alpha_pattern", name, fields.positive(config, "lora_alpha", 8.0, file=CONFIG))
-    return a, b, alpha / (math.sqrt(rank) if fields.flag(config, "use_rslora", file=CONFIG) else rank)
-
-
-def _of(folder: Path, config: Mapping[str, Any], setting: str, name: str, usual: float) -> float:
-    """A setting that may differ from layer to layer: by the end of the layer's name, as peft compares them."""
-    for pattern, value in fields.mapping(config, setting, file=CONFIG).items():
-        if not _PATTERN.fullmatch(pattern):  # a pattern of somebody else's could run for ever
-            raise CheckpointError(f"{folder / CONFIG}: {setting} must name layers, got {shown(pattern)}; {_REMEDY}")
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise CheckpointError(
-                    f"{folder / CONFIG}: {setting} must hold numbers above 0, got {shown(value)}; fetch it again"
-                )
-            return value
-    return usual
+    return a, b, alphas(name) / (math.sqrt(rank) if by_root else rank)

@@ -128,9 +128,11 @@ def _advice(keys: Sequence[str], used: Collection[str], prefix: str) -> str:
     if any(IN_LAYER.search(key) for key in keys):
         return ""
 
+    taken = {key[: dot.start()] for key in used for dot in re.finditer(r"\.", key)}
+
     def pattern(key: str) -> str:
         place = key.rpartition(".")[0]
-        is_free = place and not any(other.startswith(f"{place}.") for other in used)
+        is_free = place and place not in taken
         return f"{glob.escape(prefix + place)}.*" if is_free else glob.escape(prefix + key)
 
     groups = list(dict.fromkeys(map(pattern, keys)))
