@@ -96,11 +96,6 @@ fn read<T>(
     Ok(values)
 }
 
-/// Integers from an array, a tensor or a sequence.
-pub(super) fn integers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<i64>> {
-    read(object, name, Ok)
-}
-
 fn natural(value: i64, name: &str) -> PyResult<u32> {
     u32::try_from(value).map_err(|_| {
         bad_value(format!(

@@ -1,6 +1,6 @@
 //! The sampler for people who own a model loop.
 
-use super::arrays::{LogitsArray, ids, indices, integers, list, numbers, one_or_each, tokens};
+use super::arrays::{LogitsArray, ids, indices, list, numbers, one_or_each, tokens};
 use super::config::{flag, whole};
 use super::error::{bad_type, bad_value, fits, raise};
 use super::signals::{detached, heard};
@@ -253,13 +253,15 @@ impl Sampler {
             let Some(&first) = rows.first() else {
                 return Ok(None);
             };
-            let canvas = |&r: &usize| {
-                let copied = watch.goes_on().then(|| core.canvas(r).to_vec());
+            let copy = |words: &[u32]| {
+                let copied = watch.goes_on().then(|| words.to_vec());
                 copied.ok_or(Error::Interrupted)
             };
+            let canvases = rows.iter().map(|&r| copy(core.canvas(r)));
+            let positions = rows.iter().map(|&r| copy(core.positions(r)));
             Ok(Some(Request {
-                canvases: rows.iter().map(canvas).collect::<Result<_, _>>()?,
-                positions: rows.iter().map(|&r| core.positions(r).to_vec()).collect(),
+                canvases: canvases.collect::<Result<_, _>>()?,
+                positions: positions.collect::<Result<_, _>>()?,
                 windows: rows.iter().map(|&r| core.window(r)).collect(),
                 step: core.forwards(first),
                 rows,
@@ -471,7 +473,8 @@ impl Sampler {
 
 /// Tokens and scores of the caller's own.
 fn choice(tokens: &Bound<'_, PyAny>, scores: &Bound<'_, PyAny>) -> PyResult<Vec<(u32, f64)>> {
-    let tokens = integers(tokens, "tokens")?;
+    let py = tokens.py();
+    let tokens = ids(tokens, "tokens")?;
     let scores = numbers(scores, "scores")?;
     if tokens.len() != scores.len() {
         return Err(bad_value(format!(
@@ -483,12 +486,8 @@ fn choice(tokens: &Bound<'_, PyAny>, scores: &Bound<'_, PyAny>) -> PyResult<Vec<
     tokens
         .into_iter()
         .zip(scores)
-        .map(|(t, s)| match u32::try_from(t) {
-            Ok(t) => Ok((t, s)),
-            Err(_) => Err(bad_value(format!(
-                "tokens must lie in [0, 2^32), got {t}; negative ids are no tokens"
-            ))),
-        })
+        .enumerate()
+        .map(|(i, choice)| heard(py, i).map(|()| choice))
         .collect()
 }
 
