@@ -30,3 +30,11 @@ def render(payload: Any) -> Any:
     from dllm_fast.models.sandbox import render
 
     return render(*payload)
+
+
+@task
+def tokenizer(payload: Any) -> None:
+    """Tries a tokenizer: builds it, makes ids of texts and text of ids."""
+    from dllm_fast.confined.trial import tried
+
+    tried(payload)

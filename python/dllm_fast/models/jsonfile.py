@@ -6,8 +6,6 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.models import regular
 
@@ -76,6 +74,8 @@ def parse(data: bytes, name: str, bounds: Bounds, *, unique: bool = False) -> di
 
 def _check_structure(data: bytes, name: str, bounds: Bounds) -> None:
     """Refuses what would take too much memory or stack, before anything is made of it."""
+    import numpy as np  # late: the child process that tries a tokenizer imports this file and has no use for it
+
     signs = np.frombuffer(_STRING.sub(b"", data), np.uint8)
     opening, closing = (np.isin(signs, np.frombuffer(kind, np.uint8)) for kind in (_OPENING, _CLOSING))
     levels = np.where(opening[opening | closing], 1, -1).cumsum()

@@ -12,7 +12,8 @@ import tokenizers
 from dllm_fast.arrays import integer_array
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError, shown
 from dllm_fast.failures import is_panic, reason, translated
-from dllm_fast.models import regular, vocabulary
+from dllm_fast.models import regular, trial, vocabulary
+from dllm_fast.models.changes import SPLITTING, Changes
 from dllm_fast.models.chat import ChatTemplate
 from dllm_fast.models.jsonfile import LISTS, optional_json
 from dllm_fast.models.regular import LARGEST, present
@@ -91,27 +92,33 @@ class Tokenizer:
         name = vocabulary.class_of(folder, settings, model_type)
         kind = vocabulary.kind_of(name)
         usual = {} if kind is None else kind.special
+        backend: tokenizers.Tokenizer | None = None
         try:
             vocabulary.refuse_words_cut_by_others(folder, name)
+            if present(path):
+                written = regular.text(path)
+            elif settings.get("tokenizer_class") in _QWEN_CLASSES and present(folder / "vocab.json"):
+                path, backend = folder, _qwen_backend(folder)
+            else:
+                built = vocabulary.build(folder, name, settings)
+                if built is None:
+                    return None, None
+                path, (backend, usual) = folder, built
+            special = {name: token for name in _NAMES if (token := content_of(settings.get(name, usual.get(name)))) is not None}
+            changes = Changes(
+                kind=name if backend is None else None,
+                settings={name: settings[name] for name in SPLITTING if name in settings},
+                added=_added(folder, settings),
+                special=[*special.values(), *_listed(settings)],
+                file=str(folder / "tokenizer_config.json"),
+            )
+            trial.believe(written if backend is None else backend.to_str(), changes, str(path))
         except vocabulary.UnusableError as error:
             return None, str(error)
-        if present(path):
-            backend = _backend(path)
-            if kind is not None:
-                vocabulary.adjust(backend, kind, settings)
-        elif settings.get("tokenizer_class") in _QWEN_CLASSES and present(folder / "vocab.json"):
-            backend = _qwen_backend(folder)
-        else:
-            try:
-                built = vocabulary.build(folder, name, settings)
-            except vocabulary.UnusableError as error:
-                return None, str(error)
-            if built is None:
-                return None, None
-            backend, usual = built
-        _add_tokens(backend, settings, folder)
-        special = {name: token for name in _NAMES if (token := content_of(settings.get(name, usual.get(name)))) is not None}
-        _mark_special(backend, [*special.values(), *_listed(settings)])
+        if backend is None:
+            with translated(lambda error: CheckpointError(f"cannot read {path}: {reason(error)}; fetch it again")):
+                backend = tokenizers.Tokenizer.from_str(written)
+        changes.apply(backend)
         remark = vocabulary.lowered(backend, name, settings)
         templates = _templates(folder, settings)
         return cls(backend, special_tokens=special, templates=templates, remark=remark, origin=str(folder)), None
@@ -326,15 +333,6 @@ def _open_ended(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], v
     return before if behind.startswith(" ") else before.rstrip()
 
 
-def _backend(path: Path) -> tokenizers.Tokenizer:
-    with translated(lambda error: CheckpointError(f"cannot read {path}: {reason(error)}; fetch it again")):
-        backend = tokenizers.Tokenizer.from_buffer(regular.read(path))
-    # Files are often saved with the truncation of their training, which would silently cut a prompt.
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
 def _qwen_backend(folder: Path) -> tokenizers.Tokenizer:
     """Byte-level pairs (BPE) from `vocab.json` and `merges.txt`, as Qwen2 splits text: what Dream's folders hold."""
     names = f"{folder / 'vocab.json'} and merges.txt"
@@ -363,8 +361,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     return optional_json(folder / "special_tokens_map.json", LISTS) | optional_json(folder / "tokenizer_config.json", LISTS)
 
 
-def _added(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, Any]]:
-    """Ids and tokens that the settings add, or the older `added_tokens.json`."""
+def _added(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, str, dict[str, bool]]]:
+    """Ids, texts and flags of the tokens that the settings add, or the older `added_tokens.json`, by rising id."""
     path = folder / "tokenizer_config.json"
     listed = settings.get("added_tokens_decoder")
     if listed is None:
@@ -383,37 +381,11 @@ def _added(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, Any]]:
             f"{path}: {'added_tokens_decoder must map ids to tokens' if listed is not None else 'it must map tokens to ids'}, "
             f"got {shown(listed if listed is not None else ids)}; fetch it again"
         )
-    return sorted(found, key=lambda item: int(item[0]))
-
-
-def _add_tokens(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], folder: Path) -> None:
-    """Adds what the settings list and the tokenizer lacks; the ids must come out as listed.
-
-    All at once: each call of `add_tokens` builds anew what finds the added tokens in a text.
-    """
-    there = {token.content for token in backend.get_added_tokens_decoder().values()}
-    fresh: dict[str, tuple[int, tokenizers.AddedToken]] = {}
-    for number, token in _added(folder, settings):
-        text = content_of(token)
-        if text is None or text in there:
-            continue
-        there.add(text)
-        if backend.token_to_id(text) in (None, number):  # of another id, the file of the vocabulary knows better
-            special = isinstance(token, Mapping) and token.get("special") is True
-            fresh[text] = number, tokenizers.AddedToken(text, special=special, **flags_of(token))
-    backend.add_tokens([token for _, token in fresh.values()])
-    for text, (number, _) in fresh.items():
-        if backend.token_to_id(text) != number:
-            raise CheckpointError(
-                f"{folder / 'tokenizer_config.json'}: the token {shown(text)} must get the id {number}, got "
-                f"{backend.token_to_id(text)} behind the ids of the vocabulary; fetch both again"
-            )
-
-
-def _mark_special(backend: tokenizers.Tokenizer, tokens: Sequence[str]) -> None:
-    """A special token is found in a text as a whole, and left out when ids are decoded."""
-    added = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-    backend.add_special_tokens([text for text in tokens if text not in added and backend.token_to_id(text) is not None])
+    return [
+        (number, text, {"special": isinstance(token, Mapping) and token.get("special") is True, **flags_of(token)})
+        for number, token in sorted(found, key=lambda item: int(item[0]))
+        if (text := content_of(token)) is not None
+    ]
 
 
 def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, ChatTemplate]:
