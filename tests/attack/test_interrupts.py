@@ -25,7 +25,12 @@ from native_models import MASK, model_of
 
 POINTS = int(os.environ.get("ATTACK_INTERRUPTS", "25"))
 OURS = os.path.dirname(dllm_fast.__file__) + os.sep
-THEIRS = (contextlib.__file__, torch.autograd.grad_mode.__file__, torch.utils._contextlib.__file__)
+THEIRS = (
+    contextlib.__file__,
+    torch.autograd.grad_mode.__file__,
+    torch.utils._contextlib.__file__,
+    torch.utils._device.__file__,
+)
 PROMPT = [7, 8, 9]
 
 

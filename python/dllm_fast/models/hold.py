@@ -15,6 +15,9 @@ from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+import torch
+from torch.overrides import _get_current_function_mode_stack
+
 
 class Change(Protocol):
     """A change of one thing. Both may be called again at any time; `undo` also where nothing has been changed yet."""
@@ -106,21 +109,36 @@ def held(kind: str, owner: object) -> Change | None:
 class Settled:
     """Around a public function, twice, so that an interrupt in the midst of one is made good by the other.
 
-    What was taken inside by this thread and is not given back yet is given back. Inside, no forward of an outer run is seen.
+    What was taken inside by this thread and is not given back yet is given back. Torch's own contexts, which an interrupt can
+    leave open, are closed. Inside, no forward of an outer run is seen.
     """
 
     def __init__(self) -> None:
         self._before = len(_open())
         self._forward = FORWARD.get()
+        self._grad = torch.is_grad_enabled()
+        self._modes = _modes()
 
     def __enter__(self) -> None:
         FORWARD.set(None)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         found = _open()
         while len(found) > self._before:
             found[-1].give_back()
         FORWARD.set(self._forward)
+        # After anything else they are as somebody in the run wanted them.
+        if kind is not None and not issubclass(kind, Exception):
+            torch.set_grad_enabled(self._grad)
+            for mode in _modes():
+                if all(mode is not before for before in self._modes):
+                    mode.__exit__(None, None, None)
+
+
+def _modes() -> list[Any]:
+    """Contexts of torch that are open in this thread, such as that of a device."""
+    found: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _open() -> list[Hold]:

@@ -24,6 +24,7 @@ from dllm_fast.models.fields import LARGEST_SIZE
 from dllm_fast.models.folder import open_folder
 from dllm_fast.models.form import settle
 from dllm_fast.models.graphs import Engine
+from dllm_fast.models.hold import Settled
 from dllm_fast.models.layouts import Layout
 from dllm_fast.models.ready import make_ready
 from dllm_fast.models.recognise import recognise
@@ -210,13 +211,14 @@ def load(
         CheckpointError: the folder cannot be used; names the file, the key and a remedy.
         InvalidValueError, InvalidTypeError: an argument.
     """
-    asked = understand(dtype, device, overrides, quantise)
-    opened = _open(folder_or_id, asked, revision, adapter, ignore_keys)
-    info = opened.info
-    if opened.tokenizer is not None and opened.tokenizer.remark is not None:
-        warnings.warn(opened.tokenizer.remark, LoweredTextWarning, stacklevel=2)
-    weights.fill(opened.network, opened.checkpoint, opened.pieces, opened.harmless, dtype=info.dtype, device=info.device)
-    return LoadedModel(opened.network, opened.tokenizer, info, opened.config)  # type: ignore[arg-type]
+    with Settled(), Settled():
+        asked = understand(dtype, device, overrides, quantise)
+        opened = _open(folder_or_id, asked, revision, adapter, ignore_keys)
+        info = opened.info
+        if opened.tokenizer is not None and opened.tokenizer.remark is not None:
+            warnings.warn(opened.tokenizer.remark, LoweredTextWarning, stacklevel=2)
+        weights.fill(opened.network, opened.checkpoint, opened.pieces, opened.harmless, dtype=info.dtype, device=info.device)
+        return LoadedModel(opened.network, opened.tokenizer, info, opened.config)  # type: ignore[arg-type]
 
 
 def inspect_folder(folder_or_id: str | Path) -> tuple[ModelInfo, Tokenizer | None]:
