@@ -49,7 +49,7 @@ def render(source: str, values: Mapping[str, Any]) -> Outcome:
         return "invalid", compiled
     environment: Any = compiled.environment
     environment.steps = 0
-    return outcome(compiled, values)
+    return outcome(compiled, values, environment.written)
 
 
 @functools.lru_cache(maxsize=MOST_KEPT)
@@ -70,13 +70,13 @@ def compiled(environment: jinja2.Environment, source: str) -> jinja2.Template | 
         return str(error) or type(error).__name__
 
 
-def outcome(template: jinja2.Template, values: Mapping[str, Any]) -> Outcome:
-    """Renders, and says what came of it."""
+def outcome(template: jinja2.Template, values: Mapping[str, Any], written: Callable[[Any], Any]) -> Outcome:
+    """Renders, and says what came of it. `written` bounds a value that is no text yet."""
     parts, length = [], 0
     try:
         for made in template.generate(values):
             # A block with a filter hands out what that made: a list, or nothing at all.
-            part = made if isinstance(made, str) else str(getattr(template.environment, "written", str)(made))
+            part = made if isinstance(made, str) else str(written(made))
             parts.append(part)
             length += len(part)
             if length > LONGEST_VALUE:

@@ -93,7 +93,7 @@ def render(source: str, values: Mapping[str, Any]) -> sandbox.Outcome:
             return "failed", environment.refusal
         if isinstance(compiled, str):
             return "invalid", compiled
-        return sandbox.outcome(compiled, values)
+        return sandbox.outcome(compiled, values, environment.written)
     except MemoryError:
         return "failed", "there is no memory for it"
     finally:
@@ -217,6 +217,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     @pass_context
     def _finalized(self, context: object, value: Any) -> Any:
+        return self.written(value)
+
+    def written(self, value: Any) -> Any:
+        """What stands between `{{` and `}}`."""
         if not isinstance(value, str):
             self._budget.make(_WRITTEN * self._budget.measure(value)[1])
             return value
