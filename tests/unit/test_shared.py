@@ -114,3 +114,21 @@ def test_one_that_cannot_be_made_leaves_the_others():
     with pytest.raises(RuntimeError, match="out of memory"):
         tensors.get("a", CPU, fail)
     assert tensors.get("a", CPU, lambda: torch.zeros(1)).tolist() == [0.0]
+
+
+def test_a_handler_that_runs_while_one_is_made_gets_one_too(device):
+    tensors, read = Shared(most=4), []
+
+    def make(again: bool):
+        if again:  # as a signal handler would, in the same thread
+            read.append(tensors.get("bits", CPU, lambda: make(again=False)).tolist())
+            assert shared.is_making(), "the outer one goes on"
+        return device.copy(torch.arange(3))
+
+    thread = threading.Thread(
+        target=lambda: read.append(tensors.get("bits", CPU, lambda: make(again=True)).tolist()), daemon=True
+    )
+    thread.start()
+    thread.join(20)
+    assert read == [[0, 1, 2]] * 2
+    assert len(tensors._made) == 1

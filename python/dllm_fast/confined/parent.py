@@ -38,7 +38,7 @@ class _Kept:
     """What this process has: a child, and the lock of those who ask."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a handler may ask just before there is an owner, or just after
         self.owner: int | None = None
         self.child: _Child | None = None
         self.children: set[_Child] = set()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # One at a time in a process: what another thread queues meanwhile, another capture's warm-up say, can break a capture.
-_CAPTURES = threading.Lock()
+# In a handler that runs inside one, another is an error of CUDA's, not a wait for ever.
+_CAPTURES = threading.RLock()
 
 
 class CudaCapture:

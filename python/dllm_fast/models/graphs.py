@@ -218,7 +218,7 @@ class Engine:
         self._begun: _Begun | None = None
         self._state: Hashable | None = None
         self._user: object = None
-        self._lock = threading.Lock()  # of the line above
+        self._lock = threading.RLock()  # of the line above; a signal handler may run a model, too
 
     @property
     def captured(self) -> int:

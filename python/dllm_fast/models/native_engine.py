@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dllm_fast.models.native import NativeNetwork, Plan
     from dllm_fast.models.study import Study
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # what is collected meanwhile, or a signal handler, may run a model
 _ENGINES: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Plan, torch.dtype, torch.device], NativeEngine]]
 _ENGINES = weakref.WeakKeyDictionary()
 # Whose hooks go along with our runs, or do nothing in a forward.

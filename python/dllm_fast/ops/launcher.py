@@ -75,7 +75,7 @@ def run(launches: Iterable[Launch], device: torch.device) -> None:
 # --- what was launched
 
 _counters: list[Counter[str]] = []
-_counting = threading.Lock()
+_counting = threading.RLock()  # a signal handler may launch, too
 _capture = threading.local()
 
 

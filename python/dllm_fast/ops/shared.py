@@ -30,7 +30,7 @@ class Shared:
     def __init__(self, most: int) -> None:
         self._most = most
         self._made: dict[tuple[Hashable, torch.device], Tensor] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler, or what is collected, may want one while its thread makes one
 
     def get(self, key: Hashable, device: torch.device, make: Callable[[], Tensor], least: int = 0) -> Tensor:
         """The tensor of a key on a device.
@@ -85,11 +85,12 @@ def is_making() -> bool:
 
 @contextlib.contextmanager
 def _making() -> Iterator[None]:
+    before = is_making()
     _readers.is_making = True
     try:
         yield
     finally:
-        _readers.is_making = False
+        _readers.is_making = before
 
 
 def finish(device: torch.device) -> None:
