@@ -161,7 +161,6 @@ CONVERSIONS: dict[str, Callable[[BaseException], object]] = {
     "a canvas": lambda error: Sampler(SamplerConfig(mask_token_id=MASK), [value(error, "__array__")], seed=0),
     "masks": lambda error: dllm_fast.schedule("even", value(error, "__index__"), 3),
     "tokens": lambda error: asked().feed(tokens=value(error, "__array__"), scores=[0.5] * 3),
-    "scores one by one": lambda error: asked().feed(tokens=[1, 1, 1], scores=[value(error, "__float__")] * 3),
     "positions": lambda error: asked().sites(value(error, "__array__")),
 }
 
