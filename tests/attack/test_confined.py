@@ -298,3 +298,20 @@ def test_interrupts_at_any_time_leave_nothing_behind() -> None:
     """
     ended = limited.run(code, seconds=120)
     assert (ended.errors, ended.output) == ("", "0 True none True\n")
+
+
+def test_where_no_process_may_be_started() -> None:
+    code = """
+        import os, resource
+        from dllm_fast import confined
+        from dllm_fast.models import chat, strict
+        if os.getuid() == 0:  # whom no number of processes binds
+            os.setuid(65534)
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        print(confined.unavailable())
+        print(chat.ChatTemplate("{{ messages[0].role | upper }}", "it").render([{"role": "user", "content": ""}], {}))
+    """
+    ended = limited.run(code)
+    assert ended.errors == ""
+    assert ended.output.startswith("a child process cannot be started: ")
+    assert ended.output.endswith("\nUSER\n")
