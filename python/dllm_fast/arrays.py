@@ -88,6 +88,8 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
     """What a caller gave as an array of any dtype, bounded."""
     if is_tensor(value):
         return on_host(value, name)
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidTypeError(f"{name} must be numbers, got {shown(value)}; pass a list or an array")
     value = unmasked(value, name)
     if isinstance(value, np.ndarray):
         check_many(value.size, name)
@@ -158,6 +160,19 @@ def integer_array(value: object, name: str) -> NDArray[np.int64]:
     if array.dtype == np.uint64 and array.size and int(array.max()) >= 2**63:
         raise InvalidValueError(f"{name} must hold integers below 2^63, got {array.max()}; pass token ids")
     return array.astype(np.int64)
+
+
+def integer_row(value: object, name: str) -> NDArray[np.int64]:
+    """Integers as `integer_array` gives them, of one dimension.
+
+    Raises:
+        InvalidTypeError: anything but integers, or another shape.
+        InvalidValueError: masked entries, numbers from 2^63, or too many.
+    """
+    row = integer_array(value, name)
+    if row.ndim != 1:
+        raise InvalidTypeError(f"{name} must be flat, got shape {list(row.shape)}; pass a list of integers")
+    return row
 
 
 def number_array(value: object, name: str) -> NDArray[np.float64]:

@@ -96,6 +96,10 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     check_objects("logits processors", logits_processor)
     check_objects("stopping criteria", stopping_criteria)
     _check_withheld(streamer)
+    if not isinstance(synced_gpus, bool | None):
+        raise InvalidTypeError(f"synced_gpus must be True or False, got {shown(synced_gpus)}; leave it out")
+    if (padding := told.get("pad_token_id")) is not None:
+        records.count(padding, "pad_token_id", least=-1, remedy="leave it out for the end token")
     prompts = _prompts(input_ids, given.pop("attention_mask", None), given.pop("position_ids", None))
     rest = _settings_among({name: value for name, value in given.items() if name not in READ})
     num_samples = _num_samples(prompts, told, given)

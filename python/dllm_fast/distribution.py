@@ -13,7 +13,7 @@ import torch
 
 from dllm_fast import records, sampling, text, tokens
 from dllm_fast.aliases import ALIASES
-from dllm_fast.arrays import integer_array
+from dllm_fast.arrays import integer_row
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import DllmFastError, InvalidValueError
 from dllm_fast.models.hold import Settled
@@ -81,7 +81,7 @@ class Distribution(Record):
         distribution = cls(
             row=records.whole(found["row"], "row"),
             position=records.whole(found["position"], "position"),
-            ids=integer_array(found["ids"], "ids"),
+            ids=integer_row(found["ids"], "ids"),
             probabilities=np.array(
                 [records.number(p, "probabilities") for p in records.rows(found["probabilities"], "probabilities")]
             ),

@@ -84,7 +84,8 @@ _THEIRS = frozenset(
 
 def told_by(generation_config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the generation config; those that are passed in its place, where `generate` is called directly, go before."""
-    if generation_config is not None and (isinstance(generation_config, type) or not hasattr(generation_config, "__dict__")):
+    kinds = [kind.__name__ for kind in type(generation_config).__mro__]
+    if generation_config is not None and not {"GenerationConfig", "SimpleNamespace"} & set(kinds):
         raise InvalidTypeError(
             f"generation_config must be a GenerationConfig, got {shown(generation_config)}; pass that of the model, or settings"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast.arrays import as_array, integer_array, is_tensor, on_host, unmasked
+from dllm_fast.arrays import as_array, integer_array, is_tensor
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -65,9 +65,8 @@ def flat_rows(value: object, name: str, *, flags: bool = False) -> list[NDArray[
     Raises:
         InvalidTypeError: anything else, or more dimensions.
     """
-    if is_tensor(value):
-        value = on_host(value, name)
-    value = unmasked(value, name)
+    if is_tensor(value) or isinstance(value, np.ndarray):
+        value = as_array(value, name)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and value and _is_row(value[0]):
         items: list[Any] = list(value)
     elif isinstance(value, np.ndarray) and value.ndim == 2:

@@ -123,7 +123,10 @@ def number(value: object, name: str) -> float:
     if isinstance(value, str) and value in ("inf", "-inf"):
         return float(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise InvalidValueError(f"{name} must be a number of float64, got {shown(value)}; pass what to_dict gave") from None
     raise InvalidTypeError(f'{name} must be a number, None, "inf" or "-inf", got {shown(value)}; pass what to_dict gave')
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_fast import records
 from dllm_fast._core import Edit
-from dllm_fast.arrays import integer_array
+from dllm_fast.arrays import integer_row
 from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.records import Record, rows
@@ -178,7 +178,7 @@ class StepEvent(Record):
         listed = ("positions", "tokens", "guess_positions", "guess_tokens", "canvases")
         return cls(
             step=records.whole(found["step"], "step"),
-            rows=integer_array(found["rows"], "rows"),
+            rows=integer_row(found["rows"], "rows"),
             **{name: _arrays(found[name], name) for name in listed},
         )
 
@@ -189,4 +189,4 @@ def _named(cls: type[Record], values: Mapping[str, Any], optional: Sequence[str]
 
 
 def _arrays(value: object, name: str) -> list[NDArray[np.int64]]:
-    return [integer_array(row, name) for row in rows(value, name)]
+    return [integer_row(row, name) for row in rows(value, name)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast import masks, padding, tokens
-from dllm_fast.arrays import integer_array, is_tensor, on_host, unmasked
+from dllm_fast.arrays import as_array, integer_array, is_tensor
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, UnknownTextWarning, shown
 from dllm_fast.failures import reason, translated
 from dllm_fast.masks import MASK
@@ -73,9 +73,8 @@ def prompts(
                 f"a {name} with an attention_mask of its own takes no other, got attention_mask=; leave it out"
             )
         attention_mask = attention_mask if found is None else found
-    if is_tensor(prompt):
-        prompt = on_host(prompt, name)
-    prompt = unmasked(prompt, name)
+    if is_tensor(prompt) or isinstance(prompt, np.ndarray):
+        prompt = as_array(prompt, name)
     items: Sequence[Any] = [prompt] if _is_single(prompt, name) else list(prompt)  # type: ignore[call-overload]
     if not items:
         raise InvalidValueError(f"{name} must hold at least one row, got none; pass a string or a list of token ids")

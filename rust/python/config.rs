@@ -14,6 +14,8 @@ use pyo3::types::{PyBool, PyTuple};
 
 /// A schedule by its name.
 pub(super) fn schedule(name: &str, eps: f64, as_published: bool) -> PyResult<Schedule> {
+    // Whatever the schedule: a number that is out of range is never meant.
+    Schedule::Dream { eps }.check().map_err(raise)?;
     Ok(match name {
         "even" => Schedule::Even,
         "linear" => Schedule::Linear { as_published },

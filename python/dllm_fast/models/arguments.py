@@ -190,7 +190,7 @@ def known_device(device: object) -> torch.device:
         # A number alone is that of a CUDA device; torch reads it so, but only where it finds one.
         named = f"cuda:{device}" if isinstance(device, int) and not isinstance(device, bool) else device
         where = torch.device(named) if isinstance(named, str | torch.device) else None
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         where = None
     if where is None:
         raise InvalidValueError(f"device must be a torch device, got {shown(device)}; use device='cpu' or 'cuda'")

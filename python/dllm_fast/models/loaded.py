@@ -247,6 +247,8 @@ class _Opened:
 def _open(
     folder_or_id: str | Path, asked: Arguments, revision: str | None, adapter: str | Path | None, ignore_keys: Sequence[str]
 ) -> _Opened:
+    if revision is not None and not isinstance(revision, str):
+        raise InvalidTypeError(f"revision must be a name, got {shown(revision)}; leave it out for the newest")
     named = asked.overrides
     checkpoint, texts = open_folder(folder_or_id, revision, adapter, asked.hub)
     checkpoint = checkpoint.without(ignore_keys)
