@@ -163,7 +163,7 @@ def test_named_cases(ends: Any, name: str) -> None:
 
 def test_a_campaign_of_mutations(tmp_path: Any) -> None:
     """Each ends as an answer or as an error of ours; the parent neither dies nor hangs."""
-    count = int(os.environ.get("TOKENIZER_MUTATIONS", "60"))
+    count = int(os.environ.get("TOKENIZER_MUTATIONS", "40"))
     found, ended = opened({"seeds": [0, count], "seconds": 4}, tmp_path, 60 + 10 * count)
     assert ended.code == 0, (len(found), ended.code, ended.errors[-3000:])
     assert len(found) == count
