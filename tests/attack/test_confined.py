@@ -276,7 +276,7 @@ def test_interrupts_at_any_time_leave_nothing_behind() -> None:
         from dllm_fast import confined
         def interrupt(*arguments): raise KeyboardInterrupt
         signal.signal(signal.SIGALRM, interrupt)
-        drawn, wrong, heard, rounds = random.Random(1), 0, 0, 60
+        drawn, wrong, heard, rounds = random.Random(1), 0, 0, 30
         for _ in range(rounds):
             try:
                 signal.setitimer(signal.ITIMER_REAL, drawn.choice([0.001, 0.05, 0.3]) * drawn.random() + 1e-6)
