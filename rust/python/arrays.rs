@@ -7,7 +7,7 @@ use crate::logits::row::Logits;
 use half::f16;
 use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PySet};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PySet};
 
 /// A borrowed matrix of logits.
 pub(super) enum LogitsArray<'py> {
@@ -143,7 +143,9 @@ pub(super) fn one_or_each<'py, T: for<'a> FromPyObject<'a, 'py> + Clone>(
     if let Some(value) = plain(object)? {
         return Ok(vec![value; n]);
     }
-    let bytes = object.is_instance_of::<PyBytes>() || object.is_instance_of::<PyByteArray>();
+    let bytes = object.is_instance_of::<PyBytes>()
+        || object.is_instance_of::<PyByteArray>()
+        || object.is_instance_of::<PyMemoryView>();
     if bytes || object.is_instance_of::<PySet>() || object.is_instance_of::<PyDict>() {
         return Err(bad_type(format!(
             "{name} must be {what}, or one for each row, got {}; pass a list",
