@@ -216,13 +216,21 @@ def put_back(hold: Hold, model: nn.Module) -> None:
 def without_gradients(hold: Hold) -> None:
     """Inference mode of this thread, until it is given back."""
     mode, thread = torch.inference_mode(), threading.get_ident()
+    entered: list[list[Any]] = _local.__dict__.setdefault("entered", [])
+    entry = [mode, False]
 
     def leave() -> None:
-        # Never entered, if an interrupt came before that; and a mode is its thread's.
-        if hasattr(mode, "_inference_mode_raii_context") and threading.get_ident() == thread:
-            mode.__exit__(None, None, None)
+        if threading.get_ident() != thread:
+            return  # a mode is its thread's
+        # After an interrupt the outer one may be given back first, but what each puts back is what it found.
+        entry[1] = True
+        while entered and entered[-1][1]:
+            with contextlib.suppress(AttributeError):  # never entered
+                entered[-1][0].__exit__(None, None, None)
+            entered.pop()
 
     hold.afterwards(leave)
+    entered.append(entry)
     mode.__enter__()
 
 
@@ -283,3 +291,4 @@ class _State:
 ALONE = threading.RLock()
 _RUNNING: list[_State] = []
 _numbers = itertools.count()
+_local = threading.local()
