@@ -97,7 +97,9 @@ class _Plain:
             return value
         if type(value) is int:
             if value.bit_length() > 10_000:
-                raise InvalidValueError("a chat template takes whole numbers of at most 3,000 digits, got a longer one")
+                raise InvalidValueError(
+                    "a chat template takes whole numbers of at most 3,000 digits, got a longer one; pass text"
+                )
             return value
         if isinstance(value, str):
             return str.__str__(value)
