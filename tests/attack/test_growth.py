@@ -198,6 +198,8 @@ BOUNDS = {
     "models.native_engine._ENGINES": "models that live",
     "models.prefix._all_tables": "one",
     "models.probe._STUDIES": "models that live",
+    "models.sandbox._compiled": "templates, `MOST_KEPT`",
+    "models.trial._believed": "tokenizers, `_MOST`",
     "nvrtc.nvrtc": "one",
     "ops.fallback._warn": "our own sentences",
     "ops.launcher._counters": "those who count just now",
