@@ -170,6 +170,8 @@ def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures
     Without `annealed` there is no noise on the order under the maskgit schedule, which has a rule of its own for it.
     """
     order = draw(st.sampled_from(orders))
+    if order == "ancestral":
+        schedules = [schedule for schedule in schedules if schedule != "first-hitting"]
     chosen = {
         "mask_token_id": MASK,
         "order": order,

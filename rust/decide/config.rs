@@ -170,6 +170,13 @@ impl Config {
                 "schedule 'first-hitting' takes one forward for each mask, got steps beside it; leave steps out, or choose another schedule".into(),
             ));
         }
+        if self.schedule == Schedule::FirstHitting && self.order == Order::Ancestral {
+            return Err(Error::Mismatch(
+                "schedule 'first-hitting' commits one mask at a time, got order 'ancestral' beside it, which commits each mask by itself; \
+                 choose another order, or another schedule"
+                    .into(),
+            ));
+        }
         if self.noise.annealed && noisy && matches!(self.order, Order::Entropy | Order::LeftToRight)
         {
             return Err(Error::Mismatch(

@@ -63,6 +63,8 @@ def settings(rng: np.random.Generator) -> dict[str, Any]:
     without = {"steps_per_block"} if "steps" in chosen else set()
     if chosen["order"] == "ancestral":
         without |= {"threshold", "factor", "entropy_bound", "min_commit", "order_temperature"}
+        if chosen["schedule"] == "first-hitting":
+            chosen["schedule"] = "linear"
     if chosen["schedule"] == "maskgit" and chosen["order"] in ("entropy", "left-to-right"):
         without |= {"order_temperature"}
     if chosen["schedule"] == "first-hitting":

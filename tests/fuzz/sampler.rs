@@ -229,6 +229,9 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
     // Settings that would do nothing beside others are refused.
     if config.order == Order::Ancestral {
         (config.cut, config.min_commit, config.noise.temperature) = (Cut::Count, None, 0.0);
+        if config.schedule == Schedule::FirstHitting {
+            config.schedule = Schedule::Even;
+        }
     }
     if config.schedule == Schedule::FirstHitting {
         config.steps = Steps::Open;
