@@ -866,7 +866,10 @@ def test_an_end_token_finishes_the_row():
     ("settings", "says"),
     [
         ({"order": "ancestral", "threshold": 0.9}, "order 'ancestral' commits with the schedule's probabilities alone"),
-        ({"order": "ancestral", "schedule": "first-hitting"}, "schedule 'first-hitting' commits one mask at a time, got order 'ancestral'"),
+        (
+            {"order": "ancestral", "schedule": "first-hitting"},
+            "schedule 'first-hitting' commits one mask at a time, got order 'ancestral'",
+        ),
         ({"order": "ancestral", "min_commit": 2}, "got a threshold, factor, entropy_bound, min_commit or order_temperature"),
         ({"schedule": "first-hitting", "steps": 4}, "schedule 'first-hitting' takes one forward for each mask"),
         (

@@ -51,6 +51,7 @@ class ModelAdapter:
         self.context = next((n for name in CONTEXT_KEYS if (n := _number(model, name)) is not None), None)
         self.forwards = self.replayed = 0
         self.seconds = 0.0
+        self._mask_token_id = -1  # of the run
         self._watch: Watch | None = None
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
@@ -92,6 +93,7 @@ class ModelAdapter:
                 f"a cache needs a model that dllm_fast has opened, or a class whose attention it can take over, got "
                 f"cache={task.cache!r} for {type(self._model).__name__}; use dllm_fast.load, or cache='none'"
             )
+        self._mask_token_id = task.mask_token_id
         self._watch = Watch(task.mask_token_id) if self.info is None else None
         return "none"
 
@@ -103,10 +105,11 @@ class ModelAdapter:
 
     def _scored(self, canvases: NDArray[np.int64], lines: NDArray[np.int64]) -> Scored:
         logits = self(canvases)
-        if canvases.max() >= logits.shape[1]:
-            # Only the first forward tells how many ids there are.
+        largest = np.max(canvases, initial=0, where=canvases != self._mask_token_id)
+        if largest >= logits.shape[1]:
+            # Only the first forward tells how many ids there are. The sampler looks at the mask's.
             raise InvalidValueError(
-                f"ids must lie within the logits of the model, got {canvases.max()} for {logits.shape[1]} columns; use the "
+                f"ids must lie within the logits of the model, got {largest} for {logits.shape[1]} columns; use the "
                 "tokenizer of this model"
             )
         if self._watch is not None:
