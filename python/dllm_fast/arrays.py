@@ -20,8 +20,9 @@ _REMEDY = {"float64": "pass logits.float() (NumPy: logits.astype('float32'))", "
 
 def is_tensor(value: object) -> bool:
     """Is it a torch tensor? Does not import torch: who holds a tensor has imported it."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    # Another thread may be importing it: then it has no tensors yet.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
 
 
 def is_readable(tensor: Any) -> bool:
@@ -75,10 +76,11 @@ def unmasked(array: Any, name: str) -> Any:
     Raises:
         InvalidValueError: it masks something.
     """
-    module = sys.modules.get("numpy.ma")  # who has one has imported it
-    if module is None or not isinstance(array, module.MaskedArray):
+    # Who has one has imported it; another thread may be importing it.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    if masked is None or not isinstance(array, masked):
         return array
-    if module.is_masked(array):
+    if np.ma.is_masked(array):
         raise InvalidValueError(f"{name} must have no masked entries, got {shown(array)}; leave them out (array.compressed())")
     data: NDArray[Any] = array.data
     return data

@@ -26,8 +26,9 @@ def shown(value: object) -> str:
 
 def _tensor(value: object) -> str | None:
     """What a tensor is, where torch cannot show its values: it may have none, and then torch's own text crashes."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(value, torch.Tensor):
+    # Who has one has imported torch; another thread may be importing it.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    if tensor is None or not isinstance(value, tensor):
         return None
     from dllm_fast.arrays import is_readable  # late: needs NumPy, which who has torch has
 

@@ -102,12 +102,14 @@ def plain(value: Any) -> Any:
 
 def scalar(value: Any) -> Any:
     """A number of NumPy or torch as Python's own; anything else as it is."""
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")  # who has one has imported it
-    if torch is not None and isinstance(value, torch.Tensor):
+    # Who has one has imported its module; another thread may be importing it.
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    tensor, generic, array = getattr(torch, "Tensor", None), getattr(numpy, "generic", None), getattr(numpy, "ndarray", None)
+    if tensor is not None and isinstance(value, tensor):
         from dllm_fast.arrays import is_readable
 
         return value.item() if is_readable(value) and value.ndim == 0 else value
-    if numpy is None or not isinstance(value, numpy.generic | numpy.ndarray) or value.shape != ():
+    if numpy is None or generic is None or array is None or not isinstance(value, (generic, array)) or value.shape != ():
         return value
     return value if isinstance(value, numpy.ma.MaskedArray) else value.item()
 

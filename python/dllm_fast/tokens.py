@@ -73,8 +73,13 @@ def unlimited(tokenizer: Any) -> Any:
         raise InvalidTypeError(
             f"a tokenizer must have encode and decode, got {type(tokenizer).__name__}; pass one of `tokenizers` or transformers"
         )
-    library = sys.modules.get("tokenizers")  # who has one has imported it
-    if library is None or not isinstance(tokenizer, library.Tokenizer | library.implementations.BaseTokenizer):
+    # Who has one has imported it; another thread may be importing it.
+    library = sys.modules.get("tokenizers")
+    own, wrapped = (
+        getattr(library, "Tokenizer", None),
+        getattr(getattr(library, "implementations", None), "BaseTokenizer", None),
+    )
+    if not any(kind is not None and isinstance(tokenizer, kind) for kind in (own, wrapped)):
         return tokenizer
     if tokenizer.padding is None and tokenizer.truncation is None:
         return tokenizer
