@@ -194,12 +194,13 @@ fn round(take: &(dyn Fn() -> Times + Sync)) {
 }
 
 /// Whether threads pay. On a busy machine the caller waits for one that has no core, longer than the whole loop takes it
-/// alone; then they are left alone for a while, and for twice as long each time that they did not pay again.
+/// alone; then they are left alone for a while: for the more rounds, the more time such a round has lost, and the more of them
+/// came in a row. So what is lost stays a small share, and one hiccup of an idle machine costs little.
 struct Trust {
     /// Rounds to go without them.
     pause: AtomicU32,
-    /// The pause before.
-    last: AtomicU32,
+    /// Rounds of a pause for each time of a round alone that was lost.
+    weight: AtomicU32,
     /// The longest pause.
     longest: u32,
 }
@@ -210,10 +211,13 @@ static BORROWED: Trust = Trust::new(128);
 static OWN: Trust = Trust::new(16);
 
 impl Trust {
+    /// A loss is spread over at least so many times its length.
+    const HEAVIEST: u32 = 8;
+
     const fn new(longest: u32) -> Self {
         Self {
             pause: AtomicU32::new(0),
-            last: AtomicU32::new(0),
+            weight: AtomicU32::new(1),
             longest,
         }
     }
@@ -241,32 +245,35 @@ impl Trust {
         });
         let took = began.elapsed();
         let own = own.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let paid = took.as_secs_f64() < 0.9 * alone(&own, others.into_inner());
-        self.judge(paid);
+        self.judge(
+            took.as_secs_f64() / alone(&own, others.into_inner()).unwrap_or(took.as_secs_f64()),
+        );
     }
 
-    fn judge(&self, paid: bool) {
-        let last = self.last.load(Ordering::Relaxed);
-        // Now and then they pay on a busy machine, too.
-        let (pause, last) = if paid {
-            (0, last / 4)
+    /// `share`: what a round took, of the time that the caller would have taken alone.
+    fn judge(&self, share: f64) {
+        let weight = self.weight.load(Ordering::Relaxed);
+        let (pause, weight) = if share < 0.9 {
+            // Now and then they pay on a busy machine, too.
+            (0, (weight / 4).max(1))
         } else {
-            let pause = (2 * last).clamp(1, self.longest);
-            (pause, pause)
+            let pause = (f64::from(weight) * (share - 0.9)).ceil();
+            (
+                pause.min(f64::from(self.longest)) as u32,
+                (2 * weight).min(Self::HEAVIEST),
+            )
         };
         self.pause.store(pause, Ordering::Relaxed);
-        self.last.store(last, Ordering::Relaxed);
+        self.weight.store(weight, Ordering::Relaxed);
     }
 }
 
 /// Seconds that the caller would have taken for its own pieces and those of others, had it kept its core: a piece that took
-/// several times as long as another was interrupted.
-fn alone(own: &[Duration], others: usize) -> f64 {
-    let Some(&least) = own.iter().min() else {
-        return 0.0;
-    };
+/// several times as long as another was interrupted. `None` where it did none.
+fn alone(own: &[Duration], others: usize) -> Option<f64> {
+    let least = *own.iter().min()?;
     let sum: Duration = own.iter().map(|&time| time.min(4 * least)).sum();
-    sum.as_secs_f64() * (own.len() + others) as f64 / own.len() as f64
+    Some(sum.as_secs_f64() * (own.len() + others) as f64 / own.len() as f64)
 }
 
 #[cfg(test)]
@@ -329,21 +336,30 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_do_not_pay_get_longer_and_longer_pauses() {
+    fn a_pause_is_as_long_as_the_loss_and_grows_in_a_row() {
         let trust = Trust::new(128);
         let mut pauses = Vec::new();
-        for paid in [
-            false, false, false, false, false, false, false, false, false, true, true, false, true,
-            true, true, false,
+        for share in [
+            0.5,
+            3.9,
+            0.5,
+            3.9,
+            3.9,
+            3.9,
+            3.9,
+            3.9,
+            1.0,
+            900.0,
+            0.5,
+            0.5,
+            3.9,
+            f64::INFINITY,
         ] {
             assert!(trust.may_try());
-            trust.judge(paid);
+            trust.judge(share);
             pauses.push((0..1000).take_while(|_| !trust.may_try()).count());
         }
-        assert_eq!(
-            pauses,
-            [1, 2, 4, 8, 16, 32, 64, 128, 128, 0, 0, 16, 0, 0, 0, 1]
-        );
+        assert_eq!(pauses, [0, 3, 0, 3, 6, 12, 24, 24, 1, 128, 0, 0, 3, 128]);
     }
 
     #[test]
@@ -353,8 +369,9 @@ mod tests {
                 .map(|&t| Duration::from_millis(t))
                 .collect::<Times>()
         };
-        assert_eq!(alone(&[], 7), 0.0);
-        assert!((alone(&ms(&[1, 1, 2]), 3) - 0.008).abs() < 1e-9);
-        assert!((alone(&ms(&[1, 1, 500]), 0) - 0.006).abs() < 1e-9);
+        let alone = |own: &[u64], others| alone(&ms(own), others);
+        assert_eq!(alone(&[], 7), None);
+        assert!((alone(&[1, 1, 2], 3).unwrap() - 0.008).abs() < 1e-9);
+        assert!((alone(&[1, 1, 500], 0).unwrap() - 0.006).abs() < 1e-9);
     }
 }
