@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 const WORTH_THREADS: usize = 1 << 16;
 /// Elementary operations of one piece: some microseconds, far less than a slice of the scheduler.
 const PIECE: usize = 1 << 14;
+/// Elementary operations, some 0.1 s at most, of one item that several threads may share a loop of: an item ends before the
+/// caller is asked whether to go on.
+const MOST_SHARED: usize = 1 << 21;
 /// How often the caller is asked whether to go on.
 const ROUND: Duration = Duration::from_millis(20);
 /// The most threads that anybody may set.
@@ -95,21 +98,22 @@ pub fn watch_forks() {
 /// elementary operations over all `n`, is worth the threads.
 ///
 /// The caller begins at once, and others take pieces as soon as they are awake. Where it takes long, everybody pauses every
-/// 20 ms and the caller is asked whether to `go_on`, while no other thread is inside: it may do anything there, and if it
-/// answers false the result is `None`.
+/// 20 ms and the caller is asked whether to `go_on`, while no other thread is inside: it may do anything there, fork for
+/// example, and if it answers false the result is `None`. `state` is told whether the caller works alone, which may then do
+/// anything in `work`, too.
 pub fn map<T: Send, S>(
     n: usize,
     cost: usize,
-    state: impl Fn() -> S + Sync,
+    state: impl Fn(bool) -> S + Sync,
     work: impl Fn(usize, &mut S) -> T + Sync,
     go_on: impl Fn() -> bool,
 ) -> Option<Vec<T>> {
     let piece = (PIECE.saturating_mul(n) / cost.max(1)).clamp(1, n.max(1));
-    let alone = cost < WORTH_THREADS || n <= piece;
+    let alone = cost < WORTH_THREADS || n <= piece || cost / n > MOST_SHARED;
     let next = AtomicUsize::new(0);
     let runs = Mutex::new(Vec::<(usize, Vec<T>)>::new());
     let panic = Mutex::new(None::<Box<dyn Any + Send>>);
-    let take = |until: Instant| {
+    let take = |until: Instant, is_alone: bool| {
         let mut mine = Vec::new();
         let mut times = Vec::new();
         let mut own = None;
@@ -119,7 +123,7 @@ pub fn map<T: Send, S>(
             if first >= n {
                 break;
             }
-            let own = own.get_or_insert_with(&state);
+            let own = own.get_or_insert_with(|| state(is_alone));
             let last = n.min(first + piece);
             mine.push((first, (first..last).map(|i| work(i, own)).collect()));
             let now = Instant::now();
@@ -133,8 +137,8 @@ pub fn map<T: Send, S>(
         times
     };
     // Nothing may unwind into the threads of others.
-    let take = |until| {
-        catch_unwind(AssertUnwindSafe(|| take(until))).unwrap_or_else(|payload| {
+    let take = |until, is_alone| {
+        catch_unwind(AssertUnwindSafe(|| take(until, is_alone))).unwrap_or_else(|payload| {
             next.store(n, Ordering::Relaxed);
             *lock(&panic) = Some(payload);
             Vec::new()
@@ -143,9 +147,12 @@ pub fn map<T: Send, S>(
     loop {
         let until = Instant::now() + ROUND;
         if alone {
-            take(until);
+            take(until, true);
         } else {
-            round(&|| take(until));
+            let left = n
+                .saturating_sub(next.load(Ordering::Relaxed))
+                .div_ceil(piece);
+            round(left, &|is_alone| take(until, is_alone));
         }
         if let Some(payload) = lock(&panic).take() {
             resume_unwind(payload);
@@ -171,14 +178,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// How long each piece took that one thread has done.
 type Times = Vec<Duration>;
 
-/// `take` on the caller and whoever else may help.
-fn round(take: &(dyn Fn() -> Times + Sync)) {
+/// `take` on the caller and whoever else may help, where `pieces` are left; it is told whether that is nobody.
+fn round(pieces: usize, take: &(dyn Fn(bool) -> Times + Sync)) {
     let set = set();
     let threads = set.unwrap_or_else(|| openmp::threads().map_or_else(cores, |n| n.min(cores())));
     let alone = || {
-        take();
+        take(true);
     };
-    if threads < 2 {
+    if threads < 2 || pieces < 2 {
         alone();
         return;
     }
@@ -187,7 +194,7 @@ fn round(take: &(dyn Fn() -> Times + Sync)) {
     if may_borrow {
         BORROWED.watch(take, openmp::run);
     } else if OWN.may_try() {
-        OWN.watch(take, |work| helpers::run(threads - 1, work));
+        OWN.watch(take, |work| helpers::run(threads.min(pieces) - 1, work));
     } else {
         alone();
     }
@@ -230,13 +237,13 @@ impl Trust {
     }
 
     /// A round of `take` by the threads of `run`, and whether they paid.
-    fn watch(&self, take: &(dyn Fn() -> Times + Sync), run: impl FnOnce(&(dyn Fn() + Sync))) {
+    fn watch(&self, take: &(dyn Fn(bool) -> Times + Sync), run: impl FnOnce(&(dyn Fn() + Sync))) {
         let caller = std::thread::current().id();
         let others = AtomicUsize::new(0);
         let own = Mutex::new(Vec::new());
         let began = Instant::now();
         run(&|| {
-            let times = take();
+            let times = take(false);
             if std::thread::current().id() == caller {
                 *lock(&own) = times;
             } else {
@@ -285,9 +292,9 @@ mod tests {
         for threads in [1, 2, 7] {
             set_threads(Some(threads));
             for n in [0, 1, 2, 100] {
-                for cost in [0, 1 << 17, usize::MAX] {
+                for cost in [0, 1 << 17, 1 << 20, usize::MAX] {
                     assert_eq!(
-                        map(n, cost, || 1, |i, one| i + *one, || true),
+                        map(n, cost, |_| 1, |i, one| i + *one, || true),
                         Some((1..=n).collect::<Vec<_>>())
                     );
                 }
@@ -313,8 +320,28 @@ mod tests {
                 inside.fetch_sub(1, Ordering::Relaxed);
                 i
             };
-            assert!(map(100_000, usize::MAX, || (), slow, go_on).is_none());
+            assert!(map(100_000, 1 << 30, |_| (), slow, go_on).is_none());
             assert_eq!(asked.into_inner(), 4);
+        }
+        set_threads(None);
+    }
+
+    /// Somebody who shares the work must not be left inside by a fork.
+    #[test]
+    fn who_works_alone_is_told() {
+        set_threads(Some(3));
+        for (cost, told) in [
+            (1 << 10, &[true][..]),
+            (1 << 24, &[true, false]),
+            (1 << 40, &[true]),
+        ] {
+            let caller = std::thread::current().id();
+            let work = |_, alone: &mut bool| {
+                assert!(!*alone || std::thread::current().id() == caller);
+                *alone
+            };
+            let found = map(100, cost, |alone| alone, work, || true).unwrap();
+            assert!(found.iter().all(|alone| told.contains(alone)), "{cost}");
         }
         set_threads(None);
     }
@@ -325,7 +352,7 @@ mod tests {
             set_threads(Some(threads));
             for at in [0, 57] {
                 let work = |i, (): &mut ()| assert!(i != at, "of a worker");
-                let found = catch_unwind(|| map(100, usize::MAX, || (), work, || true));
+                let found = catch_unwind(|| map(100, 1 << 24, |_| (), work, || true));
                 assert_eq!(
                     found.unwrap_err().downcast_ref::<&str>(),
                     Some(&"of a worker")

@@ -382,7 +382,7 @@ mod tests {
     fn a_crowded_bin_is_cut_where_sorting_cuts_it() {
         let x = crowd();
         let watch = Watch::never();
-        let mut scratch = Scratch::new(Isa::Portable, &watch);
+        let mut scratch = Scratch::new(Isa::Portable, Some(&watch));
         let row = Row::new(Logits::F32(&x), &[], Isa::Portable);
         let stats = stats(&row, &mut scratch).unwrap();
         let view = View {

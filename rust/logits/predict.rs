@@ -93,7 +93,8 @@ pub fn predict(
     let predictions = pool::map(
         sites.len(),
         cost,
-        || Scratch::new(isa, watch),
+        // Who asks may run anybody's Python, which may fork: not while others are inside.
+        |is_alone| Scratch::new(isa, is_alone.then_some(watch)),
         |i, scratch| one(matrix, &sites[i], sampling, scratch),
         || watch.goes_on(),
     );

@@ -71,7 +71,7 @@ pub struct Scratch<'w> {
     pub(super) weights: Box<[f32; TILE]>,
     /// Tiles of the last row whose statistics were taken.
     pub(super) tiles: Vec<Tile>,
-    watch: &'w Watch<'w>,
+    watch: Option<&'w Watch<'w>>,
 }
 
 /// After so many tiles, some 20 microseconds, it is asked whether the work goes on.
@@ -80,8 +80,8 @@ const TILES_BETWEEN: usize = 16;
 pub(super) const PIECE: usize = TILES_BETWEEN * TILE;
 
 impl<'w> Scratch<'w> {
-    /// Memory for rows of any length.
-    pub fn new(isa: Isa, watch: &'w Watch<'w>) -> Self {
+    /// Memory for rows of any length. Without a `watch` nobody stops the work within a row.
+    pub fn new(isa: Isa, watch: Option<&'w Watch<'w>>) -> Self {
         Self {
             isa,
             values: Box::new([0.0; TILE]),
@@ -93,7 +93,7 @@ impl<'w> Scratch<'w> {
 
     /// To be asked between pieces.
     pub(super) fn goes_on(&self) -> Result<(), Unusable> {
-        if self.watch.goes_on() {
+        if self.watch.is_none_or(Watch::goes_on) {
             Ok(())
         } else {
             Err(Unusable::Interrupted)

@@ -179,3 +179,49 @@ child(lambda: work(3))
 print("held")
 """
     assert run(code) == "held"
+
+
+@pytest.mark.parametrize("whose", ["torch", "own"])
+def test_a_signal_handler_may_fork_in_the_midst_of_the_core(whose: str) -> None:
+    """The child goes on in the call that the handler came into, without the threads that helped there."""
+    code = """
+import torch, dllm_fast
+from dllm_fast import _core
+_core.set_threads(2 if sys.argv[1] == "own" else None)
+torch.softmax(torch.randn(64, 100_000), -1)
+wide = np.tile(np.random.default_rng(0).normal(size=(10, 126_464)).astype(np.float16), (60, 1))
+filters = dict(temperature=1.0, top_p=0.9, top_k=50, seed=1)
+expected = dllm_fast.mask_predict(wide, **filters).token.tolist()
+children = []
+
+def handler(*_):
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    children.append(os.fork())
+
+signal.signal(signal.SIGALRM, handler)
+
+def call():
+    children.clear()
+    signal.setitimer(signal.ITIMER_REAL, 0.03)
+    code = 1
+    try:
+        code = 0 if dllm_fast.mask_predict(wide, **filters).token.tolist() == expected else 2
+    finally:
+        if children == [0]:
+            os._exit(code)
+    assert code == 0
+    return children
+
+for _ in range(5):
+    while not call():
+        pass  # it was done before the signal came
+    until = time.monotonic() + 60
+    while not (ended := os.waitpid(children[0], os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            os.kill(children[0], signal.SIGKILL)
+            raise SystemExit("a child hung")
+        time.sleep(0.01)
+    assert ended[1] == 0
+print("held")
+"""
+    assert run(code, whose, seconds=400) == "held"

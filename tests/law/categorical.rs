@@ -201,7 +201,7 @@ fn with_distribution<T>(
 ) -> T {
     let suppressed = [SUPPRESSED];
     let watch = Watch::never();
-    let mut scratch = Scratch::new(Isa::best(), &watch);
+    let mut scratch = Scratch::new(Isa::best(), Some(&watch));
     let row = Row::new(values.logits(), &suppressed, Isa::best());
     let stats = stats(&row, &mut scratch).expect("a usable row");
     let distribution =
