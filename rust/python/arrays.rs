@@ -2,10 +2,14 @@
 
 use super::config::is_flag;
 use super::error::{bad_type, bad_value, fits, shown};
-use super::signals::heard;
+use super::signals::{ITEMS_BETWEEN, heard};
 use crate::logits::row::Logits;
 use half::f16;
-use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{
+    PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
+    PyUntypedArrayMethods,
+};
+use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PySet};
 
@@ -79,6 +83,9 @@ fn read<T>(
     name: &str,
     read: impl Fn(i64) -> PyResult<T>,
 ) -> PyResult<Vec<T>> {
+    if let Some(few) = few(object) {
+        return few.as_slice()?.iter().map(|&value| read(value)).collect();
+    }
     let convert = object.py().import("dllm_fast.arrays")?;
     let array = convert.call_method1("integer_array", (object, name))?;
     let Ok(array) = array.extract::<PyReadonlyArray1<'_, i64>>() else {
@@ -94,6 +101,22 @@ fn read<T>(
         values.push(read(value)?);
     }
     Ok(values)
+}
+
+/// A plain array of few integers, which is what a step's rows and tokens are: read where it lies, without any Python that
+/// could change it meanwhile.
+fn few<'py>(object: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1<'py, i64>> {
+    // Others, masked ones among them, need more than a look.
+    if !object
+        .get_type()
+        .is(PyUntypedArray::type_object(object.py()))
+    {
+        return None;
+    }
+    let array = object.cast::<PyArray1<i64>>().ok()?;
+    let is_plain =
+        array.len() < ITEMS_BETWEEN && array.is_c_contiguous() && array.data().is_aligned();
+    is_plain.then(|| array.try_readonly().ok()).flatten()
 }
 
 fn natural(value: i64, name: &str) -> PyResult<u32> {

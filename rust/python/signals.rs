@@ -28,9 +28,11 @@ pub(super) fn detached<T: Send>(
     raised.map_or(Ok(done), Err)
 }
 
+/// In a loop of fewer items no Python runs.
+pub(super) const ITEMS_BETWEEN: usize = 1 << 10;
+
 /// Runs the handlers of signals that have come, now and then: before every item of a loop that keeps the interpreter.
 pub(super) fn heard(py: Python<'_>, item: usize) -> PyResult<()> {
-    const ITEMS_BETWEEN: usize = 1 << 10;
     if item % ITEMS_BETWEEN == ITEMS_BETWEEN - 1 {
         py.check_signals()?;
     }

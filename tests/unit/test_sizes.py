@@ -231,3 +231,40 @@ def test_a_vocabulary_that_is_suppressed_as_a_whole():
     loaded_size = loaded.info.vocabulary if hasattr(loaded.info, "vocabulary") else loaded.network.vocabulary
     with pytest.raises(InvalidValueError, match="suppress_tokens must leave a token that may be written"):
         dllm_fast.infill(loaded, demo.problems(1)[0], suppress_tokens=[i for i in range(loaded_size) if i != demo.MASK_ID])
+
+
+def test_small_plain_arrays_are_read_without_any_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a step without its model a conversion would be half the time."""
+    config = SamplerConfig(mask_token_id=5, block_length=32)
+    sampler = Sampler(config, [np.full(32, 5)])
+    request = sampler.next()
+    assert request is not None
+    count = len(request.positions[0])
+    answer = {"tokens": np.arange(6, 6 + count), "scores": np.ones(count)}
+
+    def never(*_: object) -> None:
+        raise AssertionError("was called")
+
+    monkeypatch.setattr("dllm_fast.arrays.integer_array", never)
+    assert sampler.sites(request.rows)[4].tolist() == [count]
+    sampler.feed(**answer, rows=request.rows)  # type: ignore[arg-type]
+    assert 6 in sampler.canvases[0]
+
+
+@pytest.mark.parametrize("kind", ["strided", "unaligned", "swapped", "masked", "read-only", "subclass"])
+def test_small_arrays_that_are_not_plain_mean_the_same(kind: str) -> None:
+    plain = np.arange(32) * 0 + 5
+    memory = np.zeros(32 * 8 + 1, np.uint8)
+    made = {
+        "strided": np.repeat(plain, 2)[::2],
+        "unaligned": memory[1:].view(np.int64),
+        "swapped": plain.astype(">i8"),
+        "masked": np.ma.MaskedArray(plain),
+        "read-only": plain,
+        "subclass": plain.view(type("Mine", (np.ndarray,), {})),
+    }[kind]
+    if kind == "unaligned":
+        made[:] = plain
+    made.flags.writeable = kind != "read-only"
+    sampler = Sampler(SamplerConfig(mask_token_id=5), [made])
+    assert sampler.canvases[0].tolist() == plain.tolist()
