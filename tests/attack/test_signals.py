@@ -203,7 +203,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been() -> None:
         before = sampler and state(sampler)
         for after in itertools.count(1):
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.02 * after)
+                signal.setitimer(signal.ITIMER_REAL, 0.002 * 1.2**after)
                 answer = work()
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 return answer

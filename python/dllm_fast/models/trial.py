@@ -24,7 +24,7 @@ _GIGABYTES, _GIGABYTES_PER_MB = 2, 0.1
 # Who opens a folder again has its tokenizer at once. Digests of so many that were believed.
 _MOST = 256
 _believed: dict[bytes, None] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may open a folder, too
 
 
 def believe(text: str, changes: Changes, origin: str) -> None:
