@@ -148,7 +148,7 @@ def logits_matrix(logits: Any) -> NDArray[Any]:
 
 
 def integer_array(value: object, name: str) -> NDArray[np.int64]:
-    """Integers from a list, an array or a tensor, as int64.
+    """Integers from a list, an array or a tensor, as int64: in the same memory where they are that already.
 
     Raises:
         InvalidTypeError: anything but integers.
@@ -161,11 +161,11 @@ def integer_array(value: object, name: str) -> NDArray[np.int64]:
         raise InvalidTypeError(f"{name} must hold integers, got {shown(value)}; pass token ids")
     if array.dtype == np.uint64 and array.size and int(array.max()) >= 2**63:
         raise InvalidValueError(f"{name} must hold integers below 2^63, got {array.max()}; pass token ids")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def integer_row(value: object, name: str) -> NDArray[np.int64]:
-    """Integers as `integer_array` gives them, of one dimension.
+    """Integers as `integer_array` gives them, of one dimension, in memory of their own.
 
     Raises:
         InvalidTypeError: anything but integers, or another shape.
@@ -174,7 +174,7 @@ def integer_row(value: object, name: str) -> NDArray[np.int64]:
     row = integer_array(value, name)
     if row.ndim != 1:
         raise InvalidTypeError(f"{name} must be flat, got shape {list(row.shape)}; pass a list of integers")
-    return row
+    return row.copy()
 
 
 def number_array(value: object, name: str) -> NDArray[np.float64]:

@@ -139,8 +139,11 @@ def distributions(
     def rule(info: ModelInfo | None = None) -> Any:
         return resolve(None, SamplerConfig(steps_per_block=1), settings, info)
 
-    def predict(config: SamplerConfig, special: tuple[int, ...], known: Any) -> Predictor:
-        return _Asked(config, special, known, int(top), found)
+    def predict(config: SamplerConfig, special: tuple[int, ...], known: Any, vocabulary: int | None) -> Predictor:
+        asked = _Asked(config, special, known, int(top), found)
+        if vocabulary is not None:
+            asked.check_top(np.setdiff1d(np.arange(vocabulary), asked.draw.suppressed).size)
+        return asked
 
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
     with Settled(), Settled():
@@ -158,6 +161,13 @@ class _Asked(Predictor):
         self._tokenizer = tokenizer
         self._top = top
         self._found = found
+
+    def check_top(self, allowed: int) -> None:
+        """Refuses to name more tokens than are allowed: before the first forward where a model says how many ids it has."""
+        if self._top > allowed:
+            raise InvalidValueError(
+                f"top must be at most the number of tokens that are allowed, got {self._top} for {allowed}; lower it"
+            )
 
     def embedded(self, *_: Any) -> None:
         """The logits themselves are wanted."""
@@ -191,10 +201,7 @@ class _Asked(Predictor):
         """The ids of the largest logits of each row `[N, top]`, the largest first, on a tie the lower first."""
         host = logits.detach().float().cpu().numpy() if isinstance(logits, torch.Tensor) else logits.astype(np.float32)
         allowed = np.setdiff1d(np.arange(host.shape[1]), self.draw.suppressed)
-        if self._top > len(allowed):
-            raise InvalidValueError(
-                f"top must be at most the number of tokens that are allowed, got {self._top} for {len(allowed)}; lower it"
-            )
+        self.check_top(len(allowed))
         best = np.empty((len(host), self._top), dtype=np.int64)
         for i, row in enumerate(host[:, allowed]):
             least = np.partition(row, -self._top)[-self._top]

@@ -210,7 +210,7 @@ def check_size(prompts: list[Prompt], config: SamplerConfig, num_samples: int, *
 def canvas_of(prompt: Prompt, config: SamplerConfig, *, infilling: bool) -> NDArray[np.int64]:
     """The canvas that is filled: the prompt, its masks and what closes a text, or what `infill` was given."""
     if infilling:
-        return prompt.ids
+        return prompt.ids.copy()  # they may be the caller's, who may write into them while the model runs
     return np.concatenate([prompt.ids, np.full(config.max_new_tokens or 0, config.mask_token_id, dtype=np.int64), prompt.tail])
 
 

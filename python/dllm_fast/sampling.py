@@ -130,7 +130,7 @@ def _run(
     streams: tuple[int | Sequence[int] | None, int],
     on_step: OnStep | None,
     infilling: bool,
-    predict: Callable[[SamplerConfig, tuple[int, ...], Any], Predictor] | None = None,
+    predict: Callable[[SamplerConfig, tuple[int, ...], Any, int | None], Predictor] | None = None,
 ) -> Result:
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
@@ -152,13 +152,14 @@ def _run(
     starts = [0 if infilling else len(prompt.ids) for prompt in prompts for _ in range(num_samples)]
     assert config.mask_token_id is not None
     used = dataclasses.replace(config, suppress_tokens=(*config.suppress_tokens, *special))
-    predictor = Predictor(used, special) if predict is None else predict(used, special, tokenizer)
+    predictor = Predictor(used, special) if predict is None else predict(used, special, tokenizer, runner.vocabulary)
     policy = runner.begin(
         Task(
             lengths=[len(canvas) for canvas in canvases],
             starts=starts,
             prompts=[prompt for prompt in range(len(prompts)) for _ in range(num_samples)],
             mask_token_id=config.mask_token_id,
+            eos_token_ids=config.eos_token_ids,
             cache=config.cache,
             refresh_every=config.refresh_every,
             max_rows=config.max_batch_rows,

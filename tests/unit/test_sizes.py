@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -215,6 +216,13 @@ def test_views_are_read_as_what_they_show():
     assert integer_array(torch.ones(1, dtype=torch.int64).expand(3), "ids").tolist() == [1, 1, 1]
     assert integer_array(np.array([1, 2], dtype=">i8"), "ids").tolist() == [1, 2]
     assert integer_array(masked(False), "ids").tolist() == [1, 1]
+    own = np.arange(6)
+    assert np.shares_memory(integer_array(own, "ids"), own)  # read where they lie
+    assert np.shares_memory(integer_array(torch.from_numpy(own), "ids"), own)
+    strided = dllm_fast.mask_predict(logits, current=own[::2][:2], positions=own[::3], temperature=9.0, seed=1)
+    listed = dllm_fast.mask_predict(logits, current=[0, 2], positions=[0, 3], temperature=9.0, seed=1)
+    assert strided.current.tolist() == listed.current.tolist()
+    assert strided.token.tolist() == listed.token.tolist()
     unaligned = np.frombuffer(bytearray(41), dtype=np.uint8)[1:].view(np.float32).reshape(2, 5)
     with pytest.raises(InvalidValueError, match="must be contiguous"):
         logits_matrix(unaligned)
@@ -224,6 +232,31 @@ def test_ids_beyond_the_logits_of_a_callable():
     with pytest.raises(InvalidValueError, match="ids must lie within the logits of the model, got 70 for 5 columns"):
         dllm_fast.sample(model, [1, 70], **GIVEN)
     assert dllm_fast.sample(model, [1, 3], **GIVEN).sequences[0].max() < 4
+
+
+def test_a_canvas_that_its_owner_writes_into_while_it_is_filled():
+    canvas = np.array([1, 4, 2])
+
+    def writing(ids):
+        canvas[:] = 0
+        return model(ids)
+
+    assert dllm_fast.infill(writing, canvas, mask_token_id=4).new_tokens[0].tolist() == [1]
+
+
+def test_an_end_token_beyond_the_logits_of_a_callable():
+    with pytest.raises(InvalidValueError, match="eos_token_id must lie within the logits of the model, got 70 for 5 columns"):
+        dllm_fast.sample(model, [1], eos_token_id=[3, 70], **GIVEN)
+    assert dllm_fast.sample(model, [1], eos_token_id=[3], **GIVEN).config.eos_token_ids == (3,)
+
+
+def test_more_of_a_distribution_than_a_model_has_tokens():
+    class Five:
+        config = SimpleNamespace(vocab_size=5)
+        __call__ = staticmethod(never)
+
+    with pytest.raises(InvalidValueError, match="top must be at most .*, got 4 for 3; lower it"):
+        dllm_fast.distributions(Five(), [1, 4], mask_token_id=4, suppress_tokens=[0], top=4)
 
 
 def test_a_vocabulary_that_is_suppressed_as_a_whole():

@@ -51,7 +51,8 @@ class ModelAdapter:
         self.context = next((n for name in CONTEXT_KEYS if (n := _number(model, name)) is not None), None)
         self.forwards = self.replayed = 0
         self.seconds = 0.0
-        self._mask_token_id = -1  # of the run
+        self._mask_token_id = -1  # of the run, as the next
+        self._eos_token_ids: tuple[int, ...] = ()
         self._watch: Watch | None = None
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
@@ -93,7 +94,7 @@ class ModelAdapter:
                 f"a cache needs a model that dllm_fast has opened, or a class whose attention it can take over, got "
                 f"cache={task.cache!r} for {type(self._model).__name__}; use dllm_fast.load, or cache='none'"
             )
-        self._mask_token_id = task.mask_token_id
+        self._mask_token_id, self._eos_token_ids = task.mask_token_id, task.eos_token_ids
         self._watch = Watch(task.mask_token_id) if self.info is None else None
         return "none"
 
@@ -111,6 +112,11 @@ class ModelAdapter:
             raise InvalidValueError(
                 f"ids must lie within the logits of the model, got {largest} for {logits.shape[1]} columns; use the "
                 "tokenizer of this model"
+            )
+        if (end := max(self._eos_token_ids, default=0)) >= logits.shape[1]:
+            raise InvalidValueError(
+                f"eos_token_id must lie within the logits of the model, got {end} for {logits.shape[1]} columns, so no row "
+                "would end; check it against the tokenizer"
             )
         if self._watch is not None:
             self._watch.look(canvases, logits)

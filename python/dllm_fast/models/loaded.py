@@ -368,6 +368,12 @@ def _info(
     keys = [(checkpoint.config.get(key), f"config.json: {key}") for key in family.block_keys]
     block = choose("block_length", *keys, (family.block_length, table))
     if attention not in EXACT:
+        if overrides.get("block_length") is not None:
+            raise InvalidValueError(
+                f"block_length of load is that of attention by blocks, got {overrides['block_length']} for attention "
+                f"{attention!r} ({sources['attention']}); pass block_length= to sample or infill, or "
+                "attention='block_causal' with it"
+            )
         sources.pop("block_length", None)
         block = None
     elif isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= LARGEST_SIZE:

@@ -55,6 +55,7 @@ class Task:
         starts: first position of each row that `sample` appended; 0 for `infill`.
         prompts: number of the prompt of each row: rows of one prompt begin alike.
         mask_token_id: the mask.
+        eos_token_ids: tokens that end a row.
         cache: policy; `auto` is the fastest that gives the same tokens as none.
         refresh_every: forwards between full ones under an approximate policy; None for one a block.
         max_rows: rows in a forward at most, or None.
@@ -66,6 +67,7 @@ class Task:
     starts: Sequence[int]
     prompts: Sequence[int]
     mask_token_id: int
+    eos_token_ids: tuple[int, ...] = ()
     cache: str = "auto"
     refresh_every: int | None = None
     max_rows: int | None = None
