@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import checkpoints
 import dllm_fast
-from dllm_fast.errors import CheckpointError, InvalidValueError
+from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.models.described import describe
 from dllm_fast.models.families import BLOCK_KEYS
 from families import MASK, TWINS
@@ -348,5 +348,6 @@ def test_the_norms_of_a_model_in_memory_tell_too():
 
 @pytest.mark.parametrize("family", [[], {}, 3, "nothing"])
 def test_a_family_is_a_name_of_the_table(tmp_path, family):
-    with pytest.raises(InvalidValueError, match="family must be one of"):
+    error = (InvalidValueError, "be one of") if isinstance(family, str) else (InvalidTypeError, "be a name")
+    with pytest.raises(error[0], match=f"family must {error[1]}"):
         dllm_fast.load(saved("sdar", tmp_path), family=family)
