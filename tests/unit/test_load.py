@@ -92,7 +92,7 @@ def test_family_then_preset_then_caller(folders):
 @pytest.mark.parametrize("overrides", [{}, {"attention": "full"}])
 def test_a_block_length_of_attention_without_blocks(folders, overrides):
     """It would decide nothing: blocks that are filled one after the other are a setting of `sample`."""
-    with pytest.raises(InvalidValueError, match="block_length of load is that of attention by blocks, got 4 for .*'full'"):
+    with pytest.raises(InvalidValueError, match=r"block_length of load is that of attention by blocks, got 4 for .*'full'"):
         dllm_fast.load(folders("llada"), block_length=4, **overrides)
     by_blocks = dllm_fast.load(folders("llada"), block_length=4, attention="block_causal").info
     assert (by_blocks.attention, by_blocks.block_length) == ("block_causal", 4)

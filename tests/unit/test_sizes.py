@@ -255,7 +255,7 @@ def test_more_of_a_distribution_than_a_model_has_tokens():
         config = SimpleNamespace(vocab_size=5)
         __call__ = staticmethod(never)
 
-    with pytest.raises(InvalidValueError, match="top must be at most .*, got 4 for 3; lower it"):
+    with pytest.raises(InvalidValueError, match=r"top must be at most .*, got 4 for 3; lower it"):
         dllm_fast.distributions(Five(), [1, 4], mask_token_id=4, suppress_tokens=[0], top=4)
 
 
