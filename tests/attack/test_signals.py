@@ -41,7 +41,7 @@ filters = dict(temperature=0.7, top_k=500_000, top_p=0.9, min_p=0.01, softcap=30
 
 #: What is called, and how often: each lasts long enough to tell.
 LOOPS = {
-    "rows": "mask_predict(half(30, 10**6), **filters)",
+    "rows": "mask_predict(half(80, 10**6), **filters)",
     "one wide row": "mask_predict(half(1, 10**9), softcap=30.0)",
     "float32": "mask_predict(np.zeros((1500, 10**6), np.float32), temperature=0.7)",
     "a nucleus": "mask_predict(half(40, 10**6), temperature=1.0, top_p=0.5)",
@@ -203,7 +203,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been() -> None:
         before = sampler and state(sampler)
         for after in itertools.count(1):
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.002 * 1.2**after)
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 * 1.2**after)
                 answer = work()
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 return answer

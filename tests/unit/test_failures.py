@@ -256,5 +256,5 @@ def test_generate_reads_the_padding_before_it_runs_anything(wrong: object) -> No
     def model(ids: Any) -> Any:
         raise AssertionError("a forward")
 
-    with pytest.raises(InvalidTypeError, match="pad_token_id must be the id of a token, got "):
+    with pytest.raises(InvalidTypeError, match="pad_token_id must be a whole number, got "):
         dllm_fast.generate(model, torch.tensor([[3, 4]]), pad_token_id=wrong, max_new_tokens=2, mask_token_id=1)
