@@ -5,6 +5,7 @@ All of it runs in child processes: the mistake would be one that waits for ever,
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -15,12 +16,14 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 
 import checkpoints
 import limited
+from dllm_fast.models import regular
 from families import TWINS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -336,3 +339,21 @@ def test_json_is_bounded_by_values_depth_and_size(tmp_path: Path) -> None:
     for (how, said), kind in zip(outcomes(*folders, gigabytes=3, seconds=60), LARGE, strict=True):
         assert how == "refused", kind
         assert "config.json" in said.partition(" ")[2], kind
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_an_interrupt_while_a_file_is_opened_closes_it_once(tmp_path, monkeypatch):
+    class Late(regular.File):
+        def __init__(self, *given):
+            super().__init__(*given)
+            raise KeyboardInterrupt
+
+    (tmp_path / "one").write_bytes(b"1")
+    monkeypatch.setattr(regular, "File", Late)
+    with pytest.raises(KeyboardInterrupt) as caught, regular.opened(tmp_path / "one"):
+        pass
+    other = os.open(tmp_path / "one", os.O_RDONLY)  # has the number that is free now
+    del caught
+    gc.collect()
+    os.fstat(other)
+    os.close(other)

@@ -8,6 +8,7 @@ Links are followed, because the cache of the Hugging Face hub is made of them; o
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import tempfile
@@ -55,10 +56,10 @@ class File:
         stamp: what it was when it was opened.
     """
 
-    def __init__(self, path: Path, descriptor: int, stamp: Stamp) -> None:
+    def __init__(self, path: Path, raw: io.FileIO, stamp: Stamp) -> None:
         self.path = path
         self.stamp = stamp
-        self._raw = os.fdopen(descriptor, "rb", buffering=0)
+        self._raw = raw
 
     @property
     def size(self) -> int:
@@ -115,10 +116,6 @@ class File:
         name = f"/proc/self/fd/{self._raw.fileno()}"
         return name if os.path.exists(name) else str(self.path)
 
-    def close(self) -> None:
-        """Gives the descriptor back."""
-        self._raw.close()
-
 
 @contextlib.contextmanager
 def opened(path: Path, largest: int | None = None) -> Iterator[File]:
@@ -137,22 +134,16 @@ def opened(path: Path, largest: int | None = None) -> Iterator[File]:
         raise _refusal(path, error) from error
     _check_kind(path, before)
     try:
-        descriptor = os.open(path, _FLAGS)
+        # Nobody else closes its descriptor: what is closed twice may be the file of another thread by then.
+        raw = io.FileIO(path, "rb", opener=lambda name, _: os.open(name, _FLAGS))
     except OSError as error:
         raise _refusal(path, error) from error
-    try:
-        found = os.fstat(descriptor)
+    with raw:
+        found = os.fstat(raw.fileno())
         _check_kind(path, found)
         if largest is not None and found.st_size > largest:
             raise CheckpointError(f"{path} must not be larger than {largest:,} bytes, got {found.st_size:,}; fetch it again")
-        file = File(path, descriptor, Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    try:
-        yield file
-    finally:
-        file.close()
+        yield File(path, raw, Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 def read(path: Path, largest: int = LARGEST) -> bytes:
