@@ -102,6 +102,8 @@ def plain(value: Any) -> Any:
 
 def scalar(value: Any) -> Any:
     """A number of NumPy or torch as Python's own; anything else as it is."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value  # nearly always, many times for each run
     # Who has one has imported its module; another thread may be importing it.
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     tensor, generic, array = getattr(torch, "Tensor", None), getattr(numpy, "generic", None), getattr(numpy, "ndarray", None)
