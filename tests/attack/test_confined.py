@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,6 +245,14 @@ def test_a_start_that_embeds_python_finds_the_interpreter() -> None:
     assert ended.output == "None\n"
 
 
+def test_it_has_the_package_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "dllm_fast"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise ImportError('another version')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert echo("here") == "here"
+
+
 def test_odd_settings_of_the_parent_do_not_reach_it() -> None:
     """Blocked and ignored signals, closed standard streams, a pipe signal that kills, no working directory."""
     code = """
@@ -298,6 +307,18 @@ def test_interrupts_at_any_time_leave_nothing_behind() -> None:
     """
     ended = limited.run(code, seconds=120)
     assert (ended.errors, ended.output) == ("", "0 True none True\n")
+
+
+def test_a_lock_that_an_interrupt_left_locked_holds_nobody_up() -> None:
+    code = """
+        from dllm_fast import confined
+        from dllm_fast.confined import parent
+        confined.ask("echo", 1, seconds=20, gigabytes=1)
+        parent._kept.child._process._waitpid_lock.acquire()  # an interrupt within `Popen.poll`
+        confined.end()
+        print(confined.ask("echo", 2, seconds=20, gigabytes=1))
+    """
+    assert limited.run(code, seconds=30).output == "2\n"
 
 
 def test_where_no_process_may_be_started() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import dllm_fast
 from dllm_fast import confined
 from dllm_fast.errors import CheckpointError
 from dllm_fast.models import bounded, trial
+from dllm_fast.models.changes import Changes
 from dllm_fast.models.tokenizer import Tokenizer
 from dllm_fast.models.vocabulary import UnusableError
 
@@ -53,6 +55,32 @@ def test_one_trial_for_the_same_text_and_changes(tmp_path: Path, monkeypatch: py
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "a"}')
     Tokenizer.find(tmp_path)
     assert asked == ["tokenizer"] * 2
+
+
+def test_a_signal_handler_may_load_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, inner = written(tmp_path), []
+
+    class Interrupted(dict[bytes, None]):
+        def __contains__(self, digest: object) -> bool:  # where a handler may run
+            if not inner:
+                inner.append("begun")
+                inner.append(Tokenizer.find(folder)[1])
+            return super().__contains__(digest)
+
+    monkeypatch.setattr(trial, "_believed", Interrupted())
+    thread = threading.Thread(target=Tokenizer.find, args=(folder,), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert inner == ["begun", None]
+    assert not thread.is_alive()
+
+
+def test_what_was_believed_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "ask", lambda *_, **__: None)
+    changes = Changes(kind=None, settings={}, added=[], special=[], file="")
+    for number in range(2 * trial._MOST + 1):
+        trial.believe(str(number), changes, "x")
+    assert 0 < len(trial._believed) <= trial._MOST
 
 
 def test_the_text_that_was_tried_is_the_text_that_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,11 @@ def main() -> None:
     library = os.path.dirname(os.__file__)
     own = [path for path in sys.path if path.startswith(library) and not path.endswith("-packages")]
     sys.path[:] = dict.fromkeys([*own, *paths, *sys.path])
+    # This very package, not another version that lies on the way, also where the parent found it by a hook alone.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    import dllm_fast  # noqa: F401, where its modules are found from now on
+
+    del sys.path[0]
     from dllm_fast.confined.tasks import TASKS
 
     _write(channel, {"python": sys.hexversion, "limited": _limited()})

@@ -6,11 +6,14 @@ Whatever interrupts a question ends the child, so that no answer can be taken fo
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import json
+import math
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -110,13 +113,17 @@ def _started(kept: _Kept) -> _Child:
             made.append(_Child(kept))
         except BaseException as error:
             made.append(error)
+        finally:
+            done.release()
 
-    thread = threading.Thread(target=start, daemon=True)
+    # `Thread.start` and `join` make another exception of an interrupt at the wrong time; a lock alone does not.
+    done = threading.Lock()
+    done.acquire()
     try:
-        thread.start()
+        _thread.start_new_thread(start, ())
     except RuntimeError as error:
         raise UnavailableError(f"a child process cannot be started: {error}") from error
-    thread.join()
+    done.acquire()
     if isinstance(made[0], BaseException):
         raise made[0]
     return made[0]
@@ -183,7 +190,7 @@ class _Child:
             raise UnavailableError(self._kept.refused)
 
     def lives(self) -> bool:
-        if self._process.poll() is None:
+        if self._status(0) is None:
             return True
         self.end()
         return False
@@ -236,18 +243,37 @@ class _Child:
 
     def _end_text(self) -> str:
         """How the child ended, which has closed its end of the socket."""
-        try:
-            code = self._process.wait(5)
-        except subprocess.TimeoutExpired:
+        code = self._status(5)
+        if code is None:
             return "its process closed the connection"
         return f"its process ended by signal {-code}" if code < 0 else f"its process ended with status {code}"
+
+    def _status(self, seconds: float) -> int | None:
+        """How the process ended, or None where it does not in this time.
+
+        `Popen.poll` and `wait` take a lock that an interrupt can leave locked, for good.
+        """
+        deadline = time.monotonic() + seconds
+        while self._process.returncode is None:
+            try:
+                number, status = os.waitpid(self._process.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it
+                number, status = self._process.pid, 0
+            if number:
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() >= deadline:
+                return None
+            else:
+                time.sleep(0.001)
+        return self._process.returncode
 
     def end(self) -> None:
         """Ends the process, if it lives, and leaves nothing behind; where it is interrupted, it will be called again."""
         if self._kept.child is self:
             self._kept.child = None
-        self._process.kill()
-        self._process.wait()
+        if self._status(0) is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+            self._status(math.inf)
         self._close()
         self._kept.children.discard(self)
 
@@ -308,6 +334,13 @@ def _forget() -> None:
     _kept = _Kept()
 
 
+def _leave() -> None:
+    """At the end of this process. Where a daemon thread still asks, it has nobody to tell, and the child ends by itself."""
+    kept = _here()
+    if kept.owner in (None, threading.get_ident()):
+        _end_all(kept)
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
-atexit.register(end)
+atexit.register(_leave)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast import confined
@@ -23,8 +22,8 @@ _SECONDS, _SECONDS_PER_MB = 30, 3
 _GIGABYTES, _GIGABYTES_PER_MB = 2, 0.1
 # Who opens a folder again has its tokenizer at once. Digests of so many that were believed.
 _MOST = 256
+# Without a lock: a signal handler may load, too, and a fork would inherit it locked.
 _believed: dict[bytes, None] = {}
-_lock = threading.RLock()  # a signal handler may open a folder, too
 
 
 def believe(text: str, changes: Changes, origin: str) -> None:
@@ -40,15 +39,14 @@ def believe(text: str, changes: Changes, origin: str) -> None:
         UnusableError: no child can be had, and it is not of parts that are known to be bounded.
     """
     data: dict[str, Any] = {"text": text, "changes": dataclasses.asdict(changes)}
-    digest = hashlib.sha256(json.dumps(data | {"changes": {**data["changes"], "file": ""}}).encode()).digest()
-    with _lock:
-        if digest in _believed:
-            return
+    digest = hashlib.sha256(json.dumps({**data["changes"], "file": ""}).encode())
+    digest.update(text.encode("utf-8", "surrogatepass"))  # behind an object of JSON, which says where it ends
+    if digest.digest() in _believed:
+        return
     _try(text, data, origin)
-    with _lock:
-        while len(_believed) >= _MOST:
-            del _believed[next(iter(_believed))]
-        _believed[digest] = None
+    if len(_believed) >= _MOST:
+        _believed.clear()
+    _believed[digest.digest()] = None
 
 
 def _try(text: str, data: Mapping[str, object], origin: str) -> None:
