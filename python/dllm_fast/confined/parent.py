@@ -116,8 +116,9 @@ def _started(kept: _Kept) -> _Child:
         finally:
             done.release()
 
-    # `Thread.start` and `join` make another exception of an interrupt at the wrong time; a lock alone does not.
-    done = threading.Lock()
+    # `Thread.start` and `join` make another exception of an interrupt at the wrong time; a bare lock, which only this call and
+    # its thread know, does not.
+    done = _thread.allocate_lock()
     done.acquire()
     try:
         _thread.start_new_thread(start, ())
@@ -272,7 +273,8 @@ class _Child:
         if self._kept.child is self:
             self._kept.child = None
         if self._status(0) is None:
-            os.kill(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # somebody else has just waited for it
+                os.kill(self._process.pid, signal.SIGKILL)
             self._status(math.inf)
         self._close()
         self._kept.children.discard(self)
