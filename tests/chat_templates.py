@@ -358,7 +358,7 @@ def _long(count: int) -> list[str]:
 
 # Each must be an error about the template, whoever renders it, in seconds and without memory.
 ATTACKS = (
-    # What the issue names.
+    # The first that were found.
     "{% set ns = namespace(x=1) %}{% for j in range(20) %}{% for i in range(10**5) %}{% set ns.x = (ns.x,) %}{% endfor %}"
     "{% endfor %}{{ {ns.x: 1} }}",
     _loop("[]", 10**4, "ns.x + ['a' * 10**7]", "{{ ns.x | length }}"),
