@@ -42,6 +42,8 @@ def run(
     """
     limit = int(gigabytes * 2**30)
     first = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n"
+    # What runs in the background of a shell ignores Ctrl-C, and so would its children.
+    first += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     process = subprocess.Popen(
         [sys.executable, "-c", first + textwrap.dedent(code), *map(str, arguments)],
         cwd=ROOT,

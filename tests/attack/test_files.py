@@ -336,7 +336,7 @@ def test_json_is_bounded_by_values_depth_and_size(tmp_path: Path) -> None:
         folder = write(tmp_path / kind, "plain")
         (folder / "config.json").write_text(text())
         folders.append(folder)
-    for (how, said), kind in zip(outcomes(*folders, gigabytes=3, seconds=60), LARGE, strict=True):
+    for (how, said), kind in zip(outcomes(*folders, gigabytes=5, seconds=60), LARGE, strict=True):
         assert how == "refused", kind
         assert "config.json" in said.partition(" ")[2], kind
 

@@ -272,6 +272,23 @@ def test_everything_at_once_on_one_model(impatient, tmp_path):
     assert explained == [told] * ROUNDS
 
 
+def test_a_probe_does_not_count_what_other_threads_call(monkeypatch):
+    model = model_of("Qwen3")
+    told = str(dllm_fast.explain(model))
+    body = type(model.model)
+    forward = body.forward
+
+    def beside(self, *args, **named):
+        thread = threading.Thread(target=lambda: model.lm_head(torch.zeros(1, model.config.hidden_size)))
+        thread.start()
+        thread.join()
+        return forward(self, *args, **named)
+
+    monkeypatch.setattr(body, "forward", functools.wraps(forward)(beside))
+    model = model_of("Qwen3")
+    assert str(dllm_fast.explain(model)) == told
+
+
 @pytest.mark.parametrize("name", ["native", "function"])
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_other_threads_have_torchs_attention_and_the_models_own(name, implementation):

@@ -117,6 +117,12 @@ def test_a_tokenizer_is_asked_for_what_the_config_does_not_say():
         def __len__(self):
             return 60
 
+        def encode(self, text, **_):
+            return []
+
+        def decode(self, ids, **_):
+            return ""
+
     model = decoder(is_causal=False, eos_token_id=None)
     said = told(model, Tokenizer())
     assert (said["mask_token_id"], said["eos_token_ids"]) == (50, [51])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -242,7 +243,13 @@ class _Probe:
         if self.head is None:
             return "names no output embeddings"
         taken: list[Tensor] = []
-        handle = self.head.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+        own = threading.get_ident()
+
+        def take(_: object, args: tuple[Any, ...]) -> None:
+            if threading.get_ident() == own:  # others may be running this model
+                taken.append(args[0])
+
+        handle = self.head.register_forward_pre_hook(take)
         try:
             self.forward(self.ids, mask)
         finally:
