@@ -39,6 +39,13 @@ def is_readable(tensor: Any) -> bool:
         return False
 
 
+def _check_readable(tensor: Any, name: str) -> None:
+    if not is_readable(tensor):
+        raise InvalidTypeError(
+            f"{name} must be a tensor with numbers in memory of its own, got {shown(tensor)}; pass it dense and on a device"
+        )
+
+
 def on_host(tensor: Any, name: str) -> NDArray[Any]:
     """The numbers of a tensor on the host, whatever it is a view of; in the same memory where that can be.
 
@@ -46,10 +53,7 @@ def on_host(tensor: Any, name: str) -> NDArray[Any]:
         InvalidTypeError: it has none, or of a dtype that NumPy does not know.
         InvalidValueError: too many.
     """
-    if not is_readable(tensor):
-        raise InvalidTypeError(
-            f"{name} must be a tensor with numbers in memory of its own, got {shown(tensor)}; pass it dense and on a device"
-        )
+    _check_readable(tensor, name)
     check_many(tensor.numel(), name)
     try:
         array: NDArray[Any] = tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
@@ -115,10 +119,8 @@ def logits_matrix(logits: Any) -> NDArray[Any]:
         raise InvalidTypeError(
             f"logits must be a torch tensor or a NumPy array, got {type(logits).__name__}; convert them first"
         )
-    if is_tensor(logits) and not is_readable(logits):
-        raise InvalidTypeError(
-            f"logits must be a tensor with numbers in memory of its own, got {shown(logits)}; pass them dense and on a device"
-        )
+    if is_tensor(logits):
+        _check_readable(logits, "logits")
     name = str(logits.dtype).removeprefix("torch.")
     if name not in ("float32", "float16", "bfloat16"):
         remedy = _REMEDY.get(name, "convert them to float32")

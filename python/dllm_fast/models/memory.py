@@ -27,10 +27,7 @@ def check(what: str, needed: int) -> None:
     """
     there = available()
     if there is not None and needed > there:
-        raise CheckpointError(
-            f"{what} must fit into memory, needs {needed:,} bytes, and {there:,} are free here; use a smaller dtype, "
-            "another device, or a machine with more memory"
-        )
+        raise _lacking(what, needed, there)
 
 
 def available() -> int | None:
@@ -51,12 +48,15 @@ def allocated(what: str, needed: int) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
-        there = available()
-        free = "" if there is None else f", and {there:,} are free here"
-        raise CheckpointError(
-            f"{what} must fit into memory, needs {needed:,} bytes{free}; use a smaller dtype, another device, or a machine "
-            "with more memory"
-        ) from error
+        raise _lacking(what, needed, available()) from error
+
+
+def _lacking(what: str, needed: int, there: int | None) -> CheckpointError:
+    free = "" if there is None else f", and {there:,} are free here"
+    return CheckpointError(
+        f"{what} must fit into memory, needs {needed:,} bytes{free}; use a smaller dtype, another device, or a machine "
+        "with more memory"
+    )
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
