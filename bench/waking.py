@@ -118,13 +118,16 @@ def crowded(pool: list[torch.Tensor], wide: torch.Tensor, rounds: int) -> list[J
     def measure(is_busy: bool) -> None:
         for count in (harness.cores(), 1):
             with harness.threads(count):
-                for i in range(2 if rounds == 1 else 12):
-                    for name, step in steps.items():
+                # Many, and each form as often first: the scheduler lends a process that has rested a few milliseconds, and a
+                # sample is a whole slice of the scheduler late, or not at all.
+                for i in range(2 if rounds == 1 else 100):
+                    for name, step in list(steps.items())[:: 1 if i % 2 else -1]:
                         torch.softmax(wide, -1)  # as behind a forward: torch's threads spin
                         note(name, count, is_busy, harness.seconds(functools.partial(step, pool[i % len(pool)])))
-                outside, inside = watched.run()
-                note("generation outside the model", count, is_busy, outside)
-                note("generation inside the model", count, is_busy, inside)
+                for _ in range(1 if rounds == 1 else 4):
+                    outside, inside = watched.run()
+                    note("generation outside the model", count, is_busy, outside)
+                    note("generation inside the model", count, is_busy, inside)
 
     watched.run()
     for _ in range(rounds):
