@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -6,6 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Edit",
+    "Lock",
     "Prediction",
     "Request",
     "Sampler",
@@ -48,6 +50,11 @@ def sudoku_puzzles(
     *,
     held_out: bool = True,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+
+@final
+class Lock:
+    def __new__(cls) -> Lock: ...
+    def held(self) -> AbstractContextManager[None]: ...
 
 @final
 class Edit:

@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod edit;
 mod error;
+mod locks;
 mod predict;
 mod sampler;
 mod signals;
@@ -77,6 +78,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(predict::mask_predict, m)?)?;
     m.add_class::<predict::Prediction>()?;
     m.add_class::<edit::Edit>()?;
+    m.add_class::<locks::Lock>()?;
     m.add_class::<sampler::Request>()?;
     m.add_class::<sampler::Sampler>()?;
     demo::register(m)

@@ -77,10 +77,11 @@ def assert_free():
 
     def take():
         for lock in (hold.LOCK, keep.ALONE):
-            taken.append(lock.acquire(timeout=10))
-            lock.release()
+            with lock.held():
+                taken.append(True)
 
-    thread = threading.Thread(target=take)
+    # It would wait for ever.
+    thread = threading.Thread(target=take, daemon=True)
     thread.start()
     thread.join(30)
     assert taken == [True, True]

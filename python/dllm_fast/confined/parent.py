@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dllm_fast._core import Lock
 from dllm_fast.confined.errors import DiedError, LimitError, TaskError, UnavailableError
 
 if os.name == "posix":  # elsewhere `_program` refuses before anything else is needed
@@ -41,7 +42,7 @@ class _Kept:
     """What this process has: a child, and the lock of those who ask."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # a handler may ask just before there is an owner, or just after
+        self.lock = Lock()  # a handler may ask just before there is an owner, or just after
         self.owner: int | None = None
         self.child: _Child | None = None
         self.children: set[_Child] = set()
@@ -73,7 +74,7 @@ def ask(task: str, payload: Any, *, seconds: float, gigabytes: float) -> Any:
             return child.ask(data, seconds, gigabytes)
         finally:
             child.end()
-    with kept.lock:
+    with kept.lock.held():
         kept.owner = threading.get_ident()
         try:
             if kept.child is None or not kept.child.lives():

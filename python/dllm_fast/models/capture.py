@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import threading
 import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dllm_fast._core import Lock
 from dllm_fast.models.while_node import WhileGraph
 from dllm_fast.ops import launcher
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # One at a time in a process: what another thread queues meanwhile, another capture's warm-up say, can break a capture.
 # In a handler that runs inside one, another is an error of CUDA's, not a wait for ever.
-_CAPTURES = threading.RLock()
+_CAPTURES = Lock()
 
 
 class CudaCapture:
@@ -38,7 +38,7 @@ class CudaCapture:
         self._anchor: tuple[Any, Tensor] | None = None
 
     def __call__(self, body: Callable[[], None]) -> Callable[[], None]:
-        with _CAPTURES, torch.cuda.device(self._where):
+        with _CAPTURES.held(), torch.cuda.device(self._where):
             current = torch.cuda.current_stream()
             if self._stream is None:
                 self._stream = own_stream(self, current.device)
@@ -73,7 +73,7 @@ class CudaCapture:
         Raises:
             KernelError, RuntimeError: it cannot be built.
         """
-        with _CAPTURES, torch.cuda.device(self._where):
+        with _CAPTURES.held(), torch.cuda.device(self._where):
             current = torch.cuda.current_stream()
             graph = torch.cuda.CUDAGraph(keep_graph=True)
 
@@ -137,7 +137,7 @@ def draw(device: int) -> None:
 
 # Those that were made and are free again, by device.
 _FREE: dict[int, list[int]] = {}
-_STREAMS = threading.RLock()  # an owner may go while another one comes
+_STREAMS = Lock()  # an owner may go while another one comes
 _NON_BLOCKING = 1
 
 
@@ -148,7 +148,7 @@ def own_stream(owner: object, device: torch.device) -> torch.cuda.Stream:
     replayed on another stream.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
-    with _STREAMS:
+    with _STREAMS.held():
         free = _FREE.setdefault(index, [])
         handle = free.pop() if free else _made()
     if handle is None:
@@ -170,5 +170,5 @@ def _made() -> int | None:
 
 
 def _give_back(index: int, handle: int) -> None:
-    with _STREAMS:
+    with _STREAMS.held():
         _FREE[index].append(handle)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
 import traceback
 import warnings
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 
 from dllm_fast import switches
+from dllm_fast._core import Lock
 from dllm_fast.errors import DllmFastWarning
 from dllm_fast.models.batch import Batch
 from dllm_fast.models.cache import SlotCache
@@ -218,7 +218,7 @@ class Engine:
         self._begun: _Begun | None = None
         self._state: Hashable | None = None
         self._user: object = None
-        self._lock = threading.RLock()  # of the line above; a signal handler may run a model, too
+        self._lock = Lock()  # of the line above; a signal handler may run a model, too
 
     @property
     def captured(self) -> int:
@@ -230,7 +230,7 @@ class Engine:
         # Autocast computes in other dtypes than a graph that was captured without it, and frees what it has converted.
         if self.trouble is not None or torch.is_autocast_enabled(self._where.type):
             return False
-        with self._lock:
+        with self._lock.held():
             if self._user is not None:
                 return False
             self._user = user

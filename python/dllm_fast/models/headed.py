@@ -73,7 +73,7 @@ class HeadedRunner(ModelAdapter):
         return self._forward(ids).flatten(0, 1) if lines is None else self._forward.rows(ids, lines)
 
     def _alone(self, ids: Tensor, lines: Tensor | None) -> Tensor:
-        with ALONE:
+        with ALONE.held():
             hold = Hold()
             try:
                 put_back(hold, self._module)

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch.overrides import _get_current_function_mode_stack
 
+from dllm_fast._core import Lock
+
 
 class Change(Protocol):
     """A change of one thing. Both may be called again at any time; `undo` also where nothing has been changed yet."""
@@ -56,7 +58,7 @@ class Hold:
             make: looks at the thing as it is and says how to change it; called for the first who needs it.
         """
         key = kind, id(owner)
-        with LOCK:
+        with LOCK.held():
             thing = _THINGS.get(key)
             if thing is None:
                 thing = _Thing(owner, make())
@@ -83,7 +85,7 @@ class Hold:
             except Exception as error:  # of a broken device, or of somebody's module
                 failure = failure or error
             self._undone.pop()
-        with LOCK:
+        with LOCK.held():
             while self._things:
                 key, thing = self._things[-1]
                 thing.holders.discard(self)
@@ -149,6 +151,6 @@ def _open() -> list[Hold]:
 
 # The forward of ours in which this thread is, for what is called in it.
 FORWARD: ContextVar[Any] = ContextVar("dllm_fast_forward", default=None)
-LOCK = threading.RLock()  # an object may be collected, and give back, while its thread is in here
+LOCK = Lock()  # an object may be collected, and give back, while its thread is in here
 _THINGS: dict[Hashable, _Thing] = {}
 _local: Any = threading.local()

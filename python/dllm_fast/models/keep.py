@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dllm_fast._core import Lock
 from dllm_fast.models.draws import Generators, OwnDraws
 from dllm_fast.models.hold import LOCK, Hold, held
 
@@ -236,7 +237,7 @@ def without_gradients(hold: Hold) -> None:
 
 def _evaluate(hold: Hold, modules: list[nn.Module]) -> bool:
     """Takes modules out of training mode, each for as long as somebody runs it; says whether any was in it."""
-    with LOCK:
+    with LOCK.held():
         training = [module for module in modules if module.training or held("training", module) is not None]
         for module in training:
             hold.change("training", module, functools.partial(_Without, module, "training"))
@@ -288,7 +289,7 @@ class _State:
 
 
 # Whoever probes a model, or runs a class that changes itself. Taken before `hold.LOCK`.
-ALONE = threading.RLock()
+ALONE = Lock()
 _RUNNING: list[_State] = []
 _numbers = itertools.count()
 _local = threading.local()

@@ -6,12 +6,12 @@ captured is compared before every run (`constants.py`); where it has changed, th
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import TYPE_CHECKING
 
 from torch.nn.modules import module as torchs
 
+from dllm_fast._core import Lock
 from dllm_fast.models.capture import CudaCapture
 from dllm_fast.models.constants import constants
 from dllm_fast.models.graphs import Engine
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dllm_fast.models.native import NativeNetwork, Plan
     from dllm_fast.models.study import Study
 
-_LOCK = threading.RLock()  # what is collected meanwhile, or a signal handler, may run a model
+_LOCK = Lock()  # what is collected meanwhile, or a signal handler, may run a model
 _ENGINES: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Plan, torch.dtype, torch.device], NativeEngine]]
 _ENGINES = weakref.WeakKeyDictionary()
 # Whose hooks go along with our runs, or do nothing in a forward.
@@ -56,7 +56,7 @@ class NativeEngine(Engine):
 def engine_of(model: nn.Module, network: NativeNetwork, plan: Plan, info: ModelInfo) -> NativeEngine | None:
     """The engine of a model; None on a device without graphs."""
     key = plan, info.dtype, info.device
-    with _LOCK:
+    with _LOCK.held():
         kept = _ENGINES.get(model)
         if kept is not None and kept[0] == key:
             return kept[1]
@@ -72,7 +72,7 @@ def report(model: nn.Module, found: Study) -> tuple[bool, str | None]:
     """Whether there are graphs where a studied model is, and why its steps are none of them, as far as is known."""
     if found.plan is None or capture_on(found.info.device) is None:
         return False, None
-    with _LOCK:
+    with _LOCK.held():
         kept = _ENGINES.get(model)
     return True, found.not_captured or (None if kept is None else kept[1].trouble) or obstacle(model)
 

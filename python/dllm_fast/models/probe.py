@@ -58,7 +58,7 @@ def study(model: nn.Module, tokenizer: Any = None) -> Study:
     state = _state(found, info)
     kept = _STUDIES.get(found.model)
     if kept is None or kept[0] != state:
-        with ALONE, LOCK:
+        with ALONE.held(), LOCK.held():
             kept = _STUDIES.get(found.model)
             if kept is None or kept[0] != state:
                 repaired = check_buffers(found.model)

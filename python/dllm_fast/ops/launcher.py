@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dllm_fast import kernels
+from dllm_fast._core import Lock
 from dllm_fast.errors import DllmFastWarning, KernelError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def run(launches: Iterable[Launch], device: torch.device) -> None:
 # --- what was launched
 
 _counters: list[Counter[str]] = []
-_counting = threading.RLock()  # a signal handler may launch, too
+_counting = Lock()  # a signal handler may launch, too
 _capture = threading.local()
 
 
@@ -86,12 +87,12 @@ def counted() -> Iterator[Counter[str]]:
     A capture launches nothing. A replay counts as the launches that were captured.
     """
     counter: Counter[str] = Counter()
-    with _counting:
+    with _counting.held():
         _counters.append(counter)
     try:
         yield counter
     finally:
-        with _counting:
+        with _counting.held():
             _counters[:] = [other for other in _counters if other is not counter]
 
 
@@ -109,7 +110,7 @@ def recorded() -> Iterator[Counter[str]]:
 def count(launched: Counter[str]) -> None:
     """Adds launches to all open counts, as a replay has to."""
     if _counters:
-        with _counting:
+        with _counting.held():
             for counter in _counters:
                 counter.update(launched)
 

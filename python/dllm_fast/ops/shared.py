@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dllm_fast._core import Lock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
@@ -30,7 +32,7 @@ class Shared:
     def __init__(self, most: int) -> None:
         self._most = most
         self._made: dict[tuple[Hashable, torch.device], Tensor] = {}
-        self._lock = threading.RLock()  # a signal handler, or what is collected, may want one while its thread makes one
+        self._lock = Lock()  # a signal handler, or what is collected, may want one while its thread makes one
 
     def get(self, key: Hashable, device: torch.device, make: Callable[[], Tensor], least: int = 0) -> Tensor:
         """The tensor of a key on a device.
@@ -47,7 +49,7 @@ class Shared:
         held = None if kept is None else kept.get((id(self), key, device))
         if held is not None and len(held) >= least:
             return held
-        with self._lock:
+        with self._lock.held():
             found = self._made.pop((key, device), None)
             if found is None or len(found) < least:
                 # Somebody may train with it, which tensors of inference mode do not allow.

@@ -1,0 +1,85 @@
+//! A lock of Python that an interrupt cannot leave locked.
+//!
+//! From CPython 3.14 on, a signal handler can run behind `lock.__enter__` and before the block of a `with lock:` has begun; what
+//! it raises leaves the lock locked for good. Here each `with` has an object of its own, which releases when it goes.
+
+use pyo3::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A lock that its thread may take again: `with lock.held(): ...`.
+#[pyclass(module = "dllm_fast._core", frozen)]
+pub(super) struct Lock {
+    /// A `threading.RLock`: it hears signals while it waits.
+    inner: Py<PyAny>,
+}
+
+#[pymethods]
+impl Lock {
+    #[new]
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let inner = py.import("threading")?.call_method0("RLock")?.unbind();
+        Ok(Self { inner })
+    }
+
+    /// For one `with`.
+    fn held(&self, py: Python<'_>) -> Held {
+        Held {
+            lock: self.inner.clone_ref(py),
+            is_held: AtomicBool::new(false),
+        }
+    }
+}
+
+/// One thread's use of a lock: taken when it is entered, released when it is left or goes.
+#[pyclass(module = "dllm_fast._core", frozen)]
+pub(super) struct Held {
+    lock: Py<PyAny>,
+    is_held: AtomicBool,
+}
+
+impl Held {
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_held.swap(false, Ordering::Relaxed) {
+            self.lock.call_method0(py, "release")?;
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Held {
+    fn __enter__(&self, py: Python<'_>) -> PyResult<()> {
+        // Both are functions of C: no handler runs between the lock and the note of it.
+        self.lock.call_method0(py, "acquire")?;
+        self.is_held.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.release(py)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !*self.is_held.get_mut() {
+            return;
+        }
+        Python::attach(|py| {
+            // It goes while what was raised is on its way.
+            let raised = PyErr::take(py);
+            if let Err(error) = self.release(py) {
+                error.write_unraisable(py, None);
+            }
+            if let Some(raised) = raised {
+                raised.restore(py);
+            }
+        });
+    }
+}
