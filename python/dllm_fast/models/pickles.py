@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import pickle
 import re
 import tarfile
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from dllm_fast.errors import CheckpointError, shown
-from dllm_fast.models import memory, regular
+from dllm_fast.models import memory, opcodes, regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,11 @@ _POINTER = b"version https://git-lfs"
 _ARCHIVE = b"PK\x03\x04"
 # Below it, a file can write outside its memory or run code in spite of weights_only=True: CVE-2025-32434, CVE-2026-24747.
 SAFE = "2.10"
+# In the format from before the archives: a number, a version, the system, the values, and the names of their storages.
+_OLD_PICKLES = 5
+# Tensors are written whole, also those that share memory: tied ones, of which models have up to four.
+_MOST_SHARED = 8
+_FEW_BYTES = 64 << 20
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
 
 
@@ -68,6 +74,7 @@ def read(path: Path) -> State:
     tensors = _without_wrappers(tensors)
     for key, tensor in tensors.items():
         _check(path, key, tensor)
+    _check_sizes(path, tensors)
     return State(tensors, left_out)
 
 
@@ -92,13 +99,12 @@ def _torch_load(path: Path, file: regular.File) -> object:
                 f"{path} must be in torch's format of today, got a tar archive, which can run code; "
                 "ask its publisher for safetensors"
             )
-        # torch's own reader lists the archive, so that no file can show one list here and another there.
-        if archive and "constants.pkl" in torch._C.PyTorchFileReader(same).get_all_records():
-            raise CheckpointError(
-                f"{path} must hold tensors, got a TorchScript archive, which is a program; ask its publisher for safetensors"
-            )
-        if not archive:
+        if archive:
+            _check_archive(path, same, file.size)
+        else:
             memory.check(str(path), file.size)
+            with open(same, "rb") as buffered:
+                opcodes.check(buffered, pickles=_OLD_PICKLES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about the pickle's version
             # A file from before the archives cannot be mapped.
@@ -106,6 +112,15 @@ def _torch_load(path: Path, file: regular.File) -> object:
                 return torch.load(same, map_location="cpu", weights_only=True, mmap=archive)
     except CheckpointError:
         raise
+    except opcodes.CostlyError as error:
+        raise CheckpointError(
+            f"{path} must be read in proportion to its length, got {error}; fetch it again, or do not use it"
+        ) from error
+    except opcodes.UnknownError as error:
+        raise CheckpointError(
+            f"{path} must hold tensors only, got {error}, so nothing of it was read; "
+            "ask its publisher for safetensors, or for the state dict alone"
+        ) from error
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = shown(found[1]) if found else "other objects"
@@ -118,6 +133,23 @@ def _torch_load(path: Path, file: regular.File) -> object:
         raise CheckpointError(
             f"{path} must be a file of torch.save, got {type(error).__name__}: {first_line[:200]}; fetch it again"
         ) from error
+
+
+def _check_archive(path: Path, same: str, size: int) -> None:
+    """Looks at an archive as torch's own reader sees it, so that no file can show one list here and another there."""
+    archive = torch._C.PyTorchFileReader(same)
+    names = archive.get_all_records()
+    if "constants.pkl" in names:
+        raise CheckpointError(
+            f"{path} must hold tensors, got a TorchScript archive, which is a program; ask its publisher for safetensors"
+        )
+    held = sum(archive.get_record_size(name) for name in names)
+    if held > size:
+        raise CheckpointError(
+            f"{path} must hold what is in it as it is, got {held:,} bytes in a file of {size:,}, as compressed ones have; "
+            "write it with torch.save"
+        )
+    opcodes.check(io.BytesIO(archive.get_record("data.pkl")))
 
 
 def _containers() -> contextlib.AbstractContextManager[object]:
@@ -167,4 +199,15 @@ def _check(path: Path, key: str, tensor: torch.Tensor) -> None:
         raise CheckpointError(
             f"{path}: {shown(key)} must be of one of the types {', '.join(str(d).removeprefix('torch.') for d in _DTYPES)}, "
             f"got {tensor.dtype}; quantised checkpoints are not supported, use the float16, bfloat16 or float32 one"
+        )
+
+
+def _check_sizes(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """A tensor can repeat its memory, and many can share it: then a small file would become a large one."""
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
+    written = sum(tensor.nbytes for tensor in tensors.values())
+    if written > max(_MOST_SHARED * sum(held.values()), _FEW_BYTES):
+        raise CheckpointError(
+            f"{path} must hold tensors of at most {_MOST_SHARED} times its memory, got {written:,} bytes that share "
+            f"{sum(held.values()):,}; save them with .contiguous()"
         )
