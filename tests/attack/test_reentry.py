@@ -11,10 +11,12 @@ import textwrap
 from tests import limited
 
 SETUP = """
-import contextlib, faulthandler, gc, os, signal, sys, threading, time, weakref
+import contextlib, faulthandler, gc, os, signal, sys, threading, time, warnings, weakref
 import numpy as np
 from dllm_fast import DllmFastError, Sampler, SamplerConfig, _core, mask_predict
 
+# Python 3.12 and later warn of every fork beside a thread, which is what is tried here.
+warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
 MASK = 9
 config = SamplerConfig(mask_token_id=MASK, threshold=0.5)
 canvases = [np.array([1, MASK, MASK, MASK]), np.array([MASK, MASK])]
