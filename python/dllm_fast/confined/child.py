@@ -61,7 +61,7 @@ def main() -> None:
             answer = _failure(error)
         question, payload = b"", None
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if _resident() > MOST_KEPT:
+        if _pages()[1] * resource.getpagesize() > MOST_KEPT:
             answer = answer[:-1] + b', "worn": true}'
         _send(channel, answer)
 
@@ -97,7 +97,8 @@ def _lower(limit: int, most: int, *, hard: bool = False) -> None:
 
 def _limit(seconds: float, memory: float) -> None:
     """Of the next task. The parent looks at the clock, too; this holds also when the parent is gone."""
-    _lower(resource.RLIMIT_AS, int(memory))
+    # Beyond what it has, which is not the task's.
+    _lower(resource.RLIMIT_AS, _pages()[0] * resource.getpagesize() + int(memory))
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 2)
     signal.setitimer(signal.ITIMER_REAL, seconds + 1)
@@ -131,14 +132,15 @@ def _watch(channel: int, life: int, parent: int) -> select.poll:
     return watched
 
 
-def _resident() -> int:
-    """Bytes of memory that this process holds; 0 where it cannot be read."""
+def _pages() -> tuple[int, int]:
+    """Pages of addresses and of memory that this process holds; zeros where they cannot be read."""
     try:
         file = os.open("/proc/self/statm", os.O_RDONLY)
     except OSError:
-        return 0
+        return 0, 0
     try:
-        return int(os.read(file, 200).split()[1]) * resource.getpagesize()
+        size, resident, *_ = os.read(file, 200).split()
+        return int(size), int(resident)
     finally:
         os.close(file)
 

@@ -35,7 +35,13 @@ MOST_ANSWER = 64 << 20  # bytes
 
 # What the child sees of the environment: where libraries lie, and the time zone.
 _KEPT = ("LD_LIBRARY_PATH", "TZ")
-_SET = {"LC_CTYPE": "C.UTF-8", "MALLOC_ARENA_MAX": "1", "TOKENIZERS_PARALLELISM": "false"}
+# The allocators must not take addresses that nobody has asked for: those of the C library, and of Python without the GIL.
+_SET = {
+    "LC_CTYPE": "C.UTF-8",
+    "MALLOC_ARENA_MAX": "1",
+    "MIMALLOC_ARENA_RESERVE": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 class _Kept:
