@@ -134,8 +134,9 @@ def opened(path: Path, largest: int | None = None) -> Iterator[File]:
         raise _refusal(path, error) from error
     _check_kind(path, before)
     try:
-        # Nobody else closes its descriptor: what is closed twice may be the file of another thread by then.
-        raw = io.FileIO(path, "rb", opener=lambda name, _: os.open(name, _FLAGS))
+        # Both in one call of C, so that no interrupt comes between them and loses the descriptor. Nobody else closes it: what
+        # is closed twice may be the file of another thread by then.
+        (raw,) = map(io.FileIO, map(os.open, (path,), (_FLAGS,)))
     except OSError as error:
         raise _refusal(path, error) from error
     with raw:
