@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import functools
 import gc
@@ -272,14 +273,22 @@ def test_everything_at_once_on_one_model(impatient, tmp_path):
     assert explained == [told] * ROUNDS
 
 
-def test_a_probe_does_not_count_what_other_threads_call(monkeypatch):
+@pytest.mark.parametrize("handed", [False, True], ids=["plain", "with the context of who started it"])
+def test_a_probe_does_not_count_what_other_threads_call(monkeypatch, handed):
     model = model_of("Qwen3")
     told = str(dllm_fast.explain(model))
     body = type(model.model)
     forward = body.forward
 
+    def other():
+        model.lm_head(torch.zeros(1, model.config.hidden_size))
+        qkv = torch.zeros(1, 1, 3, 8)
+        F.scaled_dot_product_attention(qkv, qkv, qkv)
+
     def beside(self, *args, **named):
-        thread = threading.Thread(target=lambda: model.lm_head(torch.zeros(1, model.config.hidden_size)))
+        # As `asyncio.to_thread` does, and every thread of Python without the GIL.
+        run = contextvars.copy_context().run if handed else lambda work: work()
+        thread = threading.Thread(target=run, args=(other,))
         thread.start()
         thread.join()
         return forward(self, *args, **named)

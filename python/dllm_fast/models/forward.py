@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dllm_fast.errors import InvalidTypeError
 from dllm_fast.models.described import output_embeddings
-from dllm_fast.models.hold import Hold
+from dllm_fast.models.hold import Hold, OfThread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,4 +119,5 @@ class Forward:
         return torch.zeros((), dtype=dtype, device=ids.device).where(seen, torch.finfo(dtype).min)
 
 
-_RUNNING: ContextVar[object] = ContextVar("dllm_fast_rows", default=None)
+# What picks the rows of the forward in which this thread is.
+_RUNNING = OfThread()

@@ -12,13 +12,30 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Hashable
-from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
 from torch.overrides import _get_current_function_mode_stack
 
 from dllm_fast._core import Lock
+
+
+class OfThread:
+    """A value that a thread has set for itself, or None.
+
+    A `ContextVar` would be handed to threads that are started meanwhile: by `asyncio.to_thread`, and without the GIL always.
+    """
+
+    def __init__(self) -> None:
+        self._local: Any = threading.local()
+
+    def get(self) -> Any:
+        """What this thread has set last."""
+        return getattr(self._local, "value", None)
+
+    def set(self, value: object) -> None:
+        """Sets it for this thread alone."""
+        self._local.value = value
 
 
 class Change(Protocol):
@@ -150,7 +167,7 @@ def _open() -> list[Hold]:
 
 
 # The forward of ours in which this thread is, for what is called in it.
-FORWARD: ContextVar[Any] = ContextVar("dllm_fast_forward", default=None)
+FORWARD = OfThread()
 LOCK = Lock()  # an object may be collected, and give back, while its thread is in here
 _THINGS: dict[Hashable, _Thing] = {}
 _local: Any = threading.local()

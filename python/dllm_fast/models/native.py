@@ -167,11 +167,12 @@ class Call:
 
     def run(self, model: nn.Module, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Features `[B, Q, H]`."""
-        token = FORWARD.set(self)
+        before = FORWARD.get()
+        FORWARD.set(self)
         try:
             model(input_ids=self.batch.ids, position_ids=positions, attention_mask=mask, **unwanted(model))
         finally:
-            FORWARD.reset(token)
+            FORWARD.set(before)
         if len(self.features) != 1:
             raise UnsupportedError(f"its output embeddings are called {len(self.features)} times in a forward, not once")
         return self.features[0]
@@ -203,11 +204,11 @@ class Call:
         if layer >= len(reaches):
             raise UnsupportedError("its layers differ from one forward to the next")
         # What is called from here on is no layer.
-        token = FORWARD.set(None)
+        FORWARD.set(None)
         try:
             return self.batch.attend(layer, query, key, value, reach=reaches[layer], scale=scale)
         finally:
-            FORWARD.reset(token)
+            FORWARD.set(self)
 
 
 def _attention(  # noqa: PLR0917, the positions are transformers' own
