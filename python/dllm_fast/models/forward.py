@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 
 from dllm_fast.errors import InvalidTypeError
 from dllm_fast.models.described import output_embeddings
-from dllm_fast.models.hold import Hold, OfThread
+from dllm_fast.models.hold import Hold, Hooked, OfThread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,27 +82,16 @@ class Forward:
             ValueError: the head was not called exactly once.
         """
         assert self._head is not None
-        calls = 0
-
-        def pick(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
-            nonlocal calls
-            if _RUNNING.get() is not pick:
-                return None
-            calls += 1
-            return (args[0].flatten(0, -2)[lines.to(args[0].device)][None],)
-
-        # The hook may be met by a forward of another thread, which must get all its rows.
-        hooks, before, hold = self._head._forward_pre_hooks, _RUNNING.get(), Hold()
-        hold.afterwards(lambda: _RUNNING.set(before))
-        hold.afterwards(lambda: [hooks.pop(number) for number, hook in [*hooks.items()] if hook is pick])
+        picked, before, hold = _Picked(self._head, lines), _PICKED.get(), Hold()
+        hold.afterwards(lambda: _PICKED.set(before))
         try:
-            _RUNNING.set(pick)
-            self._head.register_forward_pre_hook(pick)
+            _PICKED.set(picked)
+            hold.change("rows of the head", self._head, functools.partial(Hooked, self._head, _pick))
             logits = self(ids)
         finally:
             hold.give_back()
-        if calls != 1:
-            raise ValueError(f"the output embeddings were called {calls} times")
+        if picked.calls != 1:
+            raise ValueError(f"the output embeddings were called {picked.calls} times")
         return logits[0]
 
     def _visible(self, ids: Tensor) -> Tensor:
@@ -119,5 +109,21 @@ class Forward:
         return torch.zeros((), dtype=dtype, device=ids.device).where(seen, torch.finfo(dtype).min)
 
 
-# What picks the rows of the forward in which this thread is.
-_RUNNING = OfThread()
+class _Picked:
+    """The rows that a forward wants of a head, and how often it was called."""
+
+    def __init__(self, head: nn.Module, lines: Tensor) -> None:
+        self.head, self.lines, self.calls = head, lines, 0
+
+
+def _pick(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+    """A hook: in a forward that wants some rows of this head, it gets those alone."""
+    picked: _Picked | None = _PICKED.get()
+    if picked is None or picked.head is not module:
+        return None
+    picked.calls += 1
+    return (args[0].flatten(0, -2)[picked.lines.to(args[0].device)][None],)
+
+
+# Of the forward in which this thread is.
+_PICKED = OfThread()

@@ -50,6 +50,24 @@ class Change(Protocol):
         ...
 
 
+class Hooked:
+    """A change: a module calls a hook before its forward, which has to find out whose forward it is in.
+
+    One for all threads: without the GIL, torch fails where a hook comes or goes while another thread is in the module.
+    """
+
+    def __init__(self, module: torch.nn.Module, hook: Callable[..., Any]) -> None:
+        self._hooks, self._module, self._hook = module._forward_pre_hooks, module, hook
+
+    def apply(self) -> None:
+        if self._hook not in self._hooks.values():
+            self._module.register_forward_pre_hook(self._hook)
+
+    def undo(self) -> None:
+        for number in [number for number, hook in [*self._hooks.items()] if hook is self._hook]:
+            self._hooks.pop(number, None)
+
+
 class _Thing:
     def __init__(self, owner: object, change: Change) -> None:
         self.owner = owner  # a number of an object is its own only as long as it lives

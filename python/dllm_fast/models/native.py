@@ -23,7 +23,7 @@ from dllm_fast.models import swapped
 from dllm_fast.models.adapter import ModelAdapter
 from dllm_fast.models.described import output_embeddings
 from dllm_fast.models.forward import unwanted
-from dllm_fast.models.hold import FORWARD, Hold, held
+from dllm_fast.models.hold import FORWARD, Hold, Hooked, held
 from dllm_fast.models.native_engine import engine_of
 from dllm_fast.models.runner import NetworkRunner
 
@@ -300,7 +300,7 @@ def installed(model: nn.Module, through: str) -> Iterator[None]:
             _register()
         else:
             hold.change("attention function", swapped, functools.partial(swapped.Swap, _function))
-        hold.change(f"head, {through}", head, functools.partial(_Skipped, head, _SKIPS[through]))
+        hold.change(f"head, {through}", head, functools.partial(Hooked, head, _SKIPS[through]))
         for config in _configs(model):
             if through == INTERFACE:
                 hold.change("attention", config, functools.partial(_Chosen, config))
@@ -318,21 +318,6 @@ def _register() -> None:
         if registry is None:
             raise UnsupportedError(f"transformers {transformers.__version__} has no {interface}")
         registry.register(NAME, function)
-
-
-class _Skipped:
-    """A change for `hold.py`: the head keeps what it is given and has nothing to do, in our forwards."""
-
-    def __init__(self, head: nn.Module, skip: Callable[..., Any]) -> None:
-        self._hooks, self._head, self._skip = head._forward_pre_hooks, head, skip
-
-    def apply(self) -> None:
-        if self._skip not in self._hooks.values():
-            self._head.register_forward_pre_hook(self._skip)
-
-    def undo(self) -> None:
-        for number in [number for number, hook in [*self._hooks.items()] if hook is self._skip]:
-            self._hooks.pop(number, None)
 
 
 class _Chosen:
