@@ -159,8 +159,6 @@ def test_a_probe_is_interrupted_at_any_place(name):
 
 # Between the opening of a file and its `with`, only the last reference closes it, and says so; that it is closed is counted.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-# Python warns of a file that an interrupt loses and that is closed when it is collected.
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_loading_is_interrupted_at_any_place(tmp_path):
     model_of("Qwen3").save_pretrained(tmp_path)
     expected = run(dllm_fast.load(tmp_path, attention="full"))

@@ -69,6 +69,54 @@ def test_what_is_on_its_way_comes_through_where_a_lock_goes() -> None:
     assert is_free(lock)
 
 
+def test_what_held_gives_is_for_one_with() -> None:
+    lock = Lock()
+    held = lock.held()
+    with held:
+        with pytest.raises(RuntimeError, match="is for one `with`, got a second"):
+            held.__enter__()
+        assert not is_free(lock)
+    assert is_free(lock)
+    with held:
+        assert not is_free(lock)
+    assert is_free(lock)
+
+
+FORKS = """
+import os, signal, threading, warnings
+from dllm_fast._core import Lock
+
+warnings.simplefilter("ignore")
+lock, taken, done = Lock(), threading.Event(), threading.Event()
+
+def keep():
+    with lock.held():
+        taken.set()
+        done.wait()
+
+threading.Thread(target=keep, daemon=True).start()
+taken.wait()
+own = Lock()
+with own.held():
+    child = os.fork()
+    signal.alarm(20)
+    if not child:
+        with lock.held():
+            pass
+        with own.held():
+            pass
+if not child:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="no fork on this system")
+def test_a_child_of_fork_does_not_wait_for_a_thread_of_its_parent() -> None:
+    assert limited.run(FORKS) == (0, "7\n", "")
+
+
 ALARMS = """
 import random, signal, sys, threading
 from dllm_fast._core import Lock

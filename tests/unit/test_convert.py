@@ -23,8 +23,6 @@ from dllm_fast.models import pickles
 from dllm_fast.models.checkpoint import Checkpoint
 from dllm_fast.models.convert import convert
 
-pytestmark = pytest.mark.skipif(torch.__version__ < pickles.SAFE, reason="this torch reads pickles unsafely: test_pickles.py")
-
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
 
 
@@ -251,7 +249,7 @@ def test_pointers_of_git_lfs(folder: Path, tmp_path: Path) -> None:
             "must hold one model, got 'state_dict' and 'model'",
         ),
         ({1: torch.ones(2)}, "must name its tensors by strings, got 1"),
-        ({"a": torch.ones(2).to_sparse()}, "'a' must be a dense tensor, got a torch.sparse_coo one"),
+        ({"a": torch.ones(2).to_sparse()}, "'a' must be a dense tensor, got a sparse one"),
         ({"a": torch.ones(2, dtype=torch.int8)}, r"'a' must be of one of the types .* got torch.int8; quantised"),
         ({"a": torch.ones(2, dtype=torch.complex64)}, "'a' must be of one of the types"),
         (

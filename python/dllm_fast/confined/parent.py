@@ -63,7 +63,7 @@ def ask(task: str, payload: Any, *, seconds: float, gigabytes: float) -> Any:
         task: its name in `tasks.py`.
         payload: None, bools, numbers, strings, lists, and mappings with strings as names.
         seconds: of wall time for the task; a wait for other threads' questions does not count.
-        gigabytes: of address space for the child.
+        gigabytes: of address space for the task, beyond what the child has.
 
     Raises:
         LimitError: time, memory or the length of the answer ran out.

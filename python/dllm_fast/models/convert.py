@@ -67,7 +67,7 @@ def convert(
 ) -> Converted:
     """Writes a folder of pickled weights anew with safetensors.
 
-    Tensors are read with `weights_only=True`, which makes nothing else. Of the other files only configuration, tokenizer,
+    Tensors are read by a reader of our own, which makes nothing else. Of the other files only configuration, tokenizer,
     card and licence are copied, as they are. Tensors that share memory (a tied head) are each written whole, so that every
     key of the source is there. The result is written beside `out` and moved there when it is complete.
 
@@ -178,9 +178,8 @@ def _tensors(files: Sequence[Path], dtype: torch.dtype | None, left_out: list[st
                     f"a tensor must lie in one file, got {shown(key)} in {seen[key]} and {file.name}; fetch both"
                 )
             seen[key] = file.name
-            kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            # A copy even where nothing changes: a view of a larger tensor, or of one under another key, becomes its own.
-            yield key, tensor.detach().to(kind, copy=True, memory_format=torch.contiguous_format)
+            read = tensor.read()
+            yield key, read if dtype is None or not read.is_floating_point() else read.to(dtype)
 
 
 def _write(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], shard_bytes: int) -> None:

@@ -1,21 +1,24 @@
-"""Tensors of a file that `torch.save` wrote, read without running anything: only for `dllm-fast convert`, never for `load`."""
+"""Tensors of a file that `torch.save` wrote, read without running anything: only for `dllm-fast convert`, never for `load`.
+
+torch's own reader is not asked: it makes what a pickle tells it to make, if only of some kinds, and has had faults.
+`opcodes.py` finds what the pickle describes, and the numbers are read from their places in the file, which must hold them.
+"""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import io
-import pickle
+import math
 import re
-import tarfile
-import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from dllm_fast.errors import CheckpointError, shown
-from dllm_fast.models import memory, opcodes, regular
+from dllm_fast.models import regular
+from dllm_fast.models.opcodes import BrokenError, Key, OddTensor, Storage, Stored, TooMuchError, UnknownError, value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,23 +31,70 @@ _INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "network"
 _DEEPEST = 4
 # Put before every key by the wrappers for several devices and for compilation.
 _WRAPPERS = ("module.", "_orig_mod.")
-# How a file begins that Git has in the place of a large one, and how a zip archive does.
+# How a file begins that Git has in the place of a large one, how a zip archive does, and what stands in a tar archive.
 _POINTER = b"version https://git-lfs"
 _ARCHIVE = b"PK\x03\x04"
-# Below it, a file can write outside its memory or run code in spite of weights_only=True: CVE-2025-32434, CVE-2026-24747.
-SAFE = "2.10"
-# In the format from before the archives: a number, a version, the system, the values, and the names of their storages.
-_OLD_PICKLES = 5
+_TAR, _TAR_PLACE = b"ustar", 257
+# Of an archive's pickle; that of 100,000 tensors has 20 MB.
+_LARGEST_PICKLE = 64_000_000
+# In the format from before the archives: the first pickle, and what the third says.
+_MAGIC = 0x1950A86A20F9469CFC6C
 # Tensors are written whole, also those that share memory: tied ones, of which models have up to four.
 _MOST_SHARED = 8
 _FEW_BYTES = 64 << 20
+_MOST_DIMENSIONS = 8
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
+
+
+class Place(NamedTuple):
+    """Where the bytes of a storage lie in the file."""
+
+    begin: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A tensor of the file, whose numbers are read when they are asked for."""
+
+    path: Path
+    stamp: regular.Stamp
+    stored: Stored
+    place: Place
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers."""
+        return self.stored.dtype
+
+    @property
+    def numel(self) -> int:
+        """How many they are."""
+        return math.prod(self.stored.size)
+
+    def read(self) -> torch.Tensor:
+        """The tensor, in memory of its own.
+
+        Raises:
+            CheckpointError: the file is not as it was.
+        """
+        stored, width = self.stored, self.dtype.itemsize
+        span = _span(stored)
+        data = torch.empty(span * width, dtype=torch.uint8)
+        with regular.opened(self.path) as file:
+            if file.stamp != self.stamp:
+                raise CheckpointError(
+                    f"{self.path} must stay as it is while it is read; convert it again when nobody writes it"
+                )
+            first = self.place.begin + (stored.storage.begin * stored.storage.dtype.itemsize) + stored.offset * width
+            file.fill(data.numpy().data, first)
+        return data.view(self.dtype).as_strided(stored.size, stored.stride).contiguous()
 
 
 class State(NamedTuple):
     """The tensors of one file, by key, and the names of what else it held."""
 
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, Tensor]
     left_out: tuple[str, ...]
 
 
@@ -54,122 +104,149 @@ def may_hold_weights(name: str) -> bool:
 
 
 def read(path: Path) -> State:
-    """The tensors of a file, mapped where its format allows.
-
-    `torch.load` is called with `weights_only=True`, which makes tensors and plain containers and refuses every other
-    object; not with versions of torch where that does not hold. The two formats that the oldest of them read without that
-    rule are refused by name.
+    """The tensors of a file: an archive, or the format from before those.
 
     Raises:
-        CheckpointError: a torch that is not safe, no file of torch, more than tensors in it, or tensors of a kind that `load`
-            does not open.
+        CheckpointError: no file of torch, more than tensors in it, or tensors of a kind that `load` does not open.
     """
-    if torch.__version__ < SAFE:
-        raise CheckpointError(
-            f"{path} must be read by torch {SAFE} or later, got torch {torch.__version__}, in which a pickle can do harm even "
-            "where only tensors are asked for; convert it with a newer one: load opens the result with any"
-        )
-    loaded = _loaded(path)
-    tensors, left_out = _unwrapped(path, loaded)
-    tensors = _without_wrappers(tensors)
-    for key, tensor in tensors.items():
-        _check(path, key, tensor)
-    _check_sizes(path, tensors)
+    with regular.opened(path) as file:
+        try:
+            loaded, places = _read(path, file)
+            found, left_out = _unwrapped(path, loaded)
+            found = _without_wrappers(found)
+            tensors = {key: _checked(path, file, places, key, stored) for key, stored in found.items()}
+        except CheckpointError:
+            raise
+        except UnknownError as error:
+            raise CheckpointError(
+                f"{path} must hold tensors only, got {error}: unpickling that can run any code, so nothing of it was read; "
+                "ask its publisher for safetensors, or for the state dict alone"
+            ) from error
+        except TooMuchError as error:
+            raise CheckpointError(f"{path} must hold the weights of a model, got {error}; save its state dict alone") from error
+        # Of the libraries that read archives and pickles, for broken files.
+        except (BrokenError, ValueError, EOFError, IndexError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise CheckpointError(f"{path} must be a file of torch.save, got a broken one: {said}; fetch it again") from error
+        _check_sizes(path, file.size, tensors)
     return State(tensors, left_out)
 
 
-def _loaded(path: Path) -> object:
-    with regular.opened(path) as file:
-        return _torch_load(path, file)
+# From the key and the dtype of a storage to where it lies.
+_Places = Callable[[Storage], Place | None]
 
 
-def _torch_load(path: Path, file: regular.File) -> object:
-    """What torch makes of a file: on Linux of the very one that was checked, whatever its name leads to by now."""
-    try:
-        first = file.read(len(_POINTER))
-        same = file.again
-        if first == _POINTER:
-            raise CheckpointError(
-                f"{path} must hold weights, got a pointer of Git LFS to them; run `git lfs pull` in its folder"
-            )
-        archive = first.startswith(_ARCHIVE)
-        # torch < 2.6 unpickled a tar archive, and ran a TorchScript archive, even under weights_only=True.
-        if not archive and tarfile.is_tarfile(same):
-            raise CheckpointError(
-                f"{path} must be in torch's format of today, got a tar archive, which can run code; "
-                "ask its publisher for safetensors"
-            )
-        if archive:
-            _check_archive(path, same, file.size)
-        else:
-            memory.check(str(path), file.size)
-            with open(same, "rb") as buffered:
-                opcodes.check(buffered, pickles=_OLD_PICKLES)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about the pickle's version
-            # A file from before the archives cannot be mapped.
-            with _containers():
-                return torch.load(same, map_location="cpu", weights_only=True, mmap=archive)
-    except CheckpointError:
-        raise
-    except opcodes.CostlyError as error:
+def _read(path: Path, file: regular.File) -> tuple[Any, _Places]:
+    first = file.read(_TAR_PLACE + len(_TAR))
+    if first.startswith(_POINTER):
+        raise CheckpointError(f"{path} must hold weights, got a pointer of Git LFS to them; run `git lfs pull` in its folder")
+    if first[_TAR_PLACE:] == _TAR:
         raise CheckpointError(
-            f"{path} must be read in proportion to its length, got {error}; fetch it again, or do not use it"
-        ) from error
-    except opcodes.UnknownError as error:
-        raise CheckpointError(
-            f"{path} must hold tensors only, got {error}, so nothing of it was read; "
-            "ask its publisher for safetensors, or for the state dict alone"
-        ) from error
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = shown(found[1]) if found else "other objects"
-        raise CheckpointError(
-            f"{path} must hold tensors only, got {what}: unpickling that can run any code, so nothing of it was read; "
-            "ask its publisher for safetensors, or for the state dict alone"
-        ) from error
-    except Exception as error:  # torch raises many kinds for a broken file
-        first_line = str(error).splitlines()[0] if str(error) else ""
-        raise CheckpointError(
-            f"{path} must be a file of torch.save, got {type(error).__name__}: {first_line[:200]}; fetch it again"
-        ) from error
+            f"{path} must be in torch's format of today, got a tar archive, which can run code; "
+            "ask its publisher for safetensors"
+        )
+    with open(file.again, "rb") as buffered:
+        return _archive(path, file, buffered) if first.startswith(_ARCHIVE) else _old_format(file, buffered)
 
 
-def _check_archive(path: Path, same: str, size: int) -> None:
-    """Looks at an archive as torch's own reader sees it, so that no file can show one list here and another there."""
-    archive = torch._C.PyTorchFileReader(same)
-    names = archive.get_all_records()
-    if "constants.pkl" in names:
+def _archive(path: Path, file: regular.File, buffered: IO[bytes]) -> tuple[Any, _Places]:
+    entries = zipfile.ZipFile(buffered).infolist()
+    if any(entry.filename.endswith("constants.pkl") for entry in entries):
         raise CheckpointError(
             f"{path} must hold tensors, got a TorchScript archive, which is a program; ask its publisher for safetensors"
         )
-    held = sum(archive.get_record_size(name) for name in names)
-    if held > size:
+    held = sum(entry.file_size for entry in entries)
+    if held > file.size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(
-            f"{path} must hold what is in it as it is, got {held:,} bytes in a file of {size:,}, as compressed ones have; "
+            f"{path} must hold what is in it as it is, got {held:,} bytes in a file of {file.size:,}, as compressed ones have; "
             "write it with torch.save"
         )
-    opcodes.check(io.BytesIO(archive.get_record("data.pkl")))
+    by_name: dict[str, zipfile.ZipInfo] = {}
+    for entry in entries:
+        if entry.filename in by_name:
+            raise BrokenError(f"two entries of one name, {shown(entry.filename)}")
+        by_name[entry.filename] = entry
+    pickled = [name for name in by_name if re.fullmatch(r"[^/]*/data\.pkl", name)]
+    if len(pickled) != 1:
+        raise BrokenError(f"{len(pickled)} entries data.pkl")
+    top = pickled[0].removesuffix("data.pkl")
+
+    def content(name: str, largest: int) -> bytes:
+        place = _content(file, by_name[name])
+        if place.length > largest:
+            raise TooMuchError(f"{name} of {place.length:,} bytes")
+        buffered.seek(place.begin)
+        return buffered.read(place.length)
+
+    if f"{top}byteorder" in by_name and content(f"{top}byteorder", 100) != b"little":
+        raise UnknownError("numbers of another byte order than little")
+    loaded, _ = value(io.BytesIO(content(pickled[0], _LARGEST_PICKLE)))
+
+    def place(storage: Storage) -> Place | None:
+        entry = by_name.get(f"{top}data/{storage.key}")
+        return None if entry is None else _content(file, entry)
+
+    return loaded, place
 
 
-def _containers() -> contextlib.AbstractContextManager[object]:
-    """Lets `torch.load` make the settings of fairseq and Lightning, a Namespace: a class that holds names and does nothing."""
-    return torch.serialization.safe_globals([argparse.Namespace])
+def _content(file: regular.File, entry: zipfile.ZipInfo) -> Place:
+    """Where the bytes of an entry lie: behind a header that says its own length."""
+    header = bytearray(30)
+    if entry.header_offset + len(header) > file.size:
+        raise BrokenError("an entry behind the end")
+    file.fill(memoryview(header), entry.header_offset)
+    if not header.startswith(_ARCHIVE):
+        raise BrokenError("an entry without a header")
+    name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    begin = entry.header_offset + len(header) + name + extra
+    if begin + entry.file_size > file.size:
+        raise BrokenError("an entry that ends behind the end")
+    return Place(begin, entry.file_size)
 
 
-def _unwrapped(path: Path, loaded: object) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+def _old_format(file: regular.File, buffered: IO[bytes]) -> tuple[Any, _Places]:
+    """Five pickles, then each storage: the number of its elements in 8 bytes, and these."""
+    magic, _ = value(buffered)
+    if not isinstance(magic, int) or magic != _MAGIC:
+        raise UnknownError("a pickle that torch.save did not write")
+    value(buffered)  # of its protocol
+    system, _ = value(buffered)
+    loaded, dtypes = value(buffered)
+    keys, _ = value(buffered)
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise UnknownError("numbers of another byte order than little")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise BrokenError("no list of its storages")
+    places: dict[str, Place] = {}
+    at = buffered.tell()
+    for key in keys:
+        count = bytearray(8)
+        if at + len(count) > file.size:
+            raise EOFError("no end of its storages")
+        file.fill(memoryview(count), at)
+        if key not in dtypes or key in places:
+            raise BrokenError(f"a storage {shown(key)} that no tensor has, or twice")
+        length = int.from_bytes(count, "little") * dtypes[key].itemsize
+        places[key] = Place(at + len(count), length)
+        at += len(count) + length
+    if at > file.size:
+        raise EOFError("no end of its storages")
+    return loaded, lambda storage: places.get(storage.key)
+
+
+def _unwrapped(path: Path, loaded: Any) -> tuple[dict[str, Stored | OddTensor], tuple[str, ...]]:
     """The mapping that holds the tensors, and the names of everything that stood beside it."""
     left_out: list[str] = []
     for _ in range(_DEEPEST):
-        if not isinstance(loaded, Mapping):
+        if not isinstance(loaded, dict):
             break
-        if any(isinstance(value, torch.Tensor) for value in loaded.values()):
-            left_out += [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
-            tensors = {key: value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
-            if wrong := [key for key in tensors if not isinstance(key, str)]:
-                raise CheckpointError(f"{path} must name its tensors by strings, got {shown(wrong[0])}; it holds no model")
+        tensors = {key: found for key, found in loaded.items() if isinstance(found, Stored | OddTensor)}
+        if tensors:
+            left_out += [str(name) for name in loaded if name not in tensors]
+            if wrong := next((key for key in tensors if isinstance(key, Key)), None):
+                raise CheckpointError(f"{path} must name its tensors by strings, got {wrong}; it holds no model")
             return tensors, tuple(left_out)
-        inside = [name for name in _INSIDE if isinstance(loaded.get(name), Mapping)]
+        inside = [name for name in _INSIDE if isinstance(loaded.get(name), dict)]
         if len(inside) > 1:
             raise CheckpointError(
                 f"{path} must hold one model, got {shown(inside[0])} and {shown(inside[1])}; save one of them alone"
@@ -178,36 +255,61 @@ def _unwrapped(path: Path, loaded: object) -> tuple[dict[str, torch.Tensor], tup
             break
         left_out += [str(name) for name in loaded if name != inside[0]]
         loaded = loaded[inside[0]]
-    what = ", ".join(shown(name) for name in list(loaded)[:8]) if isinstance(loaded, Mapping) else type(loaded).__name__
+    if isinstance(loaded, dict):
+        what = ", ".join(str(name) if isinstance(name, Key) else shown(name) for name in list(loaded)[:8]) or "nothing"
+    else:
+        what = "Tensor" if isinstance(loaded, Stored | OddTensor) else type(loaded).__name__
     raise CheckpointError(
-        f"{path} must hold tensors by name, bare or under one of {', '.join(_INSIDE)}, got {what or 'nothing'}; "
+        f"{path} must hold tensors by name, bare or under one of {', '.join(_INSIDE)}, got {what}; "
         "save the state dict of the model"
     )
 
 
-def _without_wrappers(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _without_wrappers(tensors: dict[str, Stored | OddTensor]) -> dict[str, Stored | OddTensor]:
     while prefix := next((p for p in _WRAPPERS if tensors and all(key.startswith(p) for key in tensors)), None):
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     return tensors
 
 
-def _check(path: Path, key: str, tensor: torch.Tensor) -> None:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        kind = "quantised" if tensor.is_quantized else "empty (meta)" if tensor.is_meta else str(tensor.layout)
-        raise CheckpointError(f"{path}: {shown(key)} must be a dense tensor, got a {kind} one; save the plain weights")
-    if tensor.dtype not in _DTYPES:
+def _checked(path: Path, file: regular.File, places: _Places, key: str, stored: Stored | OddTensor) -> Tensor:
+    """A tensor whose numbers are all in the file."""
+    name = f"{path}: {shown(key)}"
+    if not key.isascii() and any("\ud800" <= character <= "\udfff" for character in key):
+        raise CheckpointError(f"{name} must be a name that can be written as UTF-8; it holds no model")
+    if isinstance(stored, OddTensor):
+        raise CheckpointError(f"{name} must be a dense tensor, got {stored.kind}; save the plain weights")
+    if stored.dtype not in _DTYPES:
         raise CheckpointError(
-            f"{path}: {shown(key)} must be of one of the types {', '.join(str(d).removeprefix('torch.') for d in _DTYPES)}, "
-            f"got {tensor.dtype}; quantised checkpoints are not supported, use the float16, bfloat16 or float32 one"
+            f"{name} must be of one of the types {', '.join(str(d).removeprefix('torch.') for d in _DTYPES)}, "
+            f"got {stored.dtype}; quantised checkpoints are not supported, use the float16, bfloat16 or float32 one"
         )
-
-
-def _check_sizes(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """A tensor can repeat its memory, and many can share it: then a small file would become a large one."""
-    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
-    written = sum(tensor.nbytes for tensor in tensors.values())
-    if written > max(_MOST_SHARED * sum(held.values()), _FEW_BYTES):
+    if len(stored.size) > _MOST_DIMENSIONS:
         raise CheckpointError(
-            f"{path} must hold tensors of at most {_MOST_SHARED} times its memory, got {written:,} bytes that share "
-            f"{sum(held.values()):,}; save them with .contiguous()"
+            f"{name} must have at most {_MOST_DIMENSIONS} dimensions, got {len(stored.size)}; save the weights"
+        )
+    place = places(stored.storage)
+    first = stored.storage.begin * stored.storage.dtype.itemsize
+    needed = first + (stored.offset + _span(stored)) * stored.dtype.itemsize
+    if place is None or needed > place.length:
+        raise CheckpointError(
+            f"{name} must lie in the file, needs {needed:,} bytes of a storage of {0 if place is None else place.length:,}; "
+            "fetch it again"
+        )
+    return Tensor(path, file.stamp, stored, place)
+
+
+def _span(stored: Stored) -> int:
+    """Elements from the first of a tensor to its last."""
+    if 0 in stored.size:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(stored.size, stored.stride, strict=True))
+
+
+def _check_sizes(path: Path, size: int, tensors: Mapping[str, Tensor]) -> None:
+    """A tensor can repeat its memory, and many can share it: then a small file would become a large one."""
+    written = sum(tensor.numel * tensor.dtype.itemsize for tensor in tensors.values())
+    if written > max(_MOST_SHARED * size, _FEW_BYTES):
+        raise CheckpointError(
+            f"{path} must hold tensors of at most {_MOST_SHARED} times its size, got {written:,} bytes in {size:,}, "
+            "which share memory; save them with .contiguous()"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import stat
 import tempfile
@@ -136,7 +137,11 @@ def opened(path: Path, largest: int | None = None) -> Iterator[File]:
     try:
         # Both in one call of C, so that no interrupt comes between them and loses the descriptor. Nobody else closes it: what
         # is closed twice may be the file of another thread by then.
-        (raw,) = map(io.FileIO, map(os.open, (path,), (_FLAGS,)))
+        number, again = itertools.tee(map(os.open, (path,), (_FLAGS,)))
+        (raw,) = map(io.FileIO, number)
+    except IsADirectoryError as error:  # since it was looked at; a folder can be opened, and makes no file
+        os.close(next(again))
+        raise _refusal(path, error) from error
     except OSError as error:
         raise _refusal(path, error) from error
     with raw:
