@@ -233,7 +233,9 @@ converted = 0
 for _ in range(count):
     data = bytearray(generator.choice(seeds))
     for _ in range(generator.choice((1, 1, 2, 5, 20))):
+        # In the pickles, or in the list of what an archive holds, which is at its end.
         at = generator.randrange(min(len(data), 2000))
+        at = len(data) - 1 - at if generator.random() < 0.3 else at
         data[at] = generator.choice((generator.randrange(256), generator.choice(known), data[generator.randrange(len(data))]))
     path.write_bytes(data)
     try:

@@ -6,7 +6,6 @@ something else, nothing is hashed, compared or imported but names, and an instru
 
 from __future__ import annotations
 
-import io
 import pickletools
 import re
 from collections.abc import Callable
@@ -121,7 +120,7 @@ class Stored:
 _MARK = Other("mark")
 
 
-def value(file: IO[bytes]) -> tuple[Any, dict[str, torch.dtype]]:
+def value(file: IO[bytes], end: int) -> tuple[Any, dict[str, torch.dtype]]:
     """What the pickle describes that begins at the place where a file is, and the storages that it names, each with its dtype.
 
     The file is then behind it.
@@ -133,7 +132,7 @@ def value(file: IO[bytes]) -> tuple[Any, dict[str, torch.dtype]]:
         ValueError, EOFError: it is cut, or no pickle.
     """
     machine = _Machine()
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(_Capped(file))):  # type: ignore[arg-type]
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(_Capped(file, end))):  # type: ignore[arg-type]
         if count >= MOST_INSTRUCTIONS:
             raise TooMuchError(f"more than {MOST_INSTRUCTIONS:,} instructions")
         if opcode.name == "STOP":
@@ -145,10 +144,8 @@ def value(file: IO[bytes]) -> tuple[Any, dict[str, torch.dtype]]:
 class _Capped:
     """A file for `pickletools`, which asks for as many bytes as a pickle says that there are."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, begin = file, file.tell()
-        self._end = file.seek(0, io.SEEK_END)
-        file.seek(begin)
+    def __init__(self, file: IO[bytes], end: int) -> None:
+        self._file, self._end = file, end
 
     def tell(self) -> int:
         return self._file.tell()

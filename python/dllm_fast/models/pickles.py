@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -125,7 +126,16 @@ def read(path: Path) -> State:
         except TooMuchError as error:
             raise CheckpointError(f"{path} must hold the weights of a model, got {error}; save its state dict alone") from error
         # Of the libraries that read archives and pickles, for broken files.
-        except (BrokenError, ValueError, EOFError, IndexError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (
+            BrokenError,
+            zipfile.BadZipFile,
+            struct.error,
+            OSError,
+            ValueError,
+            OverflowError,
+            EOFError,
+            RuntimeError,
+        ) as error:
             said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise CheckpointError(f"{path} must be a file of torch.save, got a broken one: {said}; fetch it again") from error
         _check_sizes(path, file.size, tensors)
@@ -180,7 +190,8 @@ def _archive(path: Path, file: regular.File, buffered: IO[bytes]) -> tuple[Any, 
 
     if f"{top}byteorder" in by_name and content(f"{top}byteorder", 100) != b"little":
         raise UnknownError("numbers of another byte order than little")
-    loaded, _ = value(io.BytesIO(content(pickled[0], _LARGEST_PICKLE)))
+    data = content(pickled[0], _LARGEST_PICKLE)
+    loaded, _ = value(io.BytesIO(data), len(data))
 
     def place(storage: Storage) -> Place | None:
         entry = by_name.get(f"{top}data/{storage.key}")
@@ -192,8 +203,8 @@ def _archive(path: Path, file: regular.File, buffered: IO[bytes]) -> tuple[Any, 
 def _content(file: regular.File, entry: zipfile.ZipInfo) -> Place:
     """Where the bytes of an entry lie: behind a header that says its own length."""
     header = bytearray(30)
-    if entry.header_offset + len(header) > file.size:
-        raise BrokenError("an entry behind the end")
+    if not 0 <= entry.header_offset <= file.size - len(header):
+        raise BrokenError("an entry outside the file")
     file.fill(memoryview(header), entry.header_offset)
     if not header.startswith(_ARCHIVE):
         raise BrokenError("an entry without a header")
@@ -206,13 +217,13 @@ def _content(file: regular.File, entry: zipfile.ZipInfo) -> Place:
 
 def _old_format(file: regular.File, buffered: IO[bytes]) -> tuple[Any, _Places]:
     """Five pickles, then each storage: the number of its elements in 8 bytes, and these."""
-    magic, _ = value(buffered)
+    magic, _ = value(buffered, file.size)
     if not isinstance(magic, int) or magic != _MAGIC:
         raise UnknownError("a pickle that torch.save did not write")
-    value(buffered)  # of its protocol
-    system, _ = value(buffered)
-    loaded, dtypes = value(buffered)
-    keys, _ = value(buffered)
+    value(buffered, file.size)  # of its protocol
+    system, _ = value(buffered, file.size)
+    loaded, dtypes = value(buffered, file.size)
+    keys, _ = value(buffered, file.size)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise UnknownError("numbers of another byte order than little")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
