@@ -15,12 +15,14 @@ import zipfile
 from collections import Counter, OrderedDict
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import limited
-from dllm_fast.models import pickles
+from dllm_fast.errors import CheckpointError
+from dllm_fast.models import memory, pickles
 
 MUTATIONS = int(os.environ.get("ATTACK_PICKLES", "400"))
 START = b"\x80\x02"
@@ -156,6 +158,24 @@ def test_what_asks_for_much_is_refused_at_once(tmp_path: Path) -> None:
     assert (ended.code, ended.errors) == (0, "")
     for said, message, name in zip(ended.output.splitlines(), messages, [*HOSTILE, "compressed"], strict=True):
         assert re.search(message, said), (name, said)
+
+
+def test_two_numbers_far_apart_are_not_read_over_and_over(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    whole = torch.zeros(10**6)
+    torch.save({f"w{i}": whole[:: 10**6 - 1] for i in range(17)}, path)
+    with pytest.raises(CheckpointError, match=r"got 68,000,000 bytes in 4,00.*, which share memory"):
+        pickles.read(path)
+    torch.save({f"w{i}": whole[:: 10**6 - 1] for i in range(16)}, path)
+    assert pickles.read(path).tensors["w15"].read().tolist() == [0, 0]
+
+
+def test_weights_larger_than_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.bin"
+    torch.save({"w": torch.zeros(1000)}, path)
+    monkeypatch.setattr(memory, "available", lambda: 3999)
+    with pytest.raises(CheckpointError, match=r"x.bin: a tensor of \[1000\] must fit into memory, needs 4,000 bytes"):
+        pickles.read(path).tensors["w"].read()
 
 
 def test_the_format_from_before_the_archives_is_followed_too(tmp_path: Path) -> None:

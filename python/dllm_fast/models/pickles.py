@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from dllm_fast.errors import CheckpointError, shown
-from dllm_fast.models import regular
+from dllm_fast.models import memory, regular
 from dllm_fast.models.opcodes import BrokenError, Key, OddTensor, Storage, Stored, TooMuchError, UnknownError, value
 
 if TYPE_CHECKING:
@@ -77,10 +77,11 @@ class Tensor:
         """The tensor, in memory of its own.
 
         Raises:
-            CheckpointError: the file is not as it was.
+            CheckpointError: the file is not as it was, or memory is out.
         """
         stored, width = self.stored, self.dtype.itemsize
         span = _span(stored)
+        memory.check(f"{self.path}: a tensor of {list(stored.size)}", span * width)
         data = torch.empty(span * width, dtype=torch.uint8)
         with regular.opened(self.path) as file:
             if file.stamp != self.stamp:
@@ -317,10 +318,12 @@ def _span(stored: Stored) -> int:
 
 
 def _check_sizes(path: Path, size: int, tensors: Mapping[str, Tensor]) -> None:
-    """A tensor can repeat its memory, and many can share it: then a small file would become a large one."""
+    """A tensor can repeat its memory or pass over most of it, and many can share it: then a small file would be much work."""
     written = sum(tensor.numel * tensor.dtype.itemsize for tensor in tensors.values())
-    if written > max(_MOST_SHARED * size, _FEW_BYTES):
-        raise CheckpointError(
-            f"{path} must hold tensors of at most {_MOST_SHARED} times its size, got {written:,} bytes in {size:,}, "
-            "which share memory; save them with .contiguous()"
-        )
+    read = sum(_span(tensor.stored) * tensor.dtype.itemsize for tensor in tensors.values())
+    for found in (written, read):
+        if found > max(_MOST_SHARED * size, _FEW_BYTES):
+            raise CheckpointError(
+                f"{path} must hold tensors of at most {_MOST_SHARED} times its size, got {found:,} bytes in {size:,}, "
+                "which share memory; save them with .contiguous()"
+            )
