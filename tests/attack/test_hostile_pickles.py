@@ -79,6 +79,28 @@ HOSTILE = {
         START + b"](" + b"](" + b"](K\x01K\x01e" * 10**4 + b"eq\x00" + b"ccollections\nOrderedDict\nh\x00\x85R" * 10**4 + b"e.",
         f"{NOT_HERE}.* got list",
     ),
+    "a long list of pairs and of what is none, mapped often": (
+        START
+        + b"]("
+        + b"]("
+        + b"](K\x01K\x01e" * 10**4
+        + b"K\x01eq\x00"
+        + b"ccollections\nOrderedDict\nh\x00\x85R" * 10**4
+        + b"e.",
+        f"{NOT_HERE}.* got list",
+    ),
+    "one list of pairs under two names": (
+        START
+        + b"}("
+        + text("a")
+        + b"ccollections\nOrderedDict\n]]("
+        + text("w")
+        + tensor([4], [1])
+        + b"eaq\x00\x85R"
+        + text("state_dict")
+        + b"ccollections\nOrderedDict\nh\x00\x85Ru.",
+        f"{NOT_HERE}.* got 'a', 'state_dict'",
+    ),
     "numbers of one hash, as keys": (
         START + b"}(" + b"".join(long(i * (2**61 - 1)) + b"K\x01" for i in range(10**5)) + b"u.",
         f"{NOT_HERE}.* got 0, 2305843009213693951",

@@ -244,7 +244,7 @@ class _Machine:
             raise BrokenError("a key without a value")
         if isinstance(held, dict):
             for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-                held[key if isinstance(key, str) else _key(key)] = value
+                held[_key(key)] = value
         self._push(held)
 
     def _store(self, storage: Storage) -> None:
@@ -263,7 +263,9 @@ class _Machine:
         self._push(Name(text))
 
 
-def _key(key: object) -> Key:
+def _key(key: object) -> str | Key:
+    if isinstance(key, str):
+        return key
     is_short = key is None or isinstance(key, bool | float) or (isinstance(key, int) and abs(key) < 2**63)
     return Key(str(key) if is_short else type(key).__name__)
 
@@ -292,11 +294,10 @@ def _pairs(arguments: tuple[Any, ...]) -> Any:
     pairs = arguments[0] if arguments else []
     if not isinstance(pairs, list) or not pairs:
         return {}
-    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+    found, pairs[:] = list(pairs), [None]  # a list that is used often must not cost often: the second time it is no pairs
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in found):
         return Other("OrderedDict")
-    made = {key if isinstance(key, str) else _key(key): value for key, value in pairs}
-    pairs.clear()  # it is nobody else's: what is used often must not cost often
-    return made
+    return {_key(key): value for key, value in found}
 
 
 def _tensor(name: str, arguments: tuple[Any, ...]) -> Any:

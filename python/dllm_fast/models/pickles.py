@@ -38,12 +38,11 @@ _ARCHIVE = b"PK\x03\x04"
 _TAR, _TAR_PLACE = b"ustar", 257
 # Of an archive's pickle; that of 100,000 tensors has 20 MB.
 _LARGEST_PICKLE = 64_000_000
-# In the format from before the archives: the first pickle, and what the third says.
+# The first pickle of the format from before the archives.
 _MAGIC = 0x1950A86A20F9469CFC6C
 # Tensors are written whole, also those that share memory: tied ones, of which models have up to four.
 _MOST_SHARED = 8
 _FEW_BYTES = 64 << 20
-_MOST_DIMENSIONS = 8
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
 
 
@@ -143,7 +142,7 @@ def read(path: Path) -> State:
     return State(tensors, left_out)
 
 
-# From the key and the dtype of a storage to where it lies.
+# From a storage to where it lies, or None where it does not.
 _Places = Callable[[Storage], Place | None]
 
 
@@ -294,10 +293,6 @@ def _checked(path: Path, file: regular.File, places: _Places, key: str, stored: 
         raise CheckpointError(
             f"{name} must be of one of the types {', '.join(str(d).removeprefix('torch.') for d in _DTYPES)}, "
             f"got {stored.dtype}; quantised checkpoints are not supported, use the float16, bfloat16 or float32 one"
-        )
-    if len(stored.size) > _MOST_DIMENSIONS:
-        raise CheckpointError(
-            f"{name} must have at most {_MOST_DIMENSIONS} dimensions, got {len(stored.size)}; save the weights"
         )
     place = places(stored.storage)
     first = stored.storage.begin * stored.storage.dtype.itemsize
