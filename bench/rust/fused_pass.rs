@@ -8,7 +8,7 @@ use divan::{Bencher, black_box};
 use dllm_fast::logits::cut::Filters;
 use dllm_fast::logits::draw::Sampling;
 use dllm_fast::logits::kernel::Isa;
-use dllm_fast::logits::predict::{Matrix, Site, predict};
+use dllm_fast::logits::predict::{Law, Matrix, Site, predict};
 use dllm_fast::logits::row::Logits;
 use dllm_fast::pool;
 use dllm_fast::rng::{Draw, Stream};
@@ -46,36 +46,39 @@ fn sites() -> Vec<Site> {
         },
         position: row as u32,
         step: 0,
+        law: 0,
         current: None,
     };
     (0..ROWS).map(site).collect()
 }
 
-fn run(bencher: Bencher, logits: Logits<'_>, width: usize, sampling: &Sampling, isa: Isa) {
+fn run(bencher: Bencher, logits: Logits<'_>, width: usize, law: &Law, isa: Isa) {
     let (sites, watch) = (sites(), Watch::never());
+    let laws = std::slice::from_ref(law);
     let matrix = Matrix {
         logits,
         vocabulary: VOCABULARY,
-        suppressed: &[],
         softcap: None,
     };
     bencher
         .counter(BytesCount::new(ROWS * VOCABULARY * width))
-        .bench_local(|| {
-            predict(black_box(&matrix), black_box(&sites), sampling, isa, &watch).unwrap()
-        });
+        .bench_local(|| predict(black_box(&matrix), black_box(&sites), laws, isa, &watch).unwrap());
 }
 
-fn sampling(temperature: f64, filters: Filters) -> Sampling {
-    Sampling {
+fn law(temperature: f64, filters: Filters) -> Law {
+    let sampling = Sampling {
         temperature,
         filters,
+    };
+    Law {
+        sampling,
+        suppressed: [].into(),
     }
 }
 
 #[divan::bench(args = Isa::available().iter().copied(), max_time = 1)]
 fn greedy_f32(bencher: Bencher, isa: Isa) {
-    let greedy = sampling(0.0, Filters::default());
+    let greedy = law(0.0, Filters::default());
     run(bencher, Logits::F32(&logits()), 4, &greedy, isa);
 }
 
@@ -85,13 +88,13 @@ fn greedy_bf16(bencher: Bencher, isa: Isa) {
         .iter()
         .map(|v| (v.to_bits() >> 16) as u16)
         .collect();
-    let greedy = sampling(0.0, Filters::default());
+    let greedy = law(0.0, Filters::default());
     run(bencher, Logits::Bf16(&bits), 2, &greedy, isa);
 }
 
 #[divan::bench(args = Isa::available().iter().copied(), max_time = 1)]
 fn temperature_1_f32(bencher: Bencher, isa: Isa) {
-    let all = sampling(1.0, Filters::default());
+    let all = law(1.0, Filters::default());
     run(bencher, Logits::F32(&logits()), 4, &all, isa);
 }
 
@@ -101,13 +104,7 @@ fn top_p_f32(bencher: Bencher, isa: Isa) {
         top_p: Some(0.95),
         ..Filters::default()
     };
-    run(
-        bencher,
-        Logits::F32(&logits()),
-        4,
-        &sampling(1.0, nucleus),
-        isa,
-    );
+    run(bencher, Logits::F32(&logits()), 4, &law(1.0, nucleus), isa);
 }
 
 #[divan::bench(args = Isa::available().iter().copied(), max_time = 1)]
@@ -116,11 +113,5 @@ fn top_k_f32(bencher: Bencher, isa: Isa) {
         top_k: Some(50),
         ..Filters::default()
     };
-    run(
-        bencher,
-        Logits::F32(&logits()),
-        4,
-        &sampling(1.0, largest),
-        isa,
-    );
+    run(bencher, Logits::F32(&logits()), 4, &law(1.0, largest), isa);
 }

@@ -8,6 +8,16 @@ use super::stats::{Scratch, Unusable, stats};
 use crate::pool;
 use crate::rng::{Draw, Stream};
 use crate::watch::Watch;
+use std::sync::Arc;
+
+/// How tokens are drawn at the sites that name it, and which ids none of them may have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Law {
+    /// Temperature and filters.
+    pub sampling: Sampling,
+    /// Rising ids that count as -inf.
+    pub suppressed: Arc<[u32]>,
+}
 
 /// The random numbers and the current token of one row.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +30,8 @@ pub struct Site {
     pub position: u32,
     /// Step of the sequence.
     pub step: u32,
+    /// Index of its law among those of the call.
+    pub law: u32,
     /// Token whose probability is wanted as well.
     pub current: Option<u32>,
 }
@@ -66,17 +78,15 @@ pub struct Matrix<'a> {
     pub logits: Logits<'a>,
     /// Length of a row.
     pub vocabulary: usize,
-    /// Rising ids that count as -inf.
-    pub suppressed: &'a [u32],
     /// Bound on the logits, before anything else.
     pub softcap: Option<Softcap>,
 }
 
 impl<'a> Matrix<'a> {
-    /// Row `i`.
-    pub fn row(&self, i: usize, isa: Isa) -> Row<'a> {
+    /// Row `i` without the `suppressed` ids.
+    pub fn row(&self, i: usize, suppressed: &'a [u32], isa: Isa) -> Row<'a> {
         let (start, end) = (i * self.vocabulary, (i + 1) * self.vocabulary);
-        Row::new(self.logits.slice(start, end), self.suppressed, isa).bounded(self.softcap)
+        Row::new(self.logits.slice(start, end), suppressed, isa).bounded(self.softcap)
     }
 }
 
@@ -85,7 +95,7 @@ impl<'a> Matrix<'a> {
 pub fn predict(
     matrix: &Matrix<'_>,
     sites: &[Site],
-    sampling: &Sampling,
+    laws: &[Law],
     isa: Isa,
     watch: &Watch<'_>,
 ) -> Result<Vec<Prediction>, (usize, Unusable)> {
@@ -95,7 +105,7 @@ pub fn predict(
         cost,
         // Who asks may run anybody's Python, which may fork: not while others are inside.
         |is_alone| Scratch::new(isa, is_alone.then_some(watch)),
-        |i, scratch| one(matrix, &sites[i], sampling, scratch),
+        |i, scratch| one(matrix, &sites[i], &laws[sites[i].law as usize], scratch),
         || watch.goes_on(),
     );
     let failed = |(i, p): (usize, Result<_, _>)| p.map_err(|e| (i, e));
@@ -110,16 +120,16 @@ pub fn predict(
 fn one(
     matrix: &Matrix<'_>,
     site: &Site,
-    sampling: &Sampling,
+    law: &Law,
     scratch: &mut Scratch<'_>,
 ) -> Result<Prediction, Unusable> {
-    let row = matrix.row(site.row, scratch.isa);
+    let row = matrix.row(site.row, &law.suppressed, scratch.isa);
     let stats = stats(&row, scratch)?;
-    let token = if sampling.temperature == 0.0 {
+    let token = if law.sampling.temperature == 0.0 {
         stats.argmax
     } else {
         let u = site.stream.uniform(site.position, site.step, Draw::Token);
-        Distribution::new(&row, &stats, sampling, scratch)?.draw(u, scratch)?
+        Distribution::new(&row, &stats, &law.sampling, scratch)?.draw(u, scratch)?
     };
     let probability = |id: u32| stats.probability(row.value(id as usize));
     Ok(Prediction {
@@ -151,6 +161,17 @@ mod tests {
                 ((stream.uniform(i as u32, 0, Draw::Order) * 64.0) as f32).round() / 64.0 * scale
             })
             .collect()
+    }
+
+    fn law(temperature: f64, filters: Filters) -> Law {
+        let sampling = Sampling {
+            temperature,
+            filters,
+        };
+        Law {
+            sampling,
+            suppressed: [].into(),
+        }
     }
 
     #[test]
@@ -194,6 +215,7 @@ mod tests {
                     },
                     position: row as u32,
                     step: 5,
+                    law: 0,
                     current: Some(0),
                 })
                 .collect();
@@ -208,18 +230,17 @@ mod tests {
                         let matrix = Matrix {
                             logits,
                             vocabulary,
-                            suppressed,
                             softcap: (temperature == 0.7).then(|| Softcap::new(30.0)),
                         };
-                        let sampling = Sampling {
-                            temperature,
-                            filters,
-                        };
+                        let laws = [Law {
+                            suppressed: suppressed.into(),
+                            ..law(temperature, filters)
+                        }];
                         let portable =
-                            predict(&matrix, &sites, &sampling, Isa::Portable, &Watch::never());
+                            predict(&matrix, &sites, &laws, Isa::Portable, &Watch::never());
                         for &isa in Isa::available() {
                             // Debug output compares NaN with NaN and shows every digit.
-                            let got = predict(&matrix, &sites, &sampling, isa, &Watch::never());
+                            let got = predict(&matrix, &sites, &laws, isa, &Watch::never());
                             assert_eq!(
                                 format!("{got:?}"),
                                 format!("{portable:?}"),
@@ -246,18 +267,18 @@ mod tests {
             },
             position: 0,
             step: 0,
+            law: 0,
             current: None,
         });
         let matrix = Matrix {
             logits: Logits::F32(&rows),
             vocabulary: 5000,
-            suppressed: &[],
             softcap: None,
         };
         let got = predict(
             &matrix,
             &sites,
-            &Sampling::default(),
+            &[Law::default()],
             Isa::best(),
             &Watch::never(),
         )
@@ -277,7 +298,6 @@ mod tests {
         let matrix = Matrix {
             logits: Logits::F32(&rows),
             vocabulary: 5000,
-            suppressed: &[],
             softcap: None,
         };
         let at = |row| Site {
@@ -288,12 +308,12 @@ mod tests {
             },
             position: 0,
             step: 0,
+            law: 0,
             current: None,
         };
         for &isa in Isa::available() {
-            let run = |sites: &[Site]| {
-                predict(&matrix, sites, &Sampling::default(), isa, &Watch::never())
-            };
+            let run =
+                |sites: &[Site]| predict(&matrix, sites, &[Law::default()], isa, &Watch::never());
             assert_eq!(run(&[at(0), at(1)]), Err((1, Unusable::NotANumber(4999))));
             assert_eq!(run(&[at(2)]), Err((0, Unusable::NothingAllowed)));
             assert!(run(&[at(0)]).is_ok(), "rows that nobody names are not read");
@@ -306,7 +326,6 @@ mod tests {
         let matrix = Matrix {
             logits: Logits::F32(&rows),
             vocabulary: 4,
-            suppressed: &[],
             softcap: None,
         };
         let mut seen = [0; 4];
@@ -319,15 +338,13 @@ mod tests {
                 },
                 position: 0,
                 step,
+                law: 0,
                 current: Some(0),
             };
             let p = predict(
                 &matrix,
                 &[site],
-                &Sampling {
-                    temperature: 1.0,
-                    ..Sampling::default()
-                },
+                &[law(1.0, Filters::default())],
                 Isa::best(),
                 &Watch::never(),
             )
@@ -362,6 +379,7 @@ mod tests {
             },
             position: 0,
             step: 0,
+            law: 0,
             current: None,
         };
         let all = Filters {
@@ -390,19 +408,15 @@ mod tests {
             let matrix = Matrix {
                 logits,
                 vocabulary,
-                suppressed: &[],
                 softcap: Some(Softcap::new(30.0)),
             };
-            let sampling = Sampling {
-                temperature,
-                filters,
-            };
+            let laws = [law(temperature, filters)];
             let asked = AtomicUsize::new(0);
             let run = |after: usize| {
                 asked.store(0, Ordering::Relaxed);
                 let go_on = || asked.fetch_add(1, Ordering::Relaxed) < after;
                 let watch = Watch::new(Duration::ZERO, &go_on);
-                predict(&matrix, &[site], &sampling, Isa::best(), &watch)
+                predict(&matrix, &[site], &laws, Isa::best(), &watch)
             };
             let whole = format!("{:?}", run(usize::MAX));
             let questions = asked.load(Ordering::Relaxed);

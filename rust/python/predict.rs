@@ -10,7 +10,7 @@ use crate::logits::arith::Softcap;
 use crate::logits::cut::Filters;
 use crate::logits::draw::Sampling;
 use crate::logits::kernel::Isa;
-use crate::logits::predict::{Matrix, Prediction as One, Site, predict};
+use crate::logits::predict::{Law, Matrix, Prediction as One, Site, predict};
 use crate::logits::row::Dtype;
 use crate::logits::stats::Unusable;
 use crate::rng::Stream;
@@ -269,17 +269,21 @@ pub(super) fn mask_predict(
             },
             position: positions[row],
             step: steps[row],
+            law: 0,
             current: current.as_ref().map(|c| c[row]),
         })
         .collect();
     let matrix = Matrix {
         logits: array.view()?,
         vocabulary,
-        suppressed: &suppressed,
         softcap,
     };
+    let laws = [Law {
+        sampling,
+        suppressed: suppressed.into(),
+    }];
     let predictions = detached(py, |watch| {
-        predict(&matrix, &sites, &sampling, Isa::best(), watch)
+        predict(&matrix, &sites, &laws, Isa::best(), watch)
     })?;
     let predictions = predictions.map_err(|(row, why)| {
         let position = None;

@@ -9,10 +9,11 @@ use crate::decide::plan::Edit;
 use crate::decide::score::{Order, Proposal};
 use crate::decide::select::Cut;
 use crate::error::{Error, Result};
-use crate::logits::predict::{Prediction, Site};
+use crate::logits::predict::{Law, Prediction, Site};
 use crate::logits::row::Logits;
 use crate::rng::Stream;
 use crate::watch::Watch;
+use question::Asked;
 pub use question::Question;
 pub use row::Pace;
 use row::Row;
@@ -208,6 +209,7 @@ impl Sampler {
                 stream: row.stream(),
                 position,
                 step: row.forwards(),
+                law: 0,
                 current: None,
             }));
         }
@@ -262,20 +264,27 @@ impl Sampler {
         for (site, &line) in sites.iter_mut().zip(index.into_iter().flatten()) {
             site.row = line;
         }
-        Ok(Question {
-            sites,
-            rows: rows.iter().map(|&r| (r, self.positions(r).len())).collect(),
-            excluded: Arc::clone(&self.excluded),
-            vocabulary,
-            sampling: self.config.sampling,
+        let asked = |&row: &usize| Asked {
+            row,
+            count: self.positions(row).len(),
             // The published count loops take the softmax in the dtype of the logits, so that sure positions tie.
             is_rounded: self.config.as_published && self.config.cut == Cut::Count,
+        };
+        let law = Law {
+            sampling: self.config.sampling,
+            suppressed: Arc::clone(&self.excluded),
+        };
+        Ok(Question {
+            sites,
+            rows: rows.iter().map(asked).collect(),
+            laws: vec![law],
+            vocabulary,
         })
     }
 
     /// Do its rows still wait for the answer to this very question?
     pub fn still_asks(&self, question: &Question) -> bool {
-        let rows: Vec<usize> = question.rows.iter().map(|&(r, _)| r).collect();
+        let rows: Vec<usize> = question.rows.iter().map(|asked| asked.row).collect();
         let same = |(a, b): (&Site, &Site)| (a.position, a.step) == (b.position, b.step);
         self.sites(&rows).is_ok_and(|sites| {
             sites.len() == question.sites.len() && sites.iter().zip(&question.sites).all(same)

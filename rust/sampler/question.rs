@@ -2,24 +2,29 @@
 //! something else.
 
 use crate::error::{Error, Result};
-use crate::logits::draw::Sampling;
 use crate::logits::kernel::Isa;
-use crate::logits::predict::{Matrix, Prediction, Site, predict};
+use crate::logits::predict::{Law, Matrix, Prediction, Site, predict};
 use crate::logits::row::Logits;
 use crate::logits::stats::Unusable;
 use crate::watch::Watch;
-use std::sync::Arc;
 
 /// The requested positions of some rows, and all that their predictions depend on but the logits.
 pub struct Question {
     pub(super) sites: Vec<Site>,
-    /// Rows of the batch, each with its number of sites.
-    pub(super) rows: Vec<(usize, usize)>,
-    pub(super) excluded: Arc<[u32]>,
+    /// Rows of the batch, in the order of their sites.
+    pub(super) rows: Vec<Asked>,
+    /// What the sites' `law` counts in.
+    pub(super) laws: Vec<Law>,
     pub(super) vocabulary: usize,
-    pub(super) sampling: Sampling,
+}
+
+/// A row that a question is about.
+pub(super) struct Asked {
+    pub row: usize,
+    /// Its number of sites.
+    pub count: usize,
     /// Are probabilities those of a softmax in the dtype of the logits?
-    pub(super) is_rounded: bool,
+    pub is_rounded: bool,
 }
 
 impl Question {
@@ -28,10 +33,9 @@ impl Question {
         let matrix = Matrix {
             logits,
             vocabulary: self.vocabulary,
-            suppressed: &self.excluded,
             softcap: None,
         };
-        let mut predictions = predict(&matrix, &self.sites, &self.sampling, Isa::best(), watch)
+        let mut predictions = predict(&matrix, &self.sites, &self.laws, Isa::best(), watch)
             .map_err(|(i, why)| {
                 let (row, position) = (self.row_of(i), Some(self.sites[i].position as usize));
                 match why {
@@ -40,9 +44,14 @@ impl Question {
                     Unusable::Interrupted => Error::Interrupted,
                 }
             })?;
-        if self.is_rounded {
-            for p in &mut predictions {
-                *p = p.rounded(logits.dtype());
+        let mut rest = &mut predictions[..];
+        for asked in &self.rows {
+            let (own, others) = rest.split_at_mut(asked.count);
+            rest = others;
+            if asked.is_rounded {
+                for p in own {
+                    *p = p.rounded(logits.dtype());
+                }
             }
         }
         Ok(predictions)
@@ -50,14 +59,14 @@ impl Question {
 
     fn row_of(&self, site: usize) -> usize {
         let mut end = 0;
-        let holds = |&&(_, count): &&(usize, usize)| {
-            end += count;
+        let holds = |asked: &&Asked| {
+            end += asked.count;
             site < end
         };
         self.rows
             .iter()
             .find(holds)
             .expect("every site has a row")
-            .0
+            .row
     }
 }
