@@ -5,8 +5,8 @@
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use dllm_fast::logits::cut::Filters;
 use dllm_fast::logits::draw::Sampling;
+use dllm_fast::logits::filter::Filters;
 use dllm_fast::logits::kernel::Isa;
 use dllm_fast::logits::predict::{Law, Matrix, Site, predict};
 use dllm_fast::logits::row::Logits;

@@ -3,7 +3,8 @@
 //! tails: Gumbel noise in float32 cannot reach improbable ids (Zheng et al., 2409.02908, section 5).
 
 use super::arith::{TILE, exp64};
-use super::cut::{Cut, Filters, View, fixed};
+use super::cut::{Cut, fixed};
+use super::filter::{Filters, View};
 use super::kernel;
 use super::row::Row;
 use super::stats::{Scratch, Stats, Unusable};

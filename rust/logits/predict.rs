@@ -147,7 +147,7 @@ fn one(
 mod tests {
     use super::*;
     use crate::logits::arith::TILE;
-    use crate::logits::cut::Filters;
+    use crate::logits::filter::Filters;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 

@@ -12,8 +12,8 @@
 //! (Bonferroni); a case fails if its chi-square, as a standard normal (Wilson-Hilferty), leaves `CHI_SQUARE` deviations.
 
 use dllm_fast::logits::arith::TILE;
-use dllm_fast::logits::cut::Filters;
 use dllm_fast::logits::draw::{Distribution, Sampling};
+use dllm_fast::logits::filter::Filters;
 use dllm_fast::logits::kernel::Isa;
 use dllm_fast::logits::row::{Logits, Row};
 use dllm_fast::logits::stats::{Scratch, stats};
