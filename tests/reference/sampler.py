@@ -26,6 +26,8 @@ DEFAULTS = {
     "factor": None,
     "entropy_bound": None,
     "min_commit": None,
+    "edit_threshold": None,
+    "max_post_steps": 16,
     "temperature": 0.0,
     "top_k": None,
     "top_p": None,
@@ -63,6 +65,7 @@ class Row:
         scheduled: steps of the schedule so far, those that were passed over included.
         trajectory: what was written, in order.
         masks_left: masks after each forward.
+        stable: after each forward, how many not given positions from the start can no longer change.
     """
 
     model: object
@@ -74,29 +77,39 @@ class Row:
     time: float = math.nan
     trajectory: list[Edit] = field(default_factory=list)
     masks_left: list[int] = field(default_factory=list)
+    stable: list[int] = field(default_factory=list)
 
     def __post_init__(self):
         self.given = self.canvas != self.config.mask_token_id
+        self.revises = self.config.edit_threshold is not None
 
     def masked(self, window) -> list[int]:
         """Positions of a window that are still masks."""
         return [p for p in window if self.canvas[p] == self.config.mask_token_id]
 
+    def written(self, window) -> list[int]:
+        """Positions of a window that were masks and are none now."""
+        return [p for p in window if not self.given[p] and self.canvas[p] != self.config.mask_token_id]
+
     def fill(self, window, steps: int) -> None:
-        """Steps through a block until it holds no mask."""
+        """Steps through a block until it holds no mask; then, where tokens are edited, until they stay."""
+        self.window, self.is_finished, self.post_steps = window, False, 0
         masks = len(self.masked(window))
         if self.config.schedule == "first-hitting":
             self.time = 1.0
         for index in itertools.count():
             eligible = self.masked(window)
             if not eligible:
-                return
+                break
             step = Step(index, steps, masks, len(eligible))
             if self.config.order == "ancestral":
                 self.ancestral_step(eligible, step)
             else:
                 self.ranked_step(eligible, step)
             self.scheduled += 1
+        while self.revises and not self.is_finished:
+            self.post_steps += 1
+            self.forward([], lambda proposals: [], None)
 
     def ancestral_step(self, eligible, step: Step) -> None:
         """Every position commits by itself, with the probability of the schedule."""
@@ -127,18 +140,46 @@ class Row:
         cut = {"threshold": c.threshold, "factor": c.factor, "entropy_bound": c.entropy_bound}
         return select.select(keys, confidences, entropies, floor, **cut)
 
-    def forward(self, positions, choose, step: Step) -> None:
-        """Asks the model, writes the proposals at the positions that `choose` picks, and pads an answer that ended."""
-        proposals = self.propose(positions)
-        if self.config.schedule == "first-hitting":
+    def forward(self, positions, choose, step: Step | None) -> None:
+        """Asks the model, writes the proposals at the positions that `choose` picks, and edits what was written before.
+
+        Args:
+            positions: masks that may be filled.
+            choose: from proposals to those that are, best first.
+            step: of the schedule; None in a forward behind it, which only edits.
+        """
+        revisable = self.written(self.window) if self.revises else []
+        proposals = self.propose([*positions, *revisable])
+        if self.config.schedule == "first-hitting" and step is not None:
             u = self.uniform(0, self.scheduled, philox.TIME)
             self.time = schedule.first_hit(self.time, step.left, u)
+        edits = [p for p in revisable if self.is_better(p, proposals[p])]
         for p in choose(proposals):
             self.write(p, proposals[p].token, proposals[p].probability, "commit")
-        if self.config.stop_at_eos:
+        for p in edits:
+            self.write(p, proposals[p].token, proposals[p].probability, "edit")
+
+        is_unchanged = step is None and not edits
+        is_spent = self.post_steps == self.config.max_post_steps
+        self.is_finished = not self.masked(self.window) and (is_unchanged or is_spent)
+        # An end token may be edited away: where tokens are edited, it counts when its block is finished.
+        if self.config.stop_at_eos and (self.is_finished or not self.revises):
             self.pad()
         self.nfe += 1
         self.masks_left.append(len(self.masked(range(len(self.canvas)))))
+        self.stable.append(self.count_stable())
+
+    def is_better(self, position: int, proposal) -> bool:
+        """Is another token surer than the bar, by the forward in which the one that stands there was seen?"""
+        return proposal.token != self.canvas[position] and proposal.probability > self.config.edit_threshold
+
+    def count_stable(self) -> int:
+        """How many not given positions stand before the first that may change."""
+        masks = self.masked(range(len(self.canvas)))
+        end = min(masks, default=len(self.canvas))
+        if self.revises and not self.is_finished:
+            end = self.window.start
+        return int((~self.given[:end]).sum())
 
     def propose(self, positions) -> dict:
         """A token and its statistics for each position."""

@@ -211,3 +211,87 @@ def test_a_run_that_ends_early():
     assert result.canvas.tolist() == [1, 1, 1, 0, 1], "the given 1 ends nothing, the given 0 stays"
     assert [e.kind for e in result.trajectory] == ["commit", "pad", "pad"]
     assert result.nfe == 1
+
+
+def proposing(*answers):
+    """A model of four ids, the last of which is the mask: its answers in turn, a (token, probability) for each position."""
+    turns = iter(answers)
+
+    def model(_):
+        rows = np.full((len(answers[0]), 4), -INF)
+        for row, (token, p) in zip(rows, next(turns), strict=True):
+            row[:3] = math.log((1 - p) / 2)
+            row[token] = math.log(p)
+        return rows
+
+    return model
+
+
+EDITING = {"mask_token_id": 3, "threshold": 0.7, "edit_threshold": 0.5}
+
+
+def test_a_run_that_edits():
+    """The second forward writes 2 where 0 stood, and the last mask; the third changes nothing, which ends the run."""
+    model = proposing(
+        [(0, 0.8), (1, 0.6)],
+        [(2, 0.6), (1, 0.4)],
+        [(2, 0.9), (1, 0.9)],
+    )
+    result = run(model, [3, 3], EDITING)
+    edits = [(e.step, e.position, e.token, e.kind) for e in result.trajectory]
+    assert edits == [(0, 0, 0, "commit"), (1, 1, 1, "commit"), (1, 0, 2, "edit")]
+    assert [e.probability for e in result.trajectory] == pytest.approx([0.8, 0.4, 0.6])
+    assert (result.canvas.tolist(), result.nfe, result.masks_left) == ([2, 1], 3, [1, 0, 0])
+    assert result.stable == [0, 0, 2]
+
+
+def test_an_edit_needs_more_than_its_threshold():
+    """Between two equal tokens the lower is proposed, with a probability of exactly a half; given tokens are none of these."""
+    both = np.log(np.array([[0.5, 0.5, 0.0, 0.0]] * 3) + 1e-300)
+    config = EDITING | {"threshold": 0.2, "suppress_tokens": ()}
+    turns = iter([np.eye(4)[[2, 2, 2]] * 9, both, both, both])
+    assert run(lambda _: next(turns), [3, 1, 3], config).canvas.tolist() == [2, 1, 2]
+    turns = iter([np.eye(4)[[2, 2, 2]] * 9, both, both, both])
+    result = run(lambda _: next(turns), [3, 1, 3], config | {"edit_threshold": 0.49})
+    assert result.canvas.tolist() == [0, 1, 0]
+    assert result.nfe == 3
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 5])
+def test_a_cycle_ends_with_the_last_post_step(most):
+    """Two tokens that take turns for ever: the cap ends each block, which had two forwards with masks."""
+    model = proposing(*([(turn % 2, 0.9), (turn % 2, 0.6)] * 2 for turn in range(99)))
+    config = EDITING | {"block_length": 2, "max_post_steps": most, "edit_threshold": 0.0}
+    result = run(model, [3, 3, 3, 3], config)
+    assert result.nfe == 2 * (2 + most)
+    kinds = [e.kind for e in result.trajectory]
+    assert (kinds.count("commit"), kinds.count("edit")) == (4, 2 * (1 + 2 * most))
+    assert result.stable == [0] * (1 + most) + [2] * (2 + most) + [4]
+
+
+def test_an_end_token_counts_when_its_block_is_finished():
+    """It is edited away in the first block; in the second it stays, and the third is not asked for."""
+    one, end = [(1, 0.9)], [(2, 0.9)]
+    model = proposing(
+        end + [(1, 0.6)] * 5,
+        one * 6,
+        one * 6,
+        end * 4 + [(1, 0.6), (1, 0.6)],
+        end + one + end + one * 3,
+        end + one + end + one * 3,
+    )
+    config = EDITING | {"block_length": 2, "eos_token_id": 2, "stop_at_eos": True}
+    result = run(model, [3] * 6, config)
+    assert result.canvas.tolist() == [1, 1, 2, 2, 2, 2]
+    assert [(e.step, e.position, e.kind) for e in result.trajectory] == [
+        (0, 0, "commit"),
+        (1, 1, "commit"),
+        (1, 0, "edit"),
+        (3, 2, "commit"),
+        (3, 3, "commit"),
+        (4, 3, "edit"),
+        (5, 3, "pad"),
+        (5, 4, "pad"),
+        (5, 5, "pad"),
+    ]
+    assert (result.nfe, result.masks_left, result.stable) == (6, [5, 4, 4, 2, 2, 0], [0, 0, 2, 2, 2, 6])
