@@ -11,7 +11,7 @@ import numpy as np
 
 import dllm_fast
 from dllm_fast import Sampler, SamplerConfig, cli
-from dllm_fast.models.chat import ChatTemplate
+from dllm_fast.text.chat import ChatTemplate
 
 for module in pkgutil.walk_packages(dllm_fast.__path__, "dllm_fast."):
     if (spec := module.module_finder.find_spec(module.name, None)) and str(spec.origin).endswith(".py"):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench import fp8, tables
 from bench.on_gpu import estimate
-from dllm_fast.models import families
+from dllm_fast.families import table as families
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"

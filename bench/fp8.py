@@ -21,9 +21,9 @@ import dllm_fast
 from bench import harness, quality
 from bench.harness import Json
 from dllm_fast import demo
-from dllm_fast.models.blank import Linear
-from dllm_fast.models.checkpoint import IN_LAYER
-from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.checkpoint.checkpoint import IN_LAYER
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.networks.layers import Linear
 from dllm_fast.ops import quantise as ops
 
 PLAIN, OURS = "float32", "fp8, as `load` does"

@@ -13,7 +13,7 @@ from torch import Tensor
 import dllm_fast
 from bench import harness
 from bench.harness import Json
-from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.loading.model import LoadedModel
 
 PAUSE_S = 0.004
 

@@ -19,8 +19,8 @@ from unittest.mock import patch
 
 import torch
 
-from dllm_fast import kernels, launches, switches
-from dllm_fast.kernels import driver, launch
+from dllm_fast import kernels, switches
+from dllm_fast.kernels import driver, launch, launches
 
 
 def cases() -> dict[str, Callable[[], list[launches.Launch]]]:

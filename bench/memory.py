@@ -21,9 +21,9 @@ from torch import nn
 import dllm_fast
 from bench import harness
 from bench.harness import Json
-from dllm_fast.models.batch import Network
-from dllm_fast.models.experts import Router
-from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.networks.batch import Network
+from dllm_fast.networks.experts import Router
 
 STATM = Path("/proc/self/statm")
 PERIOD_S = 0.0005

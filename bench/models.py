@@ -17,8 +17,8 @@ import dllm_fast
 from bench import checkpoints, harness, loops, memory
 from bench.generation import Form, Task, compared, in_turn, loop, ours, random_prompt, spreads, timings
 from bench.harness import Json
-from dllm_fast.models.batch import Batch
-from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.networks.batch import Batch
 
 FULL = "full forward"
 EXACT = "dllm_fast"

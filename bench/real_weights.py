@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 import dllm_fast
 from bench import harness, real_sequences
 from bench.__main__ import with_block
-from dllm_fast.models.convert import convert
+from dllm_fast.loading.convert import convert
 
 Json = dict[str, Any]
 Ids = NDArray[np.int64]

@@ -28,8 +28,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from dllm_fast import _core, demo
 from dllm_fast.demo import word_tasks
-from dllm_fast.models.encoder import Encoder, EncoderConfig
-from dllm_fast.models.loaded import load
+from dllm_fast.loading.model import load
+from dllm_fast.networks.encoder import Encoder, EncoderConfig
 
 ROOT = Path(__file__).parent.parent
 MUON_LR, ADAMW_LR = 4e-3, 2e-3

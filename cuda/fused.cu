@@ -8,7 +8,7 @@
 //              number, and the angles.
 //   swiglu     out [N, I] = silu(gate) * up, for gate and up the halves of the rows of [N, 2 I]. Moves 6 bytes a number.
 //
-// Rounding points, those of python/dllm_fast/models/decoder.py and rotary.py: a sum, a norm before its weight, a product
+// Rounding points, those of python/dllm_fast/networks/decoder.py and rotary.py: a sum, a norm before its weight, a product
 // with the weight, each product of a rotation in the dtype (or only its sum, with float32 angles), silu, and its product are each
 // rounded to the dtype once. What is computed between them is float32, so in float16 what is infinite here is so in torch.
 //

@@ -5,7 +5,7 @@
 // top-p and min-p; optionally with the logits bounded first (softcap). Every number and every token equals the Rust core's to
 // the bit; ARCHITECTURE.md, "The arithmetic that decides", is the definition of both.
 //
-// Launched one after the other on one stream (python/dllm_fast/launches.py):
+// Launched one after the other on one stream (python/dllm_fast/kernels/launches.py):
 //   tiles    one warp a tile of 4,096 ids, two a block: maximum and sums into a TileRecord. The tile lies in shared memory,
 //            copied asynchronously, all of it under way at once (tile.cuh). That tiles of a row are in different blocks changes
 //            no bit, because they are combined in order afterwards.

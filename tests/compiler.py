@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dllm_fast.errors import KernelError
-from dllm_fast.nvrtc import Nvrtc, nvrtc
+from dllm_fast.kernels.nvrtc import Nvrtc, nvrtc
 
 #: What ptxas says of two kernels.
 LOG = """\

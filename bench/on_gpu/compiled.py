@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import harness, sass
 from dllm_fast import kernels
-from dllm_fast.nvrtc import nvrtc
+from dllm_fast.kernels.nvrtc import nvrtc
 
 ARCH = "sm_90a"
 PATH = harness.RESULTS / "compiled.json"

@@ -10,7 +10,8 @@ import torch
 import dllm_fast
 from bench.on_gpu import launched
 from bench.on_gpu.stage import Json, Stage
-from dllm_fast import _core, launches
+from dllm_fast import _core
+from dllm_fast.kernels import launches
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import launcher
 from dllm_fast.ops import mask_predict as device

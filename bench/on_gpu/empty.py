@@ -10,7 +10,7 @@ import torch
 
 from bench.on_gpu.stage import Stage
 from dllm_fast import kernels
-from dllm_fast.nvrtc import nvrtc
+from dllm_fast.kernels.nvrtc import nvrtc
 
 _SOURCE = b'extern "C" __global__ void empty() {}'
 

@@ -9,7 +9,7 @@ import torch
 
 from bench.on_gpu import floors, model
 from bench.on_gpu.stage import Json, Stage, tried
-from dllm_fast.models.experts import Experts, ExpertsConfig
+from dllm_fast.networks.experts import Experts, ExpertsConfig
 
 _LLADA2_MINI = {"count": 256, "chosen": 8, "inner": 512, "groups": 8, "chosen_groups": 4, "scale": 2.5}
 _TOY = {"count": 8, "chosen": 2, "inner": 64, "groups": 2, "chosen_groups": 1}

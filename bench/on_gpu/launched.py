@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
 
 

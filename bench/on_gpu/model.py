@@ -14,13 +14,14 @@ import dllm_fast
 from bench.on_gpu.floors import LLADA_8B
 from bench.on_gpu.stage import Stage
 from dllm_fast import _core
-from dllm_fast.models import quantise
-from dllm_fast.models.decoder import Decoder, DecoderConfig
-from dllm_fast.models.graphs import Engine
-from dllm_fast.models.loaded import LoadedModel, ModelInfo
-from dllm_fast.models.predictor import Predictor
-from dllm_fast.models.rotary import Rotary
-from dllm_fast.models.runner import NetworkRunner, Task
+from dllm_fast.families.model_info import ModelInfo
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.networks import quantise
+from dllm_fast.networks.decoder import Decoder, DecoderConfig
+from dllm_fast.networks.rotary import Rotary
+from dllm_fast.runners.graphs import Engine
+from dllm_fast.runners.predictor import Predictor
+from dllm_fast.runners.runner import NetworkRunner, Task
 
 N = TypeVar("N", bound=torch.nn.Module)
 

@@ -107,7 +107,7 @@ _COMPILE = """
 import os, sys
 import torch  # brings its own NVRTC in sight, which must not be taken
 from dllm_fast import cli, kernels
-from dllm_fast.nvrtc import nvrtc
+from dllm_fast.kernels.nvrtc import nvrtc
 wanted, arch = sys.argv[1:]
 found = nvrtc()
 assert found.path.startswith(os.environ["WANTED"]), f"NVRTC {found.version} was found at {found.path}"

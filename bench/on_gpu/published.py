@@ -11,9 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from bench.on_gpu import model, steps
 from bench.on_gpu.stage import Json, Stage, tried
-from dllm_fast.models.decoder import Decoder
-from dllm_fast.models.loaded import LoadedModel
-from dllm_fast.models.rotary import rotate
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.networks.decoder import Decoder
+from dllm_fast.networks.rotary import rotate
 
 
 def tokens_per_second(stage: Stage) -> Iterator[Json]:

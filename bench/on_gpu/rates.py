@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from bench.on_gpu import empty, floors
 from bench.on_gpu.floors import LLADA_8B, Rates
 from bench.on_gpu.stage import Json, Stage, tried
-from dllm_fast.launches import Launch
+from dllm_fast.kernels.launches import Launch
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import launcher
 

@@ -8,7 +8,7 @@ import torch
 
 from bench.on_gpu.checks import attention, equalities, fused, loops, products
 from bench.on_gpu.stage import Stage
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
 
 

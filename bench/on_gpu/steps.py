@@ -15,9 +15,10 @@ from bench.on_gpu.floors import LLADA_8B
 from bench.on_gpu.model import Run, WaitingRunner
 from bench.on_gpu.stage import Json, Stage, must_launch, tried
 from dllm_fast import switches
-from dllm_fast.models import graphs, quantise
-from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.networks import quantise
 from dllm_fast.ops import launcher
+from dllm_fast.runners import graphs
 
 #: What a step of the model has to launch, by the beginnings of the names.
 KERNELS = (

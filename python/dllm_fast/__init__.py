@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dllm_fast import demo
     from dllm_fast._core import Prediction, Sampler, __version__
-    from dllm_fast.config import SamplerConfig
-    from dllm_fast.custom_generate import generate
     from dllm_fast.distribution import Distribution, distributions
     from dllm_fast.errors import DllmFastError
-    from dllm_fast.models.explain import Explanation, explain
-    from dllm_fast.models.loaded import load
+    from dllm_fast.explanation import Explanation, explain
+    from dllm_fast.integrations.custom_generate import generate
+    from dllm_fast.loading.model import load
     from dllm_fast.predict import mask_predict, schedule
-    from dllm_fast.published import presets
     from dllm_fast.result import Result, StepEvent
     from dllm_fast.sampling import infill, sample
+    from dllm_fast.settings.config import SamplerConfig
+    from dllm_fast.settings.presets import presets
 
 __all__ = [
     "Distribution",
@@ -54,20 +54,20 @@ _HOME = {
     "Distribution": "distribution",
     "DllmFastError": "errors",
     "Edit": "_core",
-    "Explanation": "models.explain",
+    "Explanation": "explanation",
     "Prediction": "_core",
     "Result": "result",
     "Sampler": "_core",
-    "SamplerConfig": "config",
+    "SamplerConfig": "settings.config",
     "StepEvent": "result",
     "__version__": "_core",
     "distributions": "distribution",
-    "explain": "models.explain",
-    "generate": "custom_generate",
+    "explain": "explanation",
+    "generate": "integrations.custom_generate",
     "infill": "sampling",
-    "load": "models.loaded",
+    "load": "loading.model",
     "mask_predict": "predict",
-    "presets": "published",
+    "presets": "settings.presets",
     "sample": "sampling",
     "schedule": "predict",
 }

@@ -108,7 +108,7 @@ def _demo(options: argparse.Namespace) -> int:
     import torch
 
     from dllm_fast import demo, infill
-    from dllm_fast.settings import resolve
+    from dllm_fast.settings.resolve import resolve
 
     # A preset that is asked for is taken as it is.
     preset, settings = (DEFAULT_PRESET, DEFAULT_SETTINGS) if options.preset is None else (options.preset, {})
@@ -125,7 +125,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     view = None
     if not options.json:
-        from dllm_fast.terminal import GridView
+        from dllm_fast.commands.terminal import GridView
 
         print(f"puzzle  {_line(canvas)}\n")
         if (canvas == demo.MASK_ID).any():

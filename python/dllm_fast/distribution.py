@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dllm_fast import records, sampling, text, tokens
-from dllm_fast.aliases import ALIASES
+from dllm_fast import records, sampling
 from dllm_fast.arrays import integer_row
-from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import DllmFastError, InvalidValueError
-from dllm_fast.models.hold import Settled
-from dllm_fast.models.predictor import Predictor, sites_of
+from dllm_fast.modules.hold import Settled
 from dllm_fast.predict import mask_predict
 from dllm_fast.records import Record
-from dllm_fast.settings import ARGUMENTS, NAMES, resolve, unknown
+from dllm_fast.runners.predictor import Predictor, sites_of
+from dllm_fast.settings.aliases import ALIASES
+from dllm_fast.settings.config import SamplerConfig
+from dllm_fast.settings.resolve import ARGUMENTS, NAMES, resolve, unknown
+from dllm_fast.text import prompts as text
+from dllm_fast.text import tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dllm_fast._core import Prediction
-    from dllm_fast.models.loaded import ModelInfo
+    from dllm_fast.families.model_info import ModelInfo
     from dllm_fast.sampling import Model, Prompt
 
     Ints = NDArray[np.int64]

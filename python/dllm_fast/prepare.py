@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from dllm_fast import tokens
 from dllm_fast.arrays import MOST_NUMBERS, as_array, check_many, is_tensor
 from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown
 from dllm_fast.records import count, scalar
+from dllm_fast.text import tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dllm_fast.config import SamplerConfig
-    from dllm_fast.models.runner import Runner
-    from dllm_fast.settings import Resolved
-    from dllm_fast.text import Prompt
+    from dllm_fast.runners.runner import Runner
+    from dllm_fast.settings.config import SamplerConfig
+    from dllm_fast.settings.resolve import Resolved
+    from dllm_fast.text.prompts import Prompt
 
 DEFAULT_NEW_TOKENS = 128
 # Rows of one call: little enough to allocate, whatever else they hold.

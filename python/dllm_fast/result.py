@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from dllm_fast import records
 from dllm_fast._core import Edit
 from dllm_fast.arrays import integer_row
-from dllm_fast.config import SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.records import Record, rows
+from dllm_fast.settings.config import SamplerConfig
 
 if TYPE_CHECKING:
     import numpy as np

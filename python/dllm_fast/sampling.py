@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast import _core, prepare, text, tokens
+from dllm_fast import _core, prepare
 from dllm_fast.errors import DllmFastError, InvalidTypeError
-from dllm_fast.models.hold import Settled
-from dllm_fast.models.open_runner import open_runner
-from dllm_fast.models.predictor import Predictor
-from dllm_fast.models.runner import Task
+from dllm_fast.modules.hold import Settled
+from dllm_fast.open import open_runner
 from dllm_fast.result import Result, Stats, StepEvent
-from dllm_fast.settings import resolve
+from dllm_fast.runners.predictor import Predictor
+from dllm_fast.runners.runner import Task
+from dllm_fast.settings.resolve import resolve
+from dllm_fast.text import prompts as text
+from dllm_fast.text import tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from dllm_fast.config import SamplerConfig
-    from dllm_fast.models.loaded import LoadedModel
-    from dllm_fast.models.runner import Runner
-    from dllm_fast.settings import Resolved
+    from dllm_fast.loading.model import LoadedModel
+    from dllm_fast.runners.runner import Runner
+    from dllm_fast.settings.config import SamplerConfig
+    from dllm_fast.settings.resolve import Resolved
 
     Model = str | Path | LoadedModel | Callable[[torch.Tensor], Any]
     Prompt = str | Mapping[str, Any] | Sequence[Any] | NDArray[np.int64] | torch.Tensor

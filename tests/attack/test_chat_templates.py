@@ -23,7 +23,7 @@ import checkpoints
 from dllm_fast import confined
 from dllm_fast.confined import parent
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
-from dllm_fast.models import chat, sandbox
+from dllm_fast.text import chat, sandbox
 
 CASES = int(os.environ.get("ATTACK_CASES", "20"))
 NAMED = 10  # attacks, the first ones, that were seen to crash, hang or fill a process

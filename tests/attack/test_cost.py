@@ -164,7 +164,7 @@ import gc, os, sys
 import torch
 torch.set_num_threads(1)
 from dllm_fast import load
-from dllm_fast.models.checkpoint import Checkpoint
+from dllm_fast.checkpoint.checkpoint import Checkpoint
 folder, count, whole = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "whole"
 def held():
     gc.collect()

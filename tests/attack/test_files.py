@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 import checkpoints
 import limited
-from dllm_fast.models import regular
+from dllm_fast.checkpoint import regular
 from families import TWINS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ import sys
 from pathlib import Path
 import dllm_fast
 from dllm_fast import errors
-from dllm_fast.models.convert import convert
+from dllm_fast.loading.convert import convert
 def whole(folder):
     if folder.name.startswith("pickled"):
         convert(folder, folder.with_name(folder.name + "-out"))
@@ -187,7 +187,7 @@ sys.path.insert(0, sys.argv[2])
 import checkpoints
 from dllm_fast import errors
 from dllm_fast.models import reading, regular
-from dllm_fast.models.checkpoint import Checkpoint
+from dllm_fast.checkpoint.checkpoint import Checkpoint
 folder = Path(sys.argv[1])
 weights = folder / "model.safetensors"
 def refused(change, what, read=lambda opened: opened.read("a")):

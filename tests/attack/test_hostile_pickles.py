@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import limited
+from dllm_fast.checkpoint import memory, pickles
 from dllm_fast.errors import CheckpointError
-from dllm_fast.models import memory, pickles
 
 MUTATIONS = int(os.environ.get("ATTACK_PICKLES", "400"))
 START = b"\x80\x02"
@@ -144,7 +144,7 @@ CONVERT = """
 import sys
 from pathlib import Path
 from dllm_fast.errors import CheckpointError
-from dllm_fast.models.convert import convert
+from dllm_fast.loading.convert import convert
 
 for folder in map(Path, sys.argv[1:]):
     try:
@@ -258,7 +258,7 @@ import random, shutil, sys
 from pathlib import Path
 import torch
 from dllm_fast.errors import CheckpointError
-from dllm_fast.models.convert import convert
+from dllm_fast.loading.convert import convert
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 path, out = folder / "pytorch_model.bin", folder.parent / "out"

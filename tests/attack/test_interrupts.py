@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import dllm_fast
-from dllm_fast.models import hold, keep
+from dllm_fast.modules import hold, keep
 from native_models import MASK, model_of
 
 POINTS = int(os.environ.get("ATTACK_INTERRUPTS", "25"))
@@ -132,7 +132,7 @@ def test_a_run_is_interrupted_at_any_place(name):
 @pytest.mark.parametrize("name", ["native", "function", "headed"])
 def test_a_probe_is_interrupted_at_any_place(name):
     """Every time of a model of which nothing is known yet."""
-    from dllm_fast.models import probe
+    from dllm_fast.transformers import probe
 
     model = MODELS[name]().train()
     expected = run(model)

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from dllm_fast.errors import DllmFastError
-from dllm_fast.models.chat import ChatTemplate
+from dllm_fast.text.chat import ChatTemplate
 
 ESCAPES = int(os.environ.get("ATTACK_ESCAPES", "1500"))
 MESSAGES = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "bye"}]

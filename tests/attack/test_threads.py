@@ -28,7 +28,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import dllm_fast
 import remote_like
-from dllm_fast.models import hold, keep, native
+from dllm_fast.modules import hold, keep
+from dllm_fast.transformers import native
 from native_models import MASK, PROMPTS, drawn, model_of
 from toys import HashTable
 

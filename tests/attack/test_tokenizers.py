@@ -23,7 +23,7 @@ OPEN = """
     import broken_tokenizers
     from dllm_fast.errors import DllmFastError
     from dllm_fast.models import trial
-    from dllm_fast.models.tokenizer import Tokenizer
+    from dllm_fast.text.tokenizer import Tokenizer
 
     def end(name, text):
         folder = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[2]))

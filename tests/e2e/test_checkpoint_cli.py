@@ -20,7 +20,7 @@ from checkpoints import change_weights, write_tokenizer
 from dllm_fast import cli
 from dllm_fast.commands import rule
 from dllm_fast.errors import UnknownTextWarning
-from dllm_fast.settings import NAMES
+from dllm_fast.settings.resolve import NAMES
 from families import TWINS
 
 BY_NAME = {twin.name: twin for twin in TWINS}

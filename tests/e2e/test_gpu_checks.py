@@ -13,9 +13,10 @@ import torch
 from bench.on_gpu import launched, small
 from bench.on_gpu.checks import CHECKS, child, loading, models, tools
 from bench.on_gpu.stage import Stage
-from dllm_fast import kernels, launches
-from dllm_fast.models.graphs import Engine
+from dllm_fast import kernels
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
+from dllm_fast.runners.graphs import Engine
 from emulator import build
 from emulator.launch import kernels_of
 from emulator.operations import emulated

@@ -11,7 +11,7 @@ import torch
 
 import dllm_fast
 from dllm_fast.errors import DllmFastWarning, InvalidValueError
-from dllm_fast.models.graphs import Engine
+from dllm_fast.runners.graphs import Engine
 from e2e.test_steps_begun_ahead import CAPTURED, KERNELS, RULES
 from emulator import build
 from emulator.operations import emulated

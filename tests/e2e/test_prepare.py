@@ -10,7 +10,7 @@ import pytest
 
 from bench.on_gpu import prepare
 from dllm_fast.errors import KernelError
-from dllm_fast.nvrtc import nvrtc
+from dllm_fast.kernels.nvrtc import nvrtc
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import checkpoints
 import dllm_fast
 from bench import real_sequences, real_weights
 from bench.__main__ import RESULTS, with_block
-from dllm_fast.models import families
+from dllm_fast.families import table as families
 
 ROOT = Path(__file__).parents[2]
 TASK = real_weights.Task(mask=4, suppressed=[0, 1, 2, 3, 4])

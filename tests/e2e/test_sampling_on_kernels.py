@@ -12,12 +12,13 @@ import torch
 import dllm_fast
 from checkpoints import redraw
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.models.batch import Batch
-from dllm_fast.models.cache import SlotCache
-from dllm_fast.models.decoder import Decoder, DecoderConfig
-from dllm_fast.models.graphs import Engine
-from dllm_fast.models.loaded import LoadedModel, ModelInfo
-from dllm_fast.models.rotary import Rotary
+from dllm_fast.families.model_info import ModelInfo
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.networks.batch import Batch
+from dllm_fast.networks.decoder import Decoder, DecoderConfig
+from dllm_fast.networks.rotary import Rotary
+from dllm_fast.networks.slots import SlotCache
+from dllm_fast.runners.graphs import Engine
 from emulator import build
 from emulator.operations import emulated
 from families import TWINS

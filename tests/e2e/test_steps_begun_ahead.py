@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import dllm_fast
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.models import graphs
-from dllm_fast.models.graphs import Engine
+from dllm_fast.runners import graphs
+from dllm_fast.runners.graphs import Engine
 from emulator import build
 from emulator.operations import emulated
 from families import MASK, TWINS

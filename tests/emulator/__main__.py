@@ -25,7 +25,7 @@ def main() -> int:
     import numpy as np
 
     try:
-        import dllm_fast.launches  # noqa: F401
+        import dllm_fast.kernels.launches  # noqa: F401
     except ModuleNotFoundError:
         sys.path.insert(0, str(_PACKAGE))  # a checkout that is not installed
     from . import build

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 from . import build
 from .launch import run

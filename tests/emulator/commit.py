@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 from .launch import run
 

@@ -12,7 +12,7 @@ from . import build
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dllm_fast.launches import Launch
+    from dllm_fast.kernels.launches import Launch
 
 
 class EmulatorError(RuntimeError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 from . import build
 from .launch import run

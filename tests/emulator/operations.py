@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dllm_fast.launches import Launch
+    from dllm_fast.kernels.launches import Launch
 
 
 @contextlib.contextmanager

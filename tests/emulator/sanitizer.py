@@ -47,7 +47,7 @@ def run_sanitized(case: str) -> subprocess.CompletedProcess[str]:
 
 
 def _out_of_bounds(where: int) -> None:
-    from dllm_fast.launches import Launch
+    from dllm_fast.kernels.launches import Launch
 
     from .launch import run
 

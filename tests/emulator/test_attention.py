@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strategies
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 from . import build
 from .attention import attention, plain

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dllm_fast.launches import Launch
+from dllm_fast.kernels.launches import Launch
 
 from . import build
 from .launch import EmulatorError, run

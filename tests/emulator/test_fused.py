@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 import strategies
-from dllm_fast import launches
-from dllm_fast.models.decoder import RMSNorm
-from dllm_fast.models.rotary import rotate
+from dllm_fast.kernels import launches
+from dllm_fast.networks.decoder import RMSNorm
+from dllm_fast.networks.rotary import rotate
 
 from . import build
 from .launch import run

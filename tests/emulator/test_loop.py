@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 from . import build
 from .launch import run

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from reference import draw as reference
 from reference.arithmetic import TILE, tile_sums
 from reference.statistics import allowed, bounded, distances

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from reference import arithmetic
 
 from . import build

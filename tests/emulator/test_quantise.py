@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from dllm_fast import launches
-from dllm_fast.models.quantise import Fp8Linear, store
+from dllm_fast.kernels import launches
+from dllm_fast.networks.quantise import Fp8Linear, store
 from dllm_fast.ops.quantise import E4M3, quantised
 
 from . import build

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import strategies
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 from . import build, test_attention, test_commit, test_fused, test_loop, test_quantise
 from .attention import attention

@@ -20,8 +20,8 @@ import torch
 
 import dllm_fast
 from dllm_fast import _core, demo
-from dllm_fast.config import SamplerConfig
-from dllm_fast.models.arguments import OVERRIDES
+from dllm_fast.loading.arguments import OVERRIDES
+from dllm_fast.settings.config import SamplerConfig
 
 MASK = 4
 VOCABULARY = 5

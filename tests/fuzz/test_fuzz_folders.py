@@ -23,7 +23,7 @@ import torch
 torch.set_num_threads(1)
 import dllm_fast
 from dllm_fast.errors import DllmFastError
-from dllm_fast.models.convert import convert
+from dllm_fast.loading.convert import convert
 from test_files import KINDS, put, write
 warnings.simplefilter("ignore")
 BASES = ("plain", "shards", "bert", "dream", "adapter", "pickled", "pickled shards")

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import dllm_fast
 from dllm_fast import Sampler, SamplerConfig
-from dllm_fast.aliases import ALIASES
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from dllm_fast.settings import NAMES, resolve
+from dllm_fast.settings.aliases import ALIASES
+from dllm_fast.settings.resolve import NAMES, resolve
 
 BIG = [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30, -1, -(2**63), 0, 1, 2, 7]
 WORDS = [

@@ -17,9 +17,9 @@ from bench.on_gpu import correctness, launched
 from bench.on_gpu.stage import Stage
 from dllm_fast import kernels
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.models.graphs import Engine
-from dllm_fast.models.runner import NetworkRunner
 from dllm_fast.ops import launcher
+from dllm_fast.runners.graphs import Engine
+from dllm_fast.runners.runner import NetworkRunner
 from families import MASK, TWINS
 
 _PROBLEM = kernels.problem()

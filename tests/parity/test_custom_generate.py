@@ -14,8 +14,8 @@ from transformers.generation import GenerationMixin
 
 import dllm_fast
 from dllm_fast import DllmFastError
-from dllm_fast.custom_generate import SHARED
-from dllm_fast.generation_config import READ, WITHOUT_EFFECT
+from dllm_fast.integrations.custom_generate import SHARED
+from dllm_fast.integrations.generation_config import READ, WITHOUT_EFFECT
 from native_models import BLOCKS, ENCODERS, NEW, PROMPTS, model_of
 
 PLAIN = {"custom_generate": dllm_fast.generate, "max_new_tokens": NEW}

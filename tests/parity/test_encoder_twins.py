@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 import checkpoints
 import dllm_fast
-from dllm_fast.models.batch import Batch
-from dllm_fast.models.cache import SlotCache
+from dllm_fast.networks.batch import Batch
+from dllm_fast.networks.slots import SlotCache
 from encoders import FORMS, KINDS, save
 from families import MASK, VOCABULARY
 

@@ -7,7 +7,7 @@ import torch
 
 import dllm_fast
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.models.probe import study
+from dllm_fast.transformers.probe import study
 from mask_fillers import NAMES, mask_filler, whole_state
 from native_models import drawn
 

@@ -15,10 +15,10 @@ import transformers as hf
 import dllm_fast
 import remote_like
 from dllm_fast.errors import DllmFastWarning
-from dllm_fast.models import native_engine
-from dllm_fast.models.constants import constants
-from dllm_fast.models.host_reads import HostReads
 from dllm_fast.ops.shared import Shared
+from dllm_fast.runners.host_reads import HostReads
+from dllm_fast.transformers import native_engine
+from dllm_fast.transformers.constants import constants
 from native_models import MASK, MLM, MODERN, NEW, PROMPTS, drawn, model_of
 
 pytestmark = pytest.mark.skipif(not MODERN, reason="transformers 4 has no bidirectional classes on its registry")

@@ -8,8 +8,8 @@ import torch
 
 import dllm_fast
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.models.places import places
-from dllm_fast.models.probe import study
+from dllm_fast.modules.places import places
+from dllm_fast.transformers.probe import study
 from native_models import PROMPTS, model_of
 
 SETTINGS = {"preset": "llada", "max_new_tokens": 8, "stop_at_eos": False}

@@ -16,8 +16,8 @@ import transformers as hf
 import dllm_fast
 import remote_like
 from dllm_fast import DllmFastError
-from dllm_fast.models import native
-from dllm_fast.models.probe import study
+from dllm_fast.transformers import native
+from dllm_fast.transformers.probe import study
 from families import TWINS
 from native_models import BLOCKS, GQA, MASK, MODERN, NATIVE, NEW, PROMPTS, WITHOUT, drawn, model_of
 

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import dllm_fast
 import remote_like
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.models.probe import study
+from dllm_fast.transformers.probe import study
 from mask_fillers import NAMES, config_of, whole_state
 from native_models import GQA, MASK, MOE, drawn
 

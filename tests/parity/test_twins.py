@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dllm_fast import load
-from dllm_fast.models.batch import Batch
-from dllm_fast.models.cache import SlotCache
+from dllm_fast.networks.batch import Batch
+from dllm_fast.networks.slots import SlotCache
 from families import MASK, TWINS, Twin, visible
 
 WITHIN = 2e-6

@@ -12,7 +12,7 @@ import transformers as hf
 import dllm_fast
 import remote_like
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from dllm_fast.models.probe import study
+from dllm_fast.transformers.probe import study
 from families import TWINS
 from mask_fillers import whole_state
 from native_models import MASK, PROMPTS, drawn, model_of

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dllm_fast
-from dllm_fast.models.batch import Batch
+from dllm_fast.networks.batch import Batch
 from encoders import TWINS as ENCODERS
 from families import MASK, TWINS, Twin
 
@@ -169,7 +169,7 @@ def counted(network):
 
 def run(model, *args, **settings):
     network, seen = counted(model.network)
-    copy = dllm_fast.models.loaded.LoadedModel(network, model.tokenizer, model.info, model.config)
+    copy = dllm_fast.loading.model.LoadedModel(network, model.tokenizer, model.info, model.config)
     dllm_fast.sample(copy, *args, stop_at_eos=False, **settings)
     return seen
 
@@ -217,7 +217,7 @@ def test_finished_rows_make_room(opened):
     model = opened(next(t for t in TWINS if t.name == "sdar"))
     canvases = [[1, 2, MASK], [1, MASK, MASK, MASK], [MASK, 5]]
     network, seen = counted(model.network)
-    copy = dllm_fast.models.loaded.LoadedModel(network, None, model.info, model.config)
+    copy = dllm_fast.loading.model.LoadedModel(network, None, model.info, model.config)
     result = dllm_fast.infill(copy, canvases, max_batch_rows=2, threshold=2.0)
     assert [shape[0] for shape in seen[::2]] == [2, 2, 1]
     assert result.stats.nfe_per_row == [1, 3, 1]

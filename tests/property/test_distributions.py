@@ -15,7 +15,7 @@ import dllm_fast
 import native_models
 import strategies
 import toys
-from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.loading.model import LoadedModel
 from families import MASK as ID
 from families import TWINS
 from strategies import MASK, VOCABULARY

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dllm_fast
-from dllm_fast.models import graphs
-from dllm_fast.models.graphs import Engine
-from dllm_fast.models.shapes import Inputs, Shape, below, room
+from dllm_fast.runners import graphs
+from dllm_fast.runners.graphs import Engine
+from dllm_fast.runners.shapes import Inputs, Shape, below, room
 from encoders import TWINS as ENCODERS
 from families import MASK, TWINS, Twin
 

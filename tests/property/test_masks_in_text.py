@@ -10,8 +10,8 @@ import tokenizers
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from dllm_fast import masks
-from dllm_fast.masks import MASK
+from dllm_fast.text import masks
+from dllm_fast.text.masks import MASK
 from text_models import byte_level, mask_of, metaspace, prepended, word_piece
 
 TOKENIZERS = {

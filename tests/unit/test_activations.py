@@ -7,7 +7,7 @@ import torch
 from transformers.activations import ACT2FN
 
 from dllm_fast.errors import CheckpointError
-from dllm_fast.models.activations import ACTIVATIONS, activation
+from dllm_fast.networks.activations import ACTIVATIONS, activation
 
 LEARNED = {"prelu", "xielu"}
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import dllm_fast
-from dllm_fast.aliases import ALIASES, NOTHING, VALUES, answer, markdown
-from dllm_fast.settings import ARGUMENTS, NAMES, resolve, unknown
+from dllm_fast.settings.aliases import ALIASES, NOTHING, VALUES, answer, markdown
+from dllm_fast.settings.resolve import ARGUMENTS, NAMES, resolve, unknown
 
 # Three lines of a terminal.
 LONGEST = 3 * 120

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dllm_fast.models import angles
-from dllm_fast.models.batch import Batch
-from dllm_fast.models.rotary import Rotary, rotate
+from dllm_fast.networks import angles
+from dllm_fast.networks.batch import Batch
+from dllm_fast.networks.rotary import Rotary, rotate
 
 KINDS = [
     Rotary(width=128, theta=1e4),

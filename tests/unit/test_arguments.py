@@ -10,8 +10,9 @@ import torch
 import transformers
 
 import dllm_fast
+from dllm_fast.checkpoint import checkpoint
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from dllm_fast.models import arguments, checkpoint
+from dllm_fast.loading import arguments
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
 

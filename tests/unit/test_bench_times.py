@@ -20,7 +20,7 @@ from bench.on_gpu.floors import LLADA_8B, Rates
 from bench.on_gpu.main import AGAIN, DONE
 from bench.on_gpu.stage import NotLaunchedError, Stage, tried
 from dllm_fast import switches
-from dllm_fast.nvrtc import nvrtc
+from dllm_fast.kernels.nvrtc import nvrtc
 from emulator import build
 from emulator.operations import emulated
 

@@ -8,8 +8,8 @@ import gc
 import pytest
 import torch
 
-from dllm_fast.models import capture
-from dllm_fast.models.capture import CudaCapture, clean_up, own_stream
+from dllm_fast.runners import capture
+from dllm_fast.runners.capture import CudaCapture, clean_up, own_stream
 
 DEVICE = torch.device("cuda", 0)
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import checkpoints
+from dllm_fast.checkpoint import checkpoint as module
+from dllm_fast.checkpoint.checkpoint import Checkpoint, locate
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
-from dllm_fast.models import checkpoint as module
-from dllm_fast.models.checkpoint import Checkpoint, locate
-from dllm_fast.models.tokenizer import Tokenizer
+from dllm_fast.text.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_copying_takes_no_memory_but_where_the_numbers_stay(tmp_path: Path, dtyp
     checkpoints.write_weights(tmp_path, {"big": torch.ones(50, 1_000_000)})
     code = f"""
 import re, torch
-from dllm_fast.models.checkpoint import Checkpoint
+from dllm_fast.checkpoint.checkpoint import Checkpoint
 def private():
     return int(re.search(r"Anonymous: +(\\d+)", open("/proc/self/smaps_rollup").read())[1]) * 1024
 opened = Checkpoint.open({str(tmp_path)!r})

@@ -18,10 +18,10 @@ import transformers
 import checkpoints
 import dllm_fast
 from dllm_fast import cli
+from dllm_fast.checkpoint import pickles
+from dllm_fast.checkpoint.checkpoint import Checkpoint
 from dllm_fast.errors import CheckpointError, InvalidValueError
-from dllm_fast.models import pickles
-from dllm_fast.models.checkpoint import Checkpoint
-from dllm_fast.models.convert import convert
+from dllm_fast.loading.convert import convert
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
 

@@ -14,9 +14,9 @@ import time
 import pytest
 
 from dllm_fast import cli, kernels
-from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels import build, cubins, device, files
+from dllm_fast.kernels import nvrtc as compiler
 from tests.compiler import LOG, nvrtc_or_skip
 
 SOURCE = "mask_predict.bf16"

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
 import dllm_fast
-from dllm_fast.models import experts, grouped
-from dllm_fast.models.batch import Batch
-from dllm_fast.models.cache import SlotCache
-from dllm_fast.models.experts import Experts, ExpertsConfig
-from dllm_fast.models.graphs import Engine
-from dllm_fast.models.grouped import Sorted
+from dllm_fast.networks import experts, grouped
+from dllm_fast.networks.batch import Batch
+from dllm_fast.networks.experts import Experts, ExpertsConfig
+from dllm_fast.networks.grouped import Sorted
+from dllm_fast.networks.slots import SlotCache
+from dllm_fast.runners.graphs import Engine
 from families import TWINS
 
 MIXTURES = [twin for twin in TWINS if twin.name in ("sdar-moe", "llada-moe", "llada2", "rnd1", "lladamoe")]

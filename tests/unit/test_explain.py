@@ -147,8 +147,8 @@ def test_the_arguments_of_generate_are_the_settings_of_sample():
     """transformers passes on named arguments only. Lengths come with its own config."""
     import inspect
 
-    from dllm_fast.custom_generate import RENAMED
-    from dllm_fast.settings import NAMES
+    from dllm_fast.integrations.custom_generate import RENAMED
+    from dllm_fast.settings.resolve import NAMES
 
     named = set(inspect.signature(dllm_fast.generate).parameters)
     assert {RENAMED.get(name, name) for name in NAMES} - named == {"max_new_tokens"}

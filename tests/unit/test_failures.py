@@ -13,10 +13,12 @@ import tokenizers
 
 import checkpoints
 import dllm_fast
-from dllm_fast import cli, text, tokens
+from dllm_fast import cli
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
-from dllm_fast.failures import is_panic, reason, translated
-from dllm_fast.models.tokenizer import Tokenizer
+from dllm_fast.text import prompts as text
+from dllm_fast.text import tokens
+from dllm_fast.text.failures import is_panic, reason, translated
+from dllm_fast.text.tokenizer import Tokenizer
 
 # Only sequence B: the library looks for a second text, and panics.
 SECOND_ONLY = {

@@ -10,9 +10,9 @@ import torch
 
 import dllm_fast
 from dllm_fast.errors import DllmFastWarning
-from dllm_fast.models.batch import Batch
-from dllm_fast.models.explain import _left_to_torch
-from dllm_fast.models.left_out import left_to_torch
+from dllm_fast.explanation import _left_to_torch
+from dllm_fast.networks.batch import Batch
+from dllm_fast.networks.left_out import left_to_torch
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import fallback, fused
 from encoders import TWINS as ENCODERS

@@ -15,7 +15,7 @@ import dllm_fast
 import text_models
 from dllm_fast import SamplerConfig, _core
 from dllm_fast.errors import InvalidTypeError
-from dllm_fast.models.loaded import LoadedModel
+from dllm_fast.loading.model import LoadedModel
 
 FLAGS = [True, False, np.True_, np.array(True), torch.tensor(False)]
 NUMBERS = [f.name for f in dataclasses.fields(SamplerConfig) if "int" in str(f.type) or "float" in str(f.type)]

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 import checkpoints
 import dllm_fast
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
-from dllm_fast.models.described import describe
-from dllm_fast.models.families import BLOCK_KEYS
+from dllm_fast.families.table import BLOCK_KEYS
+from dllm_fast.transformers.describe import describe
 from families import MASK, TWINS
 
 BY_NAME = {twin.name: twin for twin in TWINS}

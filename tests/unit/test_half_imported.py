@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import dllm_fast
-from dllm_fast import arrays, errors, records, tokens
+from dllm_fast import arrays, errors, records
+from dllm_fast.text import tokens
 
 
 @pytest.mark.parametrize("name", ["torch", "numpy.ma", "numpy", "tokenizers", "tokenizers.implementations"])

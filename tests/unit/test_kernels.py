@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from bench import sass
-from dllm_fast import cli, kernels, launches
-from dllm_fast import nvrtc as compiler
+from dllm_fast import cli, kernels
 from dllm_fast.errors import KernelError
-from dllm_fast.kernels import cubins, files
+from dllm_fast.kernels import cubins, files, launches
+from dllm_fast.kernels import nvrtc as compiler
 from dllm_fast.kernels.launch import _CONVERTERS
 from tests.compiler import LOG, nvrtc_or_skip
 from tests.parameters import parameter_sizes

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 # Blocks along each side of a grid, threads of a block, and the dynamic shared memory of a block that also the smaller
 # architectures have (sm_86, sm_89, sm_120: 99 KB).

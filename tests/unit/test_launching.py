@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from bench import launching
-from dllm_fast import kernels, launches
+from dllm_fast import kernels
 from dllm_fast.errors import KernelError
-from dllm_fast.kernels import cubins, driver, launch
-from dllm_fast.models.loaded import LoadedModel
-from dllm_fast.models.runner import NetworkRunner
+from dllm_fast.kernels import cubins, driver, launch, launches
+from dllm_fast.loading.model import LoadedModel
 from dllm_fast.ops import launcher
+from dllm_fast.runners.runner import NetworkRunner
 from tests.compiler import LOG
 
 STRUCTURE = (ctypes.c_int64 * 3)(1, 2, 3)

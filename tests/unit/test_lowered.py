@@ -11,7 +11,7 @@ import transformers
 import checkpoints
 import dllm_fast
 from dllm_fast.errors import LoweredTextWarning
-from dllm_fast.models.tokenizer import Tokenizer
+from dllm_fast.text.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "[DOC]"]
 SMILES = ["c", "1", "o", "n", "(", ")", "=", "C", "N", "O", "Cl", "Br"]

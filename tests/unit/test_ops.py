@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import dllm_fast.ops  # noqa: F401, registers the operations
-from dllm_fast import launches
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
 
 

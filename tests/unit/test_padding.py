@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from dllm_fast.padding import check_pads, opened, unpadded
+from dllm_fast.text.padding import check_pads, opened, unpadded
 
 IDS = [[0, 0, 5, 6], [7, 8, 9, 0]]
 MASK = [[0, 0, 1, 1], [1, 1, 1, 0]]

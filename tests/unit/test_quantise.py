@@ -12,11 +12,11 @@ import torch
 import dllm_fast
 from dllm_fast import cli, demo
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.models import grouped_fp8, quantise
-from dllm_fast.models.blank import Linear
-from dllm_fast.models.experts import Experts, ExpertsConfig
-from dllm_fast.models.grouped import Sorted
-from dllm_fast.models.quantise import Fp8Linear
+from dllm_fast.networks import grouped_fp8, quantise
+from dllm_fast.networks.experts import Experts, ExpertsConfig
+from dllm_fast.networks.grouped import Sorted
+from dllm_fast.networks.layers import Linear
+from dllm_fast.networks.quantise import Fp8Linear
 from dllm_fast.ops.quantise import E4M3, quantised
 from encoders import TWINS as ENCODERS
 from families import MASK, TWINS

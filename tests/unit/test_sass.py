@@ -8,8 +8,8 @@ import pytest
 
 from bench import flow, sass
 from dllm_fast import kernels
-from dllm_fast import nvrtc as compiler
 from dllm_fast.errors import KernelError
+from dllm_fast.kernels import nvrtc as compiler
 
 LISTING = """\
 //--------------------- .text.dllm_one --------------------------

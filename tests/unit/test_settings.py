@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import dllm_fast
-from dllm_fast.settings import resolve
+from dllm_fast.settings.resolve import resolve
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import torch
 import checkpoints
 import dllm_fast
 import text_models
-from dllm_fast import text, tokens
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, UnknownTextWarning
-from dllm_fast.models.loaded import LoadedModel
-from dllm_fast.models.tokenizer import Tokenizer
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.text import prompts as text
+from dllm_fast.text import tokens
+from dllm_fast.text.tokenizer import Tokenizer
 
 PROMPT = "Paris is the"
 

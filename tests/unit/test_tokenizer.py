@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 import checkpoints
 import dllm_fast
-from dllm_fast import text, tokens
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
-from dllm_fast.models.chat import ChatTemplate
-from dllm_fast.models.tokenizer import Tokenizer
+from dllm_fast.text import prompts as text
+from dllm_fast.text import tokens
+from dllm_fast.text.chat import ChatTemplate
+from dllm_fast.text.tokenizer import Tokenizer
 
 PAD, EOS, EOT, MASK = range(256, 260)
 HELLO = [{"role": "user", "content": "hello"}]

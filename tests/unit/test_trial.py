@@ -14,10 +14,10 @@ import checkpoints
 import dllm_fast
 from dllm_fast import confined
 from dllm_fast.errors import CheckpointError
-from dllm_fast.models import bounded, trial
-from dllm_fast.models.changes import Changes
-from dllm_fast.models.tokenizer import Tokenizer
-from dllm_fast.models.vocabulary import UnusableError
+from dllm_fast.text import bounded, trial
+from dllm_fast.text.changes import Changes
+from dllm_fast.text.tokenizer import Tokenizer
+from dllm_fast.text.vocabulary import UnusableError
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +227,7 @@ def test_what_cannot_be_bounded_is_refused_without_a_trial(name: str, monkeypatc
 
 
 def trial_changes() -> Any:
-    from dllm_fast.models.changes import Changes
+    from dllm_fast.text.changes import Changes
 
     return Changes(kind=None, settings={}, added=[], special=[], file="")
 

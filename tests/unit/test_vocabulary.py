@@ -17,8 +17,8 @@ import checkpoints
 import dllm_fast
 from dllm_fast import cli
 from dllm_fast.errors import CheckpointError
-from dllm_fast.models import vocabulary
-from dllm_fast.models.tokenizer import Tokenizer
+from dllm_fast.text import vocabulary
+from dllm_fast.text.tokenizer import Tokenizer
 
 BRACKETS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ANGLES = ["<s>", "<pad>", "</s>", "<unk>"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dllm_fast.errors import KernelError
-from dllm_fast.models import while_node
-from dllm_fast.models.while_node import WhileGraph
+from dllm_fast.runners import while_node
+from dllm_fast.runners.while_node import WhileGraph
 
 DEVICE = torch.device("cuda", 0)
 

@@ -9,7 +9,7 @@ import torch
 
 from bench.on_gpu import launched
 from bench.on_gpu.stage import Json, Stage
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from dllm_fast.ops import attention as op
 
 # Heads, key heads, queries, keys: few rows and many, one split and several.

@@ -8,7 +8,7 @@ import torch
 
 from bench.on_gpu import launched
 from bench.on_gpu.stage import Json, Stage
-from dllm_fast.models.rotary import rotate
+from dllm_fast.networks.rotary import rotate
 from dllm_fast.ops import fused as op
 
 # Half a unit in the last place of bfloat16 is 2^-9 of a number: sums of squares in another order may round a few the other way.

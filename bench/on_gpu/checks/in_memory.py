@@ -11,8 +11,8 @@ import torch
 import dllm_fast
 from bench.on_gpu.checks.models import replayed_eagerly
 from bench.on_gpu.stage import Json, Stage
-from dllm_fast.models import native_engine
 from dllm_fast.ops import launcher
+from dllm_fast.transformers import native_engine
 
 PROMPTS = [[7, 8, 9], [11, 12, 13, 14, 15]]
 # Heads of a size that our attention has kernels for; the classes compute the rest by themselves.

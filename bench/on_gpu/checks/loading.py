@@ -13,7 +13,7 @@ from bench import harness
 from bench.on_gpu import launched
 from bench.on_gpu.stage import Json, Stage
 from dllm_fast import kernels
-from dllm_fast.nvrtc import nvrtc
+from dllm_fast.kernels.nvrtc import nvrtc
 from dllm_fast.ops import fused, launcher
 
 # It calls a function that the driver joins to it when it is loaded, whose registers and stack the compiler does not know.

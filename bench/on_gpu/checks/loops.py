@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from bench.on_gpu.stage import Json, Stage
-from dllm_fast import launches
-from dllm_fast.models.capture import CudaCapture
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
+from dllm_fast.runners.capture import CudaCapture
 
 _MASK, _WORDS, _TURNS = 9, 300, 4
 

@@ -16,13 +16,14 @@ from bench.on_gpu import launched
 from bench.on_gpu.checks.loops import Replayed
 from bench.on_gpu.stage import Json, Stage
 from dllm_fast import switches
-from dllm_fast.models.decoder import Decoder, DecoderConfig
-from dllm_fast.models.experts import ExpertsConfig
-from dllm_fast.models.graphs import Engine
-from dllm_fast.models.loaded import LoadedModel, ModelInfo
-from dllm_fast.models.rotary import Rotary
+from dllm_fast.families.model_info import ModelInfo
+from dllm_fast.loading.model import LoadedModel
+from dllm_fast.networks.decoder import Decoder, DecoderConfig
+from dllm_fast.networks.experts import ExpertsConfig
+from dllm_fast.networks.rotary import Rotary
 from dllm_fast.ops import launcher
 from dllm_fast.result import Stats
+from dllm_fast.runners.graphs import Engine
 
 VOCABULARY = 1000
 BLOCK = 32

@@ -8,9 +8,9 @@ import torch
 
 from bench.on_gpu import launched, model
 from bench.on_gpu.stage import Json, Stage
-from dllm_fast.models import grouped, grouped_fp8, quantise
-from dllm_fast.models.experts import Experts, ExpertsConfig
-from dllm_fast.models.quantise import Fp8Linear
+from dllm_fast.networks import grouped, grouped_fp8, quantise
+from dllm_fast.networks.experts import Experts, ExpertsConfig
+from dllm_fast.networks.quantise import Fp8Linear
 from dllm_fast.ops.quantise import quantised
 
 _BFLOAT16 = torch.bfloat16

@@ -19,7 +19,7 @@ from bench.on_gpu.cost.card import (
     blocks_on_multiprocessor,
     in_order,
 )
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 _DEPTH = 128
 # Of a block until its ring is full.

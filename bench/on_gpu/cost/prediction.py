@@ -24,7 +24,7 @@ from bench.on_gpu.cost.card import (
     blocks_on_multiprocessor,
     in_order,
 )
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 
 # Of a block's bins, of the record of a tile, and of the two tiles that `rows` looks at again.
 _BINS, _RECORD, _LOOKED_AT = 16_384, launches.RECORD_BYTES, 2 * 2 * launches.TILE

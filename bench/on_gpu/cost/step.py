@@ -23,7 +23,7 @@ from bench.on_gpu.cost.card import (
     Estimate,
 )
 from bench.on_gpu.floors import LLADA_8B
-from dllm_fast.models import shapes
+from dllm_fast.runners import shapes
 
 SMALL = {
     # Loads that wait for one another: a row, then its weight; a head and its angles, then slots; two halves; a row twice.

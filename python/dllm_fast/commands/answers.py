@@ -34,9 +34,9 @@ def answer(option: str, options: Collection[str]) -> str:
         option: what was typed.
         options: those that there are, with their dashes.
     """
-    from dllm_fast.aliases import ALIASES
     from dllm_fast.nearest import nearest
-    from dllm_fast.settings import ARGUMENTS, NAMES
+    from dllm_fast.settings.aliases import ALIASES
+    from dllm_fast.settings.resolve import ARGUMENTS, NAMES
 
     name = option.strip("-").replace("-", "_").casefold()
     named = {known.strip("-").replace("-", "_"): known for known in options if known.startswith("--")}
@@ -73,8 +73,8 @@ def remedy_in_options(text: str, options: Collection[str]) -> str:
 
 def _known(name: str, options: Collection[str], *, meant: bool = False) -> str:
     """The answer to a name that says something by itself, or that a mistyped one may have `meant`; or nothing."""
-    from dllm_fast import aliases
-    from dllm_fast.settings import ARGUMENTS, NAMES
+    from dllm_fast.settings import aliases
+    from dllm_fast.settings.resolve import ARGUMENTS, NAMES
 
     alias = aliases.ALIASES.get(name)
     ours = name if alias is None or alias.ours is None else alias.ours

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
-    from dllm_fast.models.loaded import LoadedModel
+    from dllm_fast.loading.model import LoadedModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def opened(options: argparse.Namespace, **more: Any) -> LoadedModel:
     """The checkpoint."""
     # Imported late: bad input and --help need not wait for torch.
-    from dllm_fast.models.loaded import load
+    from dllm_fast.loading.model import load
 
     told = {} if options.family is None else {"family": options.family}
     return load(

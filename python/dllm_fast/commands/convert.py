@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _convert(options: argparse.Namespace) -> int:
     """Write a checkpoint of pickled weights anew as safetensors. Reads tensors and nothing else; runs nothing of the folder."""
-    from dllm_fast.models.convert import convert
+    from dllm_fast.loading.convert import convert
 
     done = convert(options.source, options.out, dtype=options.dtype)
     if options.json:

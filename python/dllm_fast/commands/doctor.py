@@ -25,7 +25,7 @@ def report() -> dict[str, Any]:
 
     from dllm_fast import cores, kernels
     from dllm_fast.errors import KernelError
-    from dllm_fast.nvrtc import nvrtc
+    from dllm_fast.kernels.nvrtc import nvrtc
     from dllm_fast.ops import fallback
 
     load = cores.load()  # before the compilers, which are ours

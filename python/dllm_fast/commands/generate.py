@@ -14,7 +14,7 @@ from dllm_fast.errors import InvalidValueError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from dllm_fast.models.loaded import LoadedModel
+    from dllm_fast.loading.model import LoadedModel
     from dllm_fast.result import Result
 
 
@@ -89,7 +89,7 @@ def _infill(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> LoadedModel:
-    from dllm_fast.settings import resolve
+    from dllm_fast.settings.resolve import resolve
 
     resolve(options.preset, None, rule.given(options))
     model = checkpoint.opened(options, dtype=options.dtype, device=options.device)

@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _compile(options: argparse.Namespace) -> int:
     """Compile all CUDA kernels with NVRTC, several at once. Prints what each kernel uses. Status 1 if one of them spills."""
     from dllm_fast import kernels
-    from dllm_fast.nvrtc import nvrtc
+    from dllm_fast.kernels.nvrtc import nvrtc
 
     usual = kernels.ARCHITECTURES if options.out is None else kernels.SHIPPED_ARCHITECTURES
     asked = usual if options.arch is None else options.arch.split(",")

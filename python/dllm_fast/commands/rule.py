@@ -46,7 +46,7 @@ SETTINGS: dict[str, str] = {
 
 def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     """Adds the settings, and the seed."""
-    from dllm_fast.config import SamplerConfig
+    from dllm_fast.settings.config import SamplerConfig
 
     kinds = {setting.name: str(setting.type) for setting in dataclasses.fields(SamplerConfig)}
     for name, text in SETTINGS.items():

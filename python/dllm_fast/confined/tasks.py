@@ -27,7 +27,7 @@ def echo(payload: Any) -> Any:
 @task
 def render(payload: Any) -> Any:
     """What a chat template (its source) makes of values: see `sandbox.Outcome`."""
-    from dllm_fast.models.sandbox import render
+    from dllm_fast.text.sandbox import render
 
     return render(*payload)
 

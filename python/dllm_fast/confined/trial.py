@@ -58,7 +58,7 @@ def tried(question: Any) -> None:
     """
     import tokenizers
 
-    from dllm_fast.models.changes import Changes
+    from dllm_fast.text.changes import Changes
 
     made = tokenizers.Tokenizer.from_str(question["text"])
     Changes(**question["changes"]).apply(made)

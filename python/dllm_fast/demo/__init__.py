@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from dllm_fast.models.loaded import LoadedModel
+    from dllm_fast.loading.model import LoadedModel
 
 __all__ = ["MASK_ID", "check", "load", "load_text", "problems", "text_problems"]
 
@@ -58,7 +58,7 @@ def load_folder(folder: Path) -> tuple[LoadedModel, Tokenizer]:
     """The model and the tokenizer of a folder, the latter as the `tokenizers` library has it."""
     from tokenizers import Tokenizer
 
-    from dllm_fast.models.loaded import load
+    from dllm_fast.loading.model import load
 
     return load(folder, dtype="float32"), Tokenizer.from_file(str(folder / "tokenizer.json"))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels import cubins, files
-from dllm_fast.nvrtc import INSTALL, nvrtc
+from dllm_fast.kernels.nvrtc import INSTALL, nvrtc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

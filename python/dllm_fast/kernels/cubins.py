@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels.files import digest, sources
-from dllm_fast.nvrtc import nvrtc
+from dllm_fast.kernels.nvrtc import nvrtc
 
 # What a process that was killed has left behind is that old by then.
 _ABANDONED_S = 3600

@@ -6,7 +6,7 @@ from dllm_fast.errors import KernelError
 from dllm_fast.kernels import cubins
 from dllm_fast.kernels.build import OLDEST_CAPABILITY
 from dllm_fast.kernels.files import sources
-from dllm_fast.nvrtc import nvrtc
+from dllm_fast.kernels.nvrtc import nvrtc
 
 # A cubin runs on its own generation, on devices that are not older than it; these generations have one for all of theirs.
 _WHOLE_GENERATIONS = {8: "sm_80", 12: "sm_120"}

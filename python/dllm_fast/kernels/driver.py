@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dllm_fast.errors import KernelError
 
 if TYPE_CHECKING:
-    from dllm_fast.launches import Launch
+    from dllm_fast.kernels.launches import Launch
 
 #: The oldest devices that have it.
 DEPENDENT_CAPABILITY = (9, 0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from dllm_fast.launches import Launch
+    from dllm_fast.kernels.launches import Launch
 
 # More than this must be asked for.
 _STATIC_SHARED_BYTES = 48 * 1024

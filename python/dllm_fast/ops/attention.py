@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from dllm_fast import launches
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.kernels import launches
 from dllm_fast.ops import fallback, launcher
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher, mask_predict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dllm_fast.config import SamplerConfig
+    from dllm_fast.settings.config import SamplerConfig
 
     Ints = NDArray[np.int64]
     # For each row, tokens to commit at least (int32), and the share of its block's steps that are done then (float64).

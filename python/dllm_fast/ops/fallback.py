@@ -9,8 +9,8 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING
 
-from dllm_fast import launches
 from dllm_fast.errors import DllmFastWarning
+from dllm_fast.kernels import launches
 
 if TYPE_CHECKING:
     import torch

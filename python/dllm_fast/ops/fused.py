@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812, the name every reader of torch code expects
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from dllm_fast.ops import fallback, launcher
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dllm_fast.launches import Launch
+    from dllm_fast.kernels.launches import Launch
 
 
 def usable(device: torch.device, *sources: str) -> bool:

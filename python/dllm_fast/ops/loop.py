@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
 from dllm_fast.ops.shared import Shared
 

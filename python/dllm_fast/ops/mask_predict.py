@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dllm_fast import _core, launches
+from dllm_fast import _core
 from dllm_fast.arrays import integer_array
 from dllm_fast.errors import InvalidValueError
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
 from dllm_fast.ops.shared import Shared
 

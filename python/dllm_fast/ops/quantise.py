@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dllm_fast import launches
+from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:

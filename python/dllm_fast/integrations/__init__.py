@@ -1,0 +1,1 @@
+"""The library as other libraries call it."""

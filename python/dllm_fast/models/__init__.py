@@ -1,1 +1,0 @@
-"""Models with a forward of their own."""

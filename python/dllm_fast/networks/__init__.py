@@ -1,0 +1,1 @@
+"""The transformers that run here, and their layers."""

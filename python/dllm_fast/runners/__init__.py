@@ -1,0 +1,1 @@
+"""Between a model and the sampler: requests in, logits or predictions out."""

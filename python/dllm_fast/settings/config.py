@@ -1,0 +1,240 @@
+"""The settings of a sampler."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dllm_fast import _core, records
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
+from dllm_fast.settings import aliases
+
+# More than any vocabulary has.
+MOST_IDS = 2**20
+CACHES = ("auto", "none", "prefix", "dual", "exact_block")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SamplerConfig:
+    """Everything that decides which token is written where and when, but the model, the prompt and the seed.
+
+    Frozen and checked when made; it pickles, and a file can keep it (`to_dict`, `from_dict`). The defaults commit one token a
+    forward, the most confident first, over the whole canvas.
+
+    Args:
+        max_new_tokens: masks that `sample` appends to the prompt; default 128, or what the model's context leaves.
+        steps: forwards of a row in total, dealt evenly to its blocks that hold masks, the remainder to the first; at least
+            one for each. Default: one token a forward; with a threshold, factor or entropy bound, as few as it allows.
+        steps_per_block: forwards in each block; give this or `steps`.
+        block_length: positions that are finished before the next ones begin; default: the whole canvas.
+        schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit` or `first-hitting`
+            (see `dllm_fast.schedule`).
+        eps: last time of the `dream` schedule, in (0, 1).
+        order: what positions are ranked by: `confidence` (largest probability), `margin`, `entropy`, `random`,
+            `left-to-right`, `sampled-confidence` (probability of the drawn token, as several published loops have it), or
+            `ancestral` (no ranking: each commits by itself with the probability of the schedule).
+        order_temperature: scale of Gumbel noise on the ranking, at least 0. With the `maskgit` schedule it is added to the
+            log-probability and fades out over the steps, as published.
+        threshold: commit while the confidence is at least this (Fast-dLLM, 2505.22618). Above 1: one a forward; 0: all.
+        factor: commit n while `(n + 1) * (1 - c_n) < factor` (Fast-dLLM).
+        entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats (2505.24857).
+        min_commit: commit at least so many in every forward; default 1 where a cut decides.
+        temperature: of the draw of tokens; 0 takes the most probable. Confidence, margin and entropy ignore it.
+        top_k, top_p, min_p: cuts of the distribution that tokens are drawn from, applied in this order after the temperature.
+        mask_token_id: the mask; default from the model or the tokenizer. Never written.
+        eos_token_id: token, or tokens, that end an answer; default from the model or the tokenizer.
+        stop_at_eos: finish a row once an end token has no mask before it, and fill what follows with the first end token.
+            Default: True in `sample` where an end token is known, False in `infill`.
+        suppress_tokens: ids that are never proposed and count as -inf everywhere; names of tokens, too, where there is a
+            tokenizer.
+        allow_special: let special tokens of the tokenizer ([UNK], [CLS], [PAD]) be proposed, not only those that end an answer
+            or a turn. Default: no, as far as a tokenizer says which they are (a model's `config.pad_token_id` is not asked);
+            yes under `as_published`, as the loops have it.
+        shift: the logits of row i - 1 predict position i (Dream, Fast-dLLM v2). A property of the model.
+        as_published: keep the quirks of the published loops where their rule and their code differ: ties of float32 and
+            bfloat16 softmaxes, Dream's counts over the batch, Fast-dLLM's factor, float32 in `linear` and `cosine`.
+        cache: of keys and values, for models that dllm_fast runs itself: `none`; `exact_block` for block-causal models, the
+            same tokens as `none`; `prefix` and `dual`, approximate where the model sees both ways (Fast-dLLM); `auto`, the
+            fastest that gives the same tokens as `none`.
+        refresh_every: forwards between full ones under `prefix` and `dual`; default: one full forward a block.
+        max_batch_rows: rows in a forward at most; a row that finishes makes room for the next. Default: all.
+        sources: of each setting that a run used, who set it. Filled in by `sample` and `infill`.
+
+    Raises:
+        InvalidValueError: a value out of its range, or two settings that exclude each other.
+        InvalidTypeError: a value of the wrong type.
+    """
+
+    max_new_tokens: int | None = None
+    steps: int | None = None
+    steps_per_block: int | None = None
+    block_length: int | None = None
+    schedule: str = "even"
+    eps: float = 1e-3
+    order: str = "confidence"
+    order_temperature: float = 0.0
+    threshold: float | None = None
+    factor: float | None = None
+    entropy_bound: float | None = None
+    min_commit: int | None = None
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    mask_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    stop_at_eos: bool | None = None
+    suppress_tokens: tuple[int | str, ...] = ()
+    allow_special: bool | None = None
+    shift: bool = False
+    as_published: bool = False
+    cache: str = "auto"
+    refresh_every: int | None = None
+    max_batch_rows: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # None leaves a setting at its default, as it does in the core.
+        for known in dataclasses.fields(self):
+            if getattr(self, known.name) is None and known.default is not dataclasses.MISSING:
+                object.__setattr__(self, known.name, known.default)
+        for name in aliases.VALUES:
+            aliases.check_value(name, getattr(self, name))
+        # Lists, sets and arrays are what people have; a frozen configuration keeps tuples.
+        for name in ("suppress_tokens", "eos_token_id"):
+            object.__setattr__(self, name, _listed(getattr(self, name), name))
+        if isinstance(self.suppress_tokens, str):
+            object.__setattr__(self, "suppress_tokens", (self.suppress_tokens,))
+        self._check_core()
+        if not isinstance(self.suppress_tokens, tuple):
+            object.__setattr__(self, "suppress_tokens", (int(self.suppress_tokens),))
+        # NumPy's and torch's numbers are plain ones from here on.
+        for known in dataclasses.fields(self):
+            value = getattr(self, known.name)
+            if isinstance(value, tuple):
+                object.__setattr__(self, known.name, tuple(map(records.scalar, value)))
+            else:
+                object.__setattr__(self, known.name, records.scalar(value))
+        self._check_run()
+
+    def _check_core(self) -> None:
+        """What the core checks, but for what a tokenizer or a model says later: ids of names, and the end of an answer."""
+        given = {"suppress_tokens": self.suppress_tokens, "stop_at_eos": self.stop_at_eos}
+        if isinstance(self.suppress_tokens, tuple):
+            ids = tuple(token for token in self.suppress_tokens if not isinstance(token, str))
+            object.__setattr__(self, "suppress_tokens", ids)
+        if self.stop_at_eos is True and self.eos_token_id is None:
+            object.__setattr__(self, "stop_at_eos", None)
+        _core.check_config(self)
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return records.described(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, and `sources` where a run filled them in, as values that `json.dumps` takes.
+
+        JSON has no infinity: that of a threshold, factor or bound becomes "inf".
+        """
+        values = records.fields(self)
+        return values if self.sources else {name: value for name, value in values.items() if name != "sources"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SamplerConfig:
+        """The settings that `to_dict` wrote, or that somebody wrote by hand: those left out have their defaults.
+
+        Raises:
+            InvalidValueError: a name that is no setting, or what `SamplerConfig` refuses.
+            InvalidTypeError: no dictionary, or what `SamplerConfig` refuses.
+        """
+        known = {setting.name: str(setting.type) for setting in dataclasses.fields(cls)}
+        found = records.checked(values, "SamplerConfig", (), known, unknown="the names are those of SamplerConfig")
+        for name, value in found.items():
+            if isinstance(value, str) and value in ("inf", "-inf") and "float" in known[name]:
+                found[name] = float(value)
+        return cls(**found)
+
+    def _check_run(self) -> None:
+        """The settings that concern the model's forwards; the core does not know them."""
+        if not isinstance(self.cache, str):
+            raise InvalidTypeError(f"cache must be a name, got {type(self.cache).__name__}; the names are {', '.join(CACHES)}")
+        if self.cache not in CACHES:
+            raise InvalidValueError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}; use 'auto'")
+        if not isinstance(self.allow_special, bool | None):
+            raise InvalidTypeError(
+                f"allow_special must be True or False, got {shown(self.allow_special)}; leave it out to suppress special tokens"
+            )
+        for name in ("refresh_every", "max_batch_rows"):
+            if (value := getattr(self, name)) is not None:
+                records.count(value, name, remedy="leave it out for the default")
+        if not isinstance(self.sources, Mapping) or not all(isinstance(x, str) for one in self.sources.items() for x in one):
+            raise InvalidTypeError(
+                f"sources must name who set each setting, got {shown(self.sources)}; leave it out: a run fills it in"
+            )
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """All end tokens."""
+        ids = self.eos_token_id
+        if ids is None:
+            return ()
+        return ids if isinstance(ids, tuple) else (ids,)
+
+    @property
+    def commits_counts(self) -> bool:
+        """True where the schedule alone says how many masks a step commits."""
+        return self.threshold is None and self.factor is None and self.entropy_bound is None
+
+
+def _listed(ids: Any, name: str) -> Any:
+    """A list, a set or an array of ids as a tuple; one id, or one name, as it is.
+
+    Raises:
+        InvalidTypeError: bytes or a dictionary, whose items would pass for ids.
+        InvalidValueError: more than a vocabulary has, or masked entries.
+    """
+    if isinstance(ids, bytes | bytearray | memoryview | Mapping):
+        raise InvalidTypeError(f"{name} must be token ids, whole numbers from 0, got {shown(ids)}; pass a list")
+    if type(ids).__module__.partition(".")[0] in ("numpy", "torch"):
+        from dllm_fast.arrays import as_array  # late: only who has an array has NumPy
+
+        array = as_array(ids, name)
+        return ids if array.ndim != 1 else tuple(array.tolist())
+    if isinstance(ids, tuple | str) or not hasattr(ids, "__iter__"):
+        return ids
+    found = tuple(itertools.islice(ids, MOST_IDS + 1))
+    if len(found) > MOST_IDS:
+        raise InvalidValueError(f"{name} must be at most 2^20 ids, got more; name the few that count")
+    return tuple(sorted(found, key=_by_kind)) if isinstance(ids, set | frozenset) else found
+
+
+def _by_kind(token: object) -> tuple[bool, object]:
+    """Numbers before names, so that a set of both has an order."""
+    return isinstance(token, str), token
+
+
+def _answer_unknown_names() -> None:
+    """Names that are no settings get an error of ours, with an answer, in place of Python's."""
+    made = SamplerConfig.__init__
+    known = {setting.name for setting in dataclasses.fields(SamplerConfig)}
+
+    @functools.wraps(made)
+    def checked(self: SamplerConfig, *values: object, **settings: Any) -> None:
+        if values:
+            raise InvalidTypeError(f"settings are given by name, got {shown(values[0])}; write SamplerConfig(steps=8)")
+        for name, value in settings.items():
+            if name not in known:
+                from dllm_fast.settings.resolve import unknown_to_config  # late: it is about this class
+
+                raise InvalidTypeError(unknown_to_config(name, value))
+        made(self, **settings)
+
+    SamplerConfig.__init__ = checked  # type: ignore[method-assign]
+
+
+_answer_unknown_names()

@@ -1,0 +1,1 @@
+"""Prompts and answers as text: the only folder that knows strings."""
