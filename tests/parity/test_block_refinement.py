@@ -5,8 +5,6 @@ The pipeline is that of the development dependency `diffusers`, asked with the s
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dllm_fast
+from parity.llada2_pipeline import infill, pipeline
 from parity.loops import block_refinement
 from parity.models import Model, Table, Transformer
 
@@ -62,39 +61,6 @@ def lengths(draw) -> tuple[int, dict, dict]:
         prompt = -(-prompt // block) * block
     theirs = {"gen_length": gen_length, "block_length": block, "num_inference_steps": steps}
     return prompt, theirs, ours | {"block_length": block}
-
-
-def pipeline(model, prompts, *, eos=None, **settings):
-    """New tokens of the published pipeline, and its number of forwards."""
-    forwards = 0
-
-    def asked(ids, **_):
-        nonlocal forwards
-        forwards += 1
-        return SimpleNamespace(logits=model(ids))
-
-    diffusers = pytest.importorskip("diffusers")
-    published = diffusers.LLaDA2Pipeline(model=asked, scheduler=diffusers.BlockRefinementScheduler())
-    published.set_progress_bar_config(disable=True)
-    usual = {
-        "use_chat_template": False,
-        "output_type": "seq",
-        "temperature": 0.0,
-        "editing_threshold": None,
-        "mask_token_id": model.mask,
-        "eos_token_id": eos,
-        "eos_early_stop": eos is not None,
-    }
-    result = published(input_ids=torch.tensor(prompts), **usual | settings)
-    return result.sequences.tolist(), forwards
-
-
-def infill(model, prompts, *, gen_length, block_length, eos=None, **settings):
-    """The same by ours: canvases of whole blocks, counted from position 0."""
-    length = -(-(len(prompts[0]) + gen_length) // block_length) * block_length
-    canvases = [[*prompt, *[model.mask] * (length - len(prompt))] for prompt in prompts]
-    stop = {"eos_token_id": eos, "stop_at_eos": eos is not None}
-    return dllm_fast.infill(model, canvases, mask_token_id=model.mask, block_length=block_length, **stop, **settings)
 
 
 def threshold(draw, model) -> float:

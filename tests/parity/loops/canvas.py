@@ -39,6 +39,15 @@ class Canvas:
         """Replaces a mask. To be called after the forward that led to it."""
         assert self.tokens[position] == self.mask
         assert token != self.mask
+        self._put(position, token)
+
+    def rewrite(self, position: int, token) -> None:
+        """Replaces a token that was written before. To be called after the forward that led to it."""
+        assert self.tokens[position] not in (self.mask, token)
+        assert token != self.mask
+        self._put(position, token)
+
+    def _put(self, position: int, token) -> None:
         self.tokens[position] = token
         self.edits.append((self.forwards - 1, int(position), int(token)))
 
