@@ -15,60 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import dllm_fast
 import strategies
 import toys
+from driving import assert_equals_reference, batches, drive, edits_of, lines, same
 from reference import sampler as reference
 from reference.schedule import counts
 from strategies import END, MASK, ORDERS, OTHER_END, VOCABULARY
 
 STATISTIC_ORDERS = ("confidence", "margin", "entropy", "sampled-confidence")
 GREEDY = st.just(0.0)
-
-
-def edits_of(trajectory):
-    return [(e.step, e.position, e.token, e.probability, e.kind, e.time) for e in trajectory]
-
-
-def same(a, b) -> bool:
-    """Equality of edits, where nan is equal to nan."""
-    return len(a) == len(b) and all(
-        x == y or repr(x) == repr(y) == "nan" for e, f in zip(a, b, strict=True) for x, y in zip(e, f, strict=True)
-    )
-
-
-def lines(model, request, shift=False):
-    """For each row of the request, the logits of its positions."""
-    return [
-        model.alone(canvas)[np.maximum(positions - 1, 0) if shift else positions]
-        for canvas, positions in zip(request.canvases, request.positions, strict=True)
-    ]
-
-
-def drive(config, canvases, model, **arguments):
-    """Runs a `Sampler` to the end on logits."""
-    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments)
-    while (request := sampler.next()) is not None:
-        sampler.feed(np.concatenate(lines(model, request, config.get("shift", False))))
-    return sampler
-
-
-def assert_equals_reference(sampler, config, batch, model):
-    canvases, seeds, requests, starts = batch
-    for i, canvas in enumerate(canvases):
-        expected = reference.run(model.alone, canvas, config, seed=seeds[i], request=requests[i], block_start=starts[i])
-        ours, theirs = edits_of(sampler.trajectory[i]), edits_of(expected.trajectory)
-        assert same(ours, theirs), f"row {i}\nours      {ours}\nreference {theirs}"
-        assert sampler.canvases[i].tolist() == expected.canvas.tolist()
-        assert sampler.nfe_per_row[i] == expected.nfe
-
-
-@st.composite
-def batches(draw):
-    """Canvases with a seed, a sample index and a block origin each."""
-    canvases = draw(strategies.batches)
-    each = {"min_size": len(canvases), "max_size": len(canvases)}
-    seeds = draw(st.lists(strategies.seeds, **each))
-    requests = draw(st.lists(st.integers(0, 2**32 - 1), **each))
-    starts = draw(st.lists(st.integers(0, 10), **each))
-    return canvases, seeds, requests, starts
 
 
 tables = st.builds(
