@@ -3,6 +3,7 @@
 The statistics of every position are given: random confidences, new ones for each step. Measured is what is left of a
 sampling step: for us `next`, `groups` and `feed` of `Sampler` (which applies the edits); for the others the control code
 of their loops, restated in `bench/loops.py`. A sample fills one block from masks to the end; all must write the same.
+`bench/host_side.py` adds what `sample` does around each forward of a small model: all of the host side.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 import dllm_fast
-from bench import harness, loops
+from bench import harness, host_side, loops
 from bench.harness import Effort, Json
 from dllm_fast._core import Prediction
 
@@ -26,6 +27,7 @@ PROMPT = 32
 MASK, VOCABULARY = 126_336, 126_464
 THRESHOLD, STEPS = 0.9, 32
 TARGET_US = 50
+HOST = Effort(most=40)
 
 # A fill returns the seconds that its control took, the steps, and the canvases.
 Fill = Callable[[], tuple[float, int, NDArray[np.int64]]]
@@ -58,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "target_us": {"batch": 1, "block": 32, "at_most": TARGET_US},
         "seconds": "of one step, the mean over the steps of a fill",
         "cases": cases,
+        "host_side": host_side.measure(harness.QUICK if options.quick else HOST),
     }
     harness.progress(str(harness.write("control", options.out, content, quick=options.quick, others=others)))
 

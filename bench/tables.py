@@ -154,6 +154,19 @@ def _control(result: Json) -> list[str]:
         "**Control of a step**, statistics given: `next`, `groups` and `feed` against the same code in Python and torch "
         "(`python -m bench.control`).",
         _table(["batch", "block", "rule", "ours", "theirs"], table),
+        *_host_side(result.get("host_side")),
+    ]
+
+
+def _host_side(found: Json | None) -> list[str]:
+    if found is None:
+        return []
+    step, call = (
+        f"{_time(x['median'])} ({_time(x['q1'])} to {_time(x['q3'])})" for x in (found["step_seconds"], found["call_seconds"])
+    )
+    return [
+        f"Around a forward of `sample` (a model of {found['layers']} layers and {found['vocabulary']} tokens, batch {found['batch']}), "
+        f"the host is busy for {step}; a call of one forward, all its preparation included, for {call}."
     ]
 
 
@@ -259,6 +272,13 @@ def _aims(results: dict[str, Json]) -> list[list[str]]:
     if small := [c for c in steps if (c["batch"], c["block"]) == (1, 32)]:
         slowest = max(c["forms"][OURS]["seconds"]["median"] for c in small)
         aim("control at batch 1, block 32: below 50 us", slowest * 1e6, below=50, unit="us")
+    if host := results.get("control", {}).get("host_side"):
+        aim(
+            "host side of a step, a small model, batch 1",
+            host["step_seconds"]["median"] * 1e6,
+            below=host["target_us"],
+            unit="us",
+        )
     for block in sorted({c["block"] for c in steps if c["batch"] == 64}):
         per_row = {
             batch: max(c["forms"][OURS]["seconds"]["median"] for c in steps if (c["batch"], c["block"]) == (batch, block))
