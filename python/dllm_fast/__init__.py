@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dllm_fast.result import Result, StepEvent
     from dllm_fast.sampling import infill, sample
     from dllm_fast.settings.config import SamplerConfig
+    from dllm_fast.settings.keywords import SamplerSettings
     from dllm_fast.settings.presets import presets
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Result",
     "Sampler",
     "SamplerConfig",
+    "SamplerSettings",
     "StepEvent",
     "__version__",
     "demo",
@@ -59,6 +61,7 @@ _HOME = {
     "Result": "result",
     "Sampler": "_core",
     "SamplerConfig": "settings.config",
+    "SamplerSettings": "settings.keywords",
     "StepEvent": "result",
     "__version__": "_core",
     "distributions": "distribution",

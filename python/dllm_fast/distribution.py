@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from dllm_fast.records import Record
 from dllm_fast.runners.predictor import Predictor, sites_of
 from dllm_fast.settings.aliases import ALIASES
 from dllm_fast.settings.config import SamplerConfig
+from dllm_fast.settings.keywords import ModelSettings
 from dllm_fast.settings.resolve import ARGUMENTS, NAMES, resolve, unknown
 from dllm_fast.text import prompts as text
 from dllm_fast.text import tokens
@@ -35,16 +36,7 @@ if TYPE_CHECKING:
 
 # Rows of logits that are copied at a time.
 _PART = 32
-_SETTINGS = (
-    "mask_token_id",
-    "shift",
-    "block_length",
-    "suppress_tokens",
-    "allow_special",
-    "cache",
-    "refresh_every",
-    "max_batch_rows",
-)
+_SETTINGS = tuple(ModelSettings.__annotations__)
 # What `sample` takes and this does not.
 _LACKING = tuple(name for name in (*NAMES, *ARGUMENTS) if name not in (*_SETTINGS, "tokenizer", "attention_mask", "like"))
 
@@ -106,7 +98,7 @@ def distributions(
     tokenizer: Any = None,
     attention_mask: Any = None,
     like: Model | None = None,
-    **settings: Any,
+    **settings: Unpack[ModelSettings],
 ) -> list[Distribution]:
     """The most probable tokens of every mask of each canvas, from one forward of the canvases as they are.
 

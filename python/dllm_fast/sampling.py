@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dllm_fast.loading.model import LoadedModel
     from dllm_fast.runners.runner import Runner
     from dllm_fast.settings.config import SamplerConfig
+    from dllm_fast.settings.keywords import InfillSettings, SamplerSettings
     from dllm_fast.settings.resolve import Resolved
 
     Model = str | Path | LoadedModel | Callable[[torch.Tensor], Any]
@@ -50,7 +51,7 @@ def sample(
     num_samples: int = 1,
     on_step: OnStep | None = None,
     like: Model | None = None,
-    **settings: Any,
+    **settings: Unpack[SamplerSettings],
 ) -> Result:
     """Appends `max_new_tokens` masks to each prompt and fills them.
 
@@ -107,7 +108,7 @@ def infill(
     num_samples: int = 1,
     on_step: OnStep | None = None,
     like: Model | None = None,
-    **settings: Any,
+    **settings: Unpack[InfillSettings],
 ) -> Result:
     """Fills exactly the mask tokens of each canvas and appends nothing. Blocks are counted from position 0.
 

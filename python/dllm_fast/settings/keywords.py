@@ -1,0 +1,50 @@
+"""The settings as keyword arguments, for type checkers and editors, which read no more than what stands in a file.
+
+A test holds every name and type to the fields of `SamplerConfig`. Where a configuration keeps a tuple, any collection is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TypedDict
+
+
+class ModelSettings(TypedDict, total=False):
+    """What says how a model is asked, and nothing of what is written: the settings of `distributions`."""
+
+    mask_token_id: int | None
+    shift: bool | None
+    block_length: int | None
+    suppress_tokens: Collection[int | str] | int | None
+    allow_special: bool | None
+    cache: str | None
+    refresh_every: int | None
+    max_batch_rows: int | None
+
+
+class InfillSettings(ModelSettings, total=False):
+    """The settings of `infill`, which appends nothing."""
+
+    steps: int | None
+    steps_per_block: int | None
+    schedule: str | None
+    eps: float | None
+    order: str | None
+    order_temperature: float | None
+    threshold: float | None
+    factor: float | None
+    entropy_bound: float | None
+    min_commit: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    eos_token_id: Collection[int] | int | None
+    stop_at_eos: bool | None
+    as_published: bool | None
+
+
+class SamplerSettings(InfillSettings, total=False):
+    """The settings of `sample`: what `**settings: Unpack[SamplerSettings]` takes in a function of yours that passes them on."""
+
+    max_new_tokens: int | None
