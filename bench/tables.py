@@ -165,8 +165,9 @@ def _host_side(found: Json | None) -> list[str]:
         f"{_time(x['median'])} ({_time(x['q1'])} to {_time(x['q3'])})" for x in (found["step_seconds"], found["call_seconds"])
     )
     return [
-        f"Around a forward of `sample` (a model of {found['layers']} layers and {found['vocabulary']} tokens, batch {found['batch']}), "
-        f"the host is busy for {step}; a call of one forward, all its preparation included, for {call}."
+        f"Around a forward of `sample` (a model of {found['layers']} layers and {found['vocabulary']} tokens, "
+        f"batch {found['batch']}), the host is busy for {step}; "
+        f"a call of one forward, all its preparation included, for {call}."
     ]
 
 
