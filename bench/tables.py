@@ -161,12 +161,11 @@ def _control(result: Json) -> list[str]:
 def _host_side(found: Json | None) -> list[str]:
     if found is None:
         return []
-    step, call = (
-        f"{_time(x['median'])} ({_time(x['q1'])} to {_time(x['q3'])})" for x in (found["step_seconds"], found["call_seconds"])
-    )
+    spans = (found["step_seconds"], found["call_seconds"])
+    step, call = (f"{_time(x['median'])} ({_time(x['q1'])} to {_time(x['q3'])})" for x in spans)
+    model = f"{found['layers']} layers and {found['vocabulary']} tokens, batch {found['batch']}"
     return [
-        f"Around a forward of `sample` (a model of {found['layers']} layers and {found['vocabulary']} tokens, "
-        f"batch {found['batch']}), the host is busy for {step}; "
+        f"Around a forward of `sample` (a model of {model}), the host is busy for {step}; "
         f"a call of one forward, all its preparation included, for {call}."
     ]
 

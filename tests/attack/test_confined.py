@@ -325,7 +325,7 @@ def test_where_no_process_may_be_started() -> None:
     code = """
         import os, resource
         from dllm_fast import confined
-        from dllm_fast.models import chat, strict
+        from dllm_fast.text import chat, strict
         if os.getuid() == 0:  # whom no number of processes binds
             os.setuid(65534)
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))

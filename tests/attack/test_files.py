@@ -186,7 +186,7 @@ import torch
 sys.path.insert(0, sys.argv[2])
 import checkpoints
 from dllm_fast import errors
-from dllm_fast.models import reading, regular
+from dllm_fast.checkpoint import reading, regular
 from dllm_fast.checkpoint.checkpoint import Checkpoint
 folder = Path(sys.argv[1])
 weights = folder / "model.safetensors"

@@ -22,7 +22,7 @@ OPEN = """
     sys.path.insert(0, "tests")
     import broken_tokenizers
     from dllm_fast.errors import DllmFastError
-    from dllm_fast.models import trial
+    from dllm_fast.text import trial
     from dllm_fast.text.tokenizer import Tokenizer
 
     def end(name, text):
