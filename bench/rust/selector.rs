@@ -1,8 +1,8 @@
 //! The selector alone: n candidates in, the chosen ones out. `cargo bench --bench selector`.
 
 use divan::Bencher;
-use dllm_fast::decide::select::{Candidate, Cut, select};
 use dllm_fast::rng::{Draw, Stream};
+use dllm_fast::rules::cut::{Candidate, Cut, select};
 use dllm_fast::watch::Watch;
 
 const LENGTHS: [usize; 3] = [32, 256, 4096];

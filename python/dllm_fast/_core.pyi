@@ -14,6 +14,7 @@ __all__ = [
     "__version__",
     "check_config",
     "mask_predict",
+    "names",
     "schedule",
     "set_threads",
     "sudoku_puzzles",
@@ -24,7 +25,14 @@ __version__: str
 # How many each row commits at least, int32, and the share of its block's steps that are done then, float64.
 _Pace: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float64]]
 
-def check_config(object: object) -> None: ...
+def check_config(object: object) -> None:
+    """Checks every setting of a `SamplerConfig` that does not depend on a canvas.
+
+    Raises:
+        InvalidValueError: a value out of its range, or settings that exclude each other.
+        InvalidTypeError: a value of the wrong type.
+    """
+
 def mask_predict(
     logits: Any,
     *,
@@ -39,9 +47,25 @@ def mask_predict(
     request: int | Sequence[int],
     positions: NDArray[np.int64] | None,
     step: int | Sequence[int],
-) -> Prediction: ...
-def schedule(name: str, masks: int, steps: int, eps: float, as_published: bool) -> list[int]: ...
-def set_threads(threads: int | None = None) -> None: ...
+) -> Prediction:
+    """See `dllm_fast.mask_predict`, which documents the arguments."""
+
+def names() -> dict[str, list[str]]:
+    """All names of each kind: "order", "cut", "schedule", and "kind" (of an `Edit`).
+
+    The place of a name is its number wherever numbers stand for names.
+    """
+
+def schedule(name: str, masks: int, steps: int, eps: float, as_published: bool) -> list[int]:
+    """See `dllm_fast.schedule`, which documents the arguments."""
+
+def set_threads(threads: int | None = None) -> None:
+    """Sets the number of threads from now on.
+
+    Args:
+        threads: of our own, from 1 to 1,024; None takes RAYON_NUM_THREADS, or else the threads of torch, or else one per core.
+    """
+
 def sudoku_puzzles(
     n: int,
     seed: int,
@@ -49,39 +73,86 @@ def sudoku_puzzles(
     max_givens: int = 50,
     *,
     held_out: bool = True,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Puzzles for the demo models and their solutions, uint8 `[n, 81]` both; an empty cell is 0."""
 
 @final
 class Lock:
+    """A lock of one thread at a time, which an interrupt cannot leave locked."""
+
     def __new__(cls) -> Lock: ...
-    def held(self) -> AbstractContextManager[None]: ...
+    def held(self) -> AbstractContextManager[None]:
+        """What holds the lock for the block of a `with`."""
 
 @final
 class Edit:
+    """One change of a canvas: a value that pickles, and that JSON can keep.
+
+    Args:
+        step: forward of the row, from 0, that led to it.
+        position: from the start of the canvas.
+        token: what stands there now.
+        probability: of the token, or the caller's own score; nan for padding.
+        kind: `commit`, `edit`, `remask`, `renoise` or `pad`.
+        time: of the reverse process, from 1 to 0; nan where the schedule has none.
+
+    Raises:
+        InvalidValueError: an unknown kind, or a number that does not fit.
+        InvalidTypeError: a value of the wrong type.
+    """
+
     def __new__(
         cls, *, step: int, position: int, token: int, probability: float, kind: str, time: float | None = None
     ) -> Edit: ...
-    def to_dict(self) -> dict[str, int | float | str | None]: ...
+    def to_dict(self) -> dict[str, int | float | str | None]:
+        """Every field, as `json.dumps` takes it: None for nan, "inf" and "-inf" for the infinities."""
     @classmethod
-    def from_dict(cls, values: object) -> Edit: ...
+    def from_dict(cls, values: object) -> Edit:
+        """The edit that `to_dict` wrote.
+
+        Raises:
+            InvalidValueError: a name that is no field, or what `Edit` refuses.
+            InvalidTypeError: no dictionary, or what `Edit` refuses.
+        """
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """Forward of the row, from 0."""
     @property
-    def position(self) -> int: ...
+    def position(self) -> int:
+        """Position from the start of the canvas."""
     @property
-    def token(self) -> int: ...
+    def token(self) -> int:
+        """Token that stands there now."""
     @property
-    def probability(self) -> float: ...
+    def probability(self) -> float:
+        """Probability of the token, or the caller's own score; nan for padding."""
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """One of `commit`, `edit`, `remask`, `renoise` and `pad`."""
     @property
-    def time(self) -> float: ...
+    def time(self) -> float:
+        """Time of the reverse process, from 1 to 0; nan where the schedule has none."""
 
 @final
 class Prediction:
+    """Proposals and statistics, one entry a position: what `mask_predict` returns and `Sampler.feed` takes.
+
+    Args:
+        token: `[N]` proposed tokens.
+        probability: `[N]`, of those tokens.
+        top1, top2: `[N]`, the two largest probabilities.
+        entropy: `[N]`, in nats.
+        logsumexp: `[N]`, logarithms of the sums of exponentials.
+        current: `[N]`, probabilities of the current tokens.
+
+    Raises:
+        InvalidValueError: arrays of different lengths.
+        InvalidTypeError: what is no array of numbers.
+    """
+
     def __new__(
         cls,
         *,
@@ -95,47 +166,125 @@ class Prediction:
     ) -> Prediction: ...
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]: ...
     @property
-    def token(self) -> NDArray[np.int64]: ...
+    def token(self) -> NDArray[np.int64]:
+        """Proposed tokens."""
     @property
-    def probability(self) -> NDArray[np.float64]: ...
+    def probability(self) -> NDArray[np.float64]:
+        """Their probabilities."""
     @property
-    def top1(self) -> NDArray[np.float64]: ...
+    def top1(self) -> NDArray[np.float64]:
+        """Largest probabilities."""
     @property
-    def top2(self) -> NDArray[np.float64]: ...
+    def top2(self) -> NDArray[np.float64]:
+        """Second largest probabilities."""
     @property
-    def entropy(self) -> NDArray[np.float64]: ...
+    def entropy(self) -> NDArray[np.float64]:
+        """Entropies in nats."""
     @property
-    def logsumexp(self) -> NDArray[np.float64] | None: ...
+    def logsumexp(self) -> NDArray[np.float64] | None:
+        """Logarithms of the sums of exponentials."""
     @property
-    def current(self) -> NDArray[np.float64] | None: ...
-    def rounded(self, dtype: str) -> Prediction: ...
+    def current(self) -> NDArray[np.float64] | None:
+        """Probabilities of the current tokens, where those were given."""
+    def rounded(self, dtype: str) -> Prediction:
+        """The same with probabilities as a softmax in a dtype gives them, so that sure positions tie.
+
+        Args:
+            dtype: `float32`, `bfloat16` or `float16`.
+
+        Raises:
+            InvalidValueError: another dtype.
+        """
     def __len__(self) -> int: ...
 
 @final
 class Request:
+    """What must be scored before the next step; `Sampler.next` makes it."""
+
     @property
-    def rows(self) -> NDArray[np.int64]: ...
+    def rows(self) -> NDArray[np.int64]:
+        """Indices `[n]` of the rows that take part."""
     @property
-    def canvases(self) -> list[NDArray[np.int64]]: ...
+    def canvases(self) -> list[NDArray[np.int64]]:
+        """The tokens `[L]` of each such row."""
     @property
-    def positions(self) -> list[NDArray[np.int64]]: ...
+    def positions(self) -> list[NDArray[np.int64]]:
+        """The positions to score, an array for each such row."""
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """Forwards that the first of these rows has behind it; rows that wait for room, or join later, have fewer."""
     @property
-    def windows(self) -> NDArray[np.int64]: ...
+    def windows(self) -> NDArray[np.int64]:
+        """The block that each such row is filling, `[n, 2]`: first position and the one behind the last."""
     @property
-    def lengths(self) -> NDArray[np.int64]: ...
+    def lengths(self) -> NDArray[np.int64]:
+        """Length `[n]` of the canvas of each such row."""
     def batch(
         self,
         begin: NDArray[np.int64] | Sequence[int],
         end: NDArray[np.int64] | Sequence[int],
         *,
         shift: bool = False,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
-    def groups(self, *, shift: bool = False) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]: ...
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """One ragged batch of parts of the canvases.
+
+        Args:
+            begin, end: `[n]` first position of each row, and the one behind the last.
+            shift: the line before a position predicts it.
+
+        Returns:
+            The tokens `[n, Q]`, filled up with 0, and for each requested position the line of the features `[n * Q, H]` that
+            predicts it. A line before `begin` is named `n * Q + i`, i the place of its row.
+
+        Raises:
+            InvalidValueError: parts that do not lie in the canvases, or do not hold the requested positions.
+        """
+    def groups(self, *, shift: bool = False) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+        """Rows of equal length, which can share a forward.
+
+        Args:
+            shift: the line before a position predicts it.
+
+        Returns:
+            For each length: the rows, their canvases `[b, L]`, and for each requested position the line of the logits
+            `[b * L, V]` that predicts it.
+        """
+    def with_canvases(self, canvases: Sequence[NDArray[np.int64] | Sequence[int]]) -> Request:
+        """The same request about other tokens, for a second forward about the same positions, as guidance needs one.
+
+        Args:
+            canvases: tokens for each row, as many as its canvas has.
+
+        Returns:
+            A request with these canvases; rows, positions, windows and step are the same.
+
+        Raises:
+            InvalidValueError: another number of canvases, or a canvas of another length.
+        """
 
 @final
 class Sampler:
+    """Fills the masks of canvases step by step; the caller owns the model.
+
+    The loop is `while (request := sampler.next()) is not None: sampler.feed(logits)`, the logits being those of
+    `request.positions`, in order. What a row writes is a function of its canvas, its settings, its seed and the answers, and
+    depends neither on other rows nor on when it came; but `as_published` takes Dream's counts from the mean over the rows the
+    sampler was made with, as the published loop does.
+
+    Args:
+        config: a `SamplerConfig` with a mask token.
+        canvases: one array of tokens for each row, of any lengths; masks are what is written.
+        seed: one for all rows or one for each, from 0 below 2^64; default 0.
+        request: index of the sample for its prompt, one or one for each row; default 0.
+        block_start: position from which blocks are counted, one or one for each row; default 0.
+        score_all: ask for every open position of a block, also where the rule chooses without looking; the edits are the same.
+        max_rows: rows in a request at most; one that is done makes room for the next.
+
+    Raises:
+        InvalidValueError: settings, ids or lengths that do not fit.
+        InvalidTypeError: a value of the wrong type.
+    """
+
     def __new__(
         cls,
         config: object,
@@ -147,18 +296,88 @@ class Sampler:
         score_all: bool = False,
         max_rows: int | None = None,
     ) -> Sampler: ...
-    def next(self) -> Request | None: ...
+    def add(
+        self,
+        canvas: NDArray[np.int64] | Sequence[int],
+        config: object = None,
+        *,
+        seed: int | None = None,
+        request: int | None = None,
+        block_start: int | None = None,
+    ) -> int:
+        """One more row, also while others wait for answers; it takes part from the next request on, as soon as there is room.
+
+        Args:
+            canvas: its tokens; masks are what is written.
+            config: its own `SamplerConfig`; default: that of the sampler.
+            seed: from 0 below 2^64; default 0.
+            request: index of the sample for its prompt; default 0.
+            block_start: position from which its blocks are counted; default 0.
+
+        Returns:
+            The row's index: the number of rows so far.
+
+        Raises:
+            InvalidValueError: settings, ids or lengths that do not fit.
+            InvalidTypeError: a value of the wrong type.
+        """
+    def cancel(self, row: int) -> None:
+        """The row takes no further part; its canvas stays as it is, and an answer it waits for is not wanted any more.
+
+        A row that is done stays as it is.
+
+        Raises:
+            InvalidValueError: there is no such row.
+        """
+    def is_done(self, row: int) -> bool:
+        """Is the row finished, or cancelled?
+
+        Raises:
+            InvalidValueError: there is no such row.
+        """
+    def stable(self, rows: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
+        """How far each of these canvases will stay as it is.
+
+        Returns:
+            `[n]` how many positions, from the start of the canvas, were written and can no longer change under the row's rule;
+            given ones are not counted.
+
+        Raises:
+            InvalidValueError: there is no such row.
+        """
+    def next(self) -> Request | None:
+        """What must be scored next, or None when every row is done. Asking again before the answer asks for the same."""
     def sites(
         self, rows: NDArray[np.int64] | Sequence[int]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]: ...
-    def pace(self, rows: NDArray[np.int64] | Sequence[int]) -> tuple[_Pace, _Pace | None]: ...
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]:
+        """What a draw at each requested position of `rows` depends on, in order.
+
+        Returns:
+            Arrays `[N]` of seeds, requests, positions and steps, and the number of positions of each row.
+        """
+    def pace(self, rows: NDArray[np.int64] | Sequence[int]) -> tuple[_Pace, _Pace | None]:
+        """How many tokens the waiting step of each of `rows` commits at least, and the share of its block's steps done then.
+
+        Returns:
+            That, and the same for the step after it, or None unless that is as good as sure to come for all of them.
+        """
     def predict(
         self,
         logits: Any,
         *,
         rows: NDArray[np.int64] | Sequence[int] | None = None,
         index: NDArray[np.int64] | Sequence[int] | None = None,
-    ) -> Prediction: ...
+    ) -> Prediction:
+        """Statistics and drawn tokens for the requested positions of `rows`. Changes nothing.
+
+        Args:
+            logits: `[N, V]`, float32, float16 or bfloat16, read in place.
+            rows: default: all that wait.
+            index: the line of the logits for each position; without it they follow each other.
+
+        Raises:
+            InvalidValueError: a NaN, a line that allows no id, or sizes or rows that do not fit the request.
+        """
     def feed(
         self,
         logits: Any = None,
@@ -168,10 +387,25 @@ class Sampler:
         scores: NDArray[np.float64] | Sequence[float] | None = None,
         rows: NDArray[np.int64] | Sequence[int] | None = None,
         index: NDArray[np.int64] | Sequence[int] | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Answers the last request, whole or in parts. A refused answer changes nothing.
+
+        Args:
+            logits: `[N, V]`, as `predict` takes them; or instead of them
+            prediction: of `predict` or `mask_predict`; or
+            tokens, scores: `[N]`, of the caller's own choice; a score stands for probability and confidence.
+            rows: those that are answered; default: all that wait.
+            index: the line of the logits for each position.
+
+        Raises:
+            InvalidValueError: a NaN, a line that allows no id, no answer or several, or one that does not fit the request.
+        """
     @property
-    def canvases(self) -> list[NDArray[np.int64]]: ...
+    def canvases(self) -> list[NDArray[np.int64]]:
+        """The canvases of all rows as they stand."""
     @property
-    def trajectory(self) -> list[list[Edit]]: ...
+    def trajectory(self) -> list[list[Edit]]:
+        """For each row, its edits so far, in order."""
     @property
-    def nfe_per_row(self) -> list[int]: ...
+    def nfe_per_row(self) -> list[int]:
+        """Forwards that each row has taken part in."""

@@ -132,6 +132,22 @@ pub(super) fn ids(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
     read(object, name, |value| natural(value, name))
 }
 
+/// Canvases: a list of what `ids` takes.
+pub(super) fn token_lists(canvases: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u32>>> {
+    let py = canvases.py();
+    let Some(iterator) = fits(py, canvases.try_iter())? else {
+        return Err(bad_type(format!(
+            "canvases must be a list of int64 arrays, got {}; wrap one canvas in a list",
+            canvases.get_type()
+        )));
+    };
+    let canvas = |canvas: PyResult<Bound<'_, PyAny>>| {
+        py.check_signals()?;
+        ids(&canvas?, "every canvas")
+    };
+    iterator.map(canvas).collect()
+}
+
 /// Numbers from an array, a tensor or a list.
 pub(super) fn numbers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<f64>> {
     let convert = object.py().import("dllm_fast.arrays")?;

@@ -1,13 +1,13 @@
 //! `dllm_fast.SamplerConfig` as the core's `Config`.
 
 use super::error::{bad_type, bad_value, fits, raise, shown};
-use crate::decide::config::{Config, Steps};
-use crate::decide::schedule::Schedule;
-use crate::decide::score::{Order, OrderNoise};
-use crate::decide::select::Cut;
 use crate::error::Error;
 use crate::logits::draw::Sampling;
 use crate::logits::filter::Filters;
+use crate::rules::config::{Config, Steps};
+use crate::rules::cut::Cut;
+use crate::rules::order::{Order, OrderNoise};
+use crate::rules::schedule::Schedule;
 use pyo3::exceptions::{PyAttributeError, PyException, PyOverflowError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyTuple};
@@ -16,25 +16,10 @@ use pyo3::types::{PyBool, PyTuple};
 pub(super) fn schedule(name: &str, eps: f64, as_published: bool) -> PyResult<Schedule> {
     // Whatever the schedule: a number that is out of range is never meant.
     Schedule::Dream { eps }.check().map_err(raise)?;
-    Ok(match name {
-        "even" => Schedule::Even,
-        "linear" => Schedule::Linear { as_published },
-        "cosine" => Schedule::Cosine { as_published },
-        "dream" => Schedule::Dream { eps },
-        "maskgit" => Schedule::MaskGit,
-        "first-hitting" => Schedule::FirstHitting,
-        _ => {
-            const KNOWN: [&str; 6] = [
-                "even",
-                "linear",
-                "cosine",
-                "dream",
-                "maskgit",
-                "first-hitting",
-            ];
-            return Err(unknown("schedule", &KNOWN, name, "even is LLaDA's"));
-        }
-    })
+    let found = Schedule::ALL.into_iter().find(|s| s.name() == name);
+    let known = Schedule::ALL.map(Schedule::name);
+    let schedule = found.ok_or_else(|| unknown("schedule", &known, name, "even is LLaDA's"))?;
+    Ok(schedule.with(eps, as_published))
 }
 
 /// A name that is none of the known ones; says which one it looks like, else the remedy.
@@ -67,32 +52,9 @@ fn edits(a: &str, b: &str) -> usize {
 }
 
 fn order(name: &str) -> PyResult<Order> {
-    Ok(match name {
-        "confidence" => Order::Confidence,
-        "margin" => Order::Margin,
-        "entropy" => Order::Entropy,
-        "random" => Order::Random,
-        "left-to-right" => Order::LeftToRight,
-        "sampled-confidence" => Order::SampledConfidence,
-        "ancestral" => Order::Ancestral,
-        _ => {
-            const KNOWN: [&str; 7] = [
-                "confidence",
-                "margin",
-                "entropy",
-                "random",
-                "left-to-right",
-                "sampled-confidence",
-                "ancestral",
-            ];
-            return Err(unknown(
-                "order",
-                &KNOWN,
-                name,
-                "confidence is the usual one",
-            ));
-        }
-    })
+    let found = Order::ALL.into_iter().find(|order| order.name() == name);
+    let known = Order::ALL.map(Order::name);
+    found.ok_or_else(|| unknown("order", &known, name, "confidence is the usual one"))
 }
 
 /// Is it True or False, of Python, NumPy or torch? They would pass for the numbers 1 and 0, and for the tokens of these ids.

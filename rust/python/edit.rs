@@ -2,7 +2,7 @@
 
 use super::config::{NUMBER, convert};
 use super::error::bad_value;
-use crate::decide::plan::{self, Kind};
+use crate::canvas::edit::{Edit as One, Kind};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 use std::hash::{Hash, Hasher};
@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 /// One change of a canvas.
 #[pyclass(frozen, eq, hash, module = "dllm_fast")]
 #[derive(Clone)]
-pub(super) struct Edit(pub plan::Edit);
+pub(super) struct Edit(pub One);
 
 impl Edit {
     /// What makes it the edit it is: nan is nan, and 0 is -0.
@@ -67,7 +67,7 @@ impl Edit {
             )));
         };
         let time = time.map(|time| convert(time, "time", NUMBER)).transpose()?;
-        Ok(Self(plan::Edit {
+        Ok(Self(One {
             step: convert(step, "step", WHOLE)?,
             position: convert(position, "position", WHOLE)?,
             token: convert(token, "token", WHOLE)?,
@@ -107,7 +107,7 @@ impl Edit {
         self.0.time
     }
     fn __repr__(&self) -> String {
-        let plan::Edit {
+        let One {
             step,
             position,
             token,

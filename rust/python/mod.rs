@@ -7,15 +7,17 @@ mod edit;
 mod error;
 mod locks;
 mod predict;
+mod request;
 mod sampler;
 mod signals;
 mod turns;
 
-use crate::decide::config::{MOST_STEPS, too_many};
 use crate::error::Error;
-use crate::{openmp, pool};
+use crate::rules::config::{MOST_STEPS, too_many};
+use crate::{openmp, pool, rules};
 use config::{COUNT, FLAG, NUMBER, convert};
 use pyo3::prelude::*;
+use std::collections::BTreeMap;
 
 /// See `dllm_fast.schedule`, which documents the arguments.
 #[pyfunction]
@@ -48,6 +50,12 @@ fn schedule(
     Ok(schedule.counts(masks, steps))
 }
 
+/// For each kind of names (orders, cuts, schedules, kinds of edits) all of them; the place of a name is its number.
+#[pyfunction]
+fn names() -> BTreeMap<&'static str, Vec<&'static str>> {
+    rules::names().into()
+}
+
 /// Number of threads from now on, of our own; None takes RAYON_NUM_THREADS, or else the threads of torch, or else one per core.
 #[pyfunction]
 #[pyo3(signature = (threads=None))]
@@ -73,13 +81,14 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     openmp::allow();
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(schedule, m)?)?;
+    m.add_function(wrap_pyfunction!(names, m)?)?;
     m.add_function(wrap_pyfunction!(set_threads, m)?)?;
     m.add_function(wrap_pyfunction!(config::check_config, m)?)?;
     m.add_function(wrap_pyfunction!(predict::mask_predict, m)?)?;
     m.add_class::<predict::Prediction>()?;
     m.add_class::<edit::Edit>()?;
     m.add_class::<locks::Lock>()?;
-    m.add_class::<sampler::Request>()?;
+    m.add_class::<request::Request>()?;
     m.add_class::<sampler::Sampler>()?;
     demo::register(m)
 }

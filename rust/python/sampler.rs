@@ -1,169 +1,26 @@
 //! The sampler for people who own a model loop.
 
-use super::arrays::{LogitsArray, ids, indices, list, numbers, one_or_each, tokens};
+use super::arrays::{LogitsArray, ids, indices, list, numbers, one_or_each, token_lists, tokens};
 use super::config::{flag, whole};
-use super::error::{bad_type, bad_value, fits, raise};
+use super::edit::Edit;
+use super::error::{bad_type, bad_value, raise};
+use super::request::Request;
 use super::signals::{detached, heard};
 use super::turns::{Turn, Turns};
-use super::{config, edit::Edit, predict::Prediction};
-use crate::decide::plan;
-use crate::decide::score::Proposal;
+use super::{config, predict::Prediction};
+use crate::canvas::edit;
 use crate::error::Error;
 use crate::logits::predict::{Prediction as One, Site};
 use crate::rng::Stream;
+use crate::rules::order::Proposal;
 use crate::sampler::{Answer, Pace, Question, Sampler as Core, Start};
 use crate::watch::Watch;
-use numpy::{PyArray1, PyArray2};
+use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use std::collections::BTreeMap;
 
 /// Floors int32 and shares of steps float64, `[n]`.
 type PaceArrays<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f64>>);
-
-/// What must be scored before the next step.
-#[pyclass(frozen, module = "dllm_fast")]
-pub(super) struct Request {
-    rows: Vec<usize>,
-    canvases: Vec<Vec<u32>>,
-    positions: Vec<Vec<u32>>,
-    windows: Vec<std::ops::Range<usize>>,
-    step: u32,
-}
-
-#[pymethods]
-impl Request {
-    /// Indices of the rows that take part, int64.
-    #[getter]
-    fn rows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        tokens(py, self.rows.iter().map(|&r| r as u32))
-    }
-    /// One int64 canvas for each such row.
-    #[getter]
-    fn canvases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.canvases, |c| tokens(py, c.iter().copied()))
-    }
-    /// The positions to score, one int64 array for each such row.
-    #[getter]
-    fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.positions, |p| tokens(py, p.iter().copied()))
-    }
-    /// Forwards that the first of these rows has behind it. Without `max_rows` all have as many.
-    #[getter]
-    fn step(&self) -> u32 {
-        self.step
-    }
-    /// The block that each such row is filling, int64 `[n, 2]`: first position and the one behind the last.
-    #[getter]
-    fn windows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray2<i64>> {
-        let flat = self.windows.iter();
-        let flat = flat.flat_map(|w| [w.start as i64, w.end as i64]).collect();
-        let array = numpy::ndarray::Array2::from_shape_vec((self.windows.len(), 2), flat);
-        PyArray2::from_owned_array(py, array.expect("two numbers each"))
-    }
-    /// Length of the canvas of each such row, int64.
-    #[getter]
-    fn lengths<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        tokens(py, self.canvases.iter().map(|c| c.len() as u32))
-    }
-    /// One ragged batch: the tokens of each row from `begin` up to `end` as one int64 array `[n, Q]`, filled up with 0, and
-    /// for each requested position the line of the features `[n * Q, H]` that predicts it (the one before it if `shift`).
-    /// A line before `begin` is named `n * Q + i`, i the place of its row.
-    #[pyo3(signature = (begin, end, *, shift=false))]
-    #[allow(clippy::type_complexity)]
-    fn batch<'py>(
-        &self,
-        py: Python<'py>,
-        begin: &Bound<'_, PyAny>,
-        end: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = shifted)] shift: bool,
-    ) -> PyResult<(Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>)> {
-        let (begin, end) = (indices(begin, "begin")?, indices(end, "end")?);
-        let rows = self.rows.len();
-        let fits = |i: usize| begin[i] < end[i] && end[i] <= self.canvases[i].len();
-        if begin.len() != rows || end.len() != rows || !(0..rows).all(fits) {
-            return Err(bad_value(format!(
-                "begin and end must mark some positions of each of {rows} canvases, got {begin:?} and {end:?}; use windows and lengths"
-            )));
-        }
-        let width = (0..rows).map(|i| end[i] - begin[i]).max().unwrap_or(0);
-        let mut ids = numpy::ndarray::Array2::zeros((rows, width));
-        let mut lines = Vec::new();
-        for i in 0..rows {
-            heard(py, i)?;
-            for (slot, &token) in ids
-                .row_mut(i)
-                .iter_mut()
-                .zip(&self.canvases[i][begin[i]..end[i]])
-            {
-                *slot = i64::from(token);
-            }
-            for &p in &self.positions[i] {
-                let line = if shift { p.saturating_sub(1) } else { p } as usize;
-                if line >= end[i] {
-                    return Err(bad_value(format!(
-                        "end must lie behind every requested position, got {} for position {p}; use windows",
-                        end[i]
-                    )));
-                }
-                let place = line.checked_sub(begin[i]);
-                lines.push(place.map_or(rows * width + i, |place| i * width + place) as i64);
-            }
-        }
-        Ok((
-            PyArray2::from_owned_array(py, ids),
-            PyArray1::from_vec(py, lines),
-        ))
-    }
-    /// Rows of equal length share a forward: for each length, the rows, their canvases as one int64 array `[b, L]`, and for
-    /// each requested position the line of the logits `[b * L, V]` that predicts it (the line before it if `shift`).
-    #[pyo3(signature = (*, shift=false))]
-    #[allow(clippy::type_complexity)]
-    fn groups<'py>(
-        &self,
-        py: Python<'py>,
-        #[pyo3(from_py_with = shifted)] shift: bool,
-    ) -> PyResult<
-        Vec<(
-            Bound<'py, PyArray1<i64>>,
-            Bound<'py, PyArray2<i64>>,
-            Bound<'py, PyArray1<i64>>,
-        )>,
-    > {
-        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, canvas) in self.canvases.iter().enumerate() {
-            groups.entry(canvas.len()).or_default().push(i);
-        }
-        let group = |(length, members): (usize, Vec<usize>)| {
-            py.check_signals()?;
-            let flat = members
-                .iter()
-                .flat_map(|&i| self.canvases[i].iter().map(|&t| i64::from(t)));
-            let canvases =
-                numpy::ndarray::Array2::from_shape_vec((members.len(), length), flat.collect());
-            let lines = members.iter().enumerate().flat_map(|(b, &i)| {
-                let line = move |&p: &u32| {
-                    (b * length) as i64 + i64::from(if shift { p.saturating_sub(1) } else { p })
-                };
-                self.positions[i].iter().map(line)
-            });
-            Ok((
-                tokens(py, members.iter().map(|&i| self.rows[i] as u32)),
-                PyArray2::from_owned_array(py, canvases.expect("every member has this length")),
-                PyArray1::from_vec(py, lines.collect()),
-            ))
-        };
-        groups.into_iter().map(group).collect()
-    }
-    fn __repr__(&self) -> String {
-        let positions: usize = self.positions.iter().map(Vec::len).sum();
-        format!(
-            "Request of step {}: {} rows, {positions} positions",
-            self.step,
-            self.rows.len()
-        )
-    }
-}
 
 /// Fills the masks of canvases step by step; see `next` and `feed`. The caller owns the model.
 ///
@@ -171,12 +28,13 @@ impl Request {
 #[pyclass(frozen, module = "dllm_fast")]
 pub(super) struct Sampler(Turns<Core>);
 
-fn shifted(value: &Bound<'_, PyAny>) -> PyResult<bool> {
-    flag(value, "shift")
-}
-
 fn scored(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     flag(value, "score_all")
+}
+
+fn index_of_row(row: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let remedy = "count from 0, or use what add() returned";
+    whole(row, "row", (0, u64::from(u32::MAX)), remedy).map(|row| row as usize)
 }
 
 /// Rows as the caller names them; all that wait if it does not.
@@ -203,18 +61,7 @@ impl Sampler {
         let max_rows = max_rows.transpose()?.map(|most| most as usize);
         let settings = config::config(config, None)?;
         let py = canvases.py();
-        let Some(iterator) = fits(py, canvases.try_iter())? else {
-            return Err(bad_type(format!(
-                "canvases must be a list of int64 arrays, got {}; wrap one canvas in a list",
-                canvases.get_type()
-            )));
-        };
-        let canvases: Vec<Vec<u32>> = iterator
-            .map(|canvas| {
-                py.check_signals()?;
-                ids(&canvas?, "every canvas")
-            })
-            .collect::<PyResult<_>>()?;
+        let canvases = token_lists(canvases)?;
         let n = canvases.len();
         let each = |object: Option<&Bound<'_, PyAny>>, name, what| {
             object.map_or_else(|| Ok(vec![0; n]), |o| one_or_each::<u64>(o, n, name, what))
@@ -242,6 +89,73 @@ impl Sampler {
         Ok(Self(Turns::new(
             core.with_most_rows(max_rows.unwrap_or(usize::MAX)),
         )))
+    }
+
+    /// One more row, also while others wait for answers: it takes part from the next request on, as soon as there is room.
+    ///
+    /// `config` are its own settings; without them it has those that the sampler was made with. Returns its index.
+    #[pyo3(signature = (canvas, config=None, *, seed=None, request=None, block_start=None))]
+    fn add(
+        &self,
+        py: Python<'_>,
+        canvas: &Bound<'_, PyAny>,
+        config: Option<&Bound<'_, PyAny>>,
+        seed: Option<&Bound<'_, PyAny>>,
+        request: Option<&Bound<'_, PyAny>>,
+        block_start: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<usize> {
+        let number = |object: Option<&Bound<'_, PyAny>>, name, most| {
+            let remedy = "leave it out for 0";
+            object.map_or(Ok(0), |value| whole(value, name, (0, most), remedy))
+        };
+        let start = Start {
+            canvas: ids(canvas, "a canvas")?,
+            stream: Stream {
+                seed: number(seed, "seed", u64::MAX)?,
+                request: number(request, "request", u64::from(u32::MAX))? as u32,
+            },
+            origin: number(block_start, "block_start", u64::MAX)? as usize,
+        };
+        let settings = config.map(|config| config::config(config, None));
+        let settings = settings.transpose()?;
+        let mut turn = self.0.take(py)?;
+        let added = turn.add(settings, start);
+        drop(turn);
+        added.map_err(raise)
+    }
+
+    /// The row takes no further part, and its canvas stays as it is; an answer that it waits for is not wanted any more.
+    /// A row that is done stays as it is.
+    fn cancel(&self, py: Python<'_>, row: &Bound<'_, PyAny>) -> PyResult<()> {
+        let row = index_of_row(row)?;
+        let mut turn = self.0.take(py)?;
+        let cancelled = turn.cancel(row);
+        drop(turn);
+        cancelled.map_err(raise)
+    }
+
+    /// Is the row finished, or cancelled?
+    fn is_done(&self, py: Python<'_>, row: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let row = index_of_row(row)?;
+        let turn = self.0.take(py)?;
+        let done = turn.is_done(row);
+        drop(turn);
+        done.map_err(raise)
+    }
+
+    /// How many positions from the start of each of these canvases were written and can no longer change under the row's
+    /// rule, int64 `[n]`.
+    fn stable<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        let rows = indices(rows, "rows")?;
+        let turn = self.0.take(py)?;
+        let stable = turn.stable(&rows);
+        drop(turn);
+        let stable = stable.map_err(raise)?;
+        Ok(tokens(py, stable.iter().map(|&n| n as u32)))
     }
 
     /// What must be scored next, or None when every row is finished. Asking again before the answer asks for the same.
@@ -395,7 +309,7 @@ impl Sampler {
     /// For each row, its edits so far, in order.
     #[getter]
     fn trajectory<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let rows: Vec<Vec<plan::Edit>> = self.copied(py, |core, r| core.trajectory(r).to_vec())?;
+        let rows: Vec<Vec<edit::Edit>> = self.copied(py, |core, r| core.trajectory(r).to_vec())?;
         let made = PyList::empty(py);
         for edits in rows {
             py.check_signals()?;

@@ -1,22 +1,22 @@
 //! The state machine behind every run: `next` says which positions must be scored, `feed` turns scores into edits. It
 //! does no input or output of its own, so a model, a table of numbers or another engine can drive it.
 
+mod answer;
 mod question;
 mod row;
 
-use crate::decide::config::Config;
-use crate::decide::plan::Edit;
-use crate::decide::score::{Order, Proposal};
-use crate::decide::select::Cut;
+use crate::canvas::edit::Edit;
 use crate::error::{Error, Result};
-use crate::logits::predict::{Law, Prediction, Site};
-use crate::logits::row::Logits;
 use crate::rng::Stream;
+use crate::rules::Rule;
+use crate::rules::config::Config;
+use crate::rules::cut::Cut;
 use crate::watch::Watch;
-use question::Asked;
+pub use answer::Answer;
 pub use question::Question;
 pub use row::Pace;
 use row::Row;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What a row starts from.
@@ -30,53 +30,22 @@ pub struct Start {
     pub origin: usize,
 }
 
-/// A batch of canvases on their way to being filled. Rows have lengths of their own and finish independently.
+/// Canvases on their way to being filled. Rows have rules, seeds and lengths of their own; they come, finish and are cancelled
+/// one by one, and what one writes depends on no other.
+///
+/// There is one exception, which is meant: the published loop of Dream takes its counts from the mean over its batch, so
+/// `as_published` does, too. The batch is what a sampler was made with; a row that joins later is a batch of its own.
 pub struct Sampler {
-    config: Config,
-    excluded: Arc<[u32]>,
+    rule: Arc<Rule>,
     rows: Vec<Row>,
+    /// Rows that are not done, rising; who is done is taken out by `next`.
+    live: Vec<usize>,
+    /// Rows that it was made with.
+    first_rows: usize,
     score_all: bool,
     most_rows: usize,
     /// Was `next` stopped among the rows? Then those that wait are no request yet.
     is_advancing: bool,
-}
-
-/// What a caller knows about the requested positions of some rows, position by position.
-pub enum Answer<'a> {
-    /// Statistics of the model's distribution.
-    Proposals(&'a [Proposal]),
-    /// Tokens and scores of the caller's own choice; a score stands for key and confidence alike.
-    Choice(&'a [(u32, f64)]),
-}
-
-impl Answer<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::Proposals(p) => p.len(),
-            Self::Choice(c) => c.len(),
-        }
-    }
-
-    fn token(&self, i: usize) -> u32 {
-        match self {
-            Self::Proposals(p) => p[i].token,
-            Self::Choice(c) => c[i].0,
-        }
-    }
-
-    /// A number that no order can deal with. Orders subtract statistics, so those must be finite; a score only has to have a
-    /// place in an order.
-    fn unusable(&self, i: usize) -> Option<f64> {
-        match self {
-            Self::Proposals(p) => {
-                let p = &p[i];
-                [p.probability, p.top1, p.top2, p.entropy]
-                    .into_iter()
-                    .find(|x| !x.is_finite())
-            }
-            Self::Choice(c) => Some(c[i].1).filter(|x| x.is_nan()),
-        }
-    }
 }
 
 impl Sampler {
@@ -88,22 +57,77 @@ impl Sampler {
         score_all: bool,
         watch: &Watch<'_>,
     ) -> Result<Self> {
-        config.check()?;
-        let row = |start| going_on(watch).map(|()| Row::new(&config, start));
+        let rule = Arc::new(Rule::new(config)?);
+        let row = |start| going_on(watch).map(|()| Row::new(Arc::clone(&rule), start));
         let rows: Vec<Row> = starts.into_iter().map(row).collect::<Result<_>>()?;
         let counts = rows.iter().map(Row::block_count).enumerate();
         if let Some((row, blocks)) = counts.max_by_key(|&(row, blocks)| (blocks, usize::MAX - row))
         {
-            config.check_blocks(row, blocks)?;
+            rule.check_blocks(row, blocks)?;
         }
         Ok(Self {
-            excluded: config.excluded().into(),
-            config,
+            rule,
+            live: (0..rows.len()).collect(),
+            first_rows: rows.len(),
             rows,
             score_all,
             most_rows: usize::MAX,
             is_advancing: false,
         })
+    }
+
+    /// One more row, of its own rule or of that of the rows the sampler was made with; returns its index. It takes part from
+    /// the next request on, or waits for room.
+    pub fn add(&mut self, config: Option<Config>, start: Start) -> Result<usize> {
+        let rule = match config {
+            None => Arc::clone(&self.rule),
+            Some(config) => self.shared(config)?,
+        };
+        let index = self.rows.len();
+        let row = Row::new(Arc::clone(&rule), start);
+        rule.check_blocks(index, row.block_count())?;
+        self.rows.push(row);
+        self.live.push(index);
+        Ok(index)
+    }
+
+    /// The rule of a configuration: the very one that other rows have, where theirs is equal.
+    fn shared(&self, config: Config) -> Result<Arc<Rule>> {
+        let live = self.live.iter().map(|&r| self.rows[r].rule());
+        let mut known = std::iter::once(&self.rule).chain(live);
+        match known.find(|rule| *rule.config() == config) {
+            Some(rule) => Ok(Arc::clone(rule)),
+            None => Rule::new(config).map(Arc::new),
+        }
+    }
+
+    /// The row takes no further part, and its canvas stays as it is. A row that is done stays what it is.
+    pub fn cancel(&mut self, row: usize) -> Result<()> {
+        self.known(row)?;
+        self.rows[row].cancel();
+        Ok(())
+    }
+
+    /// Is it finished, or cancelled?
+    pub fn is_done(&self, row: usize) -> Result<bool> {
+        self.known(row).map(|()| self.rows[row].is_done())
+    }
+
+    /// For each of `rows`, how many positions from the start of its canvas that were not given can no longer change.
+    pub fn stable(&self, rows: &[usize]) -> Result<Vec<usize>> {
+        let stable = |&row| self.known(row).map(|()| self.rows[row].stable());
+        rows.iter().map(stable).collect()
+    }
+
+    /// Refuses a row that does not exist.
+    fn known(&self, row: usize) -> Result<()> {
+        if row < self.rows.len() {
+            return Ok(());
+        }
+        Err(Error::Mismatch(format!(
+            "a row must be one of the sampler's, got {row} of {} rows; count from 0, or use what add() returned",
+            self.rows.len()
+        )))
     }
 
     /// At most so many rows take part in a request; a row that finishes makes room for the next.
@@ -113,9 +137,9 @@ impl Sampler {
         self
     }
 
-    /// The settings.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// The rule of a row.
+    pub fn rule(&self, row: usize) -> &Rule {
+        self.rows[row].rule()
     }
 
     /// Rows that wait for an answer. Once all of the last request are answered, every unfinished row (the first
@@ -127,15 +151,19 @@ impl Sampler {
             return Ok(waiting);
         }
         self.is_advancing = true;
+        self.live.retain(|&r| !self.rows[r].is_done());
         let mean = self.published_mean();
-        let mut active = 0;
-        for row in &mut self.rows {
-            if active == self.most_rows {
-                break;
-            }
+        for &r in self.live.iter().take(self.most_rows) {
             going_on(watch)?;
-            row.advance(&self.config, mean, self.score_all);
-            active += usize::from(row.pending().is_some());
+            let row = &mut self.rows[r];
+            let mean = match mean {
+                Some(mean) if r < self.first_rows => Some(mean),
+                _ => row
+                    .rule()
+                    .counts_by_mean()
+                    .then(|| row.canvas().open() as f64),
+            };
+            row.advance(mean, self.score_all);
         }
         self.is_advancing = false;
         Ok(self.waiting())
@@ -143,9 +171,8 @@ impl Sampler {
 
     /// Rows that wait for an answer.
     pub fn waiting(&self) -> Vec<usize> {
-        (0..self.rows.len())
-            .filter(|&r| self.is_waiting(r))
-            .collect()
+        let live = self.live.iter().copied();
+        live.filter(|&r| self.is_waiting(r)).collect()
     }
 
     fn is_waiting(&self, row: usize) -> bool {
@@ -153,17 +180,22 @@ impl Sampler {
         !self.is_advancing && row.is_some_and(|row| row.pending().is_some())
     }
 
-    /// Dream's published loop takes the count from the mean number of masks over the batch.
+    /// Mean number of open positions over the batch that the sampler was made with, but for cancelled rows.
     fn published_mean(&self) -> Option<f64> {
-        let quirk = self.config.as_published && self.config.schedule.keeps_idle_steps();
-        quirk.then(|| {
-            self.rows.iter().map(Row::masks).sum::<usize>() as f64 / self.rows.len().max(1) as f64
-        })
+        if !self.rule.counts_by_mean() {
+            return None;
+        }
+        let batch = self.rows[..self.first_rows].iter();
+        let open: Vec<usize> = batch
+            .filter(|row| !row.is_cancelled())
+            .map(|row| row.canvas().open())
+            .collect();
+        Some(open.iter().sum::<usize>() as f64 / open.len().max(1) as f64)
     }
 
     /// Tokens of a row.
     pub fn canvas(&self, row: usize) -> &[u32] {
-        self.rows[row].canvas()
+        self.rows[row].canvas().tokens()
     }
 
     /// Number of rows.
@@ -196,113 +228,12 @@ impl Sampler {
         self.wanted(rows)?;
         let rows = || rows.iter().map(|&r| &self.rows[r]);
         let now = rows().filter_map(Row::pace).collect();
-        Ok((now, rows().map(|row| row.next_pace(&self.config)).collect()))
-    }
-
-    /// The requested positions of `rows`, in order, and what a draw at each depends on; site i is of line i.
-    pub fn sites(&self, rows: &[usize]) -> Result<Vec<Site>> {
-        let mut sites = Vec::with_capacity(self.wanted(rows)?);
-        for &r in rows {
-            let row = &self.rows[r];
-            sites.extend(self.positions(r).iter().map(|&position| Site {
-                row: 0,
-                stream: row.stream(),
-                position,
-                step: row.forwards(),
-                law: 0,
-                current: None,
-            }));
-        }
-        for (i, site) in sites.iter_mut().enumerate() {
-            site.row = i;
-        }
-        Ok(sites)
+        Ok((now, rows().map(Row::next_pace).collect()))
     }
 
     /// All edits of a row, in order.
     pub fn trajectory(&self, row: usize) -> &[Edit] {
         self.rows[row].trajectory()
-    }
-
-    /// What must be known of the requested positions of `rows`, in order: it can be answered while the sampler is elsewhere.
-    /// `lines` and `vocabulary` are the shape of the logits; `index` names the line for each position, without it they follow
-    /// each other.
-    pub fn question(
-        &self,
-        rows: &[usize],
-        lines: usize,
-        vocabulary: usize,
-        index: Option<&[usize]>,
-    ) -> Result<Question> {
-        let wanted = self.wanted(rows)?;
-        if let Some(&id) = self
-            .excluded
-            .last()
-            .filter(|&&id| id as usize >= vocabulary)
-        {
-            let name = if id == self.config.mask {
-                "mask_token_id"
-            } else {
-                "suppress_tokens"
-            };
-            return Err(Error::Mismatch(format!(
-                "{name} must be an id of the vocabulary, got {id} for logits with {vocabulary} columns; check it against the tokenizer"
-            )));
-        }
-        let count = index.map_or(lines, <[_]>::len);
-        if count != wanted {
-            return Err(Error::Mismatch(format!(
-                "logits must have one row for each requested position, got {count} for {wanted}; keep the order of Request.positions"
-            )));
-        }
-        if let Some(bad) = index.into_iter().flatten().find(|&&i| i >= lines) {
-            return Err(Error::Mismatch(format!(
-                "index must name rows of the logits, got {bad} for {lines} rows; count from 0"
-            )));
-        }
-        let mut sites = self.sites(rows)?;
-        for (site, &line) in sites.iter_mut().zip(index.into_iter().flatten()) {
-            site.row = line;
-        }
-        let asked = |&row: &usize| Asked {
-            row,
-            count: self.positions(row).len(),
-            // The published count loops take the softmax in the dtype of the logits, so that sure positions tie.
-            is_rounded: self.config.as_published && self.config.cut == Cut::Count,
-        };
-        let law = Law {
-            sampling: self.config.sampling,
-            suppressed: Arc::clone(&self.excluded),
-        };
-        Ok(Question {
-            sites,
-            rows: rows.iter().map(asked).collect(),
-            laws: vec![law],
-            vocabulary,
-        })
-    }
-
-    /// Do its rows still wait for the answer to this very question?
-    pub fn still_asks(&self, question: &Question) -> bool {
-        let rows: Vec<usize> = question.rows.iter().map(|asked| asked.row).collect();
-        let same = |(a, b): (&Site, &Site)| (a.position, a.step) == (b.position, b.step);
-        self.sites(&rows).is_ok_and(|sites| {
-            sites.len() == question.sites.len() && sites.iter().zip(&question.sites).all(same)
-        })
-    }
-
-    /// Statistics and drawn tokens for the requested positions of `rows`, in order: `question`, answered from logits.
-    pub fn predict(
-        &self,
-        rows: &[usize],
-        logits: Logits<'_>,
-        vocabulary: usize,
-        index: Option<&[usize]>,
-        watch: &Watch<'_>,
-    ) -> Result<Vec<Prediction>> {
-        let lines = logits.len().checked_div(vocabulary).unwrap_or(0);
-        self.question(rows, lines, vocabulary, index)?
-            .answer(logits, watch)
     }
 
     /// Carries out the step of `rows` with what is known of their requested positions, in order. Everything is checked
@@ -315,31 +246,33 @@ impl Sampler {
                 answer.len()
             )));
         }
-        if matches!(
-            (answer, self.config.cut),
-            (Answer::Choice(_), Cut::EntropyBound(_))
-        ) {
+        let has_no_entropy = matches!(answer, Answer::Choice(_));
+        let needs_entropy = |&r: &usize| matches!(self.rule(r).cut, Cut::EntropyBound(_));
+        if has_no_entropy && rows.iter().any(needs_entropy) {
             return Err(Error::Order(
                 "entropy_bound needs entropies, got scores; feed logits or a prediction, or choose another cut",
             ));
         }
-        for i in 0..wanted {
-            if i.is_multiple_of(1 << 16) {
-                going_on(watch)?;
-            }
-            if let Some(value) = answer.unusable(i) {
-                let (row, position) = self.site_of(rows, i);
-                return Err(Error::Mismatch(format!(
-                    "scores must be numbers and statistics finite, got {value} for row {row}, position {position}; \
-                     give a bad position a low score"
-                )));
-            }
-            if self.excluded.binary_search(&answer.token(i)).is_ok() {
-                let (row, position) = self.site_of(rows, i);
-                return Err(Error::Mismatch(format!(
-                    "a proposed token must not be the mask or suppressed, got {} for row {row}, position {position}; choose another id",
-                    answer.token(i)
-                )));
+        let mut i: usize = 0;
+        for &row in rows {
+            let rule = self.rule(row);
+            for &position in self.positions(row) {
+                if i.is_multiple_of(1 << 16) {
+                    going_on(watch)?;
+                }
+                if let Some(value) = answer.unusable(i) {
+                    return Err(Error::Mismatch(format!(
+                        "scores must be numbers and statistics finite, got {value} for row {row}, position {position}; \
+                         give a bad position a low score"
+                    )));
+                }
+                if rule.excludes(answer.token(i)) {
+                    return Err(Error::Mismatch(format!(
+                        "a proposed token must not be the mask or suppressed, got {} for row {row}, position {position}; choose another id",
+                        answer.token(i)
+                    )));
+                }
+                i += 1;
             }
         }
         let mut from = 0;
@@ -347,43 +280,33 @@ impl Sampler {
         for &r in rows {
             going_on(watch)?;
             let to = from + self.positions(r).len();
-            let part = match answer {
-                Answer::Proposals(p) => Answer::Proposals(&p[from..to]),
-                Answer::Choice(c) => Answer::Choice(&c[from..to]),
-            };
-            plans.push(self.rows[r].plan(&self.config, &part, watch)?);
+            plans.push(self.rows[r].plan(&answer.part(from..to), watch)?);
             from = to;
         }
         for (&r, plan) in rows.iter().zip(&plans) {
-            self.rows[r].commit(&self.config, plan);
+            self.rows[r].commit(plan);
         }
         Ok(())
     }
 
     /// Number of positions requested of `rows`, which must be distinct and waiting.
     fn wanted(&self, rows: &[usize]) -> Result<usize> {
-        let mut seen = vec![false; self.rows.len()];
+        // A long life leaves many rows behind, so nothing here is as long as all of them.
+        let is_rising = rows.is_sorted_by(|a, b| a < b);
+        let mut seen = HashSet::new();
         for &r in rows {
-            if !self.is_waiting(r) || std::mem::replace(&mut seen[r], true) {
+            if !self.is_waiting(r) || !is_rising && !seen.insert(r) {
+                let remedy = if self.rows.get(r).is_some_and(Row::is_cancelled) {
+                    "it was cancelled; leave it out"
+                } else {
+                    "call next() first and answer each row once"
+                };
                 return Err(Error::Mismatch(format!(
-                    "rows must be distinct rows of the last request, got {r}; call next() first and answer each row once"
+                    "rows must be distinct rows of the last request, got {r}; {remedy}"
                 )));
             }
         }
         Ok(rows.iter().map(|&r| self.positions(r).len()).sum())
-    }
-
-    /// Row and position of the i-th requested position of `rows`.
-    fn site_of(&self, rows: &[usize], i: usize) -> (usize, usize) {
-        let mut from = 0;
-        for &r in rows {
-            let positions = self.positions(r);
-            if i < from + positions.len() {
-                return (r, positions[i - from] as usize);
-            }
-            from += positions.len();
-        }
-        unreachable!("{i} lies among the requested positions")
     }
 }
 
@@ -392,13 +315,6 @@ fn going_on(watch: &Watch<'_>) -> Result<()> {
         Ok(())
     } else {
         Err(Error::Interrupted)
-    }
-}
-
-impl Config {
-    /// Can the positions be chosen before the model is asked?
-    fn chooses_blindly(&self) -> bool {
-        self.order.is_blind() && (self.cut == Cut::Count || self.order == Order::Ancestral)
     }
 }
 

@@ -1,12 +1,15 @@
 //! What a step asks of the model, apart from the sampler that asks: so that an answer can be worked out while the sampler does
 //! something else.
 
+use super::Sampler;
 use crate::error::{Error, Result};
 use crate::logits::kernel::Isa;
 use crate::logits::predict::{Law, Matrix, Prediction, Site, predict};
 use crate::logits::row::Logits;
 use crate::logits::stats::Unusable;
+use crate::rules::Rule;
 use crate::watch::Watch;
+use std::sync::Arc;
 
 /// The requested positions of some rows, and all that their predictions depend on but the logits.
 pub struct Question {
@@ -25,6 +28,137 @@ pub(super) struct Asked {
     pub count: usize,
     /// Are probabilities those of a softmax in the dtype of the logits?
     pub is_rounded: bool,
+}
+
+impl Sampler {
+    /// The requested positions of `rows`, in order, and what a draw at each depends on; site i is of line i.
+    pub fn sites(&self, rows: &[usize]) -> Result<Vec<Site>> {
+        let mut sites = Vec::with_capacity(self.wanted(rows)?);
+        for &r in rows {
+            let row = &self.rows[r];
+            sites.extend(self.positions(r).iter().map(|&position| Site {
+                row: 0,
+                stream: row.stream(),
+                position,
+                step: row.forwards(),
+                law: 0,
+                current: None,
+            }));
+        }
+        for (i, site) in sites.iter_mut().enumerate() {
+            site.row = i;
+        }
+        Ok(sites)
+    }
+
+    /// What must be known of the requested positions of `rows`, in order: it can be answered while the sampler is elsewhere.
+    /// `lines` and `vocabulary` are the shape of the logits; `index` names the line for each position, without it they follow
+    /// each other.
+    pub fn question(
+        &self,
+        rows: &[usize],
+        lines: usize,
+        vocabulary: usize,
+        index: Option<&[usize]>,
+    ) -> Result<Question> {
+        let wanted = self.wanted(rows)?;
+        let (laws, law_of_row) = self.laws(rows);
+        for law in &laws {
+            if let Some(&id) = law.suppressed.last()
+                && id as usize >= vocabulary
+            {
+                let name = if rows.iter().any(|&r| self.rule(r).mask == id) {
+                    "mask_token_id"
+                } else {
+                    "suppress_tokens"
+                };
+                return Err(Error::Mismatch(format!(
+                    "{name} must be an id of the vocabulary, got {id} for logits with {vocabulary} columns; check it against the tokenizer"
+                )));
+            }
+        }
+        let count = index.map_or(lines, <[_]>::len);
+        if count != wanted {
+            return Err(Error::Mismatch(format!(
+                "logits must have one row for each requested position, got {count} for {wanted}; keep the order of Request.positions"
+            )));
+        }
+        if let Some(bad) = index.into_iter().flatten().find(|&&i| i >= lines) {
+            return Err(Error::Mismatch(format!(
+                "index must name rows of the logits, got {bad} for {lines} rows; count from 0"
+            )));
+        }
+        let mut sites = self.sites(rows)?;
+        for (site, &line) in sites.iter_mut().zip(index.into_iter().flatten()) {
+            site.row = line;
+        }
+        let asked: Vec<Asked> = rows
+            .iter()
+            .map(|&row| Asked {
+                row,
+                count: self.positions(row).len(),
+                is_rounded: self.rule(row).is_rounded(),
+            })
+            .collect();
+        if laws.len() > 1 {
+            let mut rest = &mut sites[..];
+            for (asked, law) in asked.iter().zip(law_of_row) {
+                let (own, others) = rest.split_at_mut(asked.count);
+                rest = others;
+                for site in own {
+                    site.law = law;
+                }
+            }
+        }
+        Ok(Question {
+            sites,
+            rows: asked,
+            laws,
+            vocabulary,
+        })
+    }
+
+    /// The laws of some rows, each once, and the index of each row's.
+    fn laws(&self, rows: &[usize]) -> (Vec<Law>, Vec<u32>) {
+        let mut rules: Vec<&Arc<Rule>> = Vec::new();
+        let index = |&r: &usize| {
+            let rule = self.rows[r].rule();
+            let same = |known: &&Arc<Rule>| Arc::ptr_eq(known, rule) || known.law() == rule.law();
+            let found = rules.iter().position(same);
+            found.unwrap_or_else(|| {
+                rules.push(rule);
+                rules.len() - 1
+            }) as u32
+        };
+        let of_row = rows.iter().map(index).collect();
+        (
+            rules.iter().map(|rule| rule.law().clone()).collect(),
+            of_row,
+        )
+    }
+
+    /// Do its rows still wait for the answer to this very question?
+    pub fn still_asks(&self, question: &Question) -> bool {
+        let rows: Vec<usize> = question.rows.iter().map(|asked| asked.row).collect();
+        let same = |(a, b): (&Site, &Site)| (a.position, a.step) == (b.position, b.step);
+        self.sites(&rows).is_ok_and(|sites| {
+            sites.len() == question.sites.len() && sites.iter().zip(&question.sites).all(same)
+        })
+    }
+
+    /// Statistics and drawn tokens for the requested positions of `rows`, in order: `question`, answered from logits.
+    pub fn predict(
+        &self,
+        rows: &[usize],
+        logits: Logits<'_>,
+        vocabulary: usize,
+        index: Option<&[usize]>,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Prediction>> {
+        let lines = logits.len().checked_div(vocabulary).unwrap_or(0);
+        self.question(rows, lines, vocabulary, index)?
+            .answer(logits, watch)
+    }
 }
 
 impl Question {

@@ -1,17 +1,20 @@
-//! One row of the batch: its canvas, where it is in its schedule, and the step it waits for.
+//! One row of the batch: its canvas, its rule, where it is in its schedule, and the step it waits for.
 
 use super::{Answer, Start};
-use crate::decide::config::{Config, Steps};
-use crate::decide::plan::{Edit, Kind, apply};
-use crate::decide::schedule::{Schedule, Step, first_hit};
-use crate::decide::score::{Order, Place};
-use crate::decide::select::{Candidate, Cut, select};
-use crate::decide::stop::first_end;
-use crate::decide::window::Blocks;
+use crate::canvas::edit::{Edit, Kind};
+use crate::canvas::window::Blocks;
+use crate::canvas::{Canvas, State};
 use crate::error::Result;
 use crate::rng::{Draw, Stream};
+use crate::rules::Rule;
+use crate::rules::config::Steps;
+use crate::rules::cut::{Candidate, Cut, select};
+use crate::rules::ends::first_end;
+use crate::rules::order::{Order, Place};
+use crate::rules::schedule::{Schedule, Step, first_hit};
 use crate::watch::Watch;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A step that waits for its scores.
 pub struct Pending {
@@ -37,7 +40,7 @@ pub struct Pace {
 /// The block being filled.
 struct Block {
     window: Range<usize>,
-    /// Masks it began with.
+    /// Open positions it began with.
     masks: usize,
     steps: usize,
     /// Steps done.
@@ -45,13 +48,11 @@ struct Block {
 }
 
 pub struct Row {
-    mask: u32,
-    canvas: Vec<u32>,
-    /// Positions that were not given.
-    writable: Vec<bool>,
+    rule: Arc<Rule>,
+    canvas: Canvas,
     stream: Stream,
     blocks: Blocks,
-    /// Number of blocks that held masks at the start.
+    /// Number of blocks with open positions at the start.
     block_count: usize,
     block: Option<Block>,
     forwards: u32,
@@ -60,17 +61,17 @@ pub struct Row {
     time: f64,
     pending: Option<Pending>,
     trajectory: Vec<Edit>,
+    is_cancelled: bool,
 }
 
 impl Row {
-    pub fn new(config: &Config, start: Start) -> Self {
-        let writable: Vec<bool> = start.canvas.iter().map(|&t| t == config.mask).collect();
-        let blocks = config.blocks(start.origin);
+    pub fn new(rule: Arc<Rule>, start: Start) -> Self {
+        let canvas = Canvas::new(start.canvas, Some(rule.mask));
+        let blocks = rule.blocks(start.origin);
         Self {
-            block_count: blocks.count(&writable, writable.len()),
-            mask: config.mask,
-            canvas: start.canvas,
-            writable,
+            block_count: blocks.count(canvas.states(), canvas.len()),
+            rule,
+            canvas,
             stream: start.stream,
             blocks,
             block: None,
@@ -79,16 +80,44 @@ impl Row {
             time: f64::NAN,
             pending: None,
             trajectory: Vec::new(),
+            is_cancelled: false,
         }
     }
 
-    /// Number of blocks that held masks at the start.
+    pub fn rule(&self) -> &Arc<Rule> {
+        &self.rule
+    }
+
+    /// Number of blocks with open positions at the start.
     pub fn block_count(&self) -> usize {
         self.block_count
     }
 
-    pub fn canvas(&self) -> &[u32] {
+    pub fn canvas(&self) -> &Canvas {
         &self.canvas
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.is_cancelled
+    }
+
+    /// Will it take part in no request any more?
+    pub fn is_done(&self) -> bool {
+        self.is_cancelled || self.canvas.open() == 0
+    }
+
+    /// Its canvas stays as it is from now on.
+    pub fn cancel(&mut self) {
+        if !self.is_done() {
+            self.is_cancelled = true;
+            self.pending = None;
+        }
+    }
+
+    /// Positions from the start of the canvas that were not given and cannot change any more.
+    pub fn stable(&self) -> usize {
+        let end = self.canvas.first_open().unwrap_or(self.canvas.len());
+        self.canvas.count(0..end, State::Written)
     }
 
     pub fn stream(&self) -> Stream {
@@ -124,15 +153,13 @@ impl Row {
 
     /// The step after the waiting one, where it is sure, or nearly so, to be in the same block: so that it may begin before
     /// the decisions of this one are known here. Never where they say how many it commits.
-    pub fn next_pace(&self, config: &Config) -> Option<Pace> {
+    pub fn next_pace(&self) -> Option<Pace> {
+        let rule = &self.rule;
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
-        let eligible = self.canvas[block.window.clone()]
-            .iter()
-            .filter(|&&t| t == self.mask)
-            .count();
-        let taken = if config.cut == Cut::Count {
+        let eligible = self.canvas.count(block.window.clone(), State::Open);
+        let taken = if rule.cut == Cut::Count {
             pending.floor
-        } else if config.steps == Steps::Open && !config.schedule.keeps_idle_steps() {
+        } else if rule.steps == Steps::Open && !rule.schedule.keeps_idle_steps() {
             // Nobody knows how many will pass; it is unlikely that they are four times as many as in the step before.
             let last = self.forwards.checked_sub(1)?;
             let edits = self.trajectory.iter().rev();
@@ -146,48 +173,40 @@ impl Row {
             masks: block.masks,
             left: eligible.checked_sub(taken).filter(|&left| left > 0)?,
         };
-        let floor = floor(step, config, None);
-        (floor > 0 || config.schedule.keeps_idle_steps()).then(|| Pace {
+        let floor = rule.floor(step, None);
+        (floor > 0 || rule.schedule.keeps_idle_steps()).then(|| Pace {
             floor,
             progress: (step.index + 1) as f64 / step.steps as f64,
         })
     }
 
-    /// Masks that are left.
-    pub fn masks(&self) -> usize {
-        self.canvas.iter().filter(|&&t| t == self.mask).count()
-    }
-
     /// Moves to the next step that needs a forward, unless one is waiting or nothing is left to do.
-    pub fn advance(&mut self, config: &Config, published_mean: Option<f64>, score_all: bool) {
-        while self.pending.is_none() {
-            let Some(first) = self.canvas.iter().position(|&t| t == self.mask) else {
+    pub fn advance(&mut self, published_mean: Option<f64>, score_all: bool) {
+        while self.pending.is_none() && !self.is_cancelled {
+            let Some(first) = self.canvas.first_open() else {
                 return;
             };
-            let step = self.enter(self.blocks.around(first, self.canvas.len()), config);
-            self.pending = self.prepare(step, config, published_mean, score_all);
+            let step = self.enter(self.blocks.around(first, self.canvas.len()));
+            self.pending = self.prepare(step, published_mean, score_all);
             if self.pending.is_none() {
-                self.count_steps(self.idle_steps(step, config));
+                self.count_steps(self.idle_steps(step));
             }
         }
     }
 
     /// Makes `window` the current block, if it is not yet, and tells where it is in its schedule.
-    fn enter(&mut self, window: Range<usize>, config: &Config) -> Step {
-        let left = self.canvas[window.clone()]
-            .iter()
-            .filter(|&&t| t == self.mask)
-            .count();
+    fn enter(&mut self, window: Range<usize>) -> Step {
+        let left = self.canvas.count(window.clone(), State::Open);
         if self.block.as_ref().is_none_or(|b| b.window != window) {
-            let index = self.blocks.count(&self.writable, window.start);
-            let steps = config.steps_of_block(index, self.block_count);
+            let index = self.blocks.count(self.canvas.states(), window.start);
+            let steps = self.rule.steps_of_block(index, self.block_count);
             self.block = Some(Block {
                 window,
                 masks: left,
                 steps: steps.unwrap_or(left),
                 index: 0,
             });
-            self.time = if config.schedule == Schedule::FirstHitting {
+            self.time = if self.rule.schedule == Schedule::FirstHitting {
                 1.0
             } else {
                 f64::NAN
@@ -206,22 +225,18 @@ impl Row {
     fn prepare(
         &mut self,
         step: Step,
-        config: &Config,
         published_mean: Option<f64>,
         score_all: bool,
     ) -> Option<Pending> {
-        let window = self.block.as_ref()?.window.clone();
-        let eligible: Vec<u32> = window
-            .filter(|&p| self.canvas[p] == self.mask)
-            .map(|p| p as u32)
-            .collect();
-        let floor = floor(step, config, published_mean);
-        let chosen = self.choose_blindly(&eligible, floor, step, config);
+        let rule = &self.rule;
+        let eligible: Vec<u32> = self.canvas.positions(self.window(), State::Open).collect();
+        let floor = rule.floor(step, published_mean);
+        let chosen = self.choose_blindly(&eligible, floor, step);
         let commits = chosen.as_ref().map_or(floor, Vec::len);
-        if commits == 0 && !config.schedule.keeps_idle_steps() {
+        if commits == 0 && !rule.schedule.keeps_idle_steps() {
             return None;
         }
-        if config.schedule == Schedule::FirstHitting {
+        if rule.schedule == Schedule::FirstHitting {
             self.time = first_hit(
                 self.time,
                 step.left,
@@ -241,18 +256,13 @@ impl Row {
     }
 
     /// The positions of this step, where the rule does not look at the model.
-    fn choose_blindly(
-        &self,
-        eligible: &[u32],
-        floor: usize,
-        step: Step,
-        config: &Config,
-    ) -> Option<Vec<u32>> {
-        if !config.chooses_blindly() {
+    fn choose_blindly(&self, eligible: &[u32], floor: usize, step: Step) -> Option<Vec<u32>> {
+        let rule = &self.rule;
+        if !rule.chooses_blindly() {
             return None;
         }
-        if config.order == Order::Ancestral {
-            let probability = config.schedule.probability(step);
+        if rule.order == Order::Ancestral {
+            let probability = rule.schedule.probability(step);
             let commits =
                 |&p: &u32| self.stream.uniform(p, self.scheduled, Draw::Commit) < probability;
             return Some(eligible.iter().copied().filter(commits).collect());
@@ -260,9 +270,7 @@ impl Row {
         let mut candidates: Vec<Candidate> = (0..eligible.len())
             .map(|index| {
                 let place = self.place(eligible[index]);
-                let key = config
-                    .noise
-                    .key(config.order.score(None, place), 0.0, place);
+                let key = rule.noise.key(rule.order.score(None, place), 0.0, place);
                 Candidate {
                     key,
                     confidence: 0.0,
@@ -290,12 +298,7 @@ impl Row {
     }
 
     /// What the waiting step writes. `answer` has an entry for each of its positions.
-    pub fn plan(
-        &self,
-        config: &Config,
-        answer: &Answer<'_>,
-        watch: &Watch<'_>,
-    ) -> Result<Vec<Edit>> {
+    pub fn plan(&self, answer: &Answer<'_>, watch: &Watch<'_>) -> Result<Vec<Edit>> {
         let pending = self
             .pending
             .as_ref()
@@ -312,7 +315,7 @@ impl Row {
                 };
                 chosen.iter().map(index_of).collect()
             }
-            None => self.pick(pending, config, answer, watch)?,
+            None => self.pick(pending, answer, watch)?,
         };
         let edit = |i: usize| {
             let (token, probability) = match answer {
@@ -325,16 +328,22 @@ impl Row {
     }
 
     /// Carries out the waiting step as `plan` has it.
-    pub fn commit(&mut self, config: &Config, plan: &[Edit]) {
+    pub fn commit(&mut self, plan: &[Edit]) {
         self.pending = None;
         self.carry_out(plan);
-        if config.stop_at_end
-            && let Some(end) = first_end(&self.canvas, &self.writable, self.mask, &config.ends)
+        if self.rule.stop_at_end
+            && let Some(end) = first_end(&self.canvas, &self.rule.ends)
         {
-            let rest = end + 1..self.canvas.len();
-            let open = rest.filter(|&p| self.writable[p] && self.canvas[p] != config.ends[0]);
-            let plan: Vec<Edit> = open
-                .map(|p| self.edit(p as u32, config.ends[0], f64::NAN, Kind::Pad))
+            let fill = self.rule.ends[0];
+            let (states, tokens) = (self.canvas.states(), self.canvas.tokens());
+            let differs = |&p: &usize| match states[p] {
+                State::Given => false,
+                State::Open => true,
+                State::Written => tokens[p] != fill,
+            };
+            let rest = (end + 1..self.canvas.len()).filter(differs);
+            let plan: Vec<Edit> = rest
+                .map(|p| self.edit(p as u32, fill, f64::NAN, Kind::Pad))
                 .collect();
             self.carry_out(&plan);
         }
@@ -346,10 +355,10 @@ impl Row {
     fn pick(
         &self,
         pending: &Pending,
-        config: &Config,
         answer: &Answer<'_>,
         watch: &Watch<'_>,
     ) -> Result<Vec<usize>> {
+        let rule = &self.rule;
         let mut candidates: Vec<Candidate> = (0..pending.positions.len())
             .map(|index| match answer {
                 Answer::Choice(c) => Candidate {
@@ -360,17 +369,17 @@ impl Row {
                 },
                 Answer::Proposals(p) => {
                     let place = self.place(pending.positions[index]);
-                    let score = config.order.score(Some(&p[index]), place);
+                    let score = rule.order.score(Some(&p[index]), place);
                     Candidate {
-                        key: config.noise.key(score, pending.progress, place),
-                        confidence: config.order.confidence(&p[index]),
+                        key: rule.noise.key(score, pending.progress, place),
+                        confidence: rule.order.confidence(&p[index]),
                         entropy: p[index].entropy,
                         index,
                     }
                 }
             })
             .collect();
-        let count = select(&mut candidates, config.cut, pending.floor, watch)?;
+        let count = select(&mut candidates, rule.cut, pending.floor, watch)?;
         Ok(candidates[..count].iter().map(|c| c.index).collect())
     }
 
@@ -386,24 +395,22 @@ impl Row {
     }
 
     fn carry_out(&mut self, plan: &[Edit]) {
-        apply(&mut self.canvas, &self.writable, self.mask, plan);
+        self.canvas.apply(plan);
         self.trajectory.extend_from_slice(plan);
     }
 
     /// Steps from this one on, itself the first, that commit nothing.
-    fn idle_steps(&self, step: Step, config: &Config) -> usize {
-        if config.order != Order::Ancestral {
-            return config.schedule.next_commit(step) - step.index;
+    fn idle_steps(&self, step: Step) -> usize {
+        let rule = &self.rule;
+        if rule.order != Order::Ancestral {
+            return rule.schedule.next_commit(step) - step.index;
         }
         // Each has draws of its own, which must be looked at.
-        let window = self.window();
-        let eligible: Vec<u32> = window
-            .filter(|&p| self.canvas[p] == self.mask)
-            .map(|p| p as u32)
-            .collect();
+        let open = self.canvas.positions(self.window(), State::Open);
+        let eligible: Vec<u32> = open.collect();
         let commits = |&idle: &usize| {
             let index = step.index + idle;
-            let probability = config.schedule.probability(Step { index, ..step });
+            let probability = rule.schedule.probability(Step { index, ..step });
             let scheduled = self.scheduled + idle as u32;
             let draw = |&p: &u32| self.stream.uniform(p, scheduled, Draw::Commit);
             eligible.iter().any(|p| draw(p) < probability)
@@ -419,22 +426,4 @@ impl Row {
             block.index += steps;
         }
     }
-}
-
-/// How many masks a step commits at least; exactly so many where counts alone decide.
-fn floor(step: Step, config: &Config, published_mean: Option<f64>) -> usize {
-    let is_open = config.steps == Steps::Open;
-    let count = match published_mean {
-        Some(mean) if step.index + 1 < step.steps => {
-            (mean * config.schedule.probability(step)) as usize
-        }
-        _ if is_open && !config.schedule.keeps_idle_steps() => 1,
-        _ => config.schedule.count(step),
-    };
-    let least = match config.cut {
-        Cut::Count => count.max(config.min_commit.unwrap_or(0)),
-        _ if is_open => config.min_commit.unwrap_or(1),
-        _ => count.max(config.min_commit.unwrap_or(1)),
-    };
-    least.min(step.left)
 }

@@ -1,10 +1,11 @@
 //! The machine driven by made-up statistics.
 
 use super::*;
-use crate::decide::config::Steps;
-use crate::decide::schedule::Schedule;
-use crate::decide::score::OrderNoise;
 use crate::logits::draw::Sampling;
+use crate::logits::row::Logits;
+use crate::rules::config::Steps;
+use crate::rules::order::{Order, OrderNoise, Proposal};
+use crate::rules::schedule::Schedule;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 

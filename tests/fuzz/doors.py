@@ -120,6 +120,10 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "SamplerConfig.from_dict": (SamplerConfig.from_dict, lambda: {"values": rule().to_dict()}),
     "SamplerConfig.to_dict": (lambda: rule().to_dict(), dict),
     "Sampler": (_core.Sampler, lambda: {"config": rule(), "canvases": [[MASK, 1], [MASK]]}),
+    "Sampler.add": (lambda **given: waiting()[0].add(**given), lambda: {"canvas": [MASK, 1]}),
+    "Sampler.cancel": (lambda **given: waiting()[0].cancel(**given), lambda: {"row": 0}),
+    "Sampler.is_done": (lambda **given: waiting()[0].is_done(**given), lambda: {"row": 0}),
+    "Sampler.stable": (lambda **given: waiting()[0].stable(**given), lambda: {"rows": [0]}),
     "Sampler.next": (lambda: waiting()[0].next(), dict),
     "Sampler.sites": (lambda **given: waiting()[0].sites(**given), lambda: {"rows": [0]}),
     "Sampler.pace": (lambda **given: waiting()[0].pace(**given), lambda: {"rows": [0]}),
@@ -127,6 +131,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Sampler.feed": (lambda **given: waiting()[0].feed(**given), lambda: {"logits": logits()}),
     "Request.batch": (lambda **given: waiting()[1].batch(**given), lambda: {"begin": [0], "end": [2]}),
     "Request.groups": (lambda **given: waiting()[1].groups(**given), dict),
+    "Request.with_canvases": (lambda **given: waiting()[1].with_canvases(**given), lambda: {"canvases": [[MASK, 1]]}),
     "Prediction": (_core.Prediction, statistics),
     "Prediction.rounded": (lambda **given: _core.Prediction(**statistics()).rounded(**given), lambda: {"dtype": "float32"}),
     "Edit": (_core.Edit, lambda: dict(EDIT)),
@@ -162,6 +167,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
             "step": 0,
         },
     ),
+    "_core.names": (_core.names, dict),
     "_core.schedule": (_core.schedule, lambda: {"name": "even", "masks": 4, "steps": 2, "eps": 0.1, "as_published": False}),
     "_core.set_threads": (_core.set_threads, lambda: {"threads": 1}),
     "_core.sudoku_puzzles": (_core.sudoku_puzzles, lambda: {"n": 1, "seed": 0}),
@@ -169,7 +175,10 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
 # The parameters of a method that is reached through an object of its own.
 METHODS = {
     "Sampler.sites": _core.Sampler.sites, "Sampler.pace": _core.Sampler.pace, "Sampler.predict": _core.Sampler.predict,
-    "Sampler.feed": _core.Sampler.feed, "Request.batch": _core.Request.batch, "Request.groups": _core.Request.groups,
+    "Sampler.feed": _core.Sampler.feed, "Sampler.add": _core.Sampler.add, "Sampler.cancel": _core.Sampler.cancel,
+    "Sampler.is_done": _core.Sampler.is_done, "Sampler.stable": _core.Sampler.stable,
+    "Request.with_canvases": _core.Request.with_canvases, "Request.batch": _core.Request.batch,
+    "Request.groups": _core.Request.groups,
     "Prediction.rounded": _core.Prediction.rounded,
 }  # fmt: skip
 # Records are made by us and hold what they are given; `from_dict` is how one comes from outside. Exceptions hold a text.

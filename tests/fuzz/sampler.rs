@@ -6,15 +6,17 @@
 //! `FUZZ_SECONDS` is how long each test searches (default 2), `FUZZ_SEED` where it begins. A failure names its case, and
 //! `FUZZ_CASE` runs only that one.
 
-use dllm_fast::decide::config::{Config, Steps};
-use dllm_fast::decide::plan::Kind;
-use dllm_fast::decide::schedule::Schedule;
-use dllm_fast::decide::score::{Order, OrderNoise, Proposal};
-use dllm_fast::decide::select::Cut;
+use dllm_fast::canvas::Canvas;
+use dllm_fast::canvas::edit::Kind;
 use dllm_fast::logits::draw::Sampling;
 use dllm_fast::logits::filter::Filters;
 use dllm_fast::logits::row::Logits;
 use dllm_fast::rng::{Draw, Stream};
+use dllm_fast::rules::Rule;
+use dllm_fast::rules::config::{Config, Steps};
+use dllm_fast::rules::cut::Cut;
+use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
+use dllm_fast::rules::schedule::Schedule;
 use dllm_fast::sampler::{Answer, Sampler, Start};
 use dllm_fast::watch::Watch;
 use std::collections::BTreeMap;
@@ -307,21 +309,13 @@ fn masks(canvas: &[u32], mask: u32) -> usize {
     canvas.iter().filter(|&&t| t == mask).count()
 }
 
-/// An upper bound on the forwards of a row.
+/// The bound on the forwards of a row that its rule states.
 fn bound(config: &Config, start: &Start) -> usize {
-    let masked: Vec<bool> = start.canvas.iter().map(|&t| t == config.mask).collect();
-    let masks = masks(&start.canvas, config.mask);
-    let blocks = config.blocks(start.origin).count(&masked, masked.len());
-    let steps = match config.steps {
-        Steps::Open => return masks,
-        Steps::Total(steps) => steps,
-        Steps::PerBlock(steps) => steps * blocks,
-    };
-    if config.schedule.keeps_idle_steps() {
-        steps
-    } else {
-        steps.min(masks)
-    }
+    let canvas = Canvas::new(start.canvas.clone(), Some(config.mask));
+    let blocks = config.blocks(start.origin);
+    let blocks = blocks.count(canvas.states(), canvas.len());
+    let rule = Rule::new(config.clone()).expect("a sampler was made with it");
+    rule.most_forwards(canvas.open(), blocks)
 }
 
 /// Answers that must be refused, or may be taken: then the run goes on from there.
@@ -399,7 +393,7 @@ fn predict(sampler: &Sampler, dice: &mut Dice) {
             assert_eq!(predictions.len(), wanted);
             for p in predictions {
                 assert!((p.token as usize) < vocabulary, "{p:?}");
-                assert!(!sampler.config().excluded().contains(&p.token), "{p:?}");
+                assert!(!sampler.rule(0).excludes(p.token), "{p:?}");
                 assert!(
                     0.0 <= p.probability && p.probability <= p.top1 && p.top1 <= 1.0,
                     "{p:?}"

@@ -31,7 +31,8 @@ def test_every_public_name_has_a_door():
 
 def test_every_door_takes_its_own_arguments():
     for name, door in doors().items():
-        assert door.call(**door.base()) is not None or name in ("Sampler.feed", "_core.check_config", "_core.set_threads"), name
+        quiet = ("Sampler.feed", "Sampler.cancel", "_core.check_config", "_core.set_threads")
+        assert door.call(**door.base()) is not None or name in quiet, name
 
 
 def test_odd_values_are_refused_or_meant():

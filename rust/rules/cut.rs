@@ -35,6 +35,39 @@ pub enum Cut {
     EntropyBound(f64),
 }
 
+impl Cut {
+    /// All of them, each at the place that is its number, with bounds that mean nothing.
+    pub const ALL: [Self; 5] = [
+        Self::Count,
+        Self::Threshold(0.0),
+        Self::Factor {
+            factor: 0.0,
+            as_published: false,
+        },
+        Self::Factor {
+            factor: 0.0,
+            as_published: true,
+        },
+        Self::EntropyBound(0.0),
+    ];
+
+    /// Its name: that of the setting, where there is one.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Threshold(_) => "threshold",
+            Self::Factor {
+                as_published: false,
+                ..
+            } => "factor",
+            Self::Factor {
+                as_published: true, ..
+            } => "factor as published",
+            Self::EntropyBound(_) => "entropy_bound",
+        }
+    }
+}
+
 /// Puts the chosen candidates first, best first, and returns their number: the prefix that passes `cut`, at least
 /// `floor`, at most all. Keys must not be NaN. Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise.
 /// Fails only where `watch` stops it.

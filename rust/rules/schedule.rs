@@ -49,6 +49,42 @@ impl Step {
 }
 
 impl Schedule {
+    /// All of them, each at the place that is its number, with Dream's own `eps`.
+    pub const ALL: [Self; 6] = [
+        Self::Even,
+        Self::Linear {
+            as_published: false,
+        },
+        Self::Cosine {
+            as_published: false,
+        },
+        Self::Dream { eps: 1e-3 },
+        Self::MaskGit,
+        Self::FirstHitting,
+    ];
+
+    /// The name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Even => "even",
+            Self::Linear { .. } => "linear",
+            Self::Cosine { .. } => "cosine",
+            Self::Dream { .. } => "dream",
+            Self::MaskGit => "maskgit",
+            Self::FirstHitting => "first-hitting",
+        }
+    }
+
+    /// The same schedule with these parameters, where it has them.
+    pub fn with(self, eps: f64, as_published: bool) -> Self {
+        match self {
+            Self::Linear { .. } => Self::Linear { as_published },
+            Self::Cosine { .. } => Self::Cosine { as_published },
+            Self::Dream { .. } => Self::Dream { eps },
+            Self::Even | Self::MaskGit | Self::FirstHitting => self,
+        }
+    }
+
     /// Checks the parameters.
     pub fn check(self) -> Result<()> {
         match self {

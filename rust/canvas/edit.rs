@@ -1,4 +1,4 @@
-//! A plan is a list of edits of one canvas, and `apply` is the only function that changes a canvas.
+//! What is done to a canvas: a plan is a list of edits, which `Canvas::apply` carries out and the trajectory keeps.
 
 /// What an edit does. Insertions and deletions will join when a rule needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,7 +16,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All of them, each at the place that is its number.
     pub const ALL: [Self; 5] = [
         Self::Commit,
         Self::Edit,
@@ -52,28 +52,4 @@ pub struct Edit {
     pub kind: Kind,
     /// Time of the reverse process, 1 to 0; NaN where the schedule has none.
     pub time: f64,
-}
-
-/// Carries out a plan. `writable` marks the positions that were not given.
-pub fn apply(canvas: &mut [u32], writable: &[bool], mask: u32, plan: &[Edit]) {
-    for edit in plan {
-        let p = edit.position as usize;
-        assert!(writable[p], "given tokens never change");
-        match edit.kind {
-            Kind::Commit => assert!(
-                canvas[p] == mask && edit.token != mask,
-                "a commit fills a mask"
-            ),
-            Kind::Edit | Kind::Renoise => assert!(
-                canvas[p] != mask && edit.token != mask,
-                "an edit replaces a token"
-            ),
-            Kind::Remask => assert!(
-                canvas[p] != mask && edit.token == mask,
-                "a remask takes a token back"
-            ),
-            Kind::Pad => assert!(edit.token != mask, "padding is no mask"),
-        }
-        canvas[p] = edit.token;
-    }
 }

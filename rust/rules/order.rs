@@ -50,7 +50,31 @@ pub struct Place {
 }
 
 impl Order {
-    /// Needs statistics of the position?
+    /// All of them, each at the place that is its number.
+    pub const ALL: [Self; 7] = [
+        Self::Confidence,
+        Self::Margin,
+        Self::Entropy,
+        Self::Random,
+        Self::LeftToRight,
+        Self::SampledConfidence,
+        Self::Ancestral,
+    ];
+
+    /// The name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Confidence => "confidence",
+            Self::Margin => "margin",
+            Self::Entropy => "entropy",
+            Self::Random => "random",
+            Self::LeftToRight => "left-to-right",
+            Self::SampledConfidence => "sampled-confidence",
+            Self::Ancestral => "ancestral",
+        }
+    }
+
+    /// Needs no statistics of the position?
     pub fn is_blind(self) -> bool {
         matches!(self, Self::Random | Self::LeftToRight | Self::Ancestral)
     }

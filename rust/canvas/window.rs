@@ -1,5 +1,6 @@
 //! The window: the part of a canvas whose masks may be filled now.
 
+use super::State;
 use std::ops::Range;
 
 /// Blocks of a row, counted from an origin to both sides and left to right; the last may be short.
@@ -24,9 +25,10 @@ impl Blocks {
     }
 
     /// Number of blocks before `end` that hold a position which may be written.
-    pub fn count(self, writable: &[bool], end: usize) -> usize {
+    pub fn count(self, states: &[State], end: usize) -> usize {
         let (mut from, mut count) = (0, 0);
-        while let Some(ahead) = writable[from..end].iter().position(|&open| open) {
+        let may_change = |&state: &State| state != State::Given;
+        while let Some(ahead) = states[from..end].iter().position(may_change) {
             from = self.around(from + ahead, end).end;
             count += 1;
         }
@@ -48,9 +50,16 @@ mod tests {
         for p in 0..11 {
             assert!(expected.contains(&blocks.around(p, 11)) && blocks.around(p, 11).contains(&p));
         }
-        let writable: Vec<bool> = (0..11).map(|p| [0, 2, 9, 10].contains(&p)).collect();
+        let state = |p| {
+            if [0, 2, 9, 10].contains(&p) {
+                State::Open
+            } else {
+                State::Given
+            }
+        };
+        let states: Vec<State> = (0..11).map(state).collect();
         assert_eq!(
-            [0, 1, 5, 9, 11].map(|end| blocks.count(&writable, end)),
+            [0, 1, 5, 9, 11].map(|end| blocks.count(&states, end)),
             [0, 1, 2, 2, 3]
         );
         assert_eq!(

@@ -1,9 +1,9 @@
 //! The settings of a sampler, checked once.
 
+use super::cut::Cut;
+use super::order::{Order, OrderNoise};
 use super::schedule::Schedule;
-use super::score::{Order, OrderNoise};
-use super::select::Cut;
-use super::window::Blocks;
+use crate::canvas::window::Blocks;
 use crate::error::{Error, Result};
 use crate::logits::draw::Sampling;
 

@@ -1,0 +1,124 @@
+//! The canvas of a row: what stands at its positions, and which of them may change.
+pub mod edit;
+pub mod window;
+
+use edit::{Edit, Kind};
+use std::ops::Range;
+
+/// What a position is. Nobody asks its token: an open one shows a mask, or whatever else its rule lets it show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It came with the canvas and never changes.
+    Given,
+    /// Nothing has been written there.
+    Open,
+    /// A token has been written there.
+    Written,
+}
+
+/// Tokens and the states of their positions. `apply` alone changes them.
+#[derive(Clone, Debug)]
+pub struct Canvas {
+    tokens: Vec<u32>,
+    states: Vec<State>,
+    /// What open positions show, if they all show the same.
+    mask: Option<u32>,
+    open: usize,
+}
+
+impl Canvas {
+    /// A canvas that is open where it shows the mask.
+    pub fn new(tokens: Vec<u32>, mask: Option<u32>) -> Self {
+        let state = |&token: &u32| {
+            if mask == Some(token) {
+                State::Open
+            } else {
+                State::Given
+            }
+        };
+        let states: Vec<State> = tokens.iter().map(state).collect();
+        let open = states.iter().filter(|&&s| s == State::Open).count();
+        Self {
+            tokens,
+            states,
+            mask,
+            open,
+        }
+    }
+
+    /// What stands where.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The states of all positions.
+    pub fn states(&self) -> &[State] {
+        &self.states
+    }
+
+    /// Number of positions.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Has it no positions?
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Number of open positions.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// The first open position.
+    pub fn first_open(&self) -> Option<usize> {
+        self.states.iter().position(|&s| s == State::Open)
+    }
+
+    /// Number of positions of a window that are in this state.
+    pub fn count(&self, window: Range<usize>, state: State) -> usize {
+        let states = self.states[window].iter();
+        states.filter(|&&s| s == state).count()
+    }
+
+    /// The positions of a window that are in this state, rising.
+    pub fn positions(&self, window: Range<usize>, state: State) -> impl Iterator<Item = u32> {
+        window
+            .filter(move |&p| self.states[p] == state)
+            .map(|p| p as u32)
+    }
+
+    /// Carries out a plan.
+    pub fn apply(&mut self, plan: &[Edit]) {
+        for edit in plan {
+            let p = edit.position as usize;
+            let before = self.states[p];
+            let shows_mask = self.mask == Some(edit.token);
+            assert!(before != State::Given, "given tokens never change");
+            match edit.kind {
+                Kind::Commit => {
+                    assert!(before == State::Open, "a commit fills an open position");
+                }
+                Kind::Edit | Kind::Renoise => {
+                    assert!(before == State::Written, "an edit replaces a token");
+                }
+                Kind::Remask => assert!(
+                    before == State::Written && shows_mask,
+                    "a remask takes a token back"
+                ),
+                Kind::Pad => {}
+            }
+            let after = if edit.kind == Kind::Remask {
+                State::Open
+            } else {
+                assert!(!shows_mask, "the mask is no token to write");
+                State::Written
+            };
+            self.open += usize::from(after == State::Open);
+            self.open -= usize::from(before == State::Open);
+            self.states[p] = after;
+            self.tokens[p] = edit.token;
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a step asks of the model, as Python sees it.
+
+use super::arrays::{indices, list, token_lists, tokens};
+use super::config::flag;
+use super::error::bad_value;
+use super::signals::heard;
+use numpy::{PyArray1, PyArray2};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// What must be scored before the next step.
+#[pyclass(frozen, module = "dllm_fast")]
+#[derive(Clone)]
+pub(super) struct Request {
+    pub rows: Vec<usize>,
+    pub canvases: Vec<Vec<u32>>,
+    pub positions: Vec<Vec<u32>>,
+    pub windows: Vec<Range<usize>>,
+    pub step: u32,
+}
+
+#[pymethods]
+impl Request {
+    /// Indices of the rows that take part, int64.
+    #[getter]
+    fn rows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        tokens(py, self.rows.iter().map(|&r| r as u32))
+    }
+    /// One int64 canvas for each such row.
+    #[getter]
+    fn canvases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        list(py, &self.canvases, |c| tokens(py, c.iter().copied()))
+    }
+    /// The positions to score, one int64 array for each such row.
+    #[getter]
+    fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        list(py, &self.positions, |p| tokens(py, p.iter().copied()))
+    }
+    /// Forwards that the first of these rows has behind it. Rows that wait for room, or join later, have fewer than others.
+    #[getter]
+    fn step(&self) -> u32 {
+        self.step
+    }
+    /// The block that each such row is filling, int64 `[n, 2]`: first position and the one behind the last.
+    #[getter]
+    fn windows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray2<i64>> {
+        let flat = self.windows.iter();
+        let flat = flat.flat_map(|w| [w.start as i64, w.end as i64]).collect();
+        let array = numpy::ndarray::Array2::from_shape_vec((self.windows.len(), 2), flat);
+        PyArray2::from_owned_array(py, array.expect("two numbers each"))
+    }
+    /// Length of the canvas of each such row, int64.
+    #[getter]
+    fn lengths<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        tokens(py, self.canvases.iter().map(|c| c.len() as u32))
+    }
+    /// One ragged batch: the tokens of each row from `begin` up to `end` as one int64 array `[n, Q]`, filled up with 0, and
+    /// for each requested position the line of the features `[n * Q, H]` that predicts it (the one before it if `shift`).
+    /// A line before `begin` is named `n * Q + i`, i the place of its row.
+    #[pyo3(signature = (begin, end, *, shift=false))]
+    #[allow(clippy::type_complexity)]
+    fn batch<'py>(
+        &self,
+        py: Python<'py>,
+        begin: &Bound<'_, PyAny>,
+        end: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = shifted)] shift: bool,
+    ) -> PyResult<(Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>)> {
+        let (begin, end) = (indices(begin, "begin")?, indices(end, "end")?);
+        let rows = self.rows.len();
+        let fits = |i: usize| begin[i] < end[i] && end[i] <= self.canvases[i].len();
+        if begin.len() != rows || end.len() != rows || !(0..rows).all(fits) {
+            return Err(bad_value(format!(
+                "begin and end must mark some positions of each of {rows} canvases, got {begin:?} and {end:?}; use windows and lengths"
+            )));
+        }
+        let width = (0..rows).map(|i| end[i] - begin[i]).max().unwrap_or(0);
+        let mut ids = numpy::ndarray::Array2::zeros((rows, width));
+        let mut lines = Vec::new();
+        for i in 0..rows {
+            heard(py, i)?;
+            for (slot, &token) in ids
+                .row_mut(i)
+                .iter_mut()
+                .zip(&self.canvases[i][begin[i]..end[i]])
+            {
+                *slot = i64::from(token);
+            }
+            for &p in &self.positions[i] {
+                let line = if shift { p.saturating_sub(1) } else { p } as usize;
+                if line >= end[i] {
+                    return Err(bad_value(format!(
+                        "end must lie behind every requested position, got {} for position {p}; use windows",
+                        end[i]
+                    )));
+                }
+                let place = line.checked_sub(begin[i]);
+                lines.push(place.map_or(rows * width + i, |place| i * width + place) as i64);
+            }
+        }
+        Ok((
+            PyArray2::from_owned_array(py, ids),
+            PyArray1::from_vec(py, lines),
+        ))
+    }
+    /// Rows of equal length share a forward: for each length, the rows, their canvases as one int64 array `[b, L]`, and for
+    /// each requested position the line of the logits `[b * L, V]` that predicts it (the line before it if `shift`).
+    #[pyo3(signature = (*, shift=false))]
+    #[allow(clippy::type_complexity)]
+    fn groups<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = shifted)] shift: bool,
+    ) -> PyResult<
+        Vec<(
+            Bound<'py, PyArray1<i64>>,
+            Bound<'py, PyArray2<i64>>,
+            Bound<'py, PyArray1<i64>>,
+        )>,
+    > {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, canvas) in self.canvases.iter().enumerate() {
+            groups.entry(canvas.len()).or_default().push(i);
+        }
+        let group = |(length, members): (usize, Vec<usize>)| {
+            py.check_signals()?;
+            let flat = members
+                .iter()
+                .flat_map(|&i| self.canvases[i].iter().map(|&t| i64::from(t)));
+            let canvases =
+                numpy::ndarray::Array2::from_shape_vec((members.len(), length), flat.collect());
+            let lines = members.iter().enumerate().flat_map(|(b, &i)| {
+                let line = move |&p: &u32| {
+                    (b * length) as i64 + i64::from(if shift { p.saturating_sub(1) } else { p })
+                };
+                self.positions[i].iter().map(line)
+            });
+            Ok((
+                tokens(py, members.iter().map(|&i| self.rows[i] as u32)),
+                PyArray2::from_owned_array(py, canvases.expect("every member has this length")),
+                PyArray1::from_vec(py, lines.collect()),
+            ))
+        };
+        groups.into_iter().map(group).collect()
+    }
+    /// The same request about other tokens: rows, positions, windows and step are these, the canvases those, each as long as
+    /// before. For a second forward about the same positions, as guidance needs one.
+    fn with_canvases(&self, canvases: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let canvases = token_lists(canvases)?;
+        let lengths = |canvases: &[Vec<u32>]| canvases.iter().map(Vec::len).collect::<Vec<_>>();
+        let (ours, theirs) = (lengths(&self.canvases), lengths(&canvases));
+        if ours != theirs {
+            let (n, more) = (ours.len(), theirs.len());
+            let odd = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+            let found = odd.map_or(format!("{more} canvases for {n} rows"), |i| {
+                format!(
+                    "{} tokens for the {} of row {}",
+                    theirs[i], ours[i], self.rows[i]
+                )
+            });
+            return Err(bad_value(format!(
+                "canvases must be one for each row of the request, as long as its own, got {found}; change tokens in place of adding any"
+            )));
+        }
+        Ok(Self {
+            canvases,
+            ..self.clone()
+        })
+    }
+    fn __repr__(&self) -> String {
+        let positions: usize = self.positions.iter().map(Vec::len).sum();
+        format!(
+            "Request of step {}: {} rows, {positions} positions",
+            self.step,
+            self.rows.len()
+        )
+    }
+}
+
+fn shifted(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    flag(value, "shift")
+}

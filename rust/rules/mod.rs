@@ -1,0 +1,121 @@
+//! What a row obeys: order x cut x schedule x ends, each in a file of its own. No logits here, only numbers made from them.
+//!
+//! Names of variants stand beside the variants, and nowhere else: `names` gives them to Python and to CUDA.
+pub mod config;
+pub mod cut;
+pub mod ends;
+pub mod order;
+pub mod schedule;
+
+use crate::canvas::edit::Kind;
+use crate::error::Result;
+use crate::logits::predict::Law;
+use config::{Config, Steps};
+use cut::Cut;
+use order::Order;
+use schedule::{Schedule, Step};
+use std::ops::Deref;
+
+/// A checked configuration, as rows share it.
+#[derive(Debug)]
+pub struct Rule {
+    config: Config,
+    law: Law,
+}
+
+impl Rule {
+    /// Checks every range and combination that does not depend on a canvas.
+    pub fn new(config: Config) -> Result<Self> {
+        config.check()?;
+        let law = Law {
+            sampling: config.sampling,
+            suppressed: config.excluded().into(),
+        };
+        Ok(Self { config, law })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How tokens are drawn.
+    pub fn law(&self) -> &Law {
+        &self.law
+    }
+
+    /// Is this an id that is never proposed: the mask, or a suppressed one?
+    pub fn excludes(&self, token: u32) -> bool {
+        self.law.suppressed.binary_search(&token).is_ok()
+    }
+
+    /// Can the positions be chosen before the model is asked?
+    pub fn chooses_blindly(&self) -> bool {
+        self.order.is_blind() && (self.cut == Cut::Count || self.order == Order::Ancestral)
+    }
+
+    /// Are probabilities those of a softmax in the dtype of the logits? The published count loops take it so, and sure
+    /// positions tie.
+    pub fn is_rounded(&self) -> bool {
+        self.as_published && self.cut == Cut::Count
+    }
+
+    /// Does Dream's published loop take the count from the mean number of masks over its batch?
+    pub fn counts_by_mean(&self) -> bool {
+        self.as_published && self.schedule.keeps_idle_steps()
+    }
+
+    /// How many open positions a step commits at least; exactly so many where counts alone decide. `mean` is that of the
+    /// batch, where the rule counts by it.
+    pub fn floor(&self, step: Step, mean: Option<f64>) -> usize {
+        let is_open = self.steps == Steps::Open;
+        let count = match mean {
+            Some(mean) if step.index + 1 < step.steps => {
+                (mean * self.schedule.probability(step)) as usize
+            }
+            _ if is_open && !self.schedule.keeps_idle_steps() => 1,
+            _ => self.schedule.count(step),
+        };
+        let least = match self.cut {
+            Cut::Count => count.max(self.min_commit.unwrap_or(0)),
+            _ if is_open => self.min_commit.unwrap_or(1),
+            _ => count.max(self.min_commit.unwrap_or(1)),
+        };
+        least.min(step.left)
+    }
+
+    /// The most forwards that a row can take, with `open` open positions in `blocks` blocks when it began.
+    ///
+    /// Every forward commits at least one position, so there are at most `open`, and no more than the steps that were asked
+    /// for. Under a schedule that spends forwards on idle steps, all of those.
+    pub fn most_forwards(&self, open: usize, blocks: usize) -> usize {
+        let steps = match self.steps {
+            Steps::Open => return open,
+            Steps::Total(steps) => steps,
+            Steps::PerBlock(steps) => steps.saturating_mul(blocks),
+        };
+        if self.schedule.keeps_idle_steps() {
+            steps
+        } else {
+            steps.min(open)
+        }
+    }
+}
+
+impl Deref for Rule {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// For each kind of names, all of them; the place of a name is its number wherever numbers stand for names.
+pub fn names() -> [(&'static str, Vec<&'static str>); 4] {
+    [
+        ("order", Order::ALL.map(Order::name).to_vec()),
+        ("cut", Cut::ALL.map(Cut::name).to_vec()),
+        ("schedule", Schedule::ALL.map(Schedule::name).to_vec()),
+        ("kind", Kind::ALL.map(Kind::name).to_vec()),
+    ]
+}

@@ -1,0 +1,50 @@
+//! What comes back for a request.
+
+use crate::rules::order::Proposal;
+use std::ops::Range;
+
+/// What a caller knows about the requested positions of some rows, position by position.
+pub enum Answer<'a> {
+    /// Statistics of the model's distribution.
+    Proposals(&'a [Proposal]),
+    /// Tokens and scores of the caller's own choice; a score stands for key and confidence alike.
+    Choice(&'a [(u32, f64)]),
+}
+
+impl Answer<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Proposals(p) => p.len(),
+            Self::Choice(c) => c.len(),
+        }
+    }
+
+    /// What concerns some of the positions.
+    pub(super) fn part(&self, range: Range<usize>) -> Answer<'_> {
+        match self {
+            Self::Proposals(p) => Answer::Proposals(&p[range]),
+            Self::Choice(c) => Answer::Choice(&c[range]),
+        }
+    }
+
+    pub(super) fn token(&self, i: usize) -> u32 {
+        match self {
+            Self::Proposals(p) => p[i].token,
+            Self::Choice(c) => c[i].0,
+        }
+    }
+
+    /// A number that no order can deal with. Orders subtract statistics, so those must be finite; a score only has to have a
+    /// place in an order.
+    pub(super) fn unusable(&self, i: usize) -> Option<f64> {
+        match self {
+            Self::Proposals(p) => {
+                let p = &p[i];
+                [p.probability, p.top1, p.top2, p.entropy]
+                    .into_iter()
+                    .find(|x| !x.is_finite())
+            }
+            Self::Choice(c) => Some(c[i].1).filter(|x| x.is_nan()),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+"""Rows of different rules that come, wait for room, are cancelled and finish: each writes what it writes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dllm_fast
+import strategies
+import toys
+from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from driving import drive, edits_of, lines, same
+from strategies import MASK, VOCABULARY
+
+tables = st.builds(
+    toys.HashTable,
+    st.just(VOCABULARY),
+    seed=st.integers(0, 2**32),
+    grid=st.sampled_from([0.1, 1.0, 4.0]),
+    infinities=st.booleans(),
+)
+
+
+@dataclass
+class Case:
+    """A row to be, and what became of it."""
+
+    config: dict[str, Any]
+    canvas: np.ndarray
+    where: dict[str, int]
+    index: int = -1
+    is_cancelled: bool = False
+    stable: list[int] = field(default_factory=list)
+
+    def alone(self, model):
+        return drive(self.config, [self.canvas], model, **self.where)
+
+
+@st.composite
+def configs(draw):
+    """Settings of any rule, quirks of the published loops included."""
+    config = draw(strategies.settings(annealed=True))
+    if draw(st.booleans()):
+        config["as_published"] = True
+    return config
+
+
+@st.composite
+def cases(draw):
+    number = st.integers(0, 2**32 - 1)
+    where = {"seed": draw(strategies.seeds), "request": draw(number), "block_start": draw(st.integers(0, 10))}
+    return Case(draw(configs()), draw(strategies.canvases()), where)
+
+
+class Company:
+    """A sampler to which rows come while others run."""
+
+    def __init__(self, cases, model, dice, max_rows, score_all):
+        self.cases, self.model, self.dice = cases, model, dice
+        # The batch of Dream's published mean is what a sampler is made with: here one row.
+        first = cases[0]
+        config = dllm_fast.SamplerConfig(**first.config)
+        self.sampler = dllm_fast.Sampler(config, [first.canvas], **first.where, max_rows=max_rows, score_all=score_all)
+        first.index = 0
+        self.max_rows = max_rows
+        self.to_come = list(cases[1:])
+        self.present = [first]
+
+    def run(self):
+        while self.to_come or not all(self.sampler.is_done(case.index) for case in self.present):
+            self.happens()
+            if (request := self.sampler.next()) is not None:
+                assert request.rows.tolist() == sorted(request.rows.tolist())
+                assert self.max_rows is None or len(request.rows) <= self.max_rows
+                self.answer(request)
+        assert self.sampler.next() is None
+
+    def happens(self):
+        """Somebody comes, or somebody leaves; stable positions stay."""
+        if self.to_come and self.dice.random() < 0.5:
+            case = self.to_come.pop(0)
+            shared = case.config == self.cases[0].config
+            config = None if shared and self.dice.random() < 0.5 else dllm_fast.SamplerConfig(**case.config)
+            case.index = self.sampler.add(case.canvas, config, **case.where)
+            assert case.index == len(self.present)
+            self.present.append(case)
+        if self.dice.random() < 0.1:
+            case = self.dice.choice(self.present)
+            case.is_cancelled |= not self.sampler.is_done(case.index)
+            before = self.sampler.canvases[case.index].tolist()
+            for _ in range(2):
+                self.sampler.cancel(case.index)
+            assert self.sampler.is_done(case.index)
+            assert self.sampler.canvases[case.index].tolist() == before
+        for case, stable in zip(self.present, self.sampler.stable([case.index for case in self.present]), strict=True):
+            written = self.sampler.canvases[case.index][case.canvas == MASK][:stable].tolist()
+            assert written[: len(case.stable)] == case.stable, "what was stable has changed"
+            assert MASK not in written
+            case.stable = written
+
+    def answer(self, request):
+        """Of the rows that wait, some at a time, in any order; rows of different rules in one answer."""
+        logits = {int(row): [] for row in request.rows}
+        for row, canvas, positions in zip(request.rows, request.canvases, request.positions, strict=True):
+            shift = self.present[row].config.get("shift", False)
+            logits[int(row)] = self.model.alone(canvas)[np.maximum(positions - 1, 0) if shift else positions]
+        waiting = list(logits)
+        self.dice.shuffle(waiting)
+        while waiting:
+            count = self.dice.randint(1, len(waiting))
+            rows, waiting = waiting[:count], waiting[count:]
+            answer = np.concatenate([logits[row] for row in rows])
+            if self.dice.random() < 0.5:
+                self.sampler.feed(answer, rows=rows)
+            else:
+                self.sampler.feed(prediction=self.sampler.predict(answer, rows=rows), rows=rows)
+            if self.dice.random() < 0.2:
+                self.happens()
+            left = [row for row in waiting if not self.sampler.is_done(row)]
+            if len(left) < len(waiting):
+                with pytest.raises(InvalidValueError, match="cancelled; leave it out"):
+                    self.sampler.feed(np.concatenate([logits[row] for row in waiting]), rows=waiting)
+            waiting = left
+
+
+@settings(max_examples=4 * settings().max_examples)
+@given(
+    st.lists(cases(), min_size=1, max_size=6),
+    tables,
+    st.randoms(use_true_random=False),
+    st.sampled_from([None, 1, 2, 3]),
+    st.booleans(),
+)
+def test_a_row_does_not_notice_who_comes_and_goes(cases, model, dice, max_rows, score_all):
+    if len(cases) > 2:  # some rows share a rule
+        cases[2].config = cases[0].config
+    company = Company(cases, model, dice, max_rows, score_all)
+    company.run()
+    sampler = company.sampler
+    for case in cases:
+        alone, i = case.alone(model), case.index
+        ours, theirs = edits_of(sampler.trajectory[i]), edits_of(alone.trajectory[0])
+        if case.is_cancelled:
+            theirs = [edit for edit in theirs if edit[0] < sampler.nfe_per_row[i]]
+        else:
+            assert sampler.canvases[i].tolist() == alone.canvases[0].tolist()
+            assert sampler.nfe_per_row[i] == alone.nfe_per_row[0]
+        assert same(ours, theirs), f"row {i}\ntogether {ours}\nalone    {theirs}"
+        replayed = case.canvas.copy()
+        for _, position, token, *_ in ours:
+            replayed[position] = token
+        assert sampler.canvases[i].tolist() == replayed.tolist()
+        if not case.is_cancelled:
+            assert sampler.stable([i]).tolist() == [int((case.canvas == MASK).sum())]
+
+
+def greedy(**more):
+    return dllm_fast.SamplerConfig(mask_token_id=MASK, **more)
+
+
+def answered(sampler, request):
+    sampler.feed(np.zeros((sum(map(len, request.positions)), VOCABULARY), dtype=np.float32))
+
+
+def test_a_joined_row_waits_for_the_answer_and_for_room():
+    sampler = dllm_fast.Sampler(greedy(), [[MASK] * 2] * 2, max_rows=2)
+    request = sampler.next()
+    third = sampler.add([MASK])
+    assert third == 2
+    assert sampler.next().rows.tolist() == request.rows.tolist() == [0, 1], "the request stays what it is"
+    answered(sampler, request)
+    assert sampler.next().rows.tolist() == [0, 1], "no room yet"
+    sampler.cancel(0)
+    assert sampler.next().rows.tolist() == [1], "a row that leaves withdraws its question"
+    answered(sampler, sampler.next())
+    assert [sampler.is_done(row) for row in range(3)] == [True, True, False]
+    assert sampler.next().rows.tolist() == [2]
+    assert sampler.canvases[0].tolist().count(MASK) == 1
+
+
+def test_rows_that_do_not_exist_and_rows_that_cannot_be():
+    sampler = dllm_fast.Sampler(greedy(), [[MASK]])
+    for call in (sampler.cancel, sampler.is_done, lambda row: sampler.stable([row])):
+        with pytest.raises(InvalidValueError, match="must be one of the sampler's, got 1 of 1 rows; count from 0"):
+            call(1)
+    with pytest.raises(InvalidValueError, match=r"row must be a whole number, at least 0 .* got -1"):
+        sampler.cancel(-1)
+    with pytest.raises(InvalidTypeError, match="row must be"):
+        sampler.is_done(True)
+    with pytest.raises(InvalidValueError, match="got 1 steps for the 2 blocks of row 1; use steps=2"):
+        sampler.add([MASK] * 4, greedy(steps=1, block_length=2))
+    with pytest.raises(InvalidValueError, match="a mask token is needed"):
+        sampler.add([MASK], dllm_fast.SamplerConfig())
+    with pytest.raises(InvalidValueError, match="a canvas must"):
+        sampler.add([-1])
+    assert sampler.add([MASK]) == 1, "a refused row leaves no trace"
+
+
+def test_a_row_has_its_own_mask_and_its_own_vocabulary():
+    """The mask of one row is a token of another."""
+    sampler = dllm_fast.Sampler(greedy(), [[MASK, 1]])
+    sampler.add([MASK, 1], dllm_fast.SamplerConfig(mask_token_id=1, suppress_tokens=(0,)))
+    request = sampler.next()
+    assert [p.tolist() for p in request.positions] == [[0], [1]]
+    sampler.feed(np.zeros((2, VOCABULARY), dtype=np.float32))
+    assert [c.tolist() for c in sampler.canvases] == [[0, 1], [MASK, 2]]
+    sampler.add([MASK], greedy(suppress_tokens=(99,)))
+    sampler.next()
+    with pytest.raises(InvalidValueError, match="suppress_tokens must be an id of the vocabulary, got 99"):
+        sampler.feed(np.zeros((1, VOCABULARY), dtype=np.float32))
+
+
+def test_dreams_published_mean_is_that_of_the_rows_it_was_made_with():
+    """Joined rows are a batch of their own; in the first batch finished rows count, and cancelled ones do not."""
+    config = {"mask_token_id": MASK, "schedule": "dream", "steps": 4, "as_published": True}
+    model = toys.HashTable(VOCABULARY, seed=3)
+    canvases = [np.full(12, MASK), np.array([MASK] * 3 + [0] * 9), np.full(7, MASK)]
+    batch = drive(config, canvases[:2], model)
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases[:2])
+    sampler.add(canvases[2])
+    while (request := sampler.next()) is not None:
+        sampler.feed(np.concatenate(lines(model, request)))
+    alone = drive(config, canvases[2:], model)
+    for ours, theirs in zip(sampler.trajectory, [*batch.trajectory, *alone.trajectory], strict=True):
+        assert same(edits_of(ours), edits_of(theirs))
+    assert not same(edits_of(batch.trajectory[0]), edits_of(drive(config, canvases[:1], model).trajectory[0]))
+    cancelled = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases[:2])
+    cancelled.cancel(1)
+    while (request := cancelled.next()) is not None:
+        cancelled.feed(np.concatenate(lines(model, request)))
+    assert same(edits_of(cancelled.trajectory[0]), edits_of(drive(config, canvases[:1], model).trajectory[0]))
+
+
+def test_a_request_about_other_tokens():
+    sampler = dllm_fast.Sampler(greedy(), [[1, MASK, 2], [MASK, MASK]])
+    request = sampler.next()
+    derived = request.with_canvases([[0, MASK, 0], np.array([5, MASK])])
+    assert [c.tolist() for c in derived.canvases] == [[0, MASK, 0], [5, MASK]]
+    for name in ("rows", "positions", "windows", "step", "lengths"):
+        np.testing.assert_equal(getattr(derived, name), getattr(request, name))
+    assert derived.batch([0, 0], [3, 2])[0].tolist() == [[0, MASK, 0], [5, MASK, 0]]
+    assert [c.tolist() for c in request.canvases] == [[1, MASK, 2], [MASK, MASK]], "the request itself stays"
+    rule = "canvases must be one for each row of the request, as long as its own, got"
+    with pytest.raises(InvalidValueError, match=f"{rule} 1 canvases for 2 rows"):
+        request.with_canvases([[0, 0, 0]])
+    with pytest.raises(InvalidValueError, match=f"{rule} 3 tokens for the 2 of row 1"):
+        request.with_canvases([[0, 0, 0], [0, 0, 0]])
+    with pytest.raises(InvalidTypeError, match="a list of int64 arrays"):
+        request.with_canvases(3)

@@ -1,0 +1,42 @@
+"""Names of orders, cuts, schedules and kinds of edits stand once, in Rust; what repeats them for people repeats all of them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import dllm_fast
+import strategies
+from dllm_fast import _core
+from dllm_fast.commands.rule import SETTINGS
+from dllm_fast.kernels import launches
+
+NAMES = _core.names()
+
+
+def test_the_names_are_those_that_settings_take() -> None:
+    assert sorted(NAMES) == ["cut", "kind", "order", "schedule"]
+    for setting in ("order", "schedule"):
+        for name in NAMES[setting]:
+            assert getattr(dllm_fast.SamplerConfig(**{setting: name}), setting) == name  # type: ignore[arg-type]
+        with pytest.raises(dllm_fast.DllmFastError, match=f"{setting} must be one of {', '.join(NAMES[setting])}, got"):
+            dllm_fast.SamplerConfig(**{setting: "nonsense"})  # type: ignore[arg-type]
+    for kind in NAMES["kind"]:
+        assert _core.Edit(step=0, position=0, token=0, probability=1.0, kind=kind).kind == kind
+
+
+@pytest.mark.parametrize("setting", ["order", "schedule"])
+def test_what_people_read_names_all_of_them_and_no_other(setting: str) -> None:
+    said = re.search(rf"^ +{setting}: (.*?)^ +[a-z_]+: ", dllm_fast.SamplerConfig.__doc__ or "", re.DOTALL | re.MULTILINE)
+    assert said is not None
+    listed = said[1] if setting == "order" else said[1].partition("(see")[0]
+    assert re.findall(r"`([a-z-]+)`", listed) == NAMES[setting]
+    help_text = SETTINGS[setting].partition(": ")[2]
+    assert re.split(r", | or ", help_text) == NAMES[setting]
+    assert list(getattr(strategies, f"{setting.upper()}S")) == NAMES[setting]
+
+
+def test_the_kernel_numbers_them_as_the_core_does() -> None:
+    for ours, theirs in ((launches.ORDERS, NAMES["order"]), (launches.CUTS, NAMES["cut"])):
+        assert list(ours.items()) == [(name, i) for i, name in enumerate(theirs) if name in ours]
