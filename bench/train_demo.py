@@ -28,7 +28,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from dllm_fast import _core, demo
 from dllm_fast.demo import word_tasks
-from dllm_fast.loading.model import load
+from dllm_fast.loading.load import load
 from dllm_fast.networks.encoder import Encoder, EncoderConfig
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dllm_fast.errors import DllmFastError
     from dllm_fast.explanation import Explanation, explain
     from dllm_fast.integrations.custom_generate import generate
-    from dllm_fast.loading.model import load
+    from dllm_fast.loading.load import load
     from dllm_fast.predict import mask_predict, schedule
     from dllm_fast.result import Result, StepEvent
     from dllm_fast.sampling import infill, sample
@@ -68,7 +68,7 @@ _HOME = {
     "explain": "explanation",
     "generate": "integrations.custom_generate",
     "infill": "sampling",
-    "load": "loading.model",
+    "load": "loading.load",
     "mask_predict": "predict",
     "presets": "settings.presets",
     "sample": "sampling",

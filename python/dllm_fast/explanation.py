@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from dllm_fast import cores, records
-from dllm_fast.loading.model import LoadedModel, load
+from dllm_fast.families.model_info import for_call
+from dllm_fast.loading.load import load
+from dllm_fast.loading.model import LoadedModel
 from dllm_fast.modules.hold import Settled
 from dllm_fast.networks.decoder import Decoder
 from dllm_fast.networks.left_out import left_to_torch
@@ -254,15 +256,9 @@ def _policies(info: ModelInfo, *, cached: bool) -> list[tuple[str, str]]:
 
 def _unknown(model: Any, runner: Runner, tokenizer: Any) -> Explanation:
     """A module or function of which only its answers are known."""
-    sources = {"family": "class"}
-    mask, ends = runner.token_id("mask_token_id"), runner.token_id("eos_token_id")
-    sources["mask_token_id"] = sources["eos_token_ids"] = "model"
-    if mask is None:
-        mask = tokens.mask_token_id(tokenizer)
-        sources["mask_token_id"] = "unknown" if mask is None else "tokenizer"
-    if ends is None:
-        ends = tokens.eos_token_id(tokenizer)
-        sources["eos_token_ids"] = "unknown" if ends is None else "tokenizer"
+    mask, by_mask = for_call("mask_token_id", runner, tokenizer)
+    ends, by_ends = for_call("eos_token_id", runner, tokenizer)
+    sources = {"family": "class", "mask_token_id": by_mask, "eos_token_ids": by_ends}
     return Explanation(
         family=type(model).__name__,
         mask_token_id=mask if isinstance(mask, int) else None,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_fast import switches
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.loading.model import LoadedModel, load
+from dllm_fast.loading.load import load
+from dllm_fast.loading.model import LoadedModel
 from dllm_fast.runners.adapter import ModelAdapter
 from dllm_fast.runners.runner import NetworkRunner, Runner
 from dllm_fast.transformers.like import LikeRunner, known

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
-from dllm_fast.loading.model import LoadedModel, load
+from dllm_fast.loading.load import load
+from dllm_fast.loading.model import LoadedModel
 from dllm_fast.networks.encoder import Encoder, EncoderConfig
 
 CONFIG = EncoderConfig(

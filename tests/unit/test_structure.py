@@ -25,8 +25,6 @@ LAYERS = [
     ("transformers",),
     ("demo",),
     ("open", "prepare"),
-    ("answer",),
-    ("run",),
     ("sampling", "explanation"),
     ("distribution", "integrations"),
     ("__init__",),

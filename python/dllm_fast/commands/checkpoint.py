@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def opened(options: argparse.Namespace, **more: Any) -> LoadedModel:
     """The checkpoint."""
     # Imported late: bad input and --help need not wait for torch.
-    from dllm_fast.loading.model import load
+    from dllm_fast.loading.load import load
 
     told = {} if options.family is None else {"family": options.family}
     return load(

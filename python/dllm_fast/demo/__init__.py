@@ -58,7 +58,7 @@ def load_folder(folder: Path) -> tuple[LoadedModel, Tokenizer]:
     """The model and the tokenizer of a folder, the latter as the `tokenizers` library has it."""
     from tokenizers import Tokenizer
 
-    from dllm_fast.loading.model import load
+    from dllm_fast.loading.load import load
 
     return load(folder, dtype="float32"), Tokenizer.from_file(str(folder / "tokenizer.json"))
 

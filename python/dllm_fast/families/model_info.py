@@ -1,17 +1,25 @@
-"""Every choice that was made for a model, whichever door it came through."""
+"""Every choice that is made for a model, and the one place that makes them, whichever door it came through."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dllm_fast import records
+from dllm_fast.checkpoint.fields import LARGEST_SIZE
+from dllm_fast.errors import CheckpointError, InvalidValueError, shown
+from dllm_fast.families.config_keys import BLOCK_SIZES, Settings, entry
+from dllm_fast.families.layouts import Layout
+from dllm_fast.families.table import BY_BLOCKS
+from dllm_fast.text import tokens
 
 if TYPE_CHECKING:
     import torch
 
-    from dllm_fast.families.table import Attention
+    from dllm_fast.families.config_keys import Candidate
+    from dllm_fast.families.table import Attention, Family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -61,3 +69,230 @@ class ModelInfo:
             return self.mask_token_id
         is_known = self.eos_token_ids or self.sources.get("eos_token_ids", "unknown") != "unknown"
         return self.eos_token_ids if is_known else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What the network itself says.
+
+    Attributes:
+        vocabulary: number of logits.
+        context: longest canvas, or None, and who says so.
+        dtype, device: of its weights.
+        verified: how it is known that its numbers are right.
+        notes: what is unusual about it.
+    """
+
+    vocabulary: int
+    context: Candidate
+    dtype: torch.dtype
+    device: torch.device
+    verified: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Whoever says something about a model.
+
+    Attributes:
+        family: its row of the table, or None.
+        by: who says that it is this family.
+        name: stands for a family that the table does not know.
+        built: what the network says.
+        config, generation_config: its settings.
+        model: what has ids of its own, before those of `config`.
+        tokenizer: that says which tokens are the mask and the ends, or None.
+        caller: what the caller says of files that are opened. None for a model in memory, whose caller speaks later: then ids
+            are held against the vocabulary when they are used, and the probe measures blocks, where files are refused that
+            say of blocks what their family does not have.
+    """
+
+    family: Family | None
+    by: str
+    name: str = ""
+    built: Built
+    config: Settings
+    generation_config: Settings
+    model: object = None
+    tokenizer: Any = None
+    caller: Mapping[str, Any] | None = None
+
+    @property
+    def table(self) -> str:
+        """The table of families as a source."""
+        return "default" if self.family is None else f"family {self.family.name}"
+
+    def by_caller(self, name: str) -> Candidate:
+        """What the caller says of a choice."""
+        return (self.caller or {}).get(name), "caller"
+
+    def refusal(self, rule: str, name: str) -> CheckpointError | InvalidValueError:
+        """The error for a choice that cannot be, with the way out of it."""
+        if self.caller is None:
+            return InvalidValueError(f"{rule}; correct the config of this model")
+        return CheckpointError(f"{rule}; pass {name}=")
+
+
+def resolve(told: Told) -> ModelInfo:
+    """Chooses what a model is run with: the caller comes first, then the model and its files, its tokenizer, the table.
+
+    Raises:
+        CheckpointError, InvalidValueError: a choice that cannot be; the first where files are opened.
+    """
+    family, built = told.family, told.built
+    choices = _Choices(family=told.by)
+    seen = ("full" if family is None else family.attention, told.table)
+    attention = choices.first("attention", told.by_caller("attention"), seen)
+    _check_blocks(told)
+    block = _block_length(told, choices, attention)
+    shift = choices.first("shift", told.by_caller("shift"), (0 if family is None else family.shift, told.table))
+    mask = choices.first("mask_token_id", told.by_caller("mask_token_id"), *_masks(told))
+    ends = _listed(choices.first("eos_token_ids", told.by_caller("eos_token_ids"), *_ends(told))) or ()
+    if family is not None and told.tokenizer is not None and choices.sources["eos_token_ids"] != "caller":
+        more = [tokens.token_id(told.tokenizer, token) for token in family.end_tokens]
+        ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
+    sources = choices.sources
+    return ModelInfo(
+        family=told.name if family is None else family.name,
+        mask_token_id=None if mask is None else _id(told, mask, "mask_token_id", sources),
+        eos_token_ids=tuple(_id(told, token, "eos_token_ids", sources) for token in ends),
+        shift=int(shift),
+        attention=attention,
+        block_length=block,
+        dtype=built.dtype,
+        device=built.device,
+        vocabulary=built.vocabulary,
+        context=choices.first("context", built.context),
+        preset=None if family is None else family.preset,
+        defaults={} if family is None else family.defaults,
+        sources=sources,
+        verified=built.verified,
+        notes=built.notes,
+    )
+
+
+def for_call(name: str, model: Speaker, tokenizer: Any) -> Candidate:
+    """The mask or the ends of a call whose caller leaves them open: the model's, or else the tokenizer's.
+
+    Args:
+        name: `mask_token_id` or `eos_token_id`.
+        model: whoever runs it.
+        tokenizer: of the call, or None.
+    """
+    value = model.token_id(name)
+    if value is not None:
+        known = {} if model.info is None else model.info.sources
+        return value, known.get({"eos_token_id": "eos_token_ids"}.get(name, name), "model")
+    ask = tokens.mask_token_id if name == "mask_token_id" else tokens.eos_token_id
+    return (None, "unknown") if (value := ask(tokenizer)) is None else (value, "tokenizer")
+
+
+class Speaker(Protocol):
+    """Whoever runs a model and says its special tokens."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What is known of it, or None."""
+        ...
+
+    def token_id(self, name: str) -> int | tuple[int, ...] | None:
+        """`mask_token_id` or `eos_token_id`, where the model says it."""
+        ...
+
+
+class _Choices:
+    """The choices that were made for one model, and for each who made it."""
+
+    def __init__(self, **sources: str) -> None:
+        self.sources = sources
+
+    def first(self, name: str, *candidates: Candidate) -> Any:
+        """The first candidate that says something, and that is not None: 0 and an empty tuple are answers."""
+        value, self.sources[name] = next((found for found in candidates if found[0] is not None), (None, "unknown"))
+        return value
+
+
+def _block_length(told: Told, choices: _Choices, attention: str) -> int | None:
+    """The length of the blocks, where the attention has any."""
+    family, (given, _) = told.family, told.by_caller("block_length")
+    if attention not in BY_BLOCKS:
+        if given is not None:
+            raise InvalidValueError(
+                f"block_length of load is that of attention by blocks, got {given} for attention {attention!r} "
+                f"({choices.sources['attention']}); pass block_length= to sample or infill, or attention='block_causal' with it"
+            )
+        return None
+    assert family is not None
+    in_config = [told.config.says(key) for key in family.block_keys]
+    block = choices.first("block_length", (given, "caller"), *in_config, (family.block_length, told.table))
+    if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= LARGEST_SIZE:
+        by = "" if block is None else f" from {choices.sources['block_length']}"
+        raise told.refusal(f"attention by blocks needs a block length, got {shown(block)}{by}", "block_length")
+    return block
+
+
+def _check_blocks(told: Told) -> None:
+    """Refuses a block size in the files of a family that sees everything: one of the two is wrong about this checkpoint."""
+    family = told.family
+    if family is None or told.caller is None or told.by_caller("attention")[0] is not None:
+        return
+    key = next((key for key in BLOCK_SIZES if entry(told.config.entries, key) is not None), None)
+    if key is not None and family.attention == "full" and isinstance(family.layout, Layout):
+        raise CheckpointError(
+            f"{key} in config.json is {shown(entry(told.config.entries, key))}, but models of the family {family.name} attend "
+            "without blocks; pass attention='block_causal' with block_length=, or attention='full' to go by the family"
+        )
+
+
+def _masks(told: Told) -> list[Candidate]:
+    """Candidates for the mask, the best first."""
+    family, tokenizer = told.family, told.tokenizer
+    from_config = [*_own(told, "mask_token_id")]
+    from_tokenizer: list[Candidate] = []
+    if tokenizer is not None:
+        spelling = None if family is None else family.mask_token
+        from_tokenizer = [
+            (tokens.mask_token_id(tokenizer, usual=()), "tokenizer: mask token"),
+            (None if spelling is None else tokens.token_id(tokenizer, spelling), f"tokenizer: {spelling}"),
+            (tokens.mask_token_id(tokenizer), "tokenizer: mask token"),
+        ]
+    if family is None:
+        return [*from_config, *from_tokenizer]
+    is_inside = family.mask_token_id is not None and family.mask_token_id < told.built.vocabulary
+    from_table = (family.mask_token_id if is_inside else None, told.table)
+    # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
+    if family.name == "llada" and next((value for value, _ in from_config if value is not None), None) == 50256:
+        return [*from_tokenizer, from_table, *from_config]
+    return [*from_config, *from_tokenizer, from_table]
+
+
+def _ends(told: Told) -> list[Candidate]:
+    """Candidates for the ends, the best first. An empty list of a file says nothing."""
+    from_tokenizer = (None if told.tokenizer is None else tokens.eos_token_id(told.tokenizer), "tokenizer: end token")
+    found = [told.generation_config.says("eos_token_id"), *_own(told, "eos_token_id"), from_tokenizer]
+    return [(_listed(value), source) for value, source in found]
+
+
+def _own(told: Told, name: str) -> list[Candidate]:
+    """What the model and its config say of an id."""
+    return [Settings("model", told.model).says(name), told.config.says(name)]
+
+
+def _listed(value: Any) -> tuple[Any, ...] | None:
+    """Ids as configs write them, one or a list; None for none."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value) or None
+    return None if value is None else (value,)
+
+
+def _id(told: Told, value: Any, name: str, sources: Mapping[str, str]) -> int:
+    """An id as a number of Python's."""
+    vocabulary = told.built.vocabulary
+    try:
+        token = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        token = None
+    if token is None or (told.caller is not None and not 0 <= token < vocabulary):
+        raise told.refusal(f"{name} must lie in [0, {vocabulary}), got {shown(value)} from {sources[name]}", name)
+    return token

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from dllm_fast.families import encoder_layouts as encoders
 from dllm_fast.families import layouts
+from dllm_fast.families.config_keys import BLOCK_KEYS
 from dllm_fast.families.layouts import Layout
 from dllm_fast.networks import modernbert, neobert
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 Attention = Literal["full", "block_causal", "causal_context", "causal_reordered"]
 ATTENTION: tuple[str, ...] = get_args(Attention)
-# A value, or None where nothing is said, and who says it.
-Candidate = tuple[Any, str]
+# Of these the length of the blocks must be known.
+BY_BLOCKS = ("block_causal", "causal_context")
 
 
 class Builder(Protocol):
@@ -104,11 +105,6 @@ class Family:
         """The first key that ends as one of `parts`."""
         return next((key for key in keys if key.endswith(self.parts)), None) if self.parts else None
 
-
-# Settings of attention by blocks; in some configs `block_length` is only a recommendation for sampling.
-BLOCK_SIZES = ("block_size", "bd_size")
-# Settings that say how long the blocks are, in families that attend by blocks.
-BLOCK_KEYS = ("block_size", "block_length", "bd_size", "canvas_length")
 
 # The first row that fits counts, so the narrower rows of a model type come first.
 FAMILIES: tuple[Family, ...] = (
@@ -502,14 +498,6 @@ FAMILIES: tuple[Family, ...] = (
         verified="twin (ModernBert)",
     ),
 )
-
-
-def masks(family: Family, written: Candidate, spoken: Candidate, vocabulary: int) -> list[Candidate]:
-    """Candidates for the mask with their sources, the best first: what the config says, the tokenizer, and the table."""
-    inside = family.mask_token_id is not None and family.mask_token_id < vocabulary
-    known = (family.mask_token_id if inside else None, f"family {family.name}")
-    # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
-    return [spoken, known, written] if family.name == "llada" and written[0] == 50256 else [written, spoken, known]
 
 
 def works_with() -> str:

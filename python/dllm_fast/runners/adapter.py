@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from dllm_fast.families.choices import CONTEXT_KEYS
+from dllm_fast.families.config_keys import CONTEXT_KEYS
 from dllm_fast.modules.hold import Hold
 from dllm_fast.modules.keep import evaluating, without_gradients
 from dllm_fast.modules.places import places

@@ -105,9 +105,9 @@ def _unlimited(written: str) -> tokenizers.Tokenizer:
     return copy
 
 
-def mask_token_id(tokenizer: Any) -> int | None:
-    """The mask of a tokenizer, where it has one of the usual names."""
-    return _role(tokenizer, "mask_token_id", _MASKS)
+def mask_token_id(tokenizer: Any, usual: tuple[str, ...] = _MASKS) -> int | None:
+    """The mask of a tokenizer, where it names one, or has one of the usual names."""
+    return _role(tokenizer, "mask_token_id", usual)
 
 
 def eos_token_id(tokenizer: Any) -> int | None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError
-from dllm_fast.loading.model import LoadedModel, inspect_folder
+from dllm_fast.loading.load import inspect_folder
+from dllm_fast.loading.model import LoadedModel
 from dllm_fast.runners.adapter import ModelAdapter
 from dllm_fast.transformers.describe import describe
 from dllm_fast.transformers.probe import study

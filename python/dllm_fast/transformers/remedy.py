@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dllm_fast.families.config_keys import entry
 from dllm_fast.families.recognise import is_opened
 from dllm_fast.transformers.call import FORMS
-from dllm_fast.transformers.describe import entry, says_bidirectional
+from dllm_fast.transformers.describe import says_bidirectional
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

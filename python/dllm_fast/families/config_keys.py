@@ -1,0 +1,43 @@
+"""How a setting of a model is read, and the names under which configs say the same thing; for both doors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+# How long a canvas may be.
+CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "n_positions")
+# Attention by blocks, whatever the family.
+BLOCK_SIZES = ("block_size", "bd_size")
+# How long the blocks are, in families that attend by blocks; in others `block_length` is only a recommendation for sampling.
+BLOCK_KEYS = ("block_size", "block_length", "bd_size", "canvas_length")
+
+# A value, or None where nothing is said, and who says it.
+Candidate = tuple[Any, str]
+
+
+class Settings(NamedTuple):
+    """Settings of a model.
+
+    Attributes:
+        name: what they are called where a choice names its source.
+        entries: an object or a mapping that has them, or None.
+    """
+
+    name: str
+    entries: object
+
+    def says(self, key: str) -> Candidate:
+        """A setting, and where it stands."""
+        return entry(self.entries, key), f"{self.name}: {key}"
+
+
+def entry(settings: object, key: str) -> Any:
+    """A setting of an object or a mapping; None where it has none."""
+    return settings.get(key) if isinstance(settings, Mapping) else getattr(settings, key, None)
+
+
+def whole(settings: object, key: str) -> int | None:
+    """A setting that is a whole number above 0, or None."""
+    value = entry(settings, key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

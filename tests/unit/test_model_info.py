@@ -1,0 +1,91 @@
+"""The choices that are made for a model: the same, by the same sources, whichever door it came through."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+import checkpoints
+import dllm_fast
+from dllm_fast.errors import CheckpointError, InvalidValueError
+from dllm_fast.transformers.describe import describe
+from families import TWINS
+
+CHOICES = ("family", "mask_token_id", "eos_token_ids", "shift", "attention", "block_length", "vocabulary", "context", "preset")
+NAMES = ("llada", "dream", "sdar", "nemotron-labs-diffusion", "stable-diffcoder")
+
+
+@pytest.fixture(scope="module", params=[twin for twin in TWINS if twin.name in NAMES], ids=lambda twin: twin.name)
+def doors(request, tmp_path_factory):
+    """A checkpoint, and the same model in memory."""
+    folder = request.param.save(tmp_path_factory.mktemp(request.param.name))
+    checkpoints.write_tokenizer(folder)
+    return folder, request.param.model()
+
+
+def of_files(folder, change, place):
+    """The settings as they are changed, and what `load` makes of them."""
+    config = json.loads((folder / "config.json").read_text()) | change
+    for file in folder.iterdir():
+        (place / file.name).symlink_to(file)
+    (place / "config.json").unlink()
+    checkpoints.write_json(place / "config.json", config)
+    return config, lambda: dllm_fast.load(place)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"mask_token_id": None},
+        {"eos_token_id": [3, 4]},
+        {"eos_token_id": []},
+    ],
+    ids=lambda change: next(iter(change), "as it is"),
+)
+def test_both_doors_choose_the_same(doors, change, monkeypatch, tmp_path):
+    folder, model = doors
+    config, load = of_files(folder, change, tmp_path)
+    opened = load()
+    monkeypatch.setattr(model, "config", config)
+    monkeypatch.setattr(model, "generation_config", None)
+    found = describe(model, opened.tokenizer)
+    assert {name: getattr(found, name) for name in CHOICES} == {name: getattr(opened.info, name) for name in CHOICES}
+    by_files = {name: source.replace("config.json", "config") for name, source in opened.info.sources.items()}
+    assert found.sources == by_files
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"eos_token_id": "</s>"}, "eos_token_ids must lie in [0, 512), got '</s>' from config"),
+        ({"eos_token_id": [3, True]}, "eos_token_ids must lie in [0, 512), got True from config"),
+        ({"mask_token_id": 1.5}, "mask_token_id must lie in [0, 512), got 1.5 from config"),
+    ],
+)
+def test_both_doors_refuse_what_is_no_id(doors, change, rule, monkeypatch, tmp_path):
+    folder, model = doors
+    config, load = of_files(folder, change, tmp_path)
+    with pytest.raises(CheckpointError, match=f"^{re.escape(rule)}.*; pass {next(iter(change))}"):
+        load()
+    monkeypatch.setattr(model, "config", config)
+    monkeypatch.setattr(model, "generation_config", None)
+    with pytest.raises(InvalidValueError, match=f"^{re.escape(rule)}.*; correct the config"):
+        describe(model)
+
+
+@pytest.mark.parametrize("length", [0, -4, True, 2.0, "8"])
+def test_both_doors_refuse_what_is_no_length_of_blocks(length, monkeypatch, tmp_path):
+    """A model in memory went on to the next setting, or to what its family has, and did not say so."""
+    twin = next(twin for twin in TWINS if twin.name == "sdar")
+    (tmp_path / "changed").mkdir()
+    config, load = of_files(twin.save(tmp_path / "as it is"), {"block_size": length}, tmp_path / "changed")
+    rule = re.escape(f"attention by blocks needs a block length, got {length!r} from config")
+    with pytest.raises(CheckpointError, match=rf"^{rule}\.json: block_size; pass block_length="):
+        load()
+    model = twin.model()
+    monkeypatch.setattr(model, "config", config)
+    with pytest.raises(InvalidValueError, match=f"^{rule}: block_size; correct the config"):
+        describe(model)
