@@ -73,6 +73,18 @@ class HashTable(Toy):
         return logits
 
 
+class Leftward(HashTable):
+    """The same, but the logits of a position depend on what stands before it: asked again and again, a canvas settles from
+    the left, one position a forward at the least."""
+
+    def row(self, canvas):
+        canvas = np.asarray(canvas)
+        # A guard before the canvas, so that the first position has something before it, too.
+        guarded = np.concatenate([[0], canvas])
+        rows = [super(Leftward, self).row(guarded[: p + 1])[-1] for p in range(len(canvas))]
+        return np.array(rows).reshape(-1, self.vocabulary)
+
+
 class SmallTransformer(nn.Module):
     """A bidirectional transformer with random weights. Its rows are computed one by one: a batched matrix product may
     round differently from a single one, and that would be the model's doing, not the sampler's."""
