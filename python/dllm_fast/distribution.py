@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import torch
 
-from dllm_fast import records, sampling
+from dllm_fast import prepare, records
 from dllm_fast.arrays import integer_row
 from dllm_fast.errors import DllmFastError, InvalidValueError
 from dllm_fast.modules.hold import Settled
+from dllm_fast.open import open_runner
 from dllm_fast.predict import mask_predict
 from dllm_fast.records import Record
+from dllm_fast.run import Run
 from dllm_fast.runners.predictor import Predictor, sites_of
 from dllm_fast.settings.aliases import ALIASES
 from dllm_fast.settings.config import SamplerConfig
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from dllm_fast._core import Prediction
     from dllm_fast.families.model_info import ModelInfo
+    from dllm_fast.prepare import Plan
     from dllm_fast.sampling import Model, Prompt
 
     Ints = NDArray[np.int64]
@@ -133,26 +136,27 @@ def distributions(
     def rule(info: ModelInfo | None = None) -> Any:
         return resolve(None, SamplerConfig(steps_per_block=1), settings, info)
 
-    def predict(config: SamplerConfig, special: tuple[int, ...], known: Any, vocabulary: int | None) -> Predictor:
-        asked = _Asked(config, special, known, int(top), found)
-        if vocabulary is not None:
-            asked.check_top(np.setdiff1d(np.arange(vocabulary), asked.draw.suppressed).size)
+    def predictor(plan: Plan) -> Predictor:
+        asked = _Asked(plan, int(top), found)
+        if plan.runner.vocabulary is not None:
+            asked.check_top(np.setdiff1d(np.arange(plan.runner.vocabulary), asked.draw.suppressed).size)
         return asked
 
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
     with Settled(), Settled():
-        sampling._run(model, read, rule, tokenizer, like, streams=(0, 1), on_step=None, infilling=True, predict=predict)
+        rule()  # what is wrong by itself is refused before a checkpoint is opened
+        runner, tokenizer = open_runner(model, tokens.unlimited(tokenizer), like)
+        plan = prepare.plan(runner, tokenizer, rule(runner.info), read, seed=0, num_samples=1, is_infilling=True)
+        Run(plan, predictor=predictor).result()
     return sorted(found, key=lambda one: (one.row, one.position))
 
 
 class _Asked(Predictor):
     """Notes what the logits say before it predicts from them."""
 
-    def __init__(
-        self, config: SamplerConfig, special: tuple[int, ...], tokenizer: Any, top: int, found: list[Distribution]
-    ) -> None:
-        super().__init__(config, special)
-        self._tokenizer = tokenizer
+    def __init__(self, plan: Plan, top: int, found: list[Distribution]) -> None:
+        super().__init__(plan.rule, plan.special)
+        self._tokenizer = plan.tokenizer
         self._top = top
         self._found = found
 

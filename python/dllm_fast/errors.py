@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 #: No text that shows what somebody gave is longer.
 MOST_CHARACTERS = 1900
 
@@ -72,3 +75,11 @@ class LoweredTextWarning(DllmFastWarning):
 
 class UnknownTextWarning(DllmFastWarning):
     """Text of a prompt that the tokenizer does not know. The warning shows some of it, and how many tokens it became."""
+
+
+def warn(message: str, kind: type[Warning]) -> None:
+    """Warns in the line of the first caller who is none of ours."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    warnings.warn(message, kind, stacklevel=level)

@@ -1,4 +1,4 @@
-"""From what the caller gives to what the sampler starts from: special tokens, lengths, canvases, random streams.
+"""From what the caller gives to the plan of a run: special tokens, lengths, canvases, random streams.
 
 Everything that can be refused is refused here, before the first forward.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from dllm_fast.arrays import MOST_NUMBERS, as_array, check_many, is_tensor
-from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown
+from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown, warn
 from dllm_fast.families.model_info import for_call
 from dllm_fast.records import count, scalar
 from dllm_fast.text import tokens
@@ -31,6 +31,101 @@ if TYPE_CHECKING:
 DEFAULT_NEW_TOKENS = 128
 # Rows of one call: little enough to allocate, whatever else they hold.
 _MOST_ROWS = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that a run starts from. Lists have an entry for each row, prompt-major.
+
+    Attributes:
+        runner: how the model is run.
+        tokenizer: for the texts of the answer, or None.
+        config: the settings as they are used, each with its source.
+        rule: the settings that decide: with everything that is suppressed.
+        special: tokens that the tokenizer says are special, suppressed beside those of the settings.
+        canvases: what is filled, int64.
+        starts: first position that `sample` appended; 0 for `infill`.
+        prompts: number of the prompt.
+        seeds, requests: the random stream.
+        seed: as it was given, or drawn.
+        aliases: names of peers that the caller typed.
+        is_infilling: nothing was appended.
+    """
+
+    runner: Runner
+    tokenizer: Any
+    config: SamplerConfig
+    rule: SamplerConfig
+    special: tuple[int, ...]
+    canvases: list[NDArray[np.int64]]
+    starts: list[int]
+    prompts: list[int]
+    seeds: list[int]
+    requests: list[int]
+    seed: int | list[int]
+    aliases: dict[str, str]
+    is_infilling: bool
+
+    @property
+    def block_starts(self) -> int | list[int]:
+        """From where blocks are counted: the start of the canvas for a block-causal model, else the end of the prompt."""
+        return 0 if _is_absolute(self.runner) else self.starts
+
+
+def plan(
+    runner: Runner,
+    tokenizer: Any,
+    resolved: Resolved,
+    read: Callable[..., list[Prompt]],
+    *,
+    seed: int | Sequence[int] | None,
+    num_samples: int,
+    is_infilling: bool,
+) -> Plan:
+    """What a run starts from.
+
+    Args:
+        runner: how the model is run.
+        tokenizer: of the caller or the checkpoint, or None.
+        resolved: the settings as far as they are known without prompts.
+        read: makes prompts of what the caller gave, once the tokenizer and, to fill in, the mask are known.
+        seed, num_samples: as `sample` takes them.
+        is_infilling: fill the masks that are there and append nothing.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: what cannot work.
+    """
+    told = with_ids(resolved.config, runner, tokenizer)
+    named, special = with_suppressed(told, runner, tokenizer)
+    prompts = read(tokenizer=tokenizer, mask=named.mask_token_id if is_infilling else None)
+    blocked = with_blocks(named, resolved, runner)
+    check_ids(prompts, blocked, runner, special, infilling=is_infilling)
+    config = with_length(blocked, resolved, prompts, runner, infilling=is_infilling)
+    plain = plain_seed(seed)
+    seeds, requests = streams(plain, num_samples, len(prompts))
+    each = len(seeds) // len(prompts)
+    check_samples(each, config)
+    check_size(prompts, config, each, infilling=is_infilling)
+    of_rows = [number for number in range(len(prompts)) for _ in range(each)]
+    return Plan(
+        runner=runner,
+        tokenizer=tokenizer,
+        config=config,
+        rule=dataclasses.replace(config, suppress_tokens=(*config.suppress_tokens, *special)),
+        special=special,
+        canvases=[canvas_of(prompts[number], config, infilling=is_infilling) for number in of_rows],
+        starts=[0 if is_infilling else len(prompts[number].ids) for number in of_rows],
+        prompts=of_rows,
+        seeds=seeds,
+        requests=requests,
+        seed=plain,
+        aliases=resolved.aliases,
+        is_infilling=is_infilling,
+    )
+
+
+def _is_absolute(model: Runner) -> bool:
+    return model.info is not None and model.info.attention == "block_causal"
 
 
 def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerConfig:
@@ -155,7 +250,7 @@ def with_length(
             "shorten the prompt or lower max_new_tokens"
         )
     block = config.block_length
-    absolute = model.info is not None and model.info.attention == "block_causal"
+    absolute = _is_absolute(model)
     if block is not None and "block_length" in resolved.given and new_tokens % block and not absolute:
         raise InvalidValueError(_block_error(block, new_tokens))
     block = block if block is None or absolute else min(block, new_tokens)
@@ -257,11 +352,7 @@ def check_samples(num_samples: int, config: SamplerConfig) -> None:
         why = "every block is filled in one step, where the order decides nothing; pass temperature=1.0 or more steps"
     else:
         why = "this rule draws nothing; pass temperature=1.0, order_temperature= or order='random'"
-    warnings.warn(
-        f"all {num_samples} samples of a prompt will be equal, because {why}, or num_samples=1",
-        EqualSamplesWarning,
-        stacklevel=4,
-    )
+    warn(f"all {num_samples} samples of a prompt will be equal, because {why}, or num_samples=1", EqualSamplesWarning)
 
 
 def _at_once(config: SamplerConfig) -> bool:

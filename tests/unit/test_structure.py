@@ -25,6 +25,8 @@ LAYERS = [
     ("transformers",),
     ("demo",),
     ("open", "prepare"),
+    ("answer",),
+    ("run",),
     ("sampling", "explanation"),
     ("distribution", "integrations"),
     ("__init__",),

@@ -5,7 +5,6 @@ A tokenizer is one of `text/tokenizer.py`, of `tokenizers` or of transformers.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,16 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast.arrays import as_array, integer_array, is_tensor
-from dllm_fast.errors import InvalidTypeError, InvalidValueError, UnknownTextWarning, shown
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, UnknownTextWarning, shown, warn
 from dllm_fast.text import masks, padding, tokens
 from dllm_fast.text.failures import reason, translated
 from dllm_fast.text.masks import MASK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# From `warn_unknown` to the line that called `sample` or `infill`.
-_CALLER = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +228,10 @@ def warn_unknown(prompts: list[Prompt], tokenizer: Any) -> None:
             pieces |= dict.fromkeys(found)
     if count:
         shown = ", ".join(map(repr, list(pieces)[:3])) + (", ..." if len(pieces) > 3 else "")
-        warnings.warn(
+        warn(
             f"the tokenizer does not know {shown}: {count} token{'s are' if count > 1 else ' is'} {name} in what the model "
             "reads; write it in other words, or use the tokenizer of this model",
             UnknownTextWarning,
-            stacklevel=_CALLER,
         )
 
 

@@ -1,0 +1,100 @@
+"""What a run returns, from what the sampler holds at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dllm_fast.errors import DllmFastError
+from dllm_fast.result import Result, Stats
+from dllm_fast.text import prompts as text
+from dllm_fast.text import tokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dllm_fast._core import Sampler
+    from dllm_fast.prepare import Plan
+    from dllm_fast.runners.runner import Runner
+    from dllm_fast.settings.config import SamplerConfig
+
+    Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written in a row.
+
+    Attributes:
+        positions: rising, int64; cut behind the end token where that ended the row.
+        masks: every position that was a mask, int64.
+        is_ended: is the last of `positions` the end token that ended the row?
+    """
+
+    positions: Ints
+    masks: Ints
+    is_ended: bool
+
+    @classmethod
+    def between(cls, before: Ints, after: Ints, config: SamplerConfig) -> Written:
+        """What stands in a canvas beside what it was."""
+        masks = np.flatnonzero(before == config.mask_token_id)
+        ends = np.flatnonzero(np.isin(after[masks], config.eos_token_ids)) if config.stop_at_eos else masks[:0]
+        return cls(masks[: ends[0] + 1] if ends.size else masks, masks, bool(ends.size))
+
+
+def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, runner: Runner, seconds: float) -> Result:
+    """The result of a run.
+
+    Args:
+        plan: what it started from.
+        config: the settings as they were used, cache and all.
+        sampler: which holds the canvases.
+        runner: which counted the forwards.
+        seconds: all in all.
+    """
+    sequences = sampler.canvases
+    pairs = list(zip(plan.canvases, sequences, strict=True))
+    written = [Written.between(before, after, config) for before, after in pairs]
+    trajectory = sampler.trajectory
+    committed = sum(edit.kind == "commit" for edits in trajectory for edit in edits)
+    texts, texts_error = _texts(plan, sequences, written)
+    return Result(
+        sequences=sequences,
+        new_tokens=[after[row.positions] for after, row in zip(sequences, written, strict=True)],
+        texts=texts,
+        texts_error=texts_error,
+        trajectory=trajectory,
+        stats=Stats(
+            nfe=runner.forwards,
+            nfe_per_row=sampler.nfe_per_row,
+            tokens_per_forward=committed / runner.forwards if runner.forwards else 0.0,
+            replayed=runner.replayed,
+            model_ms=runner.seconds * 1e3,
+            sampler_ms=(seconds - runner.seconds) * 1e3,
+        ),
+        config=config,
+        seed=plan.seed,
+        aliases=plan.aliases,
+    )
+
+
+def _texts(plan: Plan, canvases: list[Ints], written: list[Written]) -> tuple[list[str] | None, str | None]:
+    """The answers, or the whole canvases, without the end token that ended a row and what was filled in behind it.
+
+    Or why there are none: a tokenizer that fails here must not cost the answer.
+    """
+    if plan.tokenizer is None:
+        return None, None
+    found = []
+    try:
+        special = list(tokens.special_ids(plan.tokenizer))
+        for canvas, row in zip(canvases, written, strict=True):
+            answer = row.positions[:-1] if row.is_ended else row.positions
+            shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.masks, answer)) if plan.is_infilling else answer
+            found.append(text.decode(plan.tokenizer, canvas[shown], np.isin(shown, answer), special))
+    except DllmFastError as error:
+        return None, str(error)
+    return found, None
