@@ -204,9 +204,7 @@ def reason(value: object, name: str, texts: object) -> str | None:
     return found
 
 
-def checked(
-    values: object, what: str, names: Collection[str], optional: Collection[str] = (), *, unknown: str = ""
-) -> dict[str, Any]:
+def checked(values: object, what: str, names: Collection[str], optional: Collection[str] = ()) -> dict[str, Any]:
     """The dictionary that a `from_dict` was given, once its names are those of a class.
 
     Args:
@@ -214,7 +212,6 @@ def checked(
         what: name of the class.
         names: that must be there.
         optional: names that may be there, too.
-        unknown: what else to say of a name that is none of these.
 
     Raises:
         InvalidTypeError: no dictionary.
@@ -228,7 +225,7 @@ def checked(
         wrong = " and ".join([f"{shown(name)}" for name in more[:3]] + [f"no {name!r}" for name in less[:3]])
         raise InvalidValueError(
             f"{what}.from_dict takes the names that to_dict gives ({', '.join([*names, *optional])}), got {wrong}; "
-            f"{unknown or 'pass what to_dict gave'}"
+            "pass what to_dict gave"
         )
     return dict(values)
 

@@ -13,7 +13,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, is_typeddict
 
 import numpy as np
 import torch
@@ -191,6 +191,8 @@ def public() -> Iterator[str]:
         for name in module.__all__:
             value = getattr(module, name)
             if not callable(value) or (module is _core and inspect.isclass(value) and name != "Request"):
+                continue
+            if is_typeddict(value):  # a dictionary, to Python
                 continue
             home = "" if inspect.isclass(value) else prefix
             if name not in HOLDERS:

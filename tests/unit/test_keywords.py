@@ -30,7 +30,7 @@ LINES = {
     "sample(m, [1], steps=None, suppress_tokens='[UNK]', stop_at_eos=True, seed=None, preset='llada')": "",
     "infill(m, [1], steps=4, block_length=8)": "",
     "distributions(m, [1], block_length=8, top=3)": "",
-    "SamplerConfig(steps=8, suppress_tokens=(1, '[UNK]'))": "",
+    "SamplerConfig(steps=8, suppress_tokens=[1, 2], shift=None)": "",
     "sample(m, [1], **theirs)": "",  # of other libraries: no names that it knows
     "sample(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "sample"; did you mean "block_length"?',
     "infill(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "infill"; did you mean "block_length"?',

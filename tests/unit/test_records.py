@@ -195,8 +195,10 @@ BROKEN = {
     "no setting": (
         lambda: dllm_fast.SamplerConfig.from_dict({"step": 1}),
         ValueError,
-        "got 'step'; the names are those of SamplerConfig",
+        "^step is not a setting, got 1; did you mean 'steps'",
     ),
+    "no name": (lambda: dllm_fast.SamplerConfig.from_dict({3: 1}), ValueError, "^3 is not a setting, got 1; help"),  # type: ignore[dict-item]
+    "no settings": (lambda: dllm_fast.SamplerConfig.from_dict([3]), TypeError, "takes a dictionary, got .3.; pass"),  # type: ignore[arg-type]
     "a bad setting": (lambda: dllm_fast.SamplerConfig.from_dict({"steps": 0}), ValueError, "steps must be at least 1, got 0"),
     "no list of rows": (
         lambda: dllm_fast.Result.from_dict(run().to_dict() | {"sequences": 3}),

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import inspect
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Never, Unpack
 
 from dllm_fast import _core, records
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.settings import aliases
 
+if TYPE_CHECKING:
+    from dllm_fast.settings.keywords import SamplerSettings
+
 # More than any vocabulary has.
 MOST_IDS = 2**20
+# Values that are kept as they come, nearly all of them.
+_PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict))
 CACHES = ("auto", "none", "prefix", "dual", "exact_block")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, init=False)
 class SamplerConfig:
     """Everything that decides which token is written where and when, but the model, the prompt and the seed.
 
@@ -97,41 +102,43 @@ class SamplerConfig:
     max_batch_rows: int | None = None
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        # None leaves a setting at its default, as it does in the core.
-        for known in dataclasses.fields(self):
-            if getattr(self, known.name) is None and known.default is not dataclasses.MISSING:
-                object.__setattr__(self, known.name, known.default)
+    def __init__(self, *unnamed: Never, sources: Mapping[str, str] | None = None, **settings: Unpack[SamplerSettings]) -> None:
+        if unnamed:
+            raise InvalidTypeError(f"settings are given by name, got {shown(unnamed[0])}; write SamplerConfig(steps=8)")
+        given: dict[str, Any] = {"sources": sources, **settings}
+        for name, default in _DEFAULTS.items():
+            value = given.pop(name, None)
+            if type(value) not in _PLAIN:
+                value = records.scalar(value)  # NumPy's and torch's numbers are plain ones from here on
+            # None leaves a setting at its default, as it does in the core.
+            _set(self, name, default if value is None else value)
+        for name, value in given.items():
+            raise InvalidTypeError(_unknown(name, value))
+        if sources is None:
+            _set(self, "sources", {})
         for name in aliases.VALUES:
             aliases.check_value(name, getattr(self, name))
         # Lists, sets and arrays are what people have; a frozen configuration keeps tuples.
         for name in ("suppress_tokens", "eos_token_id"):
-            object.__setattr__(self, name, _listed(getattr(self, name), name))
-        if isinstance(self.suppress_tokens, str):
-            object.__setattr__(self, "suppress_tokens", (self.suppress_tokens,))
+            if (value := getattr(self, name)) is not None:
+                _set(self, name, _listed(value, name))
         self._check_core()
         if not isinstance(self.suppress_tokens, tuple):
-            object.__setattr__(self, "suppress_tokens", (int(self.suppress_tokens),))
-        # NumPy's and torch's numbers are plain ones from here on.
-        for known in dataclasses.fields(self):
-            value = getattr(self, known.name)
-            if isinstance(value, tuple):
-                object.__setattr__(self, known.name, tuple(map(records.scalar, value)))
-            else:
-                object.__setattr__(self, known.name, records.scalar(value))
+            _set(self, "suppress_tokens", (int(self.suppress_tokens),))
         self._check_run()
 
     def _check_core(self) -> None:
         """What the core checks, but for what a tokenizer or a model says later: ids of names, and the end of an answer."""
-        given = {"suppress_tokens": self.suppress_tokens, "stop_at_eos": self.stop_at_eos}
-        if isinstance(self.suppress_tokens, tuple):
-            ids = tuple(token for token in self.suppress_tokens if not isinstance(token, str))
-            object.__setattr__(self, "suppress_tokens", ids)
-        if self.stop_at_eos is True and self.eos_token_id is None:
-            object.__setattr__(self, "stop_at_eos", None)
+        suppressed, stop = self.suppress_tokens, self.stop_at_eos
+        names = (suppressed,) if isinstance(suppressed, str) else suppressed
+        if isinstance(names, tuple):
+            ids = tuple(token for token in names if not isinstance(token, str))
+            _set(self, "suppress_tokens", ids)
+        if stop is True and self.eos_token_id is None:
+            _set(self, "stop_at_eos", None)
         _core.check_config(self)
-        for name, value in given.items():
-            object.__setattr__(self, name, value)
+        _set(self, "suppress_tokens", names)
+        _set(self, "stop_at_eos", stop)
 
     def __repr__(self) -> str:
         return records.described(self)
@@ -152,11 +159,16 @@ class SamplerConfig:
             InvalidValueError: a name that is no setting, or what `SamplerConfig` refuses.
             InvalidTypeError: no dictionary, or what `SamplerConfig` refuses.
         """
-        known = {setting.name: str(setting.type) for setting in dataclasses.fields(cls)}
-        found = records.checked(values, "SamplerConfig", (), known, unknown="the names are those of SamplerConfig")
+        if not isinstance(values, Mapping):
+            raise InvalidTypeError(f"SamplerConfig.from_dict takes a dictionary, got {shown(values)}; pass what to_dict gave")
+        found = dict(values)
         for name, value in found.items():
-            if isinstance(value, str) and value in ("inf", "-inf") and "float" in known[name]:
-                found[name] = float(value)
+            if name not in _DEFAULTS:
+                raise InvalidValueError(_unknown(name if isinstance(name, str) else shown(name), value))
+        for known in dataclasses.fields(cls):
+            value = found.get(known.name)
+            if isinstance(value, str) and value in ("inf", "-inf") and "float" in str(known.type):
+                found[known.name] = float(value)
         return cls(**found)
 
     def _check_run(self) -> None:
@@ -165,14 +177,14 @@ class SamplerConfig:
             raise InvalidTypeError(f"cache must be a name, got {type(self.cache).__name__}; the names are {', '.join(CACHES)}")
         if self.cache not in CACHES:
             raise InvalidValueError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}; use 'auto'")
-        if not isinstance(self.allow_special, bool | None):
+        if self.allow_special is not None and not isinstance(self.allow_special, bool):
             raise InvalidTypeError(
                 f"allow_special must be True or False, got {shown(self.allow_special)}; leave it out to suppress special tokens"
             )
         for name in ("refresh_every", "max_batch_rows"):
             if (value := getattr(self, name)) is not None:
                 records.count(value, name, remedy="leave it out for the default")
-        if not isinstance(self.sources, Mapping) or not all(isinstance(x, str) for one in self.sources.items() for x in one):
+        if not isinstance(self.sources, Mapping) or not {*map(type, self.sources), *map(type, self.sources.values())} <= {str}:
             raise InvalidTypeError(
                 f"sources must name who set each setting, got {shown(self.sources)}; leave it out: a run fills it in"
             )
@@ -198,6 +210,10 @@ def _listed(ids: Any, name: str) -> Any:
         InvalidTypeError: bytes or a dictionary, whose items would pass for ids.
         InvalidValueError: more than a vocabulary has, or masked entries.
     """
+    if isinstance(ids, str):
+        return ids
+    if isinstance(ids, tuple):
+        return tuple(map(records.scalar, ids))
     if isinstance(ids, bytes | bytearray | memoryview | Mapping):
         raise InvalidTypeError(f"{name} must be token ids, whole numbers from 0, got {shown(ids)}; pass a list")
     if type(ids).__module__.partition(".")[0] in ("numpy", "torch"):
@@ -205,9 +221,9 @@ def _listed(ids: Any, name: str) -> Any:
 
         array = as_array(ids, name)
         return ids if array.ndim != 1 else tuple(array.tolist())
-    if isinstance(ids, tuple | str) or not hasattr(ids, "__iter__"):
+    if not hasattr(ids, "__iter__"):
         return ids
-    found = tuple(itertools.islice(ids, MOST_IDS + 1))
+    found = tuple(map(records.scalar, itertools.islice(ids, MOST_IDS + 1)))
     if len(found) > MOST_IDS:
         raise InvalidValueError(f"{name} must be at most 2^20 ids, got more; name the few that count")
     return tuple(sorted(found, key=_by_kind)) if isinstance(ids, set | frozenset) else found
@@ -218,23 +234,22 @@ def _by_kind(token: object) -> tuple[bool, object]:
     return isinstance(token, str), token
 
 
-def _answer_unknown_names() -> None:
-    """Names that are no settings get an error of ours, with an answer, in place of Python's."""
-    made = SamplerConfig.__init__
-    known = {setting.name for setting in dataclasses.fields(SamplerConfig)}
+def _unknown(name: str, value: object) -> str:
+    from dllm_fast.settings.resolve import unknown_to_config  # late: it is about this class
 
-    @functools.wraps(made)
-    def checked(self: SamplerConfig, *values: object, **settings: Any) -> None:
-        if values:
-            raise InvalidTypeError(f"settings are given by name, got {shown(values[0])}; write SamplerConfig(steps=8)")
-        for name, value in settings.items():
-            if name not in known:
-                from dllm_fast.settings.resolve import unknown_to_config  # late: it is about this class
-
-                raise InvalidTypeError(unknown_to_config(name, value))
-        made(self, **settings)
-
-    SamplerConfig.__init__ = checked  # type: ignore[method-assign]
+    return unknown_to_config(name, value)
 
 
-_answer_unknown_names()
+# Of a frozen class.
+_set = object.__setattr__
+# None where a field has none of its own: `sources`.
+_DEFAULTS: dict[str, Any] = {
+    known.name: None if known.default is dataclasses.MISSING else known.default for known in dataclasses.fields(SamplerConfig)
+}
+# What a call may name, for those who ask at run time; a type checker sees the keywords.
+SamplerConfig.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(known.name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[known.name], annotation=known.type)
+        for known in dataclasses.fields(SamplerConfig)
+    ]
+)

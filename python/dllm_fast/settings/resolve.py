@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dllm_fast.families.model_info import ModelInfo
 
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
+_DEFAULT = SamplerConfig()
 # What None comes to, where that can be said before a model is known: two names that say the same must agree.
 _LEFT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplerConfig)} | {"stop_at_eos": True}
 # Letters of a name that is shown.
@@ -90,8 +91,7 @@ def resolve(
 
 def _set_in(config: SamplerConfig) -> set[str]:
     """Names of the settings that are not at their default."""
-    plain = SamplerConfig()
-    return {name for name in NAMES if getattr(config, name) != getattr(plain, name)}
+    return {name for name in NAMES if getattr(config, name) != getattr(_DEFAULT, name)}
 
 
 def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:
@@ -106,13 +106,15 @@ def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:
             )
         return config
     if preset is None:
-        return SamplerConfig()
+        return _DEFAULT
     known = presets()
     if not isinstance(preset, str):
         raise InvalidTypeError(f"preset must be a name, got {type(preset).__name__}; the names are {', '.join(known)}")
     if preset not in known:
-        near = _question(preset, known) or "; leave it out for what the model's family recommends"
-        raise InvalidValueError(f"preset must be one of {', '.join(known)}, got {preset!r}{near}")
+        near = _question(preset, known)
+        names = "dllm_fast.presets()" if near else ", ".join(known)
+        remedy = near or "; leave it out for what the model's family recommends"
+        raise InvalidValueError(f"preset must be one of {names}, got {preset!r}{remedy}")
     return known[preset]
 
 
