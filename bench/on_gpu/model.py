@@ -20,8 +20,9 @@ from dllm_fast.networks import quantise
 from dllm_fast.networks.decoder import Decoder, DecoderConfig
 from dllm_fast.networks.rotary import Rotary
 from dllm_fast.runners.graphs import Engine
+from dllm_fast.runners.network import NetworkRunner, NetworkSession
 from dllm_fast.runners.predictor import Predictor
-from dllm_fast.runners.runner import NetworkRunner, Task
+from dllm_fast.runners.runner import Task
 
 N = TypeVar("N", bound=torch.nn.Module)
 
@@ -117,8 +118,13 @@ def sizes(stage: Stage) -> tuple[int, int, int]:
 class WaitingRunner(NetworkRunner):
     """Begins no step before the host has read the one before."""
 
-    def _repeats(self, *_: object) -> bool:
-        return False
+    def begin(self, task: Task) -> NetworkSession:
+        return _Waiting(self, task)
+
+
+class _Waiting(NetworkSession):
+    def _repeats(self, *_: object) -> int:
+        return 0
 
 
 class Run:
@@ -149,21 +155,21 @@ class Run:
         rng = np.random.default_rng(1)
         canvases = [np.append(rng.integers(0, 200, prompt), np.full(new, about.mask_token_id)) for _ in range(batch)]
         seeds, requests = [0] * batch, list(range(batch))
-        self.predictor = Predictor(config)
-        self.runner = runner(model.network, about, model.engine)
-        self.runner.begin(
+        starts = [prompt] * batch
+        self.sampler = _core.Sampler(
+            config, canvases, seed=seeds, request=requests, block_start=0 if policy == "exact_block" else starts
+        )
+        self.predictor = Predictor(self.sampler, config)
+        self.session = runner(model.network, about, model.engine).begin(
             Task(
                 lengths=[prompt + new] * batch,
-                starts=[prompt] * batch,
+                starts=starts,
                 prompts=requests,
                 mask_token_id=about.mask_token_id or 0,
                 cache=policy,
                 predictor=self.predictor,
             )
         )
-        starts = 0 if policy == "exact_block" else [prompt] * batch
-        self.sampler = _core.Sampler(config, canvases, seed=seeds, request=requests, block_start=starts)
-        self.predictor.attach(self.sampler)
         self.times: list[float] = []
 
     def step(self) -> bool:
@@ -172,7 +178,7 @@ class Run:
         request = self.sampler.next()
         if request is None:
             return False
-        for rows, forward in self.runner.parts(request, shift=False):
+        for rows, forward in self.session.parts(request):
             logits, lines = forward()
             prediction = self.predictor(logits, rows, lines)
             self.sampler.feed(prediction=prediction, rows=rows)

@@ -16,6 +16,7 @@ from bench.on_gpu.model import Run, WaitingRunner
 from bench.on_gpu.stage import Json, Stage, must_launch, tried
 from dllm_fast import switches
 from dllm_fast.loading.model import LoadedModel
+from dllm_fast.modules.keep import stepping
 from dllm_fast.networks import quantise
 from dllm_fast.ops import launcher
 from dllm_fast.runners import graphs
@@ -65,7 +66,7 @@ def where_time_goes(stage: Stage, batch: int) -> Json:
 def broken_down(stage: Stage, opened: LoadedModel, batch: int, trace: str) -> Json:
     """Some steps in the profiler, behind some that warm up."""
     run = Run(stage, opened, policy="dual", batch=batch, per_step=1)
-    with run.runner.inference():
+    with stepping(run.session.hold):
         run.go(seconds=5.0, most=stage.pick(8, 3))
         return breakdown.of_steps(stage, run.step, stage.pick(8, 1), trace)
 
@@ -150,10 +151,10 @@ def timed(
     runs = [Run(stage, opened, policy=policy, batch=batch, per_step=per_step, **given) for _ in range(2)]
     # Full forwards, captures and compilations are in the first run.
     for run, seconds in zip(runs, (6.0, 4.0), strict=True):
-        with launcher.counted() as launched, run.runner.inference():
+        with launcher.counted() as launched, stepping(run.session.hold):
             run.go(seconds=seconds, most=_BLOCKS * block // per_step)
     times = runs[1].times
-    replays = runs[1].runner.replayed
+    replays = runs[1].session.replayed
     widest = {"none": prompt + new, "prefix": new}.get(policy, block)
     eager = 0 if batch * (prompt + new) <= graphs._MOST_TOKENS else _BLOCKS  # the first forward of a block is over all
     # Steps of so many tokens are computed eagerly by design: a graph gains nothing.

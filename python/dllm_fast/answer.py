@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dllm_fast._core import Sampler
     from dllm_fast.prepare import Plan
-    from dllm_fast.runners.runner import Runner
+    from dllm_fast.runners.runner import Session
     from dllm_fast.settings.config import SamplerConfig
 
     Ints = NDArray[np.int64]
@@ -45,14 +45,14 @@ class Written:
         return cls(masks[: ends[0] + 1] if ends.size else masks, masks, bool(ends.size))
 
 
-def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, runner: Runner, seconds: float) -> Result:
+def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, session: Session, seconds: float) -> Result:
     """The result of a run.
 
     Args:
         plan: what it started from.
         config: the settings as they were used, cache and all.
         sampler: which holds the canvases.
-        runner: which counted the forwards.
+        session: which counted the forwards.
         seconds: all in all.
     """
     sequences = sampler.canvases
@@ -68,12 +68,12 @@ def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, runner: Runner, 
         texts_error=texts_error,
         trajectory=trajectory,
         stats=Stats(
-            nfe=runner.forwards,
+            nfe=session.forwards,
             nfe_per_row=sampler.nfe_per_row,
-            tokens_per_forward=committed / runner.forwards if runner.forwards else 0.0,
-            replayed=runner.replayed,
-            model_ms=runner.seconds * 1e3,
-            sampler_ms=(seconds - runner.seconds) * 1e3,
+            tokens_per_forward=committed / session.forwards if session.forwards else 0.0,
+            replayed=session.replayed,
+            model_ms=session.seconds * 1e3,
+            sampler_ms=(seconds - session.seconds) * 1e3,
         ),
         config=config,
         seed=plan.seed,

@@ -30,7 +30,7 @@ from dllm_fast.text import tokens
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dllm_fast._core import Prediction
+    from dllm_fast._core import Prediction, Sampler
     from dllm_fast.families.model_info import ModelInfo
     from dllm_fast.prepare import Plan
     from dllm_fast.sampling import Model, Prompt
@@ -136,8 +136,8 @@ def distributions(
     def rule(info: ModelInfo | None = None) -> Any:
         return resolve(None, SamplerConfig(steps_per_block=1), settings, info)
 
-    def predictor(plan: Plan) -> Predictor:
-        asked = _Asked(plan, int(top), found)
+    def predictor(plan: Plan, sampler: Sampler) -> Predictor:
+        asked = _Asked(plan, sampler, int(top), found)
         if plan.runner.vocabulary is not None:
             asked.check_top(np.setdiff1d(np.arange(plan.runner.vocabulary), asked.draw.suppressed).size)
         return asked
@@ -154,8 +154,8 @@ def distributions(
 class _Asked(Predictor):
     """Notes what the logits say before it predicts from them."""
 
-    def __init__(self, plan: Plan, top: int, found: list[Distribution]) -> None:
-        super().__init__(plan.rule, plan.special)
+    def __init__(self, plan: Plan, sampler: Sampler, top: int, found: list[Distribution]) -> None:
+        super().__init__(sampler, plan.rule, plan.special)
         self._tokenizer = plan.tokenizer
         self._top = top
         self._found = found
@@ -172,7 +172,6 @@ class _Asked(Predictor):
 
     def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> Prediction:
         prediction = super().__call__(logits, rows, lines)
-        assert self._sampler is not None
         sites = sites_of(self._sampler, rows)
         lines = np.arange(len(logits)) if lines is None else lines
         places = list(zip(np.repeat(rows, sites.counts), sites.position, strict=True))

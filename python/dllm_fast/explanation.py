@@ -16,7 +16,7 @@ from dllm_fast.modules.hold import Settled
 from dllm_fast.networks.decoder import Decoder
 from dllm_fast.networks.left_out import left_to_torch
 from dllm_fast.open import open_runner
-from dllm_fast.runners.runner import EXACT
+from dllm_fast.runners.network import EXACT
 from dllm_fast.text import tokens
 from dllm_fast.transformers import native_engine
 from dllm_fast.transformers.like import LikeRunner, known

@@ -9,8 +9,8 @@ from dllm_fast import switches
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.loading.load import load
 from dllm_fast.loading.model import LoadedModel
-from dllm_fast.runners.adapter import ModelAdapter
-from dllm_fast.runners.runner import NetworkRunner, Runner
+from dllm_fast.runners.callable import CallableRunner
+from dllm_fast.runners.network import NetworkRunner
 from dllm_fast.transformers.like import LikeRunner, known
 from dllm_fast.transformers.marks import refuse_carried
 from dllm_fast.transformers.native import NativeRunner
@@ -20,6 +20,7 @@ from dllm_fast.transformers.whole_canvas import HeadedRunner
 from dllm_fast.transformers.wrappers import is_pretrained, unwrap
 
 if TYPE_CHECKING:
+    from dllm_fast.runners.runner import Runner
     from dllm_fast.transformers.study import Study
     from dllm_fast.transformers.wrappers import Unwrapped
 
@@ -59,7 +60,7 @@ def open_runner(model: Any, tokenizer: Any = None, like: Any = None) -> tuple[Ru
     if is_pretrained(model):
         return runner_of(model, study(model, tokenizer)), tokenizer
     refuse_carried(model)
-    return ModelAdapter(model), tokenizer
+    return CallableRunner(model), tokenizer
 
 
 def _loaded(inside: Unwrapped) -> Runner:

@@ -11,6 +11,8 @@ import numpy as np
 
 from dllm_fast import _core
 from dllm_fast.answer import answer
+from dllm_fast.errors import warn
+from dllm_fast.modules.keep import stepping
 from dllm_fast.result import StepEvent
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.runner import Task
@@ -38,28 +40,12 @@ class Run:
     """
 
     def __init__(
-        self, plan: Plan, *, on_step: OnStep | None = None, predictor: Callable[[Plan], Predictor] | None = None
+        self, plan: Plan, *, on_step: OnStep | None = None, predictor: Callable[[Plan, _core.Sampler], Predictor] | None = None
     ) -> None:
         self._plan = plan
         self._on_step = on_step
-        self._predict = Predictor(plan.rule, plan.special) if predictor is None else predictor(plan)
         config = plan.config
         assert config.mask_token_id is not None
-        policy = plan.runner.begin(
-            Task(
-                lengths=[len(canvas) for canvas in plan.canvases],
-                starts=plan.starts,
-                prompts=plan.prompts,
-                mask_token_id=config.mask_token_id,
-                eos_token_ids=config.eos_token_ids,
-                cache=config.cache,
-                refresh_every=config.refresh_every,
-                max_rows=config.max_batch_rows,
-                predictor=self._predict,
-                is_watched=on_step is not None,
-            )
-        )
-        self._config = dataclasses.replace(config, cache=policy)
         self._sampler = _core.Sampler(
             plan.rule,
             plan.canvases,
@@ -69,16 +55,37 @@ class Run:
             score_all=on_step is not None,
             max_rows=config.max_batch_rows,
         )
-        self._predict.attach(self._sampler)
+        self._predict = (
+            Predictor(self._sampler, plan.rule, plan.special) if predictor is None else predictor(plan, self._sampler)
+        )
+        self._session = plan.runner.begin(
+            Task(
+                lengths=[len(canvas) for canvas in plan.canvases],
+                starts=plan.starts,
+                prompts=plan.prompts,
+                mask_token_id=config.mask_token_id,
+                eos_token_ids=config.eos_token_ids,
+                shift=config.shift,
+                cache=config.cache,
+                refresh_every=config.refresh_every,
+                max_rows=config.max_batch_rows,
+                predictor=self._predict,
+            )
+        )
+        self._session.is_watched = on_step is not None
+        self._config = dataclasses.replace(config, cache=self._session.policy)
         self._seconds = 0.0
 
     def result(self) -> Result:
         """Drives the run to its end."""
-        with self._plan.runner.inference():
+        with stepping(self._session.hold):
             while (step := self._step()) is not None:
                 if self._on_step is not None:
                     self._on_step(_event(*step, self._sampler.canvases, self._config))
-        return answer(self._plan, self._config, self._sampler, self._plan.runner, self._seconds)
+            remark = self._session.end()
+        if remark is not None:
+            warn(remark, RuntimeWarning)
+        return answer(self._plan, self._config, self._sampler, self._session, self._seconds)
 
     def _step(self) -> Step | None:
         """The forwards of one request, each followed by what it decides; None when every row is finished."""
@@ -87,7 +94,7 @@ class Run:
         if request is None:
             return None
         predictions = []
-        for rows, forward in self._plan.runner.parts(request, shift=self._config.shift):
+        for rows, forward in self._session.parts(request):
             logits, lines = forward()
             prediction = self._predict(logits, rows, lines)
             self._sampler.feed(prediction=prediction, rows=rows)

@@ -166,7 +166,7 @@ def test_what_is_queued_is_done_before_memory_goes_to_others(opened, monkeypatch
     assert len(waited) == 2, "the next run may be on another stream"
     monkeypatch.setattr(graphs, "_MOST_GRAPHS", 1)
     for width in (16, 32):
-        engine.run(inputs(1, width, [0], slots=False), is_cached=False, scoring=None, tails=None, repeats=False)
+        engine.run(inputs(1, width, [0], slots=False), is_cached=False, scoring=None, carried=None, repeats=False)
     assert len(waited) == 3
 
 
@@ -213,7 +213,7 @@ def test_the_most_lines_that_have_less_room():
 def test_features_are_kept_only_where_somebody_reads_them(opened):
     engine = with_engine(opened(TWINS[0]), Recorder())
     for _ in range(2):
-        answer = engine.run(inputs(1, 16, [0], slots=False), is_cached=False, scoring=None, tails=None, repeats=False)
+        answer = engine.run(inputs(1, 16, [0], slots=False), is_cached=False, scoring=None, carried=None, repeats=False)
         assert answer.hidden is None
 
 
@@ -237,7 +237,7 @@ def test_large_steps_are_left_to_eager_launches():
     engine = Engine(torch.nn.Module(), dtype=torch.float32, where=torch.device("cpu"), capture=Recorder())  # type: ignore[arg-type]
     for _ in range(3):
         large = inputs(8, 300, [0], slots=False)
-        assert engine.run(large, is_cached=False, scoring=None, tails=None, repeats=False) is None
+        assert engine.run(large, is_cached=False, scoring=None, carried=None, repeats=False) is None
 
 
 def test_the_oldest_graph_makes_room_for_a_new_one(opened, monkeypatch):

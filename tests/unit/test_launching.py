@@ -20,7 +20,7 @@ from dllm_fast.errors import KernelError
 from dllm_fast.kernels import cubins, driver, launch, launches
 from dllm_fast.loading.model import LoadedModel
 from dllm_fast.ops import launcher
-from dllm_fast.runners.runner import NetworkRunner
+from dllm_fast.runners.network import NetworkRunner
 from tests.compiler import LOG
 
 STRUCTURE = (ctypes.c_int64 * 3)(1, 2, 3)

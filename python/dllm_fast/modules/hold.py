@@ -76,12 +76,17 @@ class _Thing:
 
 
 class Hold:
-    """What one user needs changed, until `give_back`, which may be called again, also in the midst of itself."""
+    """What one user needs changed, until `give_back`, which may be called again, also in the midst of itself.
 
-    def __init__(self) -> None:
+    Args:
+        lasting: longer than the call in which it is made, perhaps from thread to thread, so that `Settled` leaves it alone
+            where it is not told of it.
+    """
+
+    def __init__(self, *, lasting: bool = False) -> None:
         self._things: list[tuple[Hashable, _Thing]] = []
         self._undone: list[Callable[[], object]] = []
-        self._open = _open()
+        self._open = [] if lasting else _open()
         self._open.append(self)
 
     def change(self, kind: str, owner: object, make: Callable[[], Change]) -> None:
@@ -148,9 +153,13 @@ class Settled:
 
     What was taken inside by this thread and is not given back yet is given back. Torch's own contexts, which an interrupt can
     leave open, are closed. Inside, no forward of an outer run is seen.
+
+    Args:
+        lasting: given back, too, where anything is raised inside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *lasting: Hold) -> None:
+        self._lasting = lasting
         self._before = len(_open())
         self._forward = FORWARD.get()
         self._grad = torch.is_grad_enabled()
@@ -163,6 +172,9 @@ class Settled:
         found = _open()
         while len(found) > self._before:
             found[-1].give_back()
+        if kind is not None:
+            for hold in self._lasting:
+                hold.give_back()
         FORWARD.set(self._forward)
         # After anything else they are as somebody in the run wanted them.
         if kind is not None and not issubclass(kind, Exception):

@@ -194,19 +194,13 @@ def untouched(model: nn.Module, draws: OwnDraws) -> Iterator[Snapshot]:
         hold.give_back()
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, for as many runs as there are at a time; with the last of them the model is as it was.
+def evaluate(hold: Hold, model: nn.Module) -> None:
+    """Evaluation mode, for as many runs as there are at a time; with the last of them the model is as it was.
 
     Of a class that is not transformers' own only the mode is put back: what such a class counts or notes is meant to stay.
     """
-    hold = Hold()
-    try:
-        _evaluate(hold, list(model.modules()))
-        hold.change("state", model, functools.partial(_State, model))
-        yield
-    finally:
-        hold.give_back()
+    _evaluate(hold, list(model.modules()))
+    hold.change("state", model, functools.partial(_State, model))
 
 
 def put_back(hold: Hold, model: nn.Module) -> None:
@@ -233,6 +227,19 @@ def without_gradients(hold: Hold) -> None:
     hold.afterwards(leave)
     entered.append(entry)
     mode.__enter__()
+
+
+@contextlib.contextmanager
+def stepping(*changes: Callable[[Hold], object]) -> Iterator[None]:
+    """Around forwards of this thread: no gradients, and what `changes` change for as long."""
+    hold = Hold()
+    try:
+        for change in changes:
+            change(hold)
+        without_gradients(hold)
+        yield
+    finally:
+        hold.give_back()
 
 
 def _evaluate(hold: Hold, modules: list[nn.Module]) -> bool:

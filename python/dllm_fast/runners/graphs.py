@@ -27,6 +27,7 @@ import torch
 from dllm_fast import switches
 from dllm_fast._core import Lock
 from dllm_fast.errors import DllmFastWarning
+from dllm_fast.modules.keep import stepping
 from dllm_fast.networks.batch import Batch
 from dllm_fast.networks.experts import Experts
 from dllm_fast.networks.slots import SlotCache
@@ -61,7 +62,7 @@ _LENGTH_STEP = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a step gave: a prediction or logits `[n, V]`; and features `[B, Q, H]`, where tails were given, which somebody has
+    """What a step gave: a prediction or logits `[n, V]`; and features `[B, Q, H]`, where carried were given, which somebody has
     to make anew. The next step writes over the last two. `is_replayed`: it was a graph, not the same eagerly."""
 
     scored: Tensor | device.AwaitedPrediction
@@ -75,19 +76,21 @@ class _Graph:
     It knows the cache, so nothing of it may know the graph: memory of a cycle is not free again before Python looks for one.
     """
 
-    def __init__(self, shape: Shape, cache: SlotCache | None, tails: Tensor | None, where: torch.device) -> None:
+    def __init__(self, shape: Shape, cache: SlotCache | None, carried: Tensor | None, where: torch.device) -> None:
         self.shape, self.cache = shape, cache
         size, scored = shape.rows * shape.width, shape.scored
         self.shared: Tables = {}  # what it reads of others, who may let it go
         self.inputs = torch.empty(4 * size + scored, dtype=torch.int64, device=where)
         self.ids, self.positions, self.end, self.slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
-        self.tails = None if tails is None else tails.new_zeros(shape.rows, tails.shape[1])
+        self.carried = None if carried is None else carried.new_zeros(shape.rows, carried.shape[1])
         # What the mask prediction and the commit read, and what they give: results, and the tokens of the next forward.
         is_committing = shape.rule is not None
-        told = device.site_bytes(scored) + (commit.place_bytes(shape.rows, scored) if is_committing else 0)
-        self.told = torch.empty(told, dtype=torch.uint8, device=where)
+        places = commit.place_bytes(shape.rows, scored) if is_committing else 0
+        self.scoring_inputs = torch.empty(device.site_bytes(scored) + places, dtype=torch.uint8, device=where)
         self.outcome = device.empty_results(scored, where, words=size if is_committing else 0)
-        self.place = commit.Place(shape.rows, scored, self.told[device.site_bytes(scored) :]) if is_committing else None
+        self.place = (
+            commit.Place(shape.rows, scored, self.scoring_inputs[device.site_bytes(scored) :]) if is_committing else None
+        )
         self.hidden: Tensor | None = None
         self.logits: Tensor | None = None
         self.captured: Callable[[], None] | None = None
@@ -96,12 +99,12 @@ class _Graph:
         self.turn: Callable[[], None] | None = None
         self.is_new = True  # never computed
 
-    def fill(self, packed: Ints, told: NDArray[np.uint8] | None, tails: Tensor | None) -> None:
+    def fill(self, packed: Ints, scoring_inputs: NDArray[np.uint8] | None, carried: Tensor | None) -> None:
         launcher.fill(self.inputs, packed)
-        if told is not None:
-            launcher.fill(self.told, told)
-        if self.tails is not None and tails is not None:
-            self.tails[: len(tails)] = tails
+        if scoring_inputs is not None:
+            launcher.fill(self.scoring_inputs, scoring_inputs)
+        if self.carried is not None and carried is not None:
+            self.carried[: len(carried)] = carried
 
     def replay(self, network: Network) -> None:
         """The step, from the graph where there is one by now."""
@@ -118,18 +121,18 @@ class _Graph:
         batch = Batch(ids=self.ids, positions=self.positions, end=self.end, cache=cache, slots=where, keys=shape.keys)
         hidden = network.hidden(batch)
         features = hidden.flatten(0, 1)
-        if self.tails is not None:
+        if self.carried is not None:
             self.hidden = hidden  # elsewhere it would hold memory in every graph for nobody
-            features = torch.cat((features, self.tails))
+            features = torch.cat((features, self.carried))
         logits = network.logits(features[self.inputs[4 * self.ids.numel() :]])
         if shape.draw is None:
             self.logits = logits
             return
-        device.queue(logits, self.told, self.outcome, shape.scored, shape.draw)
+        device.queue(logits, self.scoring_inputs, self.outcome, shape.scored, shape.draw)
         if self.place is not None and shape.rule is not None:
-            self.place.queue(self.ids, self.told, self.outcome, shape.rule)
+            self.place.queue(self.ids, self.scoring_inputs, self.outcome, shape.rule)
             self.tokens(self.outcome).copy_(self.ids)
-            device.steps(self.told, shape.scored).add_(1)
+            device.steps(self.scoring_inputs, shape.scored).add_(1)
 
     def turn_body(self, network: Network, handle: int) -> None:
         """The step as a turn of a loop."""
@@ -213,11 +216,12 @@ class Engine:
         self._loop = getattr(self._capture, "loop", None) if switches.is_on("while") else None
         self.loop_trouble: str | None = None
         self._cache: SlotCache | None = None
-        # By shape, and whether the step works on the cache and on tails; captured when they come the second time.
+        # By shape, and whether the step works on the cache and on carried; captured when they come the second time.
         self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
         self._begun: _Begun | None = None
         self._state: Hashable | None = None
         self._user: object = None
+        self._stream: torch.cuda.Stream | None = None  # of the last step
         self._lock = Lock()  # of the line above; a signal handler may run a model, too
 
     @property
@@ -257,29 +261,46 @@ class Engine:
             return ()
         return tuple((tensor.data_ptr(), tensor.dtype) for tensor in (*network.parameters(), *network.buffers()))
 
-    def release(self, user: object) -> None:
-        """Ends the use of one who may have had it."""
+    def release(self, user: object, *, is_well: bool = True) -> None:
+        """Ends the use of one who may have had it. Where not all went well nothing that is no number stays in the cache."""
         if self._user is not user:
             return
         self._begun = None
         try:
             # What is still queued reads and writes what the next run will, which may be on another stream.
-            finish(self._where)
+            self._finish()
             if self.trouble is not None:
                 self.forget()
-        finally:
+            elif not is_well and self._cache is not None:
+                with stepping():
+                    self._cache.keys.zero_()
+                    self._cache.values.zero_()
+        except Exception:  # of a broken device; after an interrupt it is done once more
             self._user = None
+            raise
+        self._user = None
+
+    def _finish(self) -> None:
+        """Waits for what is queued, on the stream of the last step and on that of the caller, who may be another thread."""
+        if self._stream is not None:
+            self._stream.synchronize()
+        self._stream = None
+        finish(self._where)
+
+    def _follow_stream(self) -> None:
+        """A step on another stream than the one before comes after it, and after what was begun there."""
+        if self._where.type != "cuda":
+            return
+        stream = torch.cuda.current_stream(self._where)
+        if self._stream is not None and stream != self._stream:
+            self._finish()
+            self._begun = None
+        self._stream = stream
 
     def forget(self) -> None:
         """Drops all graphs and the cache, and the memory that they hold."""
-        finish(self._where)  # other streams may get it
+        self._finish()  # other streams may get it
         self._graphs, self._cache, self._begun = {}, None, None
-
-    def clean(self) -> None:
-        """After a run that failed, so that nothing that is no number stays in the cache."""
-        if self._cache is not None:
-            self._cache.keys.zero_()
-            self._cache.values.zero_()
 
     def cache(self, lines: int, length: int) -> SlotCache:
         """Slots for so many lines of so many positions, the same ones as long as they are enough."""
@@ -291,7 +312,7 @@ class Engine:
         return cache
 
     def run(
-        self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None, repeats: int
+        self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, carried: Tensor | None, repeats: int
     ) -> Answer | None:
         """The step, from a graph; None where it has to be computed eagerly.
 
@@ -299,16 +320,19 @@ class Engine:
             inputs: of the step.
             is_cached: it works on the slots of `cache`.
             scoring: what to predict; None where the logits are wanted.
-            tails: features `[B, H]` behind those of the queries; None where no line is among them.
+            carried: features `[B, H]` behind those of the queries; None where no line is among them.
             repeats: so many of the next steps in the same block will differ in their tokens alone, and nobody reads the
                 features of this.
         """
+        self._follow_stream()
         begun, self._begun = self._begun, None
+        if torch.is_autocast_enabled(self._where.type):
+            return None  # as in `acquire`, from one step to the next
         lines = None if begun is None or scoring is None else begun.lines_of(inputs, scoring.rows)
         if begun is not None and lines is not None:
             graph, filled = begun.graph, begun.inputs
         else:
-            found = self._filled(inputs, is_cached=is_cached, scoring=scoring, tails=tails)
+            found = self._filled(inputs, is_cached=is_cached, scoring=scoring, carried=carried)
             if found is None:
                 return None
             graph, filled, lines = found, inputs, np.arange(len(inputs.lines))
@@ -347,7 +371,7 @@ class Engine:
         self.trouble = why
         warnings.warn(f"dllm_fast runs without CUDA graphs, which is slower: {why}", DllmFastWarning, stacklevel=2)
 
-    def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, tails: Tensor | None) -> _Graph | None:
+    def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, carried: Tensor | None) -> _Graph | None:
         """The graph of a step, with the step's inputs in its buffers."""
         cache = self._cache if is_cached else None
         sites = None if scoring is None else scoring.sites()
@@ -357,8 +381,8 @@ class Engine:
         if self.trouble is not None or shape.rows * shape.width > self._most_tokens:
             return None
         packed = shape.pack(inputs, 0 if cache is None else cache.spare)
-        told = None if scoring is None or sites is None else shape.pack_scoring(scoring, sites, inputs)
-        key = shape, is_cached, tails is not None
+        scoring_inputs = None if scoring is None or sites is None else shape.pack_scoring(scoring, sites, inputs)
+        key = shape, is_cached, carried is not None
         graph = self._graphs.pop(key, None)
         if graph is not None:
             self._graphs[key] = graph  # used last
@@ -366,9 +390,9 @@ class Engine:
             # A shape that comes once is not worth a capture. It goes through the same buffers all the same: other shapes of
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
             self._make_room()
-            graph = self._graphs[key] = _Graph(shape, cache, tails, self._where)
+            graph = self._graphs[key] = _Graph(shape, cache, carried, self._where)
         elif graph.captured is None and not graph.is_new:
-            graph.fill(packed, told, tails)
+            graph.fill(packed, scoring_inputs, carried)
             try:
                 graph.captured = self._capture(functools.partial(graph.body, self._network))
             # Whatever cannot be captured can be computed eagerly, and then shows its own error if it has one.
@@ -377,7 +401,7 @@ class Engine:
                 self._give_up(f"{type(error).__name__}: {error}".partition("\n")[0])
                 return None
         # Once more behind a capture: it has committed.
-        graph.fill(packed, told, tails)
+        graph.fill(packed, scoring_inputs, carried)
         return graph
 
     def _make_room(self) -> None:

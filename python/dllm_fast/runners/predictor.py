@@ -86,8 +86,9 @@ class Predictor:
     On a device the logits stay where they are; what comes to the host are 60 bytes a position, in one copy.
     """
 
-    def __init__(self, config: SamplerConfig, special: tuple[int, ...] = ()) -> None:
-        """`special` are those of the suppressed tokens that the tokenizer says, not the caller."""
+    def __init__(self, sampler: Sampler, config: SamplerConfig, special: tuple[int, ...] = ()) -> None:
+        """`sampler` is fed; `special` are those of the suppressed tokens that the tokenizer says, not the caller."""
+        self._sampler = sampler
         mask = () if config.mask_token_id is None else (config.mask_token_id,)
         self._last_special = max(special, default=-1)
         self.draw = device.Draw(
@@ -100,13 +101,8 @@ class Predictor:
         self._config = config
         # The published count loops take the softmax in the dtype of the logits, so that sure positions tie. No graph does.
         self._rounds = config.as_published and config.commits_counts
-        self._sampler: Sampler | None = None
         # Whether forwards predict, too, and by which rule they commit; the same for all of a run.
         self._within: tuple[bool, commit.Rule | None] | None = None
-
-    def attach(self, sampler: Sampler) -> None:
-        """The sampler that is fed."""
-        self._sampler = sampler
 
     def takes(self, logits: Any) -> bool:
         """Can the device that holds these logits predict from them?"""
@@ -121,7 +117,7 @@ class Predictor:
             takes = self.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
             self._within = takes and not self._rounds, commit.Rule.of(self._config, info.device)
         is_fine, rule = self._within
-        if not is_fine or self._sampler is None:
+        if not is_fine:
             return None
         return Scoring(draw=self.draw, rule=rule, sampler=self._sampler, rows=rows)
 
@@ -131,7 +127,6 @@ class Predictor:
         Raises:
             InvalidValueError: logits without statistics; names row and position.
         """
-        assert self._sampler is not None
         if isinstance(logits, device.AwaitedPrediction):
             return self.read(logits, rows)
         if self._last_special >= logits.shape[-1]:
@@ -152,7 +147,6 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
     ) -> _core.Prediction:
         """Brings to the host what the device made. The only wait of a step."""
-        assert self._sampler is not None
         host = made.on_host()
         bad = np.flatnonzero(host.status.numpy())
         if bad.size:

@@ -1,9 +1,9 @@
 """What a step computes, on the host, and the shape of the graph that holds it: sizes rounded up to a few.
 
-What is filled up is computed and thrown away, so rounding costs time; what is not rounded is a capture more. Rows and queries
-fill every product of the step: 1, 2, 4, 8 rows, then steps of 4, and queries in steps of 16. Scored lines fill the head and
+What is padding is computed and thrown away, so rounding costs time; what is not rounded is a capture more. Rows and queries
+pad every product of the step: 1, 2, 4, 8 rows, then steps of 4, and queries in steps of 16. Scored lines pad the head and
 the mask prediction alone, which are bound by their weights up to a hundred lines: powers of two, and from 128 on one step
-between. Keys fill nothing where the attention kernel runs, which reads up to the last key that a query of its block sees: a
+between. Keys pad nothing where the attention kernel runs, which reads up to the last key that a query of its block sees: a
 power of two, of which only the number of splits depends.
 """
 
@@ -77,7 +77,7 @@ class Shape:
     def pack(self, inputs: Inputs, spare: int) -> Ints:
         """Ids, positions, ends, slots `[rows, width]` each, then the scored lines, one behind the other.
 
-        Filling looks at one slot, so that no softmax runs over nothing, and writes where nobody looks.
+        Padding looks at one slot, so that no softmax runs over nothing, and writes where nobody looks.
         """
         rows, width = inputs.ids.shape
         packed = np.zeros(4 * self.rows * self.width + self.scored, dtype=np.int64)
@@ -89,10 +89,10 @@ class Shape:
         if inputs.slots is not None:
             slots[:rows, :width] = inputs.slots
         lines = packed[4 * self.rows * self.width :]
-        # Lines behind the features of the queries are those of `tails`, one a row.
-        is_tail = inputs.lines >= rows * width
+        # Lines behind the features of the queries are those of `carried`, one a row.
+        is_carried = inputs.lines >= rows * width
         lines[: len(inputs.lines)] = np.where(
-            is_tail,
+            is_carried,
             inputs.lines - rows * width + self.rows * self.width,
             inputs.lines // width * self.width + inputs.lines % width,
         )

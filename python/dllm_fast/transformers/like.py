@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError
 from dllm_fast.loading.load import inspect_folder
 from dllm_fast.loading.model import LoadedModel
-from dllm_fast.runners.adapter import ModelAdapter
+from dllm_fast.modules.keep import stepping
+from dllm_fast.runners.callable import CallableRunner
 from dllm_fast.transformers.describe import describe
 from dllm_fast.transformers.probe import study
 from dllm_fast.transformers.probe_tokens import line, tokens
@@ -50,7 +52,7 @@ def known(like: Any, tokenizer: Any = None) -> tuple[ModelInfo, Any]:
     return info, own if tokenizer is None else tokenizer
 
 
-class LikeRunner(ModelAdapter):
+class LikeRunner(CallableRunner):
     """Calls a function with whole canvases, under the shift, blocks and ids of a known model.
 
     Args:
@@ -100,15 +102,16 @@ def _check(function: Callable[[Tensor], Any], like: Any, info: ModelInfo, device
             f"a model whose attention changes with the block must run on ours, got the function {name} around one of the "
             f"family {info.family}; pass the model itself"
         )
-    trial = ModelAdapter(function)
+    trial = CallableRunner(function)
 
     def forward(ids: Tensor) -> Tensor:
-        rows = trial(ids.cpu().numpy())
+        canvases, lines = ids.cpu().numpy(), np.arange(ids.numel())
+        rows, _ = trial.read(trial.call(canvases, lines), canvases, lines)
         return torch.as_tensor(rows).view(*ids.shape, -1)
 
     trial._device = device
     ids = tokens(like, info).cpu()
-    with trial.inference():
+    with stepping(trial.change):
         try:
             sees = sight(forward, ids, forward(ids), info)
             keeps = True

@@ -8,20 +8,19 @@ running forward is found through a context variable, which other threads do not 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dllm_fast.modules.hold import FORWARD, Hold, Hooked, held
-from dllm_fast.runners.adapter import ModelAdapter
-from dllm_fast.runners.runner import NetworkRunner
+from dllm_fast.modules.keep import evaluate
+from dllm_fast.runners.network import NetworkRunner
 from dllm_fast.transformers import attention_door
 from dllm_fast.transformers.call import unwanted
 from dllm_fast.transformers.describe import output_embeddings
@@ -88,7 +87,7 @@ class Plan:
 
 
 class NativeNetwork:
-    """A `Network` around a model of transformers, which the caller keeps alive; runs inside `installed()`."""
+    """A `Network` around a model of transformers, which the caller keeps alive; runs while it is installed."""
 
     def __init__(self, model: nn.Module, plan: Plan, *, vocabulary: int, context: int | None) -> None:
         self.layers, self.kv_heads, self.head_dim = plan.layers, plan.kv_heads, plan.head_dim
@@ -110,9 +109,9 @@ class NativeNetwork:
         assert head is not None
         return head
 
-    def installed(self) -> contextlib.AbstractContextManager[None]:
-        """Around all forwards: our attention is chosen, the head passed over; afterwards all is as it was."""
-        return installed(self._model, self._plan.through)
+    def install(self, hold: Hold) -> None:
+        """Before all forwards: our attention is chosen, the head passed over."""
+        install(hold, self._model, self._plan.through)
 
     def hidden(self, batch: Batch) -> Tensor:
         call = Call(batch, self._plan.reaches, through=self._plan.through)
@@ -136,15 +135,13 @@ class NativeRunner(NetworkRunner):
         """`is_captured`: nothing is known to keep its steps from being captured."""
         network = NativeNetwork(model, plan, vocabulary=info.vocabulary, context=info.context)
         super().__init__(network, info, engine_of(model, network, plan, info) if is_captured else None)
-        self._evaluation = ModelAdapter(model)
+        self._model = model  # the network does not keep it alive
         self._native = network
 
-    @contextlib.contextmanager
-    def inference(self) -> Iterator[None]:
-        """Evaluation mode, no gradients, our attention; all is as it was afterwards, whatever happened."""
-        # The engine looks at the model as it was given, so before anything is changed in it.
-        with super().inference(), self._evaluation.inference(), self._native.installed():
-            yield
+    def change(self, hold: Hold) -> None:
+        """Evaluation mode, and our attention."""
+        evaluate(hold, self._model)
+        self._native.install(hold)
 
 
 class Call:
@@ -284,9 +281,8 @@ def _transformers() -> Any:
     return sys.modules["transformers"]
 
 
-@contextlib.contextmanager
-def installed(model: nn.Module, through: str) -> Iterator[None]:
-    """Our attention in a model, for as long as somebody is inside.
+def install(hold: Hold, model: nn.Module, through: str) -> None:
+    """Our attention in a model, for as long as somebody holds it.
 
     Raises:
         UnsupportedError: the version of transformers, or the class, has no place for it.
@@ -294,21 +290,16 @@ def installed(model: nn.Module, through: str) -> Iterator[None]:
     head = output_embeddings(model)
     if head is None:
         raise UnsupportedError("it names no output embeddings")
-    hold = Hold()
-    try:
+    if through == INTERFACE:
+        _register()
+    else:
+        hold.change("attention function", attention_door, functools.partial(attention_door.Swap, _function))
+    hold.change(f"head, {through}", head, functools.partial(Hooked, head, _SKIPS[through]))
+    for config in _configs(model):
         if through == INTERFACE:
-            _register()
-        else:
-            hold.change("attention function", attention_door, functools.partial(attention_door.Swap, _function))
-        hold.change(f"head, {through}", head, functools.partial(Hooked, head, _SKIPS[through]))
-        for config in _configs(model):
-            if through == INTERFACE:
-                hold.change("attention", config, functools.partial(_Chosen, config))
-            if "use_cache" in vars(config):
-                hold.change("use_cache", config, functools.partial(_Uncached, config))
-        yield
-    finally:
-        hold.give_back()
+            hold.change("attention", config, functools.partial(_Chosen, config))
+        if "use_cache" in vars(config):
+            hold.change("use_cache", config, functools.partial(_Uncached, config))
 
 
 def _register() -> None:

@@ -18,7 +18,7 @@ from dllm_fast.families.table import FAMILIES
 from dllm_fast.modules.buffers import check_buffers
 from dllm_fast.modules.draws import OwnDraws
 from dllm_fast.modules.hold import LOCK
-from dllm_fast.modules.keep import ALONE, untouched
+from dllm_fast.modules.keep import ALONE, stepping, untouched
 from dllm_fast.modules.places import places
 from dllm_fast.networks.batch import Batch
 from dllm_fast.networks.slots import SlotCache
@@ -273,7 +273,7 @@ class _Probe:
 
     def ours(self, tier: str, through: str, logits: Tensor, *, causal: bool) -> Plan | None:
         try:
-            with native.installed(self.model, through):
+            with stepping(lambda hold: native.install(hold, self.model, through)):
                 plan = self.plan(through, logits, causal=causal)
                 self.check_slots(plan, logits, causal=causal)
         except UnsupportedError as error:

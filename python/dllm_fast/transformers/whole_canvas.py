@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dllm_fast.modules.hold import Hold
 from dllm_fast.modules.keep import ALONE, put_back
-from dllm_fast.runners.adapter import ModelAdapter
+from dllm_fast.runners.callable import CallableRunner
 from dllm_fast.transformers.call import Forward
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from dllm_fast.families.model_info import ModelInfo
-    from dllm_fast.runners.runner import Scored
+    from dllm_fast.runners.callable import Ints, Logits
 
 
-class HeadedRunner(ModelAdapter):
+class HeadedRunner(CallableRunner):
     """Rows of equal length share a forward; nothing is kept from one to the next.
 
     Args:
@@ -50,24 +47,13 @@ class HeadedRunner(ModelAdapter):
         assert self.info is not None
         return self.info.token_id(name)
 
-    def _scored(self, canvases: NDArray[np.int64], lines: NDArray[np.int64]) -> Scored:
+    def call(self, canvases: Ints, lines: Ints) -> Tensor:
         ids = torch.from_numpy(canvases).to(self._device)
-        if self._rows_only:
-            return self._logits(ids, torch.from_numpy(lines).to(self._device)), None
-        return self._logits(ids, None), lines
+        scored = torch.from_numpy(lines).to(self._device) if self._rows_only else None
+        return self._alone(ids, scored) if self._changes else self._run(ids, scored)
 
-    def _logits(self, ids: Tensor, lines: Tensor | None) -> Tensor:
-        began = time.perf_counter()
-        try:
-            logits = self._alone(ids, lines) if self._changes else self._run(ids, lines)
-        except Exception as error:
-            batch, length = ids.shape
-            error.add_note(f"dllm_fast: raised by forward {self.forwards} (from 0), {batch} rows of {length} tokens")
-            raise
-        finally:
-            self.seconds += time.perf_counter() - began
-        self.forwards += 1
-        return logits.detach().contiguous()
+    def read(self, output: Tensor, canvases: Ints, lines: Ints) -> Logits:
+        return output.detach().contiguous(), None if self._rows_only else lines
 
     def _run(self, ids: Tensor, lines: Tensor | None) -> Tensor:
         return self._forward(ids).flatten(0, 1) if lines is None else self._forward.rows(ids, lines)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,27 +12,28 @@ from numpy.typing import NDArray
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.families.config_keys import CONTEXT_KEYS
-from dllm_fast.modules.hold import Hold
-from dllm_fast.modules.keep import evaluating, without_gradients
+from dllm_fast.modules.keep import evaluate
 from dllm_fast.modules.places import places
+from dllm_fast.runners.forwards import Forwards
 from dllm_fast.runners.watch import Watch
 
 if TYPE_CHECKING:
     from dllm_fast._core import Request
     from dllm_fast.families.model_info import ModelInfo
+    from dllm_fast.modules.hold import Hold
     from dllm_fast.runners.runner import Part, Scored, Task
 
+    Ints = NDArray[np.int64]
+    Logits = tuple[torch.Tensor | NDArray[Any], Ints | None]
 
-class ModelAdapter:
+
+class CallableRunner:
     """A module or callable, with what is known of it before the first forward.
 
     Attributes:
         info: None; nothing is known of its family.
         vocabulary: number of token ids, or None.
         context: longest canvas, or None.
-        forwards: calls so far.
-        replayed: 0; a model that is called runs eagerly.
-        seconds: time spent in them.
     """
 
     def __init__(self, model: Callable[[torch.Tensor], Any]) -> None:
@@ -49,11 +47,6 @@ class ModelAdapter:
         self.info: ModelInfo | None = None
         self.vocabulary = _number(model, "vocab_size")
         self.context = next((n for name in CONTEXT_KEYS if (n := _number(model, name)) is not None), None)
-        self.forwards = self.replayed = 0
-        self.seconds = 0.0
-        self._mask_token_id = -1  # of the run, as the next
-        self._eos_token_ids: tuple[int, ...] = ()
-        self._watch: Watch | None = None
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         """`mask_token_id` or `eos_token_id`, where the model or its configuration says it."""
@@ -64,26 +57,7 @@ class ModelAdapter:
             return tuple(int(v) for v in value)
         return None if value is None else int(value)
 
-    @contextlib.contextmanager
-    def inference(self) -> Iterator[None]:
-        """No gradients and no dropout inside; afterwards the model is as it was."""
-        model = self._model
-        hold = Hold()
-        try:
-            with evaluating(model) if isinstance(model, torch.nn.Module) else contextlib.nullcontext():
-                without_gradients(hold)
-                yield
-        finally:
-            hold.give_back()
-        if self._watch is not None and self._watch.looks_causal:
-            warnings.warn(
-                f"a diffusion model must see both ways, got {_name(model)}, in which in {self.forwards} forwards no prediction "
-                "changed when a token to its right was written: is it causal, or around a model with blocks? like= says which",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-
-    def begin(self, task: Task) -> str:
+    def begin(self, task: Task) -> CanvasSession:
         """There is no cache for a model that is only called.
 
         Raises:
@@ -92,20 +66,83 @@ class ModelAdapter:
         if task.cache not in ("auto", "none"):
             raise InvalidValueError(
                 f"a cache needs a model that dllm_fast has opened, or a class whose attention it can take over, got "
-                f"cache={task.cache!r} for {type(self._model).__name__}; use dllm_fast.load, or cache='none'"
+                f"cache={task.cache!r} for {self.name}; use dllm_fast.load, or cache='none'"
             )
-        self._mask_token_id, self._eos_token_ids = task.mask_token_id, task.eos_token_ids
-        self._watch = Watch(task.mask_token_id) if self.info is None else None
-        return "none"
+        return CanvasSession(self, task)
 
-    def parts(self, request: Request, *, shift: bool) -> list[Part]:
-        """Forwards of whole canvases; rows of equal length share one."""
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return str(getattr(self._model, "__name__", type(self._model).__name__))
+
+    def change(self, hold: Hold) -> None:
+        """No dropout while the model runs."""
+        if isinstance(self._model, torch.nn.Module):
+            evaluate(hold, self._model)
+
+    def call(self, canvases: Ints, lines: Ints) -> Any:
+        """What the model makes of canvases `[B, L]`, of which these lines are scored."""
+        return self._model(torch.from_numpy(canvases).to(self._device))
+
+    def read(self, output: Any, canvases: Ints, lines: Ints) -> Logits:
+        """The logits in it.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: what came back are not logits for these canvases.
+        """
+        return _matrix(output, *canvases.shape), lines
+
+
+class CanvasSession:
+    """A run of a model that takes whole canvases: rows of equal length share a forward, and nothing is kept between two."""
+
+    def __init__(self, runner: CallableRunner, task: Task) -> None:
+        self.policy = "none"
+        self.is_watched = False
+        self._runner = runner
+        self._shift = task.shift
+        self._mask_token_id, self._eos_token_ids = task.mask_token_id, task.eos_token_ids
+        self._rows = len(task.lengths)
+        self._forwards = Forwards()
+        self._watch = Watch(task.mask_token_id) if runner.info is None else None
+
+    @property
+    def forwards(self) -> int:
+        return self._forwards.count
+
+    @property
+    def replayed(self) -> int:
+        return self._forwards.replayed
+
+    @property
+    def seconds(self) -> float:
+        return self._forwards.seconds
+
+    def hold(self, hold: Hold) -> None:
+        self._runner.change(hold)
+
+    def add(self, *, length: int, start: int = 0, prompt: int | None = None) -> int:
+        self._rows += 1
+        return self._rows - 1
+
+    def end(self) -> str | None:
+        if self._watch is None or not self._watch.looks_causal:
+            return None
+        return (
+            f"a diffusion model must see both ways, got {self._runner.name}, in which in {self.forwards} forwards no "
+            "prediction changed when a token to its right was written: is it causal, or around a model with blocks? "
+            "like= says which"
+        )
+
+    def parts(self, request: Request) -> list[Part]:
         return [
-            (rows, functools.partial(self._scored, canvases, lines)) for rows, canvases, lines in request.groups(shift=shift)
+            (rows, functools.partial(self._scored, canvases, lines))
+            for rows, canvases, lines in request.groups(shift=self._shift)
         ]
 
-    def _scored(self, canvases: NDArray[np.int64], lines: NDArray[np.int64]) -> Scored:
-        logits = self(canvases)
+    def _scored(self, canvases: Ints, lines: Ints) -> Scored:
+        output = self._forwards.run(functools.partial(self._runner.call, canvases, lines), *canvases.shape)
+        logits, lines_of = self._runner.read(output, canvases, lines)
         largest = np.max(canvases, initial=0, where=canvases != self._mask_token_id)
         if largest >= logits.shape[1]:
             # Only the first forward tells how many ids there are. The sampler looks at the mask's.
@@ -120,26 +157,7 @@ class ModelAdapter:
             )
         if self._watch is not None:
             self._watch.look(canvases, logits)
-        return logits, lines
-
-    def __call__(self, canvases: NDArray[np.int64]) -> torch.Tensor | NDArray[Any]:
-        """Logits `[B * L, V]` of canvases `[B, L]`.
-
-        Raises:
-            InvalidTypeError, InvalidValueError: what came back are not logits for these canvases.
-            Exception: whatever the model raises, the same object with a note that says which forward it was.
-        """
-        batch, length = canvases.shape
-        began = time.perf_counter()
-        try:
-            output = self._model(torch.from_numpy(canvases).to(self._device))
-        except Exception as error:
-            error.add_note(f"dllm_fast: raised by forward {self.forwards} (from 0), {batch} rows of {length} tokens")
-            raise
-        finally:
-            self.seconds += time.perf_counter() - began
-        self.forwards += 1
-        return _matrix(output, batch, length)
+        return logits, lines_of
 
 
 def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]:
@@ -158,10 +176,6 @@ def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]
     if isinstance(logits, np.ndarray):
         return np.ascontiguousarray(logits.reshape(batch * length, shape[2]))
     return logits.detach().reshape(batch * length, shape[2]).contiguous()
-
-
-def _name(model: object) -> str:
-    return str(getattr(model, "__name__", type(model).__name__))
 
 
 def _device(model: object) -> torch.device:
