@@ -115,6 +115,30 @@ def filters(vocabulary: int = 1000):
     )
 
 
+@st.composite
+def row_laws(draw, rows: int, vocabulary: int) -> dict:
+    """Temperature and filters, each one for all rows or one for each; not all of them are there."""
+
+    def one_or_each(values):
+        # Few different ones, so that rows share laws.
+        few = st.sampled_from(draw(st.lists(values, min_size=1, max_size=3)))
+        return st.one_of(values, st.lists(few, min_size=rows, max_size=rows))
+
+    kinds = {
+        "top_k": st.one_of(st.sampled_from([1, 2, 5, vocabulary]), st.integers(1, 2 * vocabulary)),
+        "top_p": st.one_of(fractions, st.floats(1e-3, 1)),
+        "min_p": st.one_of(st.sampled_from([0.0, 1e-30, 0.01, 0.5, 1.0]), st.floats(0, 1)),
+    }
+    names = draw(st.sets(st.sampled_from(sorted(kinds))))
+    temperature = draw(st.lists(temperatures, min_size=rows, max_size=rows))
+    return {"temperature": temperature} | {name: draw(one_or_each(kinds[name])) for name in sorted(names)}
+
+
+def of_row(settings: dict, row: int) -> dict:
+    """The settings of one row among those of many."""
+    return {name: value[row] if isinstance(value, list) else value for name, value in settings.items()}
+
+
 # --- canvases and settings of the sampler; tokens are 0..VOCABULARY-1 with the mask and an end token among them
 
 VOCABULARY = 11

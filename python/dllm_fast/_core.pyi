@@ -3,6 +3,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "check_config",
     "mask_predict",
     "names",
+    "row_laws",
     "schedule",
     "set_threads",
     "sudoku_puzzles",
@@ -24,6 +26,10 @@ __version__: str
 
 # How many each row commits at least, int32, and the share of its block's steps that are done then, float64.
 _Pace: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float64]]
+
+# One for all rows, or one for each: a list, an array or a tensor.
+_Number: TypeAlias = float | Sequence[float] | NDArray[Any] | torch.Tensor
+_Count: TypeAlias = int | Sequence[int] | NDArray[Any] | torch.Tensor
 
 def check_config(object: object) -> None:
     """Checks every setting of a `SamplerConfig` that does not depend on a canvas.
@@ -36,10 +42,10 @@ def check_config(object: object) -> None:
 def mask_predict(
     logits: Any,
     *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
+    temperature: _Number,
+    top_k: _Count | None,
+    top_p: _Number | None,
+    min_p: _Number | None,
     softcap: float | None,
     suppress: NDArray[np.int64],
     current: NDArray[np.int64] | None,
@@ -54,6 +60,24 @@ def names() -> dict[str, list[str]]:
     """All names of each kind: "order", "cut", "schedule", and "kind" (of an `Edit`).
 
     The place of a name is its number wherever numbers stand for names.
+    """
+
+def row_laws(
+    rows: int,
+    *,
+    temperature: _Number,
+    top_k: _Count | None,
+    top_p: _Number | None,
+    min_p: _Number | None,
+) -> tuple[list[tuple[float, int | None, float | None, float | None]], NDArray[np.int32]]:
+    """The laws of some rows, checked, from what `dllm_fast.mask_predict` takes.
+
+    Returns:
+        Those that differ, each (temperature, top_k, top_p, min_p), and for each row which of these.
+
+    Raises:
+        InvalidValueError: a value out of its range, or another number of them than of rows.
+        InvalidTypeError: a value of the wrong type.
     """
 
 def schedule(name: str, masks: int, steps: int, eps: float, as_published: bool) -> list[int]:

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
     from dllm_fast.ops.mask_predict import TensorPrediction
 
+    Numbers = float | Sequence[float] | NDArray[Any] | torch.Tensor
+    Counts = int | Sequence[int] | NDArray[Any] | torch.Tensor
     Integers = Sequence[int] | NDArray[np.int64] | torch.Tensor
 
 
 def mask_predict(
     logits: torch.Tensor | NDArray[Any],
     *,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
+    temperature: Numbers = 0.0,
+    top_k: Counts | None = None,
+    top_p: Numbers | None = None,
+    min_p: Numbers | None = None,
     softcap: float | None = None,
     suppress: Integers | None = (),
     current: Integers | None = None,
@@ -40,8 +42,10 @@ def mask_predict(
 
     Args:
         logits: `[N, V]`, float32, float16 or bfloat16, a torch tensor or a NumPy array, contiguous; read in place.
-        temperature: of the draw; 0 takes the most probable id, the lowest on a tie.
-        top_k, top_p, min_p: cuts for the draw, in this order after the temperature; ties at a cut go to lower ids.
+        temperature: of the draw; 0 takes the most probable id, the lowest on a tie. One for all rows or `[N]`, one for each.
+        top_k, top_p, min_p: cuts for the draw, in this order after the temperature; ties at a cut go to lower ids. One for all
+            rows or `[N]`; a row of an array is not cut by a `top_k` of V or more, a `top_p` of 1, a `min_p` of 0. What is given
+            for each row is read on the host.
         softcap: bound on the logits, from 0.001 to 1,000: each becomes `softcap * tanh(logit / softcap)` (Gemma,
             2408.00118), rounded to the dtype of the logits, before anything else.
         suppress: ids that count as -inf everywhere. Put the mask id here.

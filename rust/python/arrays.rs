@@ -158,6 +158,17 @@ pub(super) fn numbers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<f64
         .to_vec())
 }
 
+/// Whole numbers from 0.
+pub(super) fn whole_numbers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<usize>> {
+    read(object, name, |value| {
+        usize::try_from(value).map_err(|_| {
+            bad_value(format!(
+                "{name} must hold whole numbers from 0, got {value}; check its signs"
+            ))
+        })
+    })
+}
+
 /// Indices.
 pub(super) fn indices(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<usize>> {
     read(object, name, |value| Ok(natural(value, name)? as usize))

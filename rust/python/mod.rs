@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod edit;
 mod error;
+mod laws;
 mod locks;
 mod predict;
 mod request;
@@ -85,6 +86,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(set_threads, m)?)?;
     m.add_function(wrap_pyfunction!(config::check_config, m)?)?;
     m.add_function(wrap_pyfunction!(predict::mask_predict, m)?)?;
+    m.add_function(wrap_pyfunction!(laws::row_laws, m)?)?;
     m.add_class::<predict::Prediction>()?;
     m.add_class::<edit::Edit>()?;
     m.add_class::<locks::Lock>()?;

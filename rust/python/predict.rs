@@ -1,13 +1,13 @@
 //! `mask_predict` and its result.
 
 use super::arrays::{LogitsArray, ids, numbers, one_or_each, tokens};
-use super::config::{COUNT, NUMBER, convert};
+use super::config::{NUMBER, convert};
 use super::error::{bad_value, raise};
+use super::laws::RowLaws;
 use super::signals::detached;
 use crate::error::Error;
 use crate::logits::arith::Softcap;
 use crate::logits::draw::Sampling;
-use crate::logits::filter::Filters;
 use crate::logits::kernel::Isa;
 use crate::logits::predict::{Law, Matrix, Prediction as One, Site, predict};
 use crate::logits::row::Dtype;
@@ -17,6 +17,7 @@ use crate::rules::order::Proposal;
 use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use std::sync::Arc;
 
 /// Proposals and statistics, one entry a position: what `mask_predict` returns and `Sampler.feed` takes.
 #[pyclass(frozen, module = "dllm_fast")]
@@ -206,17 +207,9 @@ pub(super) fn mask_predict(
     positions: Option<&Bound<'_, PyAny>>,
     step: &Bound<'_, PyAny>,
 ) -> PyResult<Prediction> {
-    let number = |value: &Bound<'_, PyAny>, name| convert::<f64>(value, name, NUMBER);
-    let sampling = Sampling {
-        temperature: number(temperature, "temperature")?,
-        filters: Filters {
-            top_k: top_k.map(|k| convert(k, "top_k", COUNT)).transpose()?,
-            top_p: top_p.map(|p| number(p, "top_p")).transpose()?,
-            min_p: min_p.map(|p| number(p, "min_p")).transpose()?,
-        },
-    };
-    sampling.check().map_err(raise)?;
-    let softcap = softcap.map(|c| number(c, "softcap")).transpose()?;
+    let softcap = softcap
+        .map(|c| convert::<f64>(c, "softcap", NUMBER))
+        .transpose()?;
     if let Some(cap) = softcap.filter(|cap| !Softcap::RANGE.contains(cap)) {
         let remedy = "Gemma's is 30; leave it out for logits as they are";
         return Err(raise(Error::setting(
@@ -229,6 +222,7 @@ pub(super) fn mask_predict(
     let softcap = softcap.map(Softcap::new);
     let array = LogitsArray::new(logits)?;
     let (n, vocabulary) = (array.rows(), array.vocabulary());
+    let laws = RowLaws::new(n, temperature, top_k, top_p, min_p)?;
     let mut suppressed = ids(suppress, "suppress")?;
     suppressed.sort_unstable();
     suppressed.dedup();
@@ -269,7 +263,7 @@ pub(super) fn mask_predict(
             },
             position: positions[row],
             step: steps[row],
-            law: 0,
+            law: laws.index[row],
             current: current.as_ref().map(|c| c[row]),
         })
         .collect();
@@ -278,10 +272,12 @@ pub(super) fn mask_predict(
         vocabulary,
         softcap,
     };
-    let laws = [Law {
+    let suppressed: Arc<[u32]> = suppressed.into();
+    let law = |&sampling: &Sampling| Law {
         sampling,
-        suppressed: suppressed.into(),
-    }];
+        suppressed: Arc::clone(&suppressed),
+    };
+    let laws: Vec<Law> = laws.distinct.iter().map(law).collect();
     let predictions = detached(py, |watch| {
         predict(&matrix, &sites, &laws, Isa::best(), watch)
     })?;

@@ -103,6 +103,12 @@ DOORS: dict[tuple[str, str], tuple[str, ...]] = {
     ("load", "revision"): TEXT,  # of a hub id; a folder has one state
     ("mask_predict", "step"): (*IDS, *ITEMS),  # one for each row
     ("_core.mask_predict", "step"): (*IDS, *ITEMS),
+    **{
+        (door, name): (*IDS, *ITEMS, *STATISTICS)  # one for each row
+        for door in ("mask_predict", "_core.mask_predict", "_core.row_laws")
+        for name in ("temperature", "top_k", "top_p", "min_p")
+    },
+    ("_core.row_laws", "rows"): WHOLE,  # how many, where elsewhere they are which
     ("Edit", "token"): WHOLE,  # one, where elsewhere they are several
     ("Edit.from_dict of", "token"): WHOLE,
     ("StepEvent.from_dict of", "positions"): ROWS,  # one row for each of its rows

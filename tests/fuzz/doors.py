@@ -168,6 +168,10 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
         },
     ),
     "_core.names": (_core.names, dict),
+    "_core.row_laws": (
+        _core.row_laws,
+        lambda: {"rows": 2, "temperature": 0.0, "top_k": None, "top_p": None, "min_p": None},
+    ),
     "_core.schedule": (_core.schedule, lambda: {"name": "even", "masks": 4, "steps": 2, "eps": 0.1, "as_published": False}),
     "_core.set_threads": (_core.set_threads, lambda: {"threads": 1}),
     "_core.sudoku_puzzles": (_core.sudoku_puzzles, lambda: {"n": 1, "seed": 0}),

@@ -121,6 +121,58 @@ def test_a_row_does_not_depend_on_its_neighbours(matrix, seed, random):
             assert getattr(alone, field)[0] == getattr(together, field)[place]
 
 
+@st.composite
+def mixed_calls(draw):
+    """A matrix, settings of which some are lists, one for each row, and everything else that is the same for all."""
+    matrix = draw(strategies.logits(vocabularies=(3, 50, 300, 4097), max_rows=6))
+    n, vocabulary = matrix.shape
+    settings = draw(strategies.row_laws(n, vocabulary))
+    return matrix, settings, {"suppress": draw(strategies.suppressed(matrix)), "seed": draw(strategies.seeds), "step": 2}
+
+
+@given(mixed_calls())
+def test_rows_with_settings_of_their_own_equal_each_row_alone(call):
+    matrix, settings, same = call
+    together = dllm_fast.mask_predict(matrix, **settings, **same)
+    for row in range(len(matrix)):
+        own = strategies.of_row(settings, row)
+        alone = dllm_fast.mask_predict(matrix[row : row + 1], **own, **same, positions=[row])
+        expected = predict(
+            strategies.widened(matrix)[row], **own, suppress=same["suppress"], seed=same["seed"], position=row, step=2
+        )
+        for field in FIELDS[:-1]:
+            assert getattr(together, field)[row] == getattr(alone, field)[0] == getattr(expected, field), (field, row)
+
+
+@pytest.mark.parametrize("convert", [list, tuple, np.array, torch.tensor])
+def test_settings_for_each_row_may_be_any_array(convert):
+    matrix = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (3, 50)).astype(np.float32))
+    settings = {"temperature": [0.0, 0.5, 2.0], "top_k": [50, 3, 7], "top_p": [1.0, 0.9, 0.5], "min_p": [0.0, 0.1, 0.0]}
+    given = {name: convert(values) for name, values in settings.items()}
+    assert_same(dllm_fast.mask_predict(matrix, **given), dllm_fast.mask_predict(matrix, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temperature": [1.0, -1.0, 0.0]}, "temperature must be at least 0 and finite, got -1 for row 1; 0 is greedy"),
+        ({"temperature": [1.0, np.nan, 0.0]}, "temperature must be at least 0 and finite, got NaN for row 1"),
+        ({"top_k": [1, 2, 0]}, "top_k must be at least 1, got 0 for row 2; the size of the vocabulary keeps every id of a row"),
+        ({"top_k": [1, 2, -3]}, "top_k must hold whole numbers from 0, got -3"),
+        ({"top_k": [1.0, 2.0, 3.0]}, "top_k must hold integers"),
+        ({"top_p": [1.0, 0.0, 1.0]}, r"top_p must lie in \(0, 1\], got 0 for row 1"),
+        ({"min_p": [2.0, 0.0, 1.0]}, r"min_p must lie in \[0, 1\], got 2 for row 0"),
+        ({"temperature": [1.0, 0.5]}, "temperature must be one number, or one for each of 3 rows, got 2"),
+        ({"temperature": [[1.0], [0.5], [0.0]]}, "temperature must be numbers"),
+        ({"temperature": [1.0, None, 0.0]}, "temperature must be numbers"),
+        ({"temperature": [1.0, True, 0.0]}, "temperature must be numbers"),
+    ],
+)
+def test_what_is_wrong_in_one_row_is_named(settings, words):
+    with pytest.raises(dllm_fast.DllmFastError, match=words):
+        dllm_fast.mask_predict(torch.zeros(3, 5), **settings)
+
+
 def test_threads_change_nothing():
     matrix = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (64, 9000)).astype(np.float32))
     results = []
