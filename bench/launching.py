@@ -43,7 +43,9 @@ def cases() -> dict[str, Callable[[], list[launches.Launch]]]:
         "mask prediction": lambda: launches.mask_predict(
             blank(launches.MaskPredictBuffers), dtype="bfloat16", sites=32, vocabulary=126_464, stride=126_464
         ),
-        "commit": lambda: [launches.commit(blank(launches.CommitBuffers), rows=1, mask_id=0, order="confidence", cut="count")],
+        "commit": lambda: [
+            launches.commit(blank(launches.CommitBuffers), sites=32, rows=1, mask_id=0, order="confidence", cut="count")
+        ],
     }
 
 

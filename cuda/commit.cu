@@ -7,8 +7,8 @@
 // an answer stops a row, and what then fills it, is the host's business.
 //
 // Layout: the sites (scored positions) of row r are [site_start[r], site_start[r + 1]), positions rising; statistics and
-// random numbers of the sites are the arrays that mask_predict.cu reads and writes. `cells` is any array of tokens, such as
-// the inputs of the next forward, and `cell` [sites] says where in it a site lies.
+// random numbers of the sites are the buffers that mask_predict.cu reads and writes, of `count` sites. `cells` is any array of
+// tokens, such as the inputs of the next forward, and `cell` [sites] says where in it a site lies.
 //
 // One block a row. The rank of a candidate is the number of candidates before it, counted by comparing all with all: no
 // sort, no order of threads, and fewer than 2^20 comparisons. The entropy bound adds up in the order of the ranks, by one
@@ -55,23 +55,12 @@ struct Rule {
     bool is_annealed;
 };
 
+// The sites of the rows and what is predicted there.
 struct Candidates {
     const int32_t* site_start;
     const int32_t* cell;
-    const uint32_t* position;
-    const uint64_t* seed;
-    const uint32_t* request;
-    const uint32_t* step;
-    const int64_t* token;
-    const double* probability;
-    const double* top1;
-    const double* top2;
-    const double* entropy;
-    const int32_t* status;
-
-    __device__ __forceinline__ Place place(int site) const {
-        return {seed[site], request[site], position[site], step[site]};
-    }
+    Sites sites;
+    Predictions predictions;
 };
 
 struct CommitShared {
@@ -85,18 +74,19 @@ struct CommitShared {
 };
 
 // The key to sort by. `progress` is the share of the block's steps that are done after this one.
-__device__ __forceinline__ double key_of(const Candidates& sites, int site, const Rule& rule, double progress) {
-    const Place place = sites.place(site);
+__device__ __forceinline__ double key_of(const Candidates& candidates, int site, const Rule& rule, double progress) {
+    const Place place = place_of(candidates.sites, site);
+    const Predictions& made = candidates.predictions;
     double score = 0.0;
     switch (rule.order) {
         case ORDER_CONFIDENCE:
-            score = sites.top1[site];
+            score = made.top1(site);
             break;
         case ORDER_MARGIN:
-            score = __dadd_rn(sites.top1[site], -sites.top2[site]);
+            score = __dadd_rn(made.top1(site), -made.top2(site));
             break;
         case ORDER_ENTROPY:
-            score = -sites.entropy[site];
+            score = -made.entropy(site);
             break;
         case ORDER_RANDOM:
             score = uniform(place, Draw::order);
@@ -105,7 +95,7 @@ __device__ __forceinline__ double key_of(const Candidates& sites, int site, cons
             score = -double(place.position);
             break;
         case ORDER_SAMPLED_CONFIDENCE:
-            score = sites.probability[site];
+            score = made.probability(site);
             break;
     }
     if (rule.order_temperature == 0.0) {
@@ -172,20 +162,21 @@ __device__ __forceinline__ int block_count(int own, BlockScratch<int>& scratch) 
 }
 
 __device__ __forceinline__ void commit(int64_t* cells, int32_t* chosen, int32_t* committed, int32_t* masks_left,
-                                       const Candidates& sites, const int32_t* floors, const double* progress,
+                                       const Candidates& candidates, const int32_t* floors, const double* progress,
                                        int64_t mask_id, const Rule& rule) {
     DLLM_SHARED(CommitShared, shared);
+    const Predictions& made = candidates.predictions;
     const int row = blockIdx.x, t = threadIdx.x;
-    const int first = sites.site_start[row], count = sites.site_start[row + 1] - first;
+    const int first = candidates.site_start[row], count = candidates.site_start[row + 1] - first;
 
     int own = 0, own_unusable = 0;
     for (int i = t; i < count; i += COMMIT_THREADS) {
         const int site = first + i;
-        const bool is_candidate = cells[sites.cell[site]] == mask_id;
+        const bool is_candidate = cells[candidates.cell[site]] == mask_id;
         shared.is_candidate[i] = is_candidate;
         own += is_candidate;
-        own_unusable += is_candidate && sites.status[site] != 0;
-        shared.keys[i] = is_candidate ? key_of(sites, site, rule, progress[row]) : 0.0;
+        own_unusable += is_candidate && made.status(site) != 0;
+        shared.keys[i] = is_candidate ? key_of(candidates, site, rule, progress[row]) : 0.0;
     }
     const int n = block_count(own, shared.ints);
     if (block_count(own_unusable, shared.ints) > 0) {
@@ -209,9 +200,9 @@ __device__ __forceinline__ void commit(int64_t* cells, int32_t* chosen, int32_t*
         }
         const int site = first + i;
         shared.ranked[rank] = uint16_t(i);
-        shared.tested[rank] = rule.cut == CUT_ENTROPY_BOUND                 ? sites.entropy[site]
-                              : rule.order == ORDER_SAMPLED_CONFIDENCE ? sites.probability[site]
-                                                                       : sites.top1[site];
+        shared.tested[rank] = rule.cut == CUT_ENTROPY_BOUND                 ? made.entropy(site)
+                              : rule.order == ORDER_SAMPLED_CONFIDENCE ? made.probability(site)
+                                                                       : made.top1(site);
     }
     __syncthreads();
 
@@ -220,7 +211,7 @@ __device__ __forceinline__ void commit(int64_t* cells, int32_t* chosen, int32_t*
     const int length_of_prefix = passing > floor ? passing : floor;
     for (int rank = t; rank < length_of_prefix; rank += COMMIT_THREADS) {
         const int site = first + shared.ranked[rank];
-        cells[sites.cell[site]] = sites.token[site];
+        cells[candidates.cell[site]] = made.token(site);
         chosen[first + rank] = site;
     }
     if (t == 0) {
@@ -234,16 +225,14 @@ __device__ __forceinline__ void commit(int64_t* cells, int32_t* chosen, int32_t*
 // `chosen` [sites]: the sites that a row commits, best first, from site_start[row] on; `committed` [rows]: their number, -1
 // for a row with a site that has no statistics; `masks_left` [rows]: candidates that stay masked.
 extern "C" __global__ void __launch_bounds__(dllm::COMMIT_THREADS) dllm_commit(
-    const int32_t* __restrict__ site_start, const int32_t* __restrict__ cell, const uint32_t* __restrict__ position, const uint64_t* __restrict__ seed,
-    const uint32_t* __restrict__ request, const uint32_t* __restrict__ step, const int64_t* __restrict__ token,
-    const double* __restrict__ probability, const double* __restrict__ top1, const double* __restrict__ top2,
-    const double* __restrict__ entropy, const int32_t* __restrict__ status, const int32_t* __restrict__ floors,
-    const double* __restrict__ progress, int64_t* cells, int32_t* chosen, int32_t* committed, int32_t* masks_left,
-    int64_t mask_id, int order, int cut, double bound, double order_temperature, int is_annealed) {
+    const uint8_t* __restrict__ sites, uint8_t* __restrict__ predictions, const int32_t* __restrict__ site_start,
+    const int32_t* __restrict__ cell, const int32_t* __restrict__ floors, const double* __restrict__ progress, int64_t* cells,
+    int32_t* chosen, int32_t* committed, int32_t* masks_left, int count, int64_t mask_id, int order, int cut, double bound,
+    double order_temperature, int is_annealed) {
     dllm::wait_for_kernels_before();
     dllm::let_kernels_after_begin();
     dllm::commit(cells, chosen, committed, masks_left,
-                 {site_start, cell, position, seed, request, step, token, probability, top1, top2, entropy, status}, floors,
-                 progress, mask_id, {order, cut, bound, order_temperature, is_annealed != 0});
+                 {site_start, cell, {sites, count}, {predictions, count}}, floors, progress, mask_id,
+                 {order, cut, bound, order_temperature, is_annealed != 0});
 }
 DLLM_EXPORT(dllm_commit)

@@ -3,7 +3,9 @@
 //
 // Top-k and top-p are prefixes of the order (logit falling, id rising). The end of a prefix is found by counting ids and
 // summing weights in bins of neighbouring logits (bins.cuh), never by a sort of the vocabulary. Counts and fixed-point sums do
-// not depend on their order, so the cut is that of rust/logits/cut.rs exactly, however many blocks share a row.
+// not depend on their order, so the cut is that of rust/logits/filter.rs exactly, however many blocks share a row.
+//
+// A row whose law has no filter is left alone by all of them.
 //
 //   count   only with top-k or top-p: up to eight blocks a row, each a chunk of its tiles: 16-byte loads, one atomic
 //           increment in shared memory an id (which the hardware merges for equal bins of a warp), and sums of weights by
@@ -46,15 +48,19 @@ struct CountShared {
 };
 
 template <typename T>
-__device__ __forceinline__ void count(const Matrix<T>& matrix, const TileRecord* records, Bins<T>* bins, int chunks,
-                                      float inverse_temperature, bool has_top_k, bool has_top_p) {
+__device__ __forceinline__ void count(const Matrix<T>& matrix, const TileRecord* records, Bins<T>* bins, int chunks) {
     using Map = BinMap<T>;
     DLLM_SHARED(CountShared<T>, shared);
     wait_for_kernels_before();
     let_kernels_after_begin();
     const int site = blockIdx.x / chunks, chunk = blockIdx.x % chunks, tiles = matrix.tiles(), t = threadIdx.x;
-    const float own = own_maximum(records, site, tiles);
-    const View<T> view = {matrix.row(site), block_max<COUNT_THREADS>(own, shared.floats), inverse_temperature};
+    const Law& law = matrix.law(site);
+    const bool has_top_k = law.top_k > 0, has_top_p = law.top_p < 1.0;
+    if (!has_top_k && !has_top_p) {
+        return;  // of all the block
+    }
+    const float own = own_maximum(records, site, tiles), inverse_temperature = law.inverse_temperature;
+    const View<T> view = {matrix.row(site, law), block_max<COUNT_THREADS>(own, shared.floats), inverse_temperature};
     if (!view.has_cut()) {
         return;
     }
@@ -104,21 +110,27 @@ __device__ __forceinline__ void count(const Matrix<T>& matrix, const TileRecord*
 
 template <typename T>
 __device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* records, const Bins<T>* bins, Cut* cuts,
-                                    int chunks, float inverse_temperature, int top_k, double top_p, double min_p) {
+                                    int chunks) {
     DLLM_SHARED(CutShared, shared);
     wait_for_kernels_before();
     let_kernels_after_begin();
     const int site = blockIdx.x, tiles = matrix.tiles();
-    const bool has_top_k = top_k > 0, has_top_p = top_p < 1.0;
-    const float own = own_maximum(records, site, tiles);
-    const View<T> view = {matrix.row(site), block_max<CUT_THREADS>(own, shared.floats), inverse_temperature};
-    Cut cut = {negative_infinity(), 0xffffffffu, negative_infinity(), view.max};
-    if (view.has_cut() && min_p > 0.0) {
-        cut.floor = __double2float_rn(ln(min_p));
+    if (matrix.law(site).choice != CHOICE_BY_FILTERED_DRAW) {
+        return;  // of all the block: nobody reads the cut
     }
+    // Registers are scarce here.
+    const Law& law = shared.law;
+    if (threadIdx.x == 0) {
+        shared.law = matrix.law(site);
+    }
+    const float own = own_maximum(records, site, tiles), max = block_max<CUT_THREADS>(own, shared.floats);
+    const bool has_top_k = law.top_k > 0, has_top_p = law.top_p < 1.0;
+    const float inverse_temperature = law.inverse_temperature;
+    const View<T> view = {matrix.row(site, law), max, inverse_temperature};
+    Cut cut = {negative_infinity(), 0xffffffffu, negative_infinity(), view.max};
     if (view.has_cut() && (has_top_k || has_top_p)) {
         const RowBins<T> row = {BinMap<T>::of(view.max, inverse_temperature), bins + int64_t(site) * chunks, chunks};
-        Prefix prefix = {has_top_k, uint32_t(top_k), 0.0};
+        Prefix prefix = {has_top_k, uint32_t(law.top_k), 0.0};
         PrefixEnd end;
         uint32_t ties;
         int bin;
@@ -128,13 +140,13 @@ __device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* r
             auto sums = row.own(view);
             const uint64_t all = sums.add_up(0, 0, shared);
             if (filter == 1) {
-                prefix = {false, 0, __dmul_rn(top_p, __ull2double_rn(has_top_k ? left : all))};
+                prefix = {false, 0, __dmul_rn(law.top_p, __ull2double_rn(has_top_k ? left : all))};
             }
             const Part part = sums.end_of(prefix, shared);
             bin = part.index;
             end = descend(view, row.map.keys(bin), part, own, has_top_p, shared, prefix);
             const uint64_t weight = view.weight(from_ordered(end.key));
-            ties = filter == 0 ? uint32_t(top_k) - end.count_before : ties_needed(end, weight, prefix.mass);
+            ties = filter == 0 ? uint32_t(law.top_k) - end.count_before : ties_needed(end, weight, prefix.mass);
             left = end.mass_before + ties * weight;
         }
         cut.x = from_ordered(end.key);
@@ -152,6 +164,9 @@ __device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* r
         }
     }
     if (threadIdx.x == 0) {
+        if (view.has_cut() && law.min_p > 0.0) {
+            cut.floor = __double2float_rn(ln(law.min_p));
+        }
         cuts[site] = cut;
     }
 }
@@ -159,15 +174,19 @@ __device__ __forceinline__ void cut(const Matrix<T>& matrix, const TileRecord* r
 // ---------------------------------------------------------------- kept
 
 template <typename T>
-__device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, TileRecord* records, int sites,
-                                     float inverse_temperature) {
+__device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, TileRecord* records) {
     DLLM_SHARED(WarpTiles<T>, shared);
     wait_for_kernels_before();
     let_kernels_after_begin();
     const TilePlace place = tile_place();
-    if (place.site >= sites || place.tile >= matrix.tiles()) {
+    if (place.site >= matrix.sites.count || place.tile >= matrix.tiles()) {
         return;
     }
+    const Law& law = matrix.law(place.site);
+    if (law.choice != CHOICE_BY_FILTERED_DRAW) {
+        return;
+    }
+    const float inverse_temperature = law.inverse_temperature;
     TileRecord& record = records[int64_t(place.site) * matrix.tiles() + place.tile];
     const float max = record.max;
     if (!(max > negative_infinity() && max < positive_infinity())) {
@@ -183,7 +202,7 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
         return;
     }
     Tile<T>& tile = shared.tile[threadIdx.x / WARP];
-    const Row<T> row = matrix.row(place.site);
+    const Row<T> row = matrix.row(place.site, law);
     tile.template begin<WarpOfTile>(row, start);
     tile.template finish<WarpOfTile>(row, start);
     float mass[Tile<T>::SLOTS] = {};
@@ -212,21 +231,19 @@ __device__ __forceinline__ void kept(const Matrix<T>& matrix, const Cut* cuts, T
 
 #define DLLM_KERNELS(T, suffix)                                                                                       \
     extern "C" __global__ void __launch_bounds__(dllm::COUNT_THREADS, 3) dllm_mask_filter_count_##suffix(             \
-        DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, dllm::Bins<T>* bins, DLLM_SHAPE, int chunks,      \
-        float inverse_temperature, int has_top_k, int has_top_p) {                                                    \
-        dllm::count<T>(DLLM_MATRIX, records, bins, chunks, inverse_temperature, has_top_k != 0, has_top_p != 0);      \
+        DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, dllm::Bins<T>* bins, DLLM_SHAPE, int chunks) {    \
+        dllm::count<T>(DLLM_MATRIX, records, bins, chunks);                                                           \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_filter_count_##suffix)                                                                      \
     extern "C" __global__ void __launch_bounds__(dllm::CUT_THREADS, 2) dllm_mask_filter_cut_##suffix(                 \
         DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, const dllm::Bins<T>* __restrict__ bins,           \
-        dllm::Cut* cuts, DLLM_SHAPE, int chunks, float inverse_temperature, int top_k, double top_p, double min_p) {  \
-        dllm::cut<T>(DLLM_MATRIX, records, bins, cuts, chunks, inverse_temperature, top_k, top_p, min_p);             \
+        dllm::Cut* cuts, DLLM_SHAPE, int chunks) {                                                                    \
+        dllm::cut<T>(DLLM_MATRIX, records, bins, cuts, chunks);                                                       \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_filter_cut_##suffix)                                                                        \
     extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS * dllm::WARP) dllm_mask_filter_kept_##suffix(       \
-        DLLM_ROWS(T), const dllm::Cut* __restrict__ cuts, dllm::TileRecord* records, DLLM_SHAPE, int sites,           \
-        float inverse_temperature) {                                                                                  \
-        dllm::kept<T>(DLLM_MATRIX, cuts, records, sites, inverse_temperature);                                        \
+        DLLM_ROWS(T), const dllm::Cut* __restrict__ cuts, dllm::TileRecord* records, DLLM_SHAPE) {                    \
+        dllm::kept<T>(DLLM_MATRIX, cuts, records);                                                                    \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_filter_kept_##suffix)
 

@@ -16,7 +16,8 @@
 //            maximum (the sums there are taken again without it) and, for a draw, at the tile the draw falls into.
 //
 // Moves, per row: vocabulary logits once from memory (and 8 KB twice more from the second-level cache), 16 bytes a tile
-// of records, 60 bytes of results. Bound by: instructions in `tiles`, 13 a logit besides what a tile costs (24 at a
+// of records, 60 bytes of results. Rows may have laws of their own (temperature, filters, ids left out): a record of a table
+// that each block reads while its logits are on their way. Bound by: instructions in `tiles`, 13 a logit besides what a tile costs (24 at a
 // temperature); in `rows`, the way through its five barriers (nine with a draw), whatever the size.
 //
 // The host checks: 1 <= vocabulary <= MAX_TILES * TILE; logits aligned to their own size (rows that are not aligned to 16
@@ -72,16 +73,18 @@ __device__ __forceinline__ TileRecord infinite_record(const Tile<T>& tile, float
 }
 
 template <typename T, bool IS_TEMPERED>
-__device__ __forceinline__ void tiles(const Matrix<T>& matrix, TileRecord* records, int sites, float inverse_temperature) {
+__device__ __forceinline__ void tiles(const Matrix<T>& matrix, TileRecord* records) {
     DLLM_SHARED(WarpTiles<T>, shared);
     wait_for_kernels_before();
     let_kernels_after_begin();
     const TilePlace place = tile_place();
-    if (place.site >= sites || place.tile >= matrix.tiles()) {
+    if (place.site >= matrix.sites.count || place.tile >= matrix.tiles()) {
         return;
     }
     Tile<T>& tile = shared.tile[threadIdx.x / WARP];
-    const Row<T> row = matrix.row(place.site);
+    const Law& law = matrix.law(place.site);
+    const Row<T> row = matrix.row(place.site, law);
+    const float inverse_temperature = IS_TEMPERED ? law.inverse_temperature : 1.0f;
     tile.template begin<WarpOfTile>(row, place.tile * TILE);
     tile.template finish<WarpOfTile>(row, place.tile * TILE);
     float largest, smallest;
@@ -102,38 +105,6 @@ __device__ __forceinline__ void tiles(const Matrix<T>& matrix, TileRecord* recor
 }
 
 // ---------------------------------------------------------------- rows
-
-// What is wrong with a row.
-enum Status : int32_t { STATUS_FINE = 0, STATUS_NOT_A_NUMBER = 1, STATUS_NOTHING_ALLOWED = 2 };
-
-// How the token is chosen.
-enum Choice : int32_t { CHOOSE_ARGMAX = 0, CHOOSE_BY_DRAW = 1, CHOOSE_BY_FILTERED_DRAW = 2 };
-
-// The random numbers and the current token of each site. `current` may be null.
-struct Sites {
-    const uint64_t* seed;
-    const uint32_t* request;
-    const uint32_t* position;
-    const uint32_t* step;
-    const int32_t* current;
-
-    __device__ __forceinline__ Place place(int site) const {
-        return {seed[site], request[site], position[site], step[site]};
-    }
-};
-
-// One entry a site. With STATUS_NOT_A_NUMBER the token is the first id that is NaN; else, where the status is not fine,
-// nothing but the status is meant to be read. `current` may be null.
-struct Results {
-    int64_t* token;
-    double* probability;
-    double* top1;
-    double* top2;
-    double* entropy;
-    double* logsumexp;
-    double* current;
-    int32_t* status;
-};
 
 // The fixed binary tree over the accumulators of a block in shared memory: a warp adds i and i + n for n = 128, 64 and 32 in
 // its lanes, the rest between them.
@@ -286,18 +257,19 @@ struct Summary {
 // Writes the results of a row: probabilities by four lanes of the first warp, entropy and log-sum-exp by the second.
 template <typename T>
 __device__ __forceinline__ void write(const Summary& summary, int token, float logit, const RowsShared<T>& shared, int site,
-                                      const Results& results) {
+                                      const Predictions& results, bool has_current) {
     const int t = threadIdx.x;
-    if (t < 4) {
+    if (t < 3 + has_current) {
         const float x = t == 0 ? summary.max : t == 1 ? summary.second : t == 2 ? logit : shared.current;
-        double* out = t == 0 ? results.top1 : t == 1 ? results.top2 : t == 2 ? results.probability : results.current;
-        if (out != nullptr) {
-            const double d = __dadd_rn(double(x), -double(summary.max));
-            out[site] = __ddiv_rn(x == summary.max ? 1.0 : exp64(d), summary.total);
-        }
+        double& out = t == 0   ? results.top1(site)
+                      : t == 1 ? results.top2(site)
+                      : t == 2 ? results.probability(site)
+                               : results.current(site);
+        const double d = __dadd_rn(double(x), -double(summary.max));
+        out = __ddiv_rn(x == summary.max ? 1.0 : exp64(d), summary.total);
         if (t == 0) {
-            results.token[site] = token;
-            results.status[site] = STATUS_FINE;
+            results.token(site) = token;
+            results.status(site) = STATUS_FINE;
         }
     } else if (t == WARP) {
         double entropy, logsumexp = double(summary.max);
@@ -309,20 +281,23 @@ __device__ __forceinline__ void write(const Summary& summary, int token, float l
             entropy = entropy > 0.0 ? entropy : 0.0;
             logsumexp = __dadd_rn(logsumexp, log_total);
         }
-        results.entropy[site] = entropy;
-        results.logsumexp[site] = logsumexp;
+        results.entropy(site) = entropy;
+        results.logsumexp(site) = logsumexp;
     }
 }
 
 template <typename T>
 __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* records, const Cut* cuts,
-                                     const Sites& sites, float inverse_temperature, int choice, const Results& results) {
+                                     const Predictions& results, bool has_current) {
     DLLM_SHARED(RowsShared<T>, shared);
     wait_for_kernels_before();
     let_kernels_after_begin();
     const int site = blockIdx.x, tiles = matrix.tiles(), t = threadIdx.x;
-    const bool draws = choice != CHOOSE_ARGMAX;
-    const Row<T> row = matrix.row(site);
+    const Law& law = matrix.law(site);
+    const Row<T> row = matrix.row(site, law);
+    const float inverse_temperature = law.inverse_temperature;
+    const int choice = law.choice;
+    const bool draws = choice != CHOICE_ARGMAX;
     TileRecord record = {negative_infinity(), 0.0f, 0.0f, 0.0f};
     if (t < tiles) {
         record = records[int64_t(site) * tiles + t];
@@ -333,8 +308,8 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
     const bool is_broken = leader.broken < tiles;
     if (!is_broken && leader.max == negative_infinity()) {
         if (t == 0) {
-            results.status[site] = STATUS_NOTHING_ALLOWED;
-            results.token[site] = -1;
+            results.status(site) = STATUS_NOTHING_ALLOWED;
+            results.token(site) = -1;
         }
         return;
     }
@@ -346,8 +321,8 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
     if (t < tiles && is_finite) {
         weigh_tile(record, max, inverse_temperature, draws, shared);
     }
-    if (t == ROWS_THREADS - 1 && results.current != nullptr) {
-        shared.current = row.value(sites.current[site]);
+    if (t == ROWS_THREADS - 1 && has_current) {
+        shared.current = row.value(matrix.sites.current(site));
     }
     shared.tile.template finish<RowsBlock>(row, winner * TILE);
     __syncthreads();
@@ -357,13 +332,13 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
     int token = winner * TILE + peak.first;
     if (is_broken) {
         if (t == 0) {
-            results.status[site] = STATUS_NOT_A_NUMBER;
-            results.token[site] = token;
+            results.status(site) = STATUS_NOT_A_NUMBER;
+            results.token(site) = token;
         }
         return;
     }
     Summary summary = {0.0, 0.0, 0.0, max, peak.second};
-    const double u = draws ? uniform(sites.place(site), Draw::token) : 0.0;
+    const double u = draws ? uniform(place_of(matrix.sites, site), Draw::token) : 0.0;
     if (is_finite) {
         sums_of_others(shared, max, peak.first);
         __syncthreads();
@@ -396,40 +371,34 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
         }
         if (is_finite) {
             const float tile_max = records[int64_t(site) * tiles + chosen].max;
-            const Cut* cut = choice == CHOOSE_BY_FILTERED_DRAW ? &cuts[site] : nullptr;
+            const Cut* cut = choice == CHOICE_BY_FILTERED_DRAW ? &cuts[site] : nullptr;
             token = draw_in_tile(cut, tile_max, inverse_temperature, shared);
             logit = shared.tile.value(token - chosen * TILE);
         } else {
             token = infinite_in_tile(shared);
         }
     }
-    write(summary, token, logit, shared, site, results);
+    write(summary, token, logit, shared, site, results, has_current);
 }
 
 }  // namespace dllm
 
-// One kernel of each kind for each dtype. `sites` is the number of rows that are scored.
+// One kernel of each kind for each dtype.
 #define DLLM_KERNELS(T, suffix)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP) dllm_mask_predict_tiles_##suffix(               \
-        DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE, int sites) {                                             \
-        dllm::tiles<T, false>(DLLM_MATRIX, records, sites, 1.0f);                                                     \
+    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP) dllm_mask_predict_tiles_##suffix(      \
+        DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE) {                                                        \
+        dllm::tiles<T, false>(DLLM_MATRIX, records);                                                                  \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_predict_tiles_##suffix)                                                                     \
-    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP) dllm_mask_predict_tempered_tiles_##suffix(      \
-        DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE, int sites, float inverse_temperature) {                  \
-        dllm::tiles<T, true>(DLLM_MATRIX, records, sites, inverse_temperature);                                       \
+    extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP)                                        \
+        dllm_mask_predict_tempered_tiles_##suffix(DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE) {              \
+        dllm::tiles<T, true>(DLLM_MATRIX, records);                                                                   \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_predict_tempered_tiles_##suffix)                                                            \
     extern "C" __global__ void __launch_bounds__(dllm::ROWS_THREADS, 2) dllm_mask_predict_rows_##suffix(              \
         DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, const dllm::Cut* __restrict__ cuts,               \
-        const uint64_t* __restrict__ seed, const uint32_t* __restrict__ request,                                      \
-        const uint32_t* __restrict__ position, const uint32_t* __restrict__ step,                                     \
-        const int32_t* __restrict__ current, int64_t* token, double* probability, double* top1, double* top2,         \
-        double* entropy, double* logsumexp, double* probability_of_current, int32_t* status, DLLM_SHAPE,              \
-        float inverse_temperature, int choice) {                                                                      \
-        dllm::rows<T>(DLLM_MATRIX, records, cuts, {seed, request, position, step, current}, inverse_temperature,      \
-                      choice,                                                                                         \
-                      {token, probability, top1, top2, entropy, logsumexp, probability_of_current, status});          \
+        uint8_t* predictions, int has_current, DLLM_SHAPE) {                                                          \
+        dllm::rows<T>(DLLM_MATRIX, records, cuts, {predictions, count}, has_current != 0);                            \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_predict_rows_##suffix)
 

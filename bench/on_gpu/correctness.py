@@ -11,7 +11,8 @@ import dllm_fast
 from bench.on_gpu import launched
 from bench.on_gpu.stage import Json, Stage
 from dllm_fast import _core
-from dllm_fast.kernels import launches
+from dllm_fast.kernels import launches, layout
+from dllm_fast.kernels.laws import Law
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import launcher
 from dllm_fast.ops import mask_predict as device
@@ -66,11 +67,12 @@ def draws(stage: Stage) -> Json:
     """Ten million draws from one row against its probabilities."""
     vocabulary, chunk, chunks = stage.pick((1000, 1_000_000, 10), (40, 1000, 2))
     logits = (torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(3)) * 2).bfloat16().to(stage.device)
+    laws = device.Laws.of([Law(temperature=1.0)], vocabulary, stage.device)
     counts = np.zeros(vocabulary)
     for step in range(chunks):
-        sites = device.pack_sites(chunk, seed=1, request=0, position=np.arange(chunk), step=step, line=0)
+        told = device.pack(chunk, laws, {"seed": 1, "position": np.arange(chunk), "step": step})
         with launched.exactly(launched.of_mask_prediction(logits.expand(chunk, -1), temperature=1.0)):
-            tokens = device.predict(logits, sites, chunk, device.Draw(temperature=1.0)).cpu().token
+            tokens = device.predict(logits, told, chunk, laws.kind).cpu().token
         counts += np.bincount(tokens.numpy(), minlength=vocabulary)
     expected = torch.softmax(logits.double().cpu(), 1)[0].numpy() * chunk * chunks
     # Ids that are hardly ever expected share a bin.
@@ -134,13 +136,9 @@ def _core_step(
 
 def _kernel_step(stage: Stage, made: dict[str, np.ndarray], rows: int, masks: int, *, floor: int, rule: Json) -> np.ndarray:
     n = rows * masks
+    places = {"position": np.tile(np.arange(masks), rows), "request": np.repeat(np.arange(rows), masks)}
     arrays = {
         "site_start": np.arange(rows + 1, dtype=np.int32) * masks,
-        "position": np.tile(np.arange(masks, dtype=np.int32), rows),
-        "seed": np.ones(n, dtype=np.int64),
-        "request": np.repeat(np.arange(rows, dtype=np.int32), masks),
-        "step": np.zeros(n, dtype=np.int32),
-        "status": np.zeros(n, dtype=np.int32),
         "floors": np.full(rows, floor, dtype=np.int32),
         "progress": np.zeros(rows),
         "cell": np.arange(n, dtype=np.int32),
@@ -148,11 +146,12 @@ def _kernel_step(stage: Stage, made: dict[str, np.ndarray], rows: int, masks: in
         "chosen": np.full(n, -1, dtype=np.int32),
         "committed": np.zeros(rows, dtype=np.int32),
         "masks_left": np.zeros(rows, dtype=np.int32),
-        **made,
+        "sites": layout.SITES.pack(n, {"seed": 1, **places}),
+        "predictions": layout.PREDICTIONS.pack(n, made),
     }
     tensors = {name: torch.from_numpy(array).to(stage.device) for name, array in arrays.items()}
     buffers = launches.CommitBuffers(**{name: tensor.data_ptr() for name, tensor in tensors.items()})
-    launcher.launch([launches.commit(buffers, rows=rows, mask_id=MASK, **rule)], stage.device)
+    launcher.launch([launches.commit(buffers, sites=n, rows=rows, mask_id=MASK, **rule)], stage.device)
     cells: np.ndarray = tensors["cells"].cpu().numpy()
     return cells
 

@@ -19,9 +19,9 @@ import torch
 
 from bench.on_gpu import place, prediction
 from bench.on_gpu.stage import Json, SkippedError, Stage, must_launch, tried
+from dllm_fast.kernels.laws import Law
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import launcher
-from dllm_fast.ops import mask_predict as device
 
 #: What is counted, as patterns: the pass over the logits, attention of grouped heads, the cut of a filter.
 KERNELS = ("dllm_mask_predict_tiles_bf16", r"dllm_attention_d128_rows64\w*", "dllm_mask_filter_count_bf16")
@@ -90,8 +90,8 @@ def launch(stage: Stage) -> None:
         begin = torch.zeros(batch, queries, dtype=torch.int32, device=stage.device)
         attention_op.by_kernel(q, k, k, begin, torch.full_like(begin, keys), 1.0)
         logits = prediction.peaked(stage, *stage.pick((512, 126_464), (3, 300)))
-        prediction.queued(stage, logits, device.Draw())()
-        prediction.queued(stage, logits, device.Draw(temperature=1.0, top_p=0.9))()
+        prediction.queued(stage, logits, Law())()
+        prediction.queued(stage, logits, Law(temperature=1.0, top_p=0.9))()
         stage.synchronize()
     must_launch(launched, KERNELS)
 

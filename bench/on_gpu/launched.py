@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dllm_fast.kernels import launches
+from dllm_fast.kernels.laws import Law, kind_for
 from dllm_fast.ops import launcher
 
 
@@ -53,12 +54,15 @@ LAYER_DTYPES = tuple(getattr(torch, name) for name in launches.LAYER_SUFFIXES)
 # --- what the operations launch, by the code that makes the launches for them
 
 
-def of_mask_prediction(logits: torch.Tensor, **draw: Any) -> list[str]:
+def of_mask_prediction(logits: torch.Tensor, *, softcap: float | None = None, **draw: Any) -> list[str]:
     """The kernels of a mask prediction of all rows of logits `[N, V]`."""
     rows, vocabulary = logits.shape
     dtype = str(logits.dtype).removeprefix("torch.")
     shape = {"sites": rows, "vocabulary": vocabulary, "stride": vocabulary}
-    return _names(launches.mask_predict(_nowhere(launches.MaskPredictBuffers), dtype=dtype, **shape, **draw))
+    kind = kind_for([Law(**draw)], vocabulary)
+    return _names(
+        launches.mask_predict(_nowhere(launches.MaskPredictBuffers), dtype=dtype, kind=kind, softcap=softcap, **shape)
+    )
 
 
 def of_attention(q: torch.Tensor, k: torch.Tensor) -> list[str]:

@@ -11,17 +11,18 @@ from torch.nn import functional as F  # noqa: N812
 
 from bench.on_gpu import floors
 from bench.on_gpu.stage import Json, SkippedError, Stage, tried
+from dllm_fast.kernels.laws import Law
 from dllm_fast.ops import launcher
 from dllm_fast.ops import mask_predict as device
 
 _PREDICTS, _FILTERS = ("dllm_mask_predict_",), ("dllm_mask_predict_", "dllm_mask_filter_")
 #: Name, draw, rows, kernels that it has to launch.
-_FORMS: tuple[tuple[str, device.Draw, str, tuple[str, ...]], ...] = (
-    ("greedy", device.Draw(), "flat", _PREDICTS),
-    ("T=0.7", device.Draw(temperature=0.7), "flat", _PREDICTS),
-    ("T=1 top-p 0.9, flat", device.Draw(temperature=1.0, top_p=0.9), "flat", _FILTERS),
-    ("T=1 top-p 0.9, peaked", device.Draw(temperature=1.0, top_p=0.9), "peaked", _FILTERS),
-    ("T=0.2 top-p 0.95, peaked", device.Draw(temperature=0.2, top_p=0.95), "peaked", _FILTERS),
+_FORMS: tuple[tuple[str, Law, str, tuple[str, ...]], ...] = (
+    ("greedy", Law(), "flat", _PREDICTS),
+    ("T=0.7", Law(temperature=0.7), "flat", _PREDICTS),
+    ("T=1 top-p 0.9, flat", Law(temperature=1.0, top_p=0.9), "flat", _FILTERS),
+    ("T=1 top-p 0.9, peaked", Law(temperature=1.0, top_p=0.9), "peaked", _FILTERS),
+    ("T=0.2 top-p 0.95, peaked", Law(temperature=0.2, top_p=0.95), "peaked", _FILTERS),
 )
 
 
@@ -39,15 +40,16 @@ def times(stage: Stage) -> Iterator[Json]:
             yield case
 
 
-def queued(stage: Stage, logits: torch.Tensor, draw: device.Draw) -> Callable[[], None]:
+def queued(stage: Stage, logits: torch.Tensor, draw: Law) -> Callable[[], None]:
     """What a step does behind the head."""
     if not device.takes(logits):
         raise SkippedError("the kernels cannot be used here; see `dllm-fast doctor`")
     n = len(logits)
-    sites = device.pack_sites(n, seed=1, request=0, position=np.arange(n), step=0, line=np.arange(n))
-    there = launcher.to_device(torch.from_numpy(sites), stage.device)
+    laws = device.Laws.of([draw], logits.shape[1], stage.device)
+    told = device.pack(n, laws, {"seed": 1, "position": np.arange(n), "line": np.arange(n)})
+    there = launcher.to_device(torch.from_numpy(told), stage.device)
     packed = device.empty_results(n, stage.device)
-    return functools.partial(device.queue, logits, there, packed, n, draw)
+    return functools.partial(device.queue, logits, there, packed, n, laws.kind)
 
 
 def flat(stage: Stage, rows: int, vocabulary: int) -> torch.Tensor:
@@ -69,7 +71,7 @@ def beside_torch(stage: Stage) -> Iterator[Json]:
         case: Json = {"what": f"{rows} x {vocabulary}"}
         logits = flat(stage, rows, vocabulary)
         with tried(case, "ours"):
-            form = stage.graphed(queued(stage, logits, device.Draw()))
+            form = stage.graphed(queued(stage, logits, Law()))
             case["ours"] = stage.milliseconds(form, kernels=_PREDICTS)
         with tried(case, "torch"):
             case["torch"] = stage.milliseconds(functools.partial(_eager, logits), samples=5)

@@ -139,7 +139,7 @@ def distributions(
     def predictor(plan: Plan, sampler: Sampler) -> Predictor:
         asked = _Asked(plan, sampler, int(top), found)
         if plan.runner.vocabulary is not None:
-            asked.check_top(np.setdiff1d(np.arange(plan.runner.vocabulary), asked.draw.suppressed).size)
+            asked.check_top(np.setdiff1d(np.arange(plan.runner.vocabulary), asked.suppressed).size)
         return asked
 
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
@@ -179,7 +179,7 @@ class _Asked(Predictor):
             part = lines[start : start + _PART]
             scored = logits[torch.from_numpy(part).to(logits.device) if isinstance(logits, torch.Tensor) else part]
             ids = self._best(scored)
-            of_rank = [_current(scored, self.draw.suppressed, ids[:, rank]) for rank in range(self._top)]
+            of_rank = [_current(scored, self.suppressed, ids[:, rank]) for rank in range(self._top)]
             for i, (row, position) in enumerate(places[start : start + _PART]):
                 spelled, why = self._texts(ids[i])
                 self._found.append(
@@ -197,7 +197,7 @@ class _Asked(Predictor):
     def _best(self, logits: Any) -> Ints:
         """The ids of the largest logits of each row `[N, top]`, the largest first, on a tie the lower first."""
         host = logits.detach().float().cpu().numpy() if isinstance(logits, torch.Tensor) else logits.astype(np.float32)
-        allowed = np.setdiff1d(np.arange(host.shape[1]), self.draw.suppressed)
+        allowed = np.setdiff1d(np.arange(host.shape[1]), self.suppressed)
         self.check_top(len(allowed))
         best = np.empty((len(host), self._top), dtype=np.int64)
         for i, row in enumerate(host[:, allowed]):

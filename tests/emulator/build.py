@@ -11,6 +11,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from dllm_fast.kernels import layout
+
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "cuda"
 _HERE = Path(__file__).parent
@@ -48,24 +50,25 @@ def headers() -> list[Path]:
 
 def _compiled(key: str, source: Path, target: str, command: tuple[str, ...], replaced: dict[str, str] | None = None) -> Path:
     """What a command of g++ makes of a source, kept under its name and a digest of all that went in."""
-    digest = hashlib.sha256(repr((key, command, replaced or {})).encode())
+    made = {layout.HEADER: layout.header(), **(replaced or {})}
+    digest = hashlib.sha256(repr((key, command, made)).encode())
     for path in (*headers(), _RUNTIME / "emulator.h"):
         digest.update(path.read_bytes())
     built = _CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.{target}"
     if not built.exists():
         _CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
-            copy, made = Path(folder, source.name), Path(folder, "made")
+            copy, target_file = Path(folder, source.name), Path(folder, "made")
             copy.write_text(f'#line 1 "{source}"\n{key}', encoding="utf-8")
-            for name, text in (replaced or {}).items():
+            for name, text in made.items():
                 Path(folder, name).parent.mkdir(exist_ok=True)
                 Path(folder, name).write_text(text, encoding="utf-8")
             includes = (f"-I{folder}", f"-I{KERNELS / 'include'}", f"-I{_RUNTIME}")
-            arguments = ["g++", *_FLAGS, *includes, "-x", "c++", str(copy), "-x", "none", *command, "-o", str(made)]
+            arguments = ["g++", *_FLAGS, *includes, "-x", "c++", str(copy), "-x", "none", *command, "-o", str(target_file)]
             result = subprocess.run(arguments, capture_output=True, text=True, check=False)
             if result.returncode != 0:
                 raise RuntimeError(f"g++ refuses {source.name}:\n{result.stderr}")
-            os.replace(made, built)  # another process may build the same
+            os.replace(target_file, built)  # another process may build the same
     return built
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast.kernels import launches
+from dllm_fast import _core
+from dllm_fast.kernels import launches, laws, layout
+from dllm_fast.kernels.laws import Law
 
 from . import build
 from .launch import run
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAN, NOTHING_ALLOWED = 1, 2
-FIELDS = ("token", "probability", "top1", "top2", "entropy", "logsumexp")
+FIELDS = tuple(name for name in layout.PREDICTIONS.fields if name not in {"current", "status"})
 _CUT = np.dtype([("x", np.float32), ("id", np.uint32), ("floor", np.float32), ("row_max", np.float32)])
 _RECORD = np.dtype([(name, np.float32) for name in ("max", "mass", "moment", "draw_mass")])
 _DTYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16", "int16": "bfloat16"}
@@ -62,12 +64,13 @@ def _source(path: Path) -> Path:
 def mask_predict(
     logits: Any,
     *,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
+    temperature: Any = 0.0,
+    top_k: Any = None,
+    top_p: Any = None,
+    min_p: Any = None,
     softcap: float | None = None,
     suppress: Any = (),
+    suppress_each: Any = None,
     current: Any = None,
     seed: Any = 0,
     request: Any = 0,
@@ -83,45 +86,44 @@ def mask_predict(
         logits: `[M, V]`, a tensor, or an array where bfloat16 comes as 16-bit integers. Rows may lie apart, the logits of
             a row lie side by side.
         index: `[N]`, which rows are scored; by default all.
+        suppress_each: `[N]` of the rows' own ids in place of `suppress`.
         order: of the emulated threads, see `launch.run`.
         library: builds the library of a kernel file.
     """
     matrix = as_array(logits)
     rows, vocabulary = matrix.shape
     n = rows if index is None else len(index)
-    kept = []  # arrays must outlive the launches
-
-    def array(values: Any, dtype: Any) -> int:
-        held = np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype=dtype), n))
-        kept.append(held)
-        return int(held.ctypes.data)
-
-    def result(dtype: Any) -> np.ndarray:
-        return np.full(n, -7, dtype=dtype)  # what a kernel does not write stays recognisable
-
-    out = {name: result(np.int64 if name == "token" else np.float64) for name in FIELDS}
-    status = result(np.int32)
-    probability_of_current = None if current is None else result(np.float64)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    distinct, law = _core.row_laws(n, **settings)
+    if suppress_each is not None:
+        distinct, law = [distinct[i] for i in law], np.arange(n)
+    draws = [Law(temperature=t, top_k=k, top_p=p, min_p=m) for t, k, p, m in distinct]
+    left_out = [suppress] * len(draws) if suppress_each is None else suppress_each
+    bits = [suppressed_bits(ids, vocabulary) if len(ids) > 0 else None for ids in left_out]
+    table = laws.table(draws, vocabulary, [0 if one is None else one.ctypes.data for one in bits])
+    sites = layout.SITES.pack(
+        n,
+        {
+            "seed": seed,
+            "request": request,
+            "position": np.arange(n) if positions is None else positions,
+            "step": step,
+            "line": np.arange(n) if index is None else index,
+            "law": law,
+            "current": 0 if current is None else current,
+        },
+    )
+    predictions = np.empty(layout.PREDICTIONS.size(n), dtype=np.uint8)
+    out = layout.PREDICTIONS.views(predictions, n)
+    for values in out.values():
+        values[:] = -7  # what a kernel does not write stays recognisable
     records = np.full(n * launches.tiles(vocabulary) * launches.RECORD_BYTES, 0xFF, dtype=np.uint8)
     cuts = np.full(n * launches.CUT_BYTES, 0xFF, dtype=np.uint8)
     dtype = _DTYPES[matrix.dtype.name]
     bins = np.full(launches.bins_bytes(dtype=dtype, sites=n, vocabulary=vocabulary), 0xFF, dtype=np.uint8)
-    bits = suppressed_bits(suppress, vocabulary) if len(suppress) > 0 else None
+    arrays = {"logits": matrix, "sites": sites, "laws": table, "records": records, "cuts": cuts, "bins": bins}
     buffers = launches.MaskPredictBuffers(
-        logits=matrix.ctypes.data,
-        index=0 if index is None else array(index, np.int32),
-        suppressed=0 if bits is None else bits.ctypes.data,
-        records=records.ctypes.data,
-        cuts=cuts.ctypes.data,
-        bins=bins.ctypes.data,
-        seed=array(seed, np.uint64),
-        request=array(request, np.uint32),
-        position=array(np.arange(n) if positions is None else positions, np.uint32),
-        step=array(step, np.uint32),
-        current=0 if current is None else array(current, np.int32),
-        probability_of_current=0 if probability_of_current is None else probability_of_current.ctypes.data,
-        status=status.ctypes.data,
-        **{name: values.ctypes.data for name, values in out.items()},
+        **{name: array.ctypes.data for name, array in arrays.items()}, predictions=predictions.ctypes.data
     )
     for launch in launches.mask_predict(
         buffers,
@@ -129,11 +131,11 @@ def mask_predict(
         sites=n,
         vocabulary=vocabulary,
         stride=matrix.strides[0] // matrix.itemsize,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
+        kind=laws.kind_of(table),
+        has_current=current is not None,
         softcap=softcap,
     ):
         run(launch, order=order, library=library(build.KERNELS / f"{launch.file}.cu"))
-    return Prediction(**out, current=probability_of_current, status=status, cuts=cuts.view(_CUT), records=records.view(_RECORD))
+    if current is None:
+        out["current"] = None
+    return Prediction(**out, cuts=cuts.view(_CUT), records=records.view(_RECORD))

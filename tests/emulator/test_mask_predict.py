@@ -61,6 +61,31 @@ def calls(draw, **kinds):
     }
 
 
+@st.composite
+def mixed_calls(draw):
+    """A matrix with settings of its own for each row."""
+    matrix = draw(strategies.logits(vocabularies=(3, 300, 4097, 8200), max_rows=5))
+    settings = draw(strategies.row_laws(*matrix.shape))
+    return matrix, settings | {"suppress": draw(strategies.suppressed(matrix)), "seed": draw(strategies.seeds)}
+
+
+@given(mixed_calls(), ORDERS)
+def test_rows_with_laws_of_their_own_equal_the_core(call, order):
+    matrix, settings = call
+    assert_equals_core(matrix, order=order, **settings)
+
+
+def test_one_law_and_the_same_law_for_each_row_are_one_launch_alike():
+    """What is launched depends on which laws there are, and a law that is not of a row changes nothing in it."""
+    x = torch.from_numpy(np.random.default_rng(5).normal(0, 3, (4, 5000)).astype(np.float32))
+    alone = mask_predict(x, temperature=0.7, seed=3)
+    same = mask_predict(x, temperature=[0.7] * 4, seed=3)
+    beside = mask_predict(x, temperature=[0.7, 0.7, 0.7, 0.0], top_k=[5000, 5000, 5000, 5], top_p=[1.0, 1.0, 1.0, 0.5], seed=3)
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(alone, field), getattr(same, field))
+        np.testing.assert_array_equal(getattr(alone, field)[:3], getattr(beside, field)[:3])
+
+
 @given(calls(), ORDERS)
 def test_every_field_equals_the_core(call, order):
     matrix, settings = call
@@ -264,6 +289,48 @@ def test_near_the_largest_taking_the_floor_away_changes_no_bit():
     np.testing.assert_array_equal(weights + arithmetic._EXP_AT_FLOOR, weights)
     above_floor = arithmetic.exp32(np.float32(-43)) + arithmetic._EXP_AT_FLOOR
     assert above_floor != arithmetic.exp32(np.float32(-43)), "further away it counts"
+
+
+# What is wrong about the laws.
+PLANTED_LAWS = {
+    "the law of another site": ("sites.law(site) : 0", "sites.law(0) : 0"),
+    "the first law for all": ("is_mixed != 0 ?", "is_mixed > 1 ?"),
+    "no law but the first is suppressed": (
+        "sites.line(site) * stride, law.suppressed",
+        "sites.line(site) * stride, laws->suppressed",
+    ),
+    "greedy rows draw": ("draws = choice != CHOICE_ARGMAX", "draws = true"),
+    "rows without filters are cut": ("choice == CHOICE_BY_FILTERED_DRAW ? &cuts[site]", "true ? &cuts[site]"),
+    "the temperature of the first": ("IS_TEMPERED ? law.inverse_temperature", "IS_TEMPERED ? matrix.laws->inverse_temperature"),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED_LAWS)
+def test_planted_faults_in_the_laws_are_seen(what):
+    old, new = PLANTED_LAWS[what]
+    source, header = build.KERNELS / "mask_predict.cu", "dllm/prediction.cuh"
+    texts = [source.read_text("utf-8"), (build.KERNELS / "include" / header).read_text("utf-8")]
+    assert sum(text.count(old) for text in texts) == 1
+    kernels, shared = (text.replace(old, new) for text in texts)
+
+    def library(path):
+        return build.library(path, text=kernels if path == source else None, replaced={header: shared})
+
+    # Rows of one kind each, of which no two share a law; several ids are left out by one of them.
+    matrix = strategies.as_dtype(np.random.default_rng(0).normal(0, 2, (5, 4500)), "float32")
+    settings = {"temperature": [0.0, 0.5, 1.0, 3.0, 0.0], "top_k": [4500, 4500, 40, 4500, 4500], "seed": 3}
+    suppress = [(), (), (), tuple(range(0, 4500, 2)), (int(matrix[4].argmax()),)]
+    alone = [
+        dllm_fast.mask_predict(matrix[i : i + 1], positions=[i], suppress=suppress[i], **strategies.of_row(settings, i))
+        for i in range(5)
+    ]
+
+    def differs(library):
+        made = mask_predict(matrix, suppress_each=suppress, library=library, **settings)
+        return any(getattr(made, field)[i] != getattr(alone[i], field)[0] for i in range(5) for field in FIELDS)
+
+    assert not differs(build.library)
+    assert differs(library)
 
 
 # What is wrong in the tiles, and settings that show it.

@@ -184,7 +184,7 @@ def inputs(rows, width, scored, keys=40, slots=True) -> Inputs:
 
 def test_shapes_are_rounded_up_to_a_few():
     shapes = {Shape.around(inputs(rows, width, [0]), None, None) for rows in (5, 6, 7, 8) for width in (17, 25, 32)}
-    assert shapes == {Shape(rows=8, width=32, keys=32, scored=16, draw=None)}
+    assert shapes == {Shape(rows=8, width=32, keys=32, scored=16, kind=None)}
 
 
 def test_rows_are_filled_up_by_three_at_most():

@@ -19,6 +19,7 @@ from dllm_fast.errors import KernelError
 from dllm_fast.kernels import cubins, files, launches
 from dllm_fast.kernels import nvrtc as compiler
 from dllm_fast.kernels.launch import _CONVERTERS
+from dllm_fast.kernels.laws import Law, kind_for
 from tests.compiler import LOG, nvrtc_or_skip
 from tests.parameters import parameter_sizes
 
@@ -70,9 +71,11 @@ def every_launch():
     for dtype in launches.SUFFIXES:
         buffers = launches.MaskPredictBuffers(**{field.name: 0 for field in fields(launches.MaskPredictBuffers)})
         for settings in ({}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.5}):
-            yield from launches.mask_predict(buffers, dtype=dtype, sites=1, vocabulary=9, stride=9, **settings)
+            yield from launches.mask_predict(
+                buffers, dtype=dtype, sites=1, vocabulary=9, stride=9, kind=kind_for([Law(**settings)], 9)
+            )
     buffers = launches.CommitBuffers(**{field.name: 0 for field in fields(launches.CommitBuffers)})
-    yield launches.commit(buffers, rows=1, mask_id=0, order="confidence", cut="count")
+    yield launches.commit(buffers, sites=1, rows=1, mask_id=0, order="confidence", cut="count")
     buffers = launches.AttentionBuffers(**{field.name: 0 for field in fields(launches.AttentionBuffers)})
     strides = {f"{name}_strides": (0, 0, 0) for name in ("q", "k", "v", "out")}
     for dtype, depth, queries in itertools.product(launches.LAYER_SUFFIXES, launches.HEAD_DIMENSIONS, (1, 64)):

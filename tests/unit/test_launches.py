@@ -9,6 +9,7 @@ from dataclasses import fields
 import pytest
 
 from dllm_fast.kernels import launches
+from dllm_fast.kernels.laws import Law, kind_for
 
 # Blocks along each side of a grid, threads of a block, and the dynamic shared memory of a block that also the smaller
 # architectures have (sm_86, sm_89, sm_120: 99 KB).
@@ -21,13 +22,15 @@ def no_buffers(kind):
 
 
 def mask_predict():
-    for dtype, sites, filters in itertools.product(launches.SUFFIXES, (1, 2**20), ({}, {"temperature": 1.0, "top_k": 5})):
-        buffers = no_buffers(launches.MaskPredictBuffers)
-        yield from launches.mask_predict(buffers, dtype=dtype, sites=sites, vocabulary=2**20, stride=2**20, **filters)
+    for dtype, sites, law in itertools.product(launches.SUFFIXES, (1, 2**20), (Law(), Law(temperature=1.0, top_k=5))):
+        buffers, kind = no_buffers(launches.MaskPredictBuffers), kind_for([law], 2**20)
+        yield from launches.mask_predict(buffers, dtype=dtype, sites=sites, vocabulary=2**20, stride=2**20, kind=kind)
 
 
 def commit():
-    yield launches.commit(no_buffers(launches.CommitBuffers), rows=2**24, mask_id=0, order="confidence", cut="count")
+    yield launches.commit(
+        no_buffers(launches.CommitBuffers), sites=2**24, rows=2**24, mask_id=0, order="confidence", cut="count"
+    )
 
 
 def attention():

@@ -40,6 +40,8 @@ def same(ours, core):
         {"temperature": 0.8, "seed": [2**64 - 1, 0, 3, 7, 9], "request": 4, "step": [5, 4, 3, 2, 1]},
         {"temperature": 0.8, "softcap": 3.0, "suppress": [7]},
         {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "suppress": [0, 5, 4999], "positions": [9, 8, 7, 6, 5]},
+        {"temperature": [0.0, 0.5, 1.0, 2.0, 0.5], "top_k": [5, 5000, 40, 5000, 5000], "min_p": np.array([0, 0, 0.1, 0.2, 0])},
+        {"temperature": torch.tensor([0.3, 0.0, 0.3, 0.0, 1.0]), "suppress": [7], "seed": [4, 5, 6, 7, 8]},
         {"suppress": torch.tensor([3]), "current": [0, 1, 3, 4, 4999]},
     ],
 )
@@ -53,6 +55,11 @@ def test_mask_predict_equals_the_core(given, dtype):
     assert len(ours) == 5
     same(ours, core)
     same(ours.cpu(), core)
+
+
+def test_what_is_wrong_in_one_row_is_named():
+    with emulated(), pytest.raises(InvalidValueError, match="temperature must be at least 0 and finite, got -1 for row 2"):
+        dllm_fast.mask_predict(logits(3, 50), temperature=[0.0, 1.0, -1.0])
 
 
 def test_positions_and_current_that_are_on_the_device_stay_there(monkeypatch):

@@ -25,6 +25,7 @@ from bench.on_gpu.cost.card import (
     in_order,
 )
 from dllm_fast.kernels import launches
+from dllm_fast.kernels.laws import Law, kind_for
 
 # Of a block's bins, of the record of a tile, and of the two tiles that `rows` looks at again.
 _BINS, _RECORD, _LOOKED_AT = 16_384, launches.RECORD_BYTES, 2 * 2 * launches.TILE
@@ -65,7 +66,8 @@ def launches_of(rows: int, vocabulary: int, *, temperature: float = 0.0, top_p: 
     """What is launched, for its grids."""
     nowhere = launches.MaskPredictBuffers(**{one.name: 0 for one in fields(launches.MaskPredictBuffers)})
     shape = {"sites": rows, "vocabulary": vocabulary, "stride": vocabulary}
-    return launches.mask_predict(nowhere, dtype="bfloat16", temperature=temperature, top_p=top_p, **shape)  # type: ignore[arg-type]
+    kind = kind_for([Law(temperature=temperature, top_p=top_p)], vocabulary)
+    return launches.mask_predict(nowhere, dtype="bfloat16", kind=kind, **shape)  # type: ignore[arg-type]
 
 
 def instructions_of_tile(code: Code) -> float:

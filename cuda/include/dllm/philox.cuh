@@ -1,7 +1,7 @@
 // Counter-based randomness, the twin of rust/rng.rs: Philox4x32-10 (Salmon et al., SC 2011).
 #pragma once
 
-#include "dllm/platform.cuh"
+#include "dllm/layout.cuh"
 
 namespace dllm {
 
@@ -30,6 +30,11 @@ struct Place {
     uint64_t seed;
     uint32_t request, position, step;
 };
+
+// That of a site.
+__device__ __forceinline__ Place place_of(const Sites& sites, int site) {
+    return {sites.seed(site), sites.request(site), sites.position(site), sites.step(site)};
+}
 
 // 53 random bits.
 __device__ __forceinline__ uint64_t bits53(const Place& place, Draw draw) {

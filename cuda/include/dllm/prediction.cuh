@@ -1,6 +1,7 @@
 // What the kernels of mask_predict.cu hand to each other, and the arguments they share.
 #pragma once
 
+#include "dllm/layout.cuh"
 #include "dllm/logits.cuh"
 
 namespace dllm {
@@ -32,20 +33,22 @@ struct alignas(16) Cut {
     }
 };
 
-// Rows that are scored: site i is the row `index[i]` of the matrix, or row i where `index` is null. Consecutive rows lie
-// `stride` logits apart.
+// Rows that are scored, and the laws of their draws. Consecutive rows lie `stride` logits apart. Laws are data, like the sites
+// that name them: what is captured in a graph holds for others. Where `is_mixed` is 0, all sites are of the first.
 template <typename T>
 struct Matrix {
     const T* logits;
-    const int32_t* index;
+    Sites sites;
+    const Law* laws;
+    int is_mixed;
     int64_t stride;
-    const uint8_t* suppressed;
     int vocabulary;
     Softcap softcap;
 
-    __device__ __forceinline__ Row<T> row(int site) const {
-        const int64_t i = index == nullptr ? site : index[site];
-        return {logits + i * stride, suppressed, vocabulary, softcap};
+    __device__ __forceinline__ const Law& law(int site) const { return laws[is_mixed != 0 ? sites.law(site) : 0]; }
+
+    __device__ __forceinline__ Row<T> row(int site, const Law& law) const {
+        return {logits + sites.line(site) * stride, law.suppressed, vocabulary, softcap};
     }
 
     __device__ __forceinline__ int tiles() const { return (vocabulary + TILE - 1) / TILE; }
@@ -57,6 +60,7 @@ constexpr int MAX_TILES = 256;
 }  // namespace dllm
 
 // The matrix among the parameters of a kernel: what comes first, what comes behind the kernel's own buffers, and both as one.
-#define DLLM_ROWS(T) const T* __restrict__ logits, const int32_t* __restrict__ index, const uint8_t* __restrict__ suppressed
-#define DLLM_SHAPE int64_t stride, int vocabulary, float cap, float cap_rate
-#define DLLM_MATRIX {logits, index, stride, suppressed, vocabulary, {cap, cap_rate}}
+// `sites` is a buffer of `count` sites.
+#define DLLM_ROWS(T) const T* __restrict__ logits, const uint8_t* __restrict__ sites, const dllm::Law* __restrict__ laws
+#define DLLM_SHAPE int count, int is_mixed, int64_t stride, int vocabulary, float cap, float cap_rate
+#define DLLM_MATRIX {logits, {sites, count}, laws, is_mixed, stride, vocabulary, {cap, cap_rate}}

@@ -62,6 +62,7 @@ struct CutShared {
     BlockScratch<uint64_t> longs;
     TileSet tiles;
     Part found;
+    Law law;
     int id;
 };
 

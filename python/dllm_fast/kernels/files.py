@@ -8,6 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from dllm_fast.kernels import layout
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
@@ -42,9 +44,10 @@ def text(source: str) -> bytes:
 
 @cache
 def headers() -> dict[str, bytes]:
-    """Headers by the name under which kernels include them."""
+    """Headers by the name under which kernels include them: files, and the one that is made."""
     place = folder() / "include" / "dllm"
-    return {f"dllm/{entry.name}": entry.read_bytes() for entry in sorted(place.iterdir(), key=lambda e: e.name)}
+    kept = {f"dllm/{entry.name}": entry.read_bytes() for entry in sorted(place.iterdir(), key=lambda e: e.name)}
+    return kept | {layout.HEADER: layout.header().encode()}
 
 
 def options(source: str, arch: str) -> tuple[str, ...]:

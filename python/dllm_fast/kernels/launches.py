@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+from dllm_fast.kernels.laws import Kind
 
 TILE = 4096
 MAX_TILES = 256
 _WARP = 32
 _TILE_WARPS = 2
 _GRID_LIMIT = 65_535  # blocks in the second and third dimension of a grid
-_FLOAT32_TINY = 1.1754943508222875e-38
-_FLOAT32_MAX = 3.4028234663852886e38
-_CHOOSE_ARGMAX, _CHOOSE_BY_DRAW, _CHOOSE_BY_FILTERED_DRAW = range(3)
+_GREEDY = Kind()
 
 #: Bytes of the intermediate buffers: of a tile record, and of the cut of a row.
 RECORD_BYTES = 16
@@ -51,34 +51,20 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskPredictBuffers:
-    """Addresses of the arrays of a mask prediction with N sites; 0 where an array is absent.
+    """Addresses of what a mask prediction of N sites reads and writes.
 
-    `logits` [*, V]; `index` [N] int32 rows of the sites (absent: row i for site i); `suppressed` ceil(V / 8) bytes, a bit
-    for each id, lowest first; `records` N * tiles(V) * RECORD_BYTES, `cuts` N * CUT_BYTES and `bins` bins_bytes() of work space
-    (`cuts` only with filters, `bins` only with top-k or top-p); `seed` uint64, `request`, `position`, `step` uint32 and
-    `current` int32, all [N]; results [N]: `token` int64, `status` int32 (0 fine, 1 NaN at `token`, 2 nothing but -inf), the
-    others float64.
+    `logits` [*, V]; `sites` and `predictions` buffers of `layout.SITES` and `layout.PREDICTIONS` for N entries; `laws` records
+    of `layout.LAW`; work space: `records` N * tiles(V) * RECORD_BYTES, `cuts` N * CUT_BYTES and `bins` bins_bytes() (`cuts`
+    only with filters, `bins` only with top-k or top-p).
     """
 
     logits: int
-    index: int = 0
-    suppressed: int = 0
+    sites: int
+    laws: int
     records: int
     cuts: int = 0
     bins: int = 0
-    seed: int
-    request: int
-    position: int
-    step: int
-    current: int = 0
-    token: int
-    probability: int
-    top1: int
-    top2: int
-    entropy: int
-    logsumexp: int
-    probability_of_current: int = 0
-    status: int
+    predictions: int
 
 
 def mask_predict_sources(dtype: str) -> tuple[str, ...]:
@@ -95,11 +81,6 @@ def _grid_of_tiles(sites: int, vocabulary: int) -> tuple[int, int, int]:
     """Blocks of the kernels that give a warp to each tile of each site: see `tile_place` in tile.cuh."""
     across = min(sites, _GRID_LIMIT)
     return -(-tiles(vocabulary) // _TILE_WARPS), across, -(-sites // across)
-
-
-def inverse_temperature(temperature: float) -> float:
-    """1 / temperature as the kernels take it: within the normal float32 numbers. 1 for temperature 0, where it is not used."""
-    return 1.0 if temperature == 0 else min(max(1.0 / temperature, _FLOAT32_TINY), _FLOAT32_MAX)
 
 
 def _chunks(sites: int, vocabulary: int) -> int:
@@ -124,10 +105,8 @@ def mask_predict(
     sites: int,
     vocabulary: int,
     stride: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
+    kind: Kind = _GREEDY,
+    has_current: bool = False,
     softcap: float | None = None,
 ) -> list[Launch]:
     """The launches of a mask prediction, in order. The settings are checked by the caller; `stride` counts logits."""
@@ -135,79 +114,28 @@ def mask_predict(
         return []  # a grid of nothing is an error
     suffix = SUFFIXES[dtype]
     predict, filter_ = mask_predict_sources(dtype)
-    draws = temperature > 0
-    keep_k = top_k if draws and top_k is not None and top_k < vocabulary else 0
-    keep_p = top_p if draws and top_p is not None else 1.0
-    floor_p = min_p if draws and min_p is not None else 0.0
-    filters = keep_k > 0 or keep_p < 1.0 or floor_p > 0.0
-    scale = ctypes.c_float(inverse_temperature(temperature))
-    is_tempered = draws and not filters and scale.value != 1.0
-
-    logits, index, suppressed = (ctypes.c_void_p(a) for a in (buffers.logits, buffers.index, buffers.suppressed))
+    given = tuple(ctypes.c_void_p(a) for a in (buffers.logits, buffers.sites, buffers.laws))
     records, cuts = ctypes.c_void_p(buffers.records), ctypes.c_void_p(buffers.cuts)
     # A bound and what |x| is multiplied by in the exponent; 0 for none.
     bound = ctypes.c_float(softcap or 0.0), ctypes.c_float(-2.0 / softcap if softcap else 0.0)
-    row = ctypes.c_int64(stride), ctypes.c_int32(vocabulary), *bound
-    n = ctypes.c_int32(sites)
-    warp_per_tile = _grid_of_tiles(sites, vocabulary)
+    shape = ctypes.c_int32(sites), ctypes.c_int32(kind.is_mixed), ctypes.c_int64(stride), ctypes.c_int32(vocabulary), *bound
+    warp_per_tile, tile_block = _grid_of_tiles(sites, vocabulary), (_TILE_WARPS * _WARP, 1, 1)
     block_per_row = (sites, 1, 1)
 
-    kind = "tempered_tiles" if is_tempered else "tiles"
-    launches = [
-        Launch(
-            predict,
-            f"dllm_mask_predict_{kind}_{suffix}",
-            warp_per_tile,
-            (_TILE_WARPS * _WARP, 1, 1),
-            (logits, index, suppressed, records, *row, n, *((scale,) if is_tempered else ())),
-        )
-    ]
-    if filters:
+    tiles_kernel = f"dllm_mask_predict_{'tempered_tiles' if kind.is_tempered else 'tiles'}_{suffix}"
+    launches = [Launch(predict, tiles_kernel, warp_per_tile, tile_block, (*given, records, *shape))]
+    if kind.is_cut:
         bins, chunks = ctypes.c_void_p(buffers.bins), ctypes.c_int32(_chunks(sites, vocabulary))
-        if keep_k > 0 or keep_p < 1.0:
-            which = ctypes.c_int32(keep_k > 0), ctypes.c_int32(keep_p < 1.0)
-            launches.append(
-                Launch(
-                    filter_,
-                    f"dllm_mask_filter_count_{suffix}",
-                    (sites * chunks.value, 1, 1),
-                    (512, 1, 1),
-                    (logits, index, suppressed, records, bins, *row, chunks, scale, *which),
-                )
-            )
-        limits = ctypes.c_int32(keep_k), ctypes.c_double(keep_p), ctypes.c_double(floor_p)
-        launches.append(
-            Launch(
-                filter_,
-                f"dllm_mask_filter_cut_{suffix}",
-                block_per_row,
-                (512, 1, 1),
-                (logits, index, suppressed, records, bins, cuts, *row, chunks, scale, *limits),
-            )
-        )
-        launches.append(
-            Launch(
-                filter_,
-                f"dllm_mask_filter_kept_{suffix}",
-                warp_per_tile,
-                (_TILE_WARPS * _WARP, 1, 1),
-                (logits, index, suppressed, cuts, records, *row, n, scale),
-            )
-        )
-    b = buffers
-    sites_arrays = (b.seed, b.request, b.position, b.step, b.current)
-    results = (b.token, b.probability, b.top1, b.top2, b.entropy, b.logsumexp, b.probability_of_current, b.status)
-    pointers = tuple(ctypes.c_void_p(a) for a in (*sites_arrays, *results))
-    choice = _CHOOSE_BY_FILTERED_DRAW if filters else _CHOOSE_BY_DRAW if draws else _CHOOSE_ARGMAX
-    launches.append(
-        Launch(
-            predict,
-            f"dllm_mask_predict_rows_{suffix}",
-            block_per_row,
-            (256, 1, 1),
-            (logits, index, suppressed, records, cuts, *pointers, *row, scale, ctypes.c_int32(choice)),
-        )
-    )
+        if kind.is_counted:
+            grid, arguments = (sites * chunks.value, 1, 1), (*given, records, bins, *shape, chunks)
+            launches.append(Launch(filter_, f"dllm_mask_filter_count_{suffix}", grid, (512, 1, 1), arguments))
+        arguments = (*given, records, bins, cuts, *shape, chunks)
+        launches.append(Launch(filter_, f"dllm_mask_filter_cut_{suffix}", block_per_row, (512, 1, 1), arguments))
+        arguments = (*given, cuts, records, *shape)
+        launches.append(Launch(filter_, f"dllm_mask_filter_kept_{suffix}", warp_per_tile, tile_block, arguments))
+    results = ctypes.c_void_p(buffers.predictions), ctypes.c_int32(has_current)
+    arguments = (*given, records, cuts, *results, *shape)
+    launches.append(Launch(predict, f"dllm_mask_predict_rows_{suffix}", block_per_row, (256, 1, 1), arguments))
     return launches
 
 
@@ -223,24 +151,15 @@ MAX_CANDIDATES = 1024
 class CommitBuffers:
     """Addresses of the arrays of a commit: R rows, N sites (scored positions), those of a row together, positions rising.
 
-    `site_start` [R + 1] int32; `cell` [N] int32, where in `cells` a site lies; `position`, `request`, `step` uint32, `seed`
-    uint64, `token` int64, `status` int32, and `probability`, `top1`, `top2`, `entropy` float64, all [N], as the mask prediction
-    reads and writes them; `floors` [R] int32, `progress` [R] float64; changed: `cells` int64, tokens; results: `chosen` [N]
-    int32, sites by rank, `committed` and `masks_left` [R] int32.
+    `sites` and `predictions` buffers of `layout.SITES` and `layout.PREDICTIONS` for N entries; `site_start` [R + 1] int32;
+    `cell` [N] int32, where in `cells` a site lies; `floors` [R] int32, `progress` [R] float64; changed: `cells` int64, tokens;
+    results: `chosen` [N] int32, sites by rank, `committed` and `masks_left` [R] int32.
     """
 
+    sites: int
+    predictions: int
     site_start: int
     cell: int
-    position: int
-    seed: int
-    request: int
-    step: int
-    token: int
-    probability: int
-    top1: int
-    top2: int
-    entropy: int
-    status: int
     floors: int
     progress: int
     cells: int
@@ -252,6 +171,7 @@ class CommitBuffers:
 def commit(
     buffers: CommitBuffers,
     *,
+    sites: int,
     rows: int,
     mask_id: int,
     order: str,
@@ -260,11 +180,8 @@ def commit(
     order_temperature: float = 0.0,
     is_annealed: bool = False,
 ) -> Launch:
-    """The launch of a commit."""
-    b = buffers
-    statistics = (b.token, b.probability, b.top1, b.top2, b.entropy, b.status)
-    addresses = (b.site_start, b.cell, b.position, b.seed, b.request, b.step, *statistics, b.floors, b.progress)
-    results = (b.cells, b.chosen, b.committed, b.masks_left)
+    """The launch of a commit. `sites` is the N of the buffers, in which those of the rows come first."""
+    pointers = tuple(ctypes.c_void_p(getattr(buffers, field.name)) for field in fields(buffers))
     rule = (
         ctypes.c_int32(ORDERS[order]),
         ctypes.c_int32(CUTS[cut]),
@@ -272,8 +189,7 @@ def commit(
         ctypes.c_double(order_temperature),
         ctypes.c_int32(is_annealed),
     )
-    pointers = tuple(ctypes.c_void_p(a) for a in (*addresses, *results))
-    arguments = (*pointers, ctypes.c_int64(mask_id), *rule)
+    arguments = (*pointers, ctypes.c_int32(sites), ctypes.c_int64(mask_id), *rule)
     return Launch("commit", "dllm_commit", (rows, 1, 1), (256, 1, 1), arguments)
 
 

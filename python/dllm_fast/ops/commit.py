@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dllm_fast.kernels import launches
-from dllm_fast.ops import launcher, mask_predict
+from dllm_fast.ops import launcher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,16 +124,12 @@ class Place:
     def queue(self, cells: Tensor, sites: Tensor, results: Tensor, rule: Rule) -> None:
         """Queues the commit of the sites `[room]` of `mask_predict.queue` and its results, into `cells` int64."""
         room = self._room
-        coordinates = mask_predict.site_addresses(sites, room)
-        statistics = mask_predict.result_addresses(results, room)
         buffers = launches.CommitBuffers(
-            cells=cells.data_ptr(),
-            **self.addresses(),
-            **{name: coordinates[name] for name in ("seed", "request", "position", "step")},
-            **{name: statistics[name] for name in ("token", "probability", "top1", "top2", "entropy", "status")},
+            sites=sites.data_ptr(), predictions=results.data_ptr(), cells=cells.data_ptr(), **self.addresses()
         )
         launch = launches.commit(
             buffers,
+            sites=room,
             rows=self.rows,
             mask_id=rule.mask_id,
             order=rule.order,

@@ -11,29 +11,19 @@ import torch
 from dllm_fast import _core
 from dllm_fast.arrays import integer_array
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.kernels import launches
+from dllm_fast.kernels import launches, layout
+from dllm_fast.kernels.laws import Kind, Law, kind_of, table
 from dllm_fast.ops import launcher
 from dllm_fast.ops.shared import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-_FINE, _NOT_A_NUMBER = 0, 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """How tokens are drawn, and which ids are not; checked by the caller."""
-
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    softcap: float | None = None
-    suppressed: tuple[int, ...] = ()
+_NOT_A_NUMBER = layout.STATUSES.index("not_a_number")
+_DTYPES = {"i8": torch.int64, "f8": torch.float64, "i4": torch.int32}
 
 
 def takes(logits: Tensor) -> bool:
@@ -47,57 +37,57 @@ def takes(logits: Tensor) -> bool:
     return launcher.usable(logits.device, *launches.mask_predict_sources(dtype))
 
 
-# --- what the kernels read and write: arrays side by side in one buffer, so that one copy moves all of them
-
-_SITES = {
-    "seed": np.uint64,
-    "request": np.uint32,
-    "position": np.uint32,
-    "step": np.uint32,
-    "line": np.int32,
-    "current": np.int32,
-}
-_STATISTICS = ("token", "probability", "top1", "top2", "entropy", "logsumexp", "current")
+# --- what the kernels read and write: one buffer each way, so that one copy moves all
 
 
-def pack_sites(
-    n: int, *, seed: Any, request: Any, position: Any, step: Any, line: Any, current: Any = 0, room: int | None = None
-) -> NDArray[np.uint8]:
-    """The random numbers' coordinates and the line of logits of n sites, each one number or n, as bytes.
+@dataclass(frozen=True, slots=True)
+class Laws:
+    """Laws as the kernels read them, for a vocabulary on a device.
 
-    With `room` there is place for so many; those behind the n repeat the last, so that no kernel reads outside.
+    Attributes:
+        records: of each, `layout.LAW`.
+        kind: what is launched where sites name any of them.
+        bits: of suppressed ids, to which the records point: whoever queues with these holds them until that is done.
     """
-    room = n if room is None else room
-    packed = np.empty(site_bytes(room), dtype=np.uint8)
-    given = {"seed": seed, "request": request, "position": position, "step": step, "line": line, "current": current}
-    begin = 0
-    for name, dtype in _SITES.items():
-        end = begin + room * np.dtype(dtype).itemsize
-        array = packed[begin:end].view(dtype)
-        array[:n] = np.asarray(given[name], dtype=dtype)
-        array[n:] = array[n - 1] if n else 0
-        begin = end
-    return packed
+
+    records: NDArray[Any]
+    kind: Kind
+    bits: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, laws: Sequence[Law], vocabulary: int, device: torch.device) -> Laws:
+        """Their table."""
+        bits = tuple(suppressed_bits(law.suppressed, vocabulary, device) if law.suppressed else None for law in laws)
+        records = table(laws, vocabulary, [0 if one is None else one.data_ptr() for one in bits])
+        return cls(records, kind_of(records), bits)
+
+    def chosen(self, index: tuple[int, ...]) -> Laws:
+        """Those of some rows, in their order: one for all where they have the same."""
+        if len(self.records) == 1:
+            return self
+        records = self.records[list(index if len(set(index)) > 1 else index[:1])]
+        return Laws(records, kind_of(records), self.bits)
 
 
-def site_bytes(n: int) -> int:
-    """Size of what `pack_sites` makes of n sites."""
-    return n * sum(np.dtype(dtype).itemsize for dtype in _SITES.values())
+def pack(n: int, laws: Laws, fields: Mapping[str, Any], *, room: int | None = None, laws_room: int = 0) -> NDArray[np.uint8]:
+    """What `queue` reads: n sites, by the fields of `layout.SITES`, and behind them the laws that they name.
+
+    There is place for `room` sites and `laws_room` laws, or for those that there are.
+    """
+    records = np.zeros(max(laws_room, len(laws.records)), dtype=laws.records.dtype)
+    records[: len(laws.records)] = laws.records
+    return np.concatenate((layout.SITES.pack(n, fields, room=room), records.view(np.uint8)))
+
+
+def packed_bytes(n: int, laws: int) -> int:
+    """Size of what `pack` makes with place for so many sites and laws."""
+    return layout.SITES.size(n) + laws * layout.LAW.dtype.itemsize
 
 
 def steps(sites: Tensor, n: int) -> Tensor:
-    """The steps of n sites, int32, in a buffer that holds what `pack_sites` made."""
-    begin = site_addresses(sites, n)["step"] - sites.data_ptr()
+    """The steps of n sites, int32, in a buffer that holds what `pack` made."""
+    begin = layout.SITES.offsets(n)["step"]
     return sites[begin : begin + 4 * n].view(torch.int32)
-
-
-def site_addresses(sites: Tensor, n: int) -> dict[str, int]:
-    """Where the arrays of n sites begin in a buffer that holds what `pack_sites` made."""
-    found, address = {}, sites.data_ptr()
-    for name, dtype in _SITES.items():
-        found[name] = address
-        address += n * np.dtype(dtype).itemsize
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +138,7 @@ class TensorPrediction:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> TensorPrediction:
         """With every field changed."""
-        values = {name: getattr(self, name) for name in (*_STATISTICS, "status")}
+        values = {name: getattr(self, name) for name in layout.PREDICTIONS.fields}
         changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
         return TensorPrediction(**changed)
 
@@ -180,32 +170,22 @@ def unusable(status: int, token: int, place: str) -> InvalidValueError:
     )
 
 
-def result_bytes(n: int) -> int:
-    """Size of the buffer of the results of n sites."""
-    return n * (8 * len(_STATISTICS) + 4)
-
-
 def results(packed: Tensor, n: int, *, has_current: bool, room: int | None = None) -> TensorPrediction:
     """The first n of `room` results in a buffer."""
     room = n if room is None else room
-    columns = packed[: room * 8 * len(_STATISTICS)].view(torch.float64).view(len(_STATISTICS), room)
-    named: dict[str, Any] = {name: columns[i, :n] for i, name in enumerate(_STATISTICS)}
-    named["token"] = named["token"].view(torch.int64)
-    status = packed[room * 8 * len(_STATISTICS) :].view(torch.int32)[:n]
-    current = named.pop("current")
-    named["current"] = current if has_current else None
-    return TensorPrediction(**named, status=status, _packed=packed, _room=room)
+    named: dict[str, Any] = {}
+    for name, begin in layout.PREDICTIONS.offsets(room).items():
+        dtype = _DTYPES[layout.PREDICTIONS.fields[name]]
+        named[name] = packed[begin : begin + room * dtype.itemsize].view(dtype)[:n]
+    if not has_current:
+        named["current"] = None
+    return TensorPrediction(**named, _packed=packed, _room=room)
 
 
 def empty_results(n: int, device: torch.device, *, words: int = 0) -> Tensor:
     """A buffer for `queue`; statistics that no kernel writes are NaN. Behind them is room for 8-byte words."""
-    return torch.full((-(-result_bytes(n) // 8) + words,), torch.nan, dtype=torch.float64, device=device).view(torch.uint8)
-
-
-def result_addresses(packed: Tensor, n: int) -> dict[str, int]:
-    """Where the arrays of n results begin in a buffer."""
-    found = {name: packed.data_ptr() + 8 * n * i for i, name in enumerate(_STATISTICS)}
-    return found | {"status": packed.data_ptr() + 8 * n * len(_STATISTICS)}
+    size = -(-layout.PREDICTIONS.size(n) // 8) + words
+    return torch.full((size,), torch.nan, dtype=torch.float64, device=device).view(torch.uint8)
 
 
 _SUPPRESSED = Shared(most=64)
@@ -222,63 +202,60 @@ def suppressed_bits(ids: tuple[int, ...], vocabulary: int, device: torch.device)
     return _SUPPRESSED.get((ids, vocabulary), device, make)
 
 
-def queue(logits: Tensor, sites: Tensor, packed: Tensor, n: int, draw: Draw, *, has_current: bool = False) -> None:
-    """Queues the mask prediction of n sites: `sites` from `pack_sites`, `packed` for `results`, both on the device."""
-    vocabulary = logits.shape[1]
-    device = logits.device
-    suppressed = suppressed_bits(draw.suppressed, vocabulary, device) if draw.suppressed else None
+def queue(
+    logits: Tensor,
+    told: Tensor,
+    packed: Tensor,
+    n: int,
+    kind: Kind,
+    *,
+    softcap: float | None = None,
+    has_current: bool = False,
+) -> None:
+    """Queues the mask prediction of n sites: `told` from `pack`, `packed` for `results`, both on the device."""
+    vocabulary, device = logits.shape[1], logits.device
     records = torch.empty(n * launches.tiles(vocabulary) * launches.RECORD_BYTES, dtype=torch.uint8, device=device)
     cuts = torch.empty(n * launches.CUT_BYTES, dtype=torch.uint8, device=device)
     dtype = str(logits.dtype).removeprefix("torch.")
-    has_bins = draw.temperature > 0 and (draw.top_k is not None or draw.top_p is not None)
-    bins_bytes = launches.bins_bytes(dtype=dtype, sites=n, vocabulary=vocabulary) if has_bins else 0
+    bins_bytes = launches.bins_bytes(dtype=dtype, sites=n, vocabulary=vocabulary) if kind.is_counted else 0
     bins = torch.empty(bins_bytes, dtype=torch.uint8, device=device)
-    inputs = site_addresses(sites, n)
-    outputs = result_addresses(packed, n)
-    current = outputs.pop("current")
     buffers = launches.MaskPredictBuffers(
         logits=logits.data_ptr(),
-        index=inputs.pop("line"),
-        suppressed=0 if suppressed is None else suppressed.data_ptr(),
+        sites=told.data_ptr(),
+        laws=told.data_ptr() + layout.SITES.size(n),
         records=records.data_ptr(),
         cuts=cuts.data_ptr(),
         bins=bins.data_ptr(),
-        probability_of_current=current if has_current else 0,
-        **inputs,
-        **outputs,
+        predictions=packed.data_ptr(),
     )
-    launcher.launch(
-        launches.mask_predict(
-            buffers,
-            dtype=dtype,
-            sites=n,
-            vocabulary=vocabulary,
-            stride=logits.stride(0),
-            temperature=draw.temperature,
-            top_k=draw.top_k,
-            top_p=draw.top_p,
-            min_p=draw.min_p,
-            softcap=draw.softcap,
-        ),
-        device,
+    queued = launches.mask_predict(
+        buffers,
+        dtype=dtype,
+        sites=n,
+        vocabulary=vocabulary,
+        stride=logits.stride(0),
+        kind=kind,
+        softcap=softcap,
+        has_current=has_current,
     )
+    launcher.launch(queued, device)
 
 
-def predict(logits: Tensor, sites: NDArray[np.uint8], n: int, draw: Draw) -> TensorPrediction:
-    """The mask prediction of n sites, without waiting for it."""
+def predict(logits: Tensor, told: NDArray[np.uint8], n: int, kind: Kind) -> TensorPrediction:
+    """The mask prediction of n sites, `told` from `pack`, without waiting for it."""
     packed = empty_results(n, logits.device)
     if n:
-        queue(logits, launcher.to_device(torch.from_numpy(sites), logits.device), packed, n, draw)
+        queue(logits, launcher.to_device(torch.from_numpy(told), logits.device), packed, n, kind)
     return results(packed, n, has_current=False)
 
 
 def mask_predict(
     logits: Tensor,
     *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
+    temperature: Any,
+    top_k: Any,
+    top_p: Any,
+    min_p: Any,
     softcap: float | None,
     suppress: NDArray[np.int64],
     current: Any,
@@ -296,30 +273,34 @@ def mask_predict(
             raise InvalidValueError(
                 f"{label} must hold an integer for each of the {n} rows, got {x.dtype} of shape {list(x.shape)}; check it"
             )
-    filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "softcap": softcap}
     # The size of the vocabulary need not fit into a narrow dtype, and torch does not compare all of those without a sign.
     on_device = {name: x.long() for name, x in on_device.items()}
     places = None if "position" in on_device or positions is None else integer_array(positions, "positions")
     # The core checks the settings, and then what belongs to single rows, on logits that cost nothing.
     checked: dict[str, Any] = {"seed": seed, "request": request, "positions": places, "step": step}
-    _core.mask_predict(np.zeros((0, vocabulary), np.float32), **filters, suppress=suppress, **_NO_ROWS)
-    _core.mask_predict(np.zeros((n, 1), np.float32), **_NO_FILTERS, **checked)
+    distinct, law = _core.row_laws(n, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    _core.mask_predict(np.zeros((0, vocabulary), np.float32), **_GREEDY, softcap=softcap, suppress=suppress, **_NO_ROWS)
+    _core.mask_predict(np.zeros((n, 1), np.float32), **_GREEDY, **_NO_FILTERS, **checked)
     ids = 0 if current is None or "current" in on_device else _checked_ids(current, n, vocabulary)
     position = np.arange(n) if places is None else places
-    plain = {name: float(x) for name, x in filters.items() if x is not None and name != "top_k"}
-    draw = Draw(**plain, top_k=None if top_k is None else int(top_k), suppressed=tuple(sorted({int(i) for i in suppress})))
     packed = empty_results(n, logits.device)
     result = results(packed, n, has_current=current is not None)
     if not n:
         return result
-    packed_sites = pack_sites(n, seed=seed, request=request, position=position, step=step, line=np.arange(n), current=ids)
-    sites = launcher.to_device(torch.from_numpy(packed_sites), logits.device)
-    begins = site_addresses(sites, n)
+    suppressed = tuple(sorted({int(i) for i in suppress}))
+    names = ("temperature", "top_k", "top_p", "min_p")
+    rules = [Law(**dict(zip(names, one, strict=True)), suppressed=suppressed) for one in distinct]  # type: ignore[arg-type]
+    laws = Laws.of(rules, vocabulary, logits.device)
+    coordinates = {"seed": seed, "request": request, "position": position, "step": step}
+    fields = {**coordinates, "line": np.arange(n), "law": law, "current": ids}
+    told = launcher.to_device(torch.from_numpy(pack(n, laws, fields)), logits.device)
+    begins = layout.SITES.offsets(n)
     for name, x in on_device.items():
-        begin = begins[name] - sites.data_ptr()
+        begin = begins[name]
         # Nobody has looked at these; an id outside would be read outside.
-        sites[begin : begin + 4 * n].view(torch.int32).copy_(x.clamp(0, vocabulary - 1) if name == "current" else x)
-    queue(logits, sites, packed, n, draw, has_current=current is not None)
+        told[begin : begin + 4 * n].view(torch.int32).copy_(x.clamp(0, vocabulary - 1) if name == "current" else x)
+    cap = None if softcap is None else float(softcap)
+    queue(logits, told, packed, n, laws.kind, softcap=cap, has_current=current is not None)
     if "current" in on_device and result.current is not None:
         given = on_device["current"]
         result.current.masked_fill_((given < 0) | (given >= vocabulary), torch.nan)
@@ -327,15 +308,8 @@ def mask_predict(
 
 
 _NO_ROWS: dict[str, Any] = {"current": None, "seed": 0, "request": 0, "positions": None, "step": 0}
-_NO_FILTERS: dict[str, Any] = {
-    "temperature": 0.0,
-    "top_k": None,
-    "top_p": None,
-    "min_p": None,
-    "softcap": None,
-    "suppress": np.zeros(0, np.int64),
-    "current": None,
-}
+_GREEDY: dict[str, Any] = {"temperature": 0.0, "top_k": None, "top_p": None, "min_p": None}
+_NO_FILTERS: dict[str, Any] = {"softcap": None, "suppress": np.zeros(0, np.int64), "current": None}
 
 
 def _is_there(x: object, logits: Tensor) -> bool:
@@ -359,6 +333,6 @@ def _checked_ids(current: Any, n: int, vocabulary: int) -> NDArray[np.int64]:
 
 def from_host(prediction: _core.Prediction, device: torch.device) -> TensorPrediction:
     """What the core made, as tensors of a device: for devices that the kernels cannot run on."""
-    values = {name: getattr(prediction, name) for name in _STATISTICS}
+    values = {name: getattr(prediction, name) for name in layout.PREDICTIONS.fields if name != "status"}
     tensors = {name: None if x is None else launcher.to_device(torch.from_numpy(x), device) for name, x in values.items()}
     return TensorPrediction(**tensors, status=torch.zeros(len(prediction), dtype=torch.int32, device=device))  # type: ignore[arg-type]

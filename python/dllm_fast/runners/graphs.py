@@ -85,12 +85,11 @@ class _Graph:
         self.carried = None if carried is None else carried.new_zeros(shape.rows, carried.shape[1])
         # What the mask prediction and the commit read, and what they give: results, and the tokens of the next forward.
         is_committing = shape.rule is not None
+        predicting = device.packed_bytes(scored, shape.rows)
         places = commit.place_bytes(shape.rows, scored) if is_committing else 0
-        self.scoring_inputs = torch.empty(device.site_bytes(scored) + places, dtype=torch.uint8, device=where)
+        self.scoring_inputs = torch.empty(predicting + places, dtype=torch.uint8, device=where)
         self.outcome = device.empty_results(scored, where, words=size if is_committing else 0)
-        self.place = (
-            commit.Place(shape.rows, scored, self.scoring_inputs[device.site_bytes(scored) :]) if is_committing else None
-        )
+        self.place = commit.Place(shape.rows, scored, self.scoring_inputs[predicting:]) if is_committing else None
         self.hidden: Tensor | None = None
         self.logits: Tensor | None = None
         self.captured: Callable[[], None] | None = None
@@ -125,10 +124,10 @@ class _Graph:
             self.hidden = hidden  # elsewhere it would hold memory in every graph for nobody
             features = torch.cat((features, self.carried))
         logits = network.logits(features[self.inputs[4 * self.ids.numel() :]])
-        if shape.draw is None:
+        if shape.kind is None:
             self.logits = logits
             return
-        device.queue(logits, self.scoring_inputs, self.outcome, shape.scored, shape.draw)
+        device.queue(logits, self.scoring_inputs, self.outcome, shape.scored, shape.kind)
         if self.place is not None and shape.rule is not None:
             self.place.queue(self.ids, self.scoring_inputs, self.outcome, shape.rule)
             self.tokens(self.outcome).copy_(self.ids)
@@ -375,9 +374,9 @@ class Engine:
         """The graph of a step, with the step's inputs in its buffers."""
         cache = self._cache if is_cached else None
         sites = None if scoring is None else scoring.sites()
-        draw = None if scoring is None else scoring.draw
+        kind = None if scoring is None else scoring.laws.kind
         rule = scoring.rule if scoring is not None and sites is not None and commit.fits(sites.counts) else None
-        shape = Shape.around(inputs, cache, draw, rule)
+        shape = Shape.around(inputs, cache, kind, rule)
         if self.trouble is not None or shape.rows * shape.width > self._most_tokens:
             return None
         packed = shape.pack(inputs, 0 if cache is None else cache.spare)

@@ -10,6 +10,8 @@ import torch
 
 from dllm_fast import _core
 from dllm_fast.errors import InvalidValueError
+from dllm_fast.kernels import layout
+from dllm_fast.kernels.laws import Law
 from dllm_fast.ops import commit
 from dllm_fast.ops import mask_predict as device
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from dllm_fast.settings.config import SamplerConfig
 
     Ints = NDArray[np.int64]
+
+# What the sampler decides from.
+_FED = tuple(name for name in layout.PREDICTIONS.fields if name not in {"logsumexp", "current", "status"})
+# Steps of rows of different configurations, of which it is kept how they are predicted.
+_MOST_MIXTURES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +49,12 @@ class Sites:
     def __len__(self) -> int:
         return len(self.position)
 
-    def packed(self, lines: Ints, *, room: int | None = None) -> NDArray[np.uint8]:
-        """As the kernels read them, with the line of the logits for each."""
-        return device.pack_sites(
-            len(self), seed=self.seed, request=self.request, position=self.position, step=self.step, line=lines, room=room
-        )
+    def packed(self, lines: Ints, laws: device.Laws, *, room: int | None = None, laws_room: int = 0) -> NDArray[np.uint8]:
+        """As the kernels read them, with the line of the logits for each, and the laws of their rows as `Laws.chosen` gives
+        them."""
+        fields = {"seed": self.seed, "request": self.request, "position": self.position, "step": self.step, "line": lines}
+        law = np.repeat(np.arange(len(self.counts)), self.counts) if laws.kind.is_mixed else 0
+        return device.pack(len(self), laws, fields | {"law": law}, room=room, laws_room=laws_room)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +62,13 @@ class Scoring:
     """What a step predicts and commits within its forward.
 
     Attributes:
-        draw: how tokens are drawn.
+        laws: by which tokens are drawn, of each row or one for all.
         rule: what is committed; None where only the sampler can decide that.
         sampler: which knows the waiting step.
         rows: of the step.
     """
 
-    draw: device.Draw
+    laws: device.Laws
     rule: commit.Rule | None
     sampler: Sampler
     rows: Ints
@@ -80,6 +88,30 @@ def sites_of(sampler: Sampler, rows: Ints) -> Sites:
     return Sites(seed=seed, request=request, position=position, step=step, counts=counts)
 
 
+class _Configured:
+    """What a configuration, whose tokens are ids by now, says of predictions.
+
+    Attributes:
+        config: itself.
+        law: how tokens are drawn.
+        is_rounded: probabilities are those of a softmax in the dtype of the logits, so that sure positions tie, as in the
+            published count loops.
+    """
+
+    def __init__(self, config: SamplerConfig) -> None:
+        self.config = config
+        self.is_rounded = config.as_published and config.commits_counts
+        mask = () if config.mask_token_id is None else (config.mask_token_id,)
+        suppressed = {*(token for token in config.suppress_tokens if isinstance(token, int)), *mask}
+        self.law = Law(
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            min_p=config.min_p,
+            suppressed=tuple(sorted(suppressed)),
+        )
+
+
 class Predictor:
     """Predictions for one run. Both ways give the same bits, so the tokens do not depend on the way.
 
@@ -89,37 +121,63 @@ class Predictor:
     def __init__(self, sampler: Sampler, config: SamplerConfig, special: tuple[int, ...] = ()) -> None:
         """`sampler` is fed; `special` are those of the suppressed tokens that the tokenizer says, not the caller."""
         self._sampler = sampler
-        mask = () if config.mask_token_id is None else (config.mask_token_id,)
         self._last_special = max(special, default=-1)
-        self.draw = device.Draw(
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            min_p=config.min_p,
-            suppressed=tuple(sorted({*(token for token in config.suppress_tokens if isinstance(token, int)), *mask})),
-        )
-        self._config = config
-        # The published count loops take the softmax in the dtype of the logits, so that sure positions tie. No graph does.
-        self._rounds = config.as_published and config.commits_counts
-        # Whether forwards predict, too, and by which rule they commit; the same for all of a run.
-        self._within: tuple[bool, commit.Rule | None] | None = None
+        self._configs: list[_Configured] = [_Configured(config)]
+        self._config_of: dict[int, int] = {}  # of rows that have another than the first
+        self._laws: dict[tuple[int, torch.device], device.Laws] = {}
+        # What forwards predict, too, by the configurations of their rows; the same for all of a run.
+        self._within: dict[tuple[int, ...], tuple[device.Laws, commit.Rule | None] | None] = {}
+
+    def join(self, row: int, config: SamplerConfig) -> None:
+        """A row with a configuration of its own."""
+        known = [one.config for one in self._configs]
+        if config not in known:
+            self._configs.append(_Configured(config))
+            self._laws.clear()
+        self._config_of[row] = known.index(config) if config in known else len(known)
+        self._within.clear()
+
+    @property
+    def suppressed(self) -> tuple[int, ...]:
+        """Rising ids that rows of the first configuration may not get."""
+        return self._configs[0].law.suppressed
+
+    def _index(self, rows: Ints) -> tuple[int, ...]:
+        """Which configuration each row has; one for all where there is no other."""
+        return tuple(self._config_of.get(int(row), 0) for row in rows) if self._config_of else (0,)
+
+    def _laws_of(self, index: tuple[int, ...], vocabulary: int, where: torch.device) -> device.Laws:
+        """By which tokens are drawn from logits of so many ids."""
+        key = vocabulary, where
+        if key not in self._laws:
+            self._laws[key] = device.Laws.of([one.law for one in self._configs], vocabulary, where)
+        return self._laws[key].chosen(index)
 
     def takes(self, logits: Any) -> bool:
         """Can the device that holds these logits predict from them?"""
         if not isinstance(logits, torch.Tensor) or not device.takes(logits):
             return False
         # The core has the words for ids that are not in the vocabulary.
-        return not self.draw.suppressed or self.draw.suppressed[-1] < logits.shape[1]
+        return all(max(one.law.suppressed, default=-1) < logits.shape[1] for one in self._configs)
 
     def embedded(self, rows: Ints, vocabulary: int, info: ModelInfo) -> Scoring | None:
         """What to predict within the forward of a network with logits of its own dtype; None where the logits are wanted."""
-        if self._within is None:
-            takes = self.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
-            self._within = takes and not self._rounds, commit.Rule.of(self._config, info.device)
-        is_fine, rule = self._within
-        if not is_fine:
-            return None
-        return Scoring(draw=self.draw, rule=rule, sampler=self._sampler, rows=rows)
+        index = self._index(rows)
+        if index not in self._within:
+            if len(self._within) == _MOST_MIXTURES:
+                self._within.clear()
+            self._within[index] = self._embedded(index, vocabulary, info)
+        within = self._within[index]
+        return None if within is None else Scoring(laws=within[0], rule=within[1], sampler=self._sampler, rows=rows)
+
+    def _embedded(
+        self, index: tuple[int, ...], vocabulary: int, info: ModelInfo
+    ) -> tuple[device.Laws, commit.Rule | None] | None:
+        takes = self.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
+        if not takes or any(self._configs[i].is_rounded for i in index):
+            return None  # no graph rounds
+        rules = {commit.Rule.of(self._configs[i].config, info.device) for i in set(index)}
+        return self._laws_of(index, vocabulary, info.device), rules.pop() if len(rules) == 1 else None
 
     def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> _core.Prediction:
         """The prediction for the requested positions of `rows`, on the host. `lines` as in `Sampler.predict`.
@@ -137,8 +195,9 @@ class Predictor:
         if not self.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)
         lines = np.arange(len(logits)) if lines is None else lines
-        packed = sites_of(self._sampler, rows).packed(lines)
-        return self.read(device.predict(logits, packed, len(lines), self.draw), rows, logits.dtype)
+        laws = self._laws_of(self._index(rows), logits.shape[1], logits.device)
+        packed = sites_of(self._sampler, rows).packed(lines, laws)
+        return self.read(device.predict(logits, packed, len(lines), laws.kind), rows, logits.dtype)
 
     def read(
         self,
@@ -153,6 +212,13 @@ class Predictor:
             sites = sites_of(self._sampler, rows)
             place = f"row {np.repeat(rows, sites.counts)[bad[0]]}, position {sites.position[bad[0]]},"
             raise device.unusable(int(host.status[bad[0]]), int(host.token[bad[0]]), place)
-        statistics = {name: getattr(host, name).numpy() for name in ("token", "probability", "top1", "top2", "entropy")}
-        prediction = _core.Prediction(**statistics)
-        return prediction.rounded(str(dtype).removeprefix("torch.")) if self._rounds else prediction
+        prediction = _core.Prediction(**{name: getattr(host, name).numpy() for name in _FED})
+        rounds = [self._configs[i].is_rounded for i in self._index(rows)]
+        if not any(rounds):
+            return prediction
+        rounded = prediction.rounded(str(dtype).removeprefix("torch."))
+        if all(rounds):
+            return rounded
+        of_site = np.repeat(rounds, sites_of(self._sampler, rows).counts)
+        mixed = {name: np.where(of_site, getattr(rounded, name), getattr(prediction, name)) for name in _FED}
+        return _core.Prediction(**mixed)

@@ -19,8 +19,8 @@ from dllm_fast.ops import commit
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dllm_fast.kernels.laws import Kind
     from dllm_fast.networks.slots import SlotCache
-    from dllm_fast.ops import mask_predict as device
     from dllm_fast.runners.predictor import Scoring, Sites
 
     Ints = NDArray[np.int64]
@@ -50,20 +50,18 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a graph is made for: rows, queries of each, keys that anybody sees, scored lines, and how tokens are drawn and
-    committed."""
+    """What a graph is made for: rows, queries of each, keys that anybody sees, scored lines, the kind of the laws by
+    which tokens are drawn, and how they are committed."""
 
     rows: int
     width: int
     keys: int
     scored: int
-    draw: device.Draw | None
+    kind: Kind | None
     rule: commit.Rule | None = None
 
     @classmethod
-    def around(
-        cls, inputs: Inputs, cache: SlotCache | None, draw: device.Draw | None, rule: commit.Rule | None = None
-    ) -> Shape:
+    def around(cls, inputs: Inputs, cache: SlotCache | None, kind: Kind | None, rule: commit.Rule | None = None) -> Shape:
         """The smallest one that holds these inputs."""
         rows, width = inputs.ids.shape
         wide = -(-width // _WIDTH_STEP) * _WIDTH_STEP
@@ -72,7 +70,7 @@ class Shape:
         if cache is not None:
             lines = min(lines, cache.keys.shape[1])
             keys = min(max(_power_of_two(inputs.keys), _LEAST_KEYS), cache.spare + 1)
-        return cls(rows=lines, width=wide, keys=keys, scored=room(len(inputs.lines)), draw=draw, rule=rule)
+        return cls(rows=lines, width=wide, keys=keys, scored=room(len(inputs.lines)), kind=kind, rule=rule)
 
     def pack(self, inputs: Inputs, spare: int) -> Ints:
         """Ids, positions, ends, slots `[rows, width]` each, then the scored lines, one behind the other.
@@ -100,7 +98,7 @@ class Shape:
 
     def pack_scoring(self, scoring: Scoring, sites: Sites, inputs: Inputs) -> NDArray[np.uint8]:
         """What the mask prediction and the commit read."""
-        packed = sites.packed(np.arange(len(sites)), room=self.scored)
+        packed = sites.packed(np.arange(len(sites)), scoring.laws, room=self.scored, laws_room=self.rows)
         if self.rule is None:
             return packed
         row = np.repeat(np.arange(len(sites.counts)), sites.counts)
