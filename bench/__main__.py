@@ -1,4 +1,4 @@
-"""The tables of README from the committed results and the table of families, and those of docs/cuda.md: `python -m bench`.
+"""The tables of README from the committed results, the families and the settings, and those of docs/cuda.md: `python -m bench`.
 
 `--all` prints every case, `--run` measures everything first, `--write` puts the tables into README.md and docs/cuda.md,
 `--check` fails unless they are there.
@@ -17,6 +17,7 @@ from pathlib import Path
 from bench import fp8, tables
 from bench.on_gpu import estimate
 from dllm_fast.families import table as families
+from dllm_fast.settings import manual
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def documents(results: dict[str, tables.Json]) -> dict[str, dict[str, str]]:
     """What stands between which markers of which file."""
     return {
-        "README.md": {"bench": tables.readme(results), "works-with": families.works_with()},
+        "README.md": {"bench": tables.readme(results), "works-with": families.works_with(), "settings": manual.markdown()},
         "docs/cuda.md": estimate.blocks()
         | {"measured": estimate.measured()}
         | {"fp8": fp8.table(json.loads((RESULTS / "fp8.json").read_text(encoding="utf-8")))},

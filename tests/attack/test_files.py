@@ -216,6 +216,15 @@ refused(rewritten, "has changed since it was opened")
 refused(lambda: os.truncate(weights, 1000), "has changed since it was opened")
 refused(weights.unlink, "is missing or no file")
 refused(pipe, "must be a regular file, got a pipe")
+def next_one(change):
+    def read(opened):
+        with reading.Weights() as files:
+            files.copy(opened.tensors["b"], torch.empty(2))
+            change()
+            files.copy(opened.tensors["a"], torch.empty(4, 3_000_000))
+    return read
+for change in (rewritten, lambda: os.truncate(weights, 1000)):
+    refused(lambda: None, "has changed since it was opened", next_one(change))
 weights.unlink()
 # While it is read: a mapped file would end the process here.
 def slowly(opened):

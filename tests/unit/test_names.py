@@ -9,8 +9,9 @@ import pytest
 import dllm_fast
 import strategies
 from dllm_fast import _core
-from dllm_fast.commands.rule import SETTINGS
 from dllm_fast.kernels import launches
+from dllm_fast.settings import manual
+from dllm_fast.settings.config import CACHES
 
 NAMES = _core.names()
 
@@ -28,13 +29,14 @@ def test_the_names_are_those_that_settings_take() -> None:
 
 @pytest.mark.parametrize("setting", ["order", "schedule"])
 def test_what_people_read_names_all_of_them_and_no_other(setting: str) -> None:
-    said = re.search(rf"^ +{setting}: (.*?)^ +[a-z_]+: ", dllm_fast.SamplerConfig.__doc__ or "", re.DOTALL | re.MULTILINE)
-    assert said is not None
-    listed = said[1] if setting == "order" else said[1].partition("(see")[0]
-    assert re.findall(r"`([a-z-]+)`", listed) == NAMES[setting]
-    help_text = SETTINGS[setting].partition(": ")[2]
-    assert re.split(r", | or ", help_text) == NAMES[setting]
+    (line,) = (entry.line for entry in manual.entries() if entry.name == setting)
+    assert re.findall(r"`([a-z-]+)`", line) == NAMES[setting]
     assert list(getattr(strategies, f"{setting.upper()}S")) == NAMES[setting]
+
+
+def test_what_people_read_names_every_cache() -> None:
+    (line,) = (entry.line for entry in manual.entries() if entry.name == "cache")
+    assert re.findall(r"`([a-z_]+)`", line) == list(CACHES)
 
 
 def test_the_kernel_numbers_them_as_the_core_does() -> None:

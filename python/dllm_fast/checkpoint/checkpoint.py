@@ -73,7 +73,6 @@ class Checkpoint:
         config: `config.json`.
         generation_config, tokenizer_config: the files of these names, or {}.
         tensors: what the headers of the weights say, by key.
-        bytes: size of all weights.
         ignored: keys that the caller leaves out; they are not among `tensors`.
         adapter: what is merged into the weights, or None.
         base: the checkpoint without its adapter, or None where there is none.
@@ -85,7 +84,6 @@ class Checkpoint:
     generation_config: dict[str, Any]
     tokenizer_config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
-    bytes: int
     ignored: frozenset[str] = frozenset()
     adapter: Adapter | None = None
     base: Checkpoint | None = None
@@ -115,7 +113,6 @@ class Checkpoint:
             generation_config=optional_json(folder / "generation_config.json"),
             tokenizer_config=optional_json(folder / "tokenizer_config.json", LISTS),
             tensors=tensors,
-            bytes=sum(info.bytes for info in tensors.values()),
         )
 
     def without(self, patterns: Sequence[str]) -> Self:
@@ -161,30 +158,37 @@ class Checkpoint:
         replaced = self.adapter.replaces(key)
         return self.adapter.merged(key, self.adapter.replacement(key) if replaced else reading.read_tensor(info))
 
-    def copy(self, key: str, target: Tensor) -> None:
+    def copy(self, key: str, target: Tensor, weights: reading.Weights | None = None) -> None:
         """Copies a weight to where it stays, of any dtype and device: contiguous memory of its shape.
+
+        Args:
+            key: its name.
+            target: where it stays.
+            weights: the files, for as long as several of them are read.
 
         Raises:
             CheckpointError: as `read`.
         """
         info = self._info(key)
         if self.adapter is None or not self.adapter.changes(key):
-            reading.copy(info, target)
+            weights.copy(info, target) if weights is not None else reading.copy(info, target)
         else:
             target.copy_(self.read(key))
 
-    def pieces(self, key: str, unit: int = 1) -> Iterator[tuple[int, Tensor]]:
+    def pieces(self, key: str, unit: int = 1, weights: reading.Weights | None = None) -> Iterator[tuple[int, Tensor]]:
         """The numbers of a weight in order, a few at a time: where they begin, and the piece, which is good until the next.
 
         Args:
+            key: its name.
             unit: each piece has a multiple of so many numbers, such as those of a row.
+            weights: the files, for as long as several of them are read; one that is read beside others has its own.
 
         Raises:
             CheckpointError: as `read`.
         """
         info = self._info(key)
         if self.adapter is None or not self.adapter.changes(key):
-            yield from reading.pieces(info, unit)
+            yield from weights.pieces(info, unit) if weights is not None else reading.pieces(info, unit)
         else:
             yield from reading.cut(self.read(key), unit)
 

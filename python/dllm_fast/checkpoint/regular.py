@@ -67,6 +67,17 @@ class File:
         """Its bytes when it was opened."""
         return self.stamp.size
 
+    def stamp_now(self) -> Stamp:
+        """What it is now.
+
+        Raises:
+            CheckpointError: nobody can say.
+        """
+        try:
+            return _stamp(os.fstat(self._raw.fileno()))
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+
     def read(self, length: int) -> bytes:
         """The next bytes, at most so many, and none behind the size that it had."""
         length = min(length, self.size - self._raw.tell())
@@ -149,7 +160,7 @@ def opened(path: Path, largest: int | None = None) -> Iterator[File]:
         _check_kind(path, found)
         if largest is not None and found.st_size > largest:
             raise CheckpointError(f"{path} must not be larger than {largest:,} bytes, got {found.st_size:,}; fetch it again")
-        yield File(path, raw, Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+        yield File(path, raw, _stamp(found))
 
 
 def read(path: Path, largest: int = LARGEST) -> bytes:
@@ -230,6 +241,10 @@ def names(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot list {folder}: {_why(error)}; check its permissions") from error
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _check_kind(path: Path, found: os.stat_result) -> None:

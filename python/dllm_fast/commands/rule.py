@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import secrets
 import sys
 import warnings
@@ -13,60 +12,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-#: What each does. Its kind is that of the field.
-SETTINGS: dict[str, str] = {
-    "max_new_tokens": "masks that are appended to the prompt",
-    "steps": "forwards in total",
-    "steps_per_block": "forwards in each block",
-    "block_length": "positions that are finished before the next begin",
-    "schedule": "masks that each step commits: even, linear, cosine, dream, maskgit or first-hitting",
-    "eps": "last time of the dream schedule",
-    "order": "of the commits: confidence, margin, entropy, random, left-to-right, sampled-confidence or ancestral",
-    "order_temperature": "of the noise on the order",
-    "threshold": "commit while the confidence is at least this",
-    "factor": "commit n while (n + 1) * (1 - confidence) is below this",
-    "entropy_bound": "commit while the entropies but the largest sum to at most this, in nats",
-    "min_commit": "commit at least so many in each forward",
-    "temperature": "of the draw of tokens; 0 takes the most probable",
-    "top_k": "draw from so many tokens",
-    "top_p": "draw from the most probable tokens that have this share",
-    "min_p": "draw from tokens at least this probable, relative to the best",
-    "mask_token_id": "the mask, where the checkpoint does not say it",
-    "eos_token_id": "a token that ends an answer, where the checkpoint does not say it; may be repeated",
-    "stop_at_eos": "finish an answer at an end token",
-    "suppress_tokens": "a token that is never written, by id or by name; may be repeated",
-    "allow_special": "special tokens of the tokenizer may be written",
-    "shift": "row i - 1 of the logits predicts position i; the checkpoint's family says it",
-    "as_published": "keep the quirks of the published loops",
-    "cache": "auto, none, prefix, dual or exact_block",
-    "refresh_every": "forwards between full ones under an approximate cache",
-    "max_batch_rows": "rows in a forward at most",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     """Adds the settings, and the seed."""
-    from dllm_fast.settings.config import SamplerConfig
+    from dllm_fast.settings.manual import entries
 
-    kinds = {setting.name: str(setting.type) for setting in dataclasses.fields(SamplerConfig)}
-    for name, text in SETTINGS.items():
-        option, kind = f"--{name.replace('_', '-')}", kinds[name]
-        if name in without:
+    for entry in entries():
+        if entry.name in without:
             continue
-        if kind.startswith("bool"):
+        option, text = f"--{entry.name.replace('_', '-')}", entry.line.replace("`", "").replace("%", "%%")
+        kind = entry.kind.partition(" ")[0]
+        if kind == "bool":
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
-        elif "tuple" in kind:
-            named = "str" in kind
+        elif "tuple" in entry.kind:
+            named = "str" in entry.kind
             parser.add_argument(
                 option,
                 type=_id_or_name if named else int,
                 action="append",
                 metavar="TOKEN" if named else "INT",
-                help=text,
+                help=f"{text}; may be repeated",
             )
         else:
-            plain = {"int": int, "float": float, "str": str}[kind.partition(" ")[0]]
-            parser.add_argument(option, type=plain, metavar=plain.__name__.upper(), help=text)
+            plain = {"int": int, "float": float, "str": str}[kind]
+            parser.add_argument(option, type=plain, metavar=kind.upper(), help=text)
     add_seed(parser, "of the draws")
 
 
@@ -78,7 +47,9 @@ def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were typed."""
-    found = {name: getattr(options, name, None) for name in SETTINGS}
+    from dllm_fast.settings.resolve import NAMES
+
+    found = {name: getattr(options, name, None) for name in NAMES}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -103,7 +103,7 @@ def convert(
     return Converted(
         folder=target,
         tensors=len(written.tensors),
-        bytes=written.bytes,
+        bytes=sum(info.bytes for info in written.tensors.values()),
         read=tuple(file.name for file in files),
         copied=tuple(copied),
         left_out=tuple(dict.fromkeys(left_out)),

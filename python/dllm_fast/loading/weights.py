@@ -11,6 +11,7 @@ import torch
 
 from dllm_fast.checkpoint import memory
 from dllm_fast.checkpoint.checkpoint import IN_LAYER
+from dllm_fast.checkpoint.reading import Weights
 from dllm_fast.errors import CheckpointError
 from dllm_fast.loading.spare import is_constant
 from dllm_fast.networks import quantise
@@ -57,18 +58,25 @@ def fill(
         needed = sum(parameter.numel() * kinds[name].itemsize for name, parameter in wanted.items())
         memory.check(f"the model of {checkpoint.folder} in {dtype}", needed)
     state = {}
-    for name, parameter in wanted.items():
-        with memory.allocated(f"{name} of the model of {checkpoint.folder}", parameter.numel() * kinds[name].itemsize):
-            target, scale = _filled(parameter, checkpoint, pieces[name], kinds[name], device)
-        state[name] = target
-        if scale is not None:
-            state[quantise.scale_name(name)] = scale
+    with Weights() as files:
+        for name, parameter in wanted.items():
+            with memory.allocated(f"{name} of the model of {checkpoint.folder}", parameter.numel() * kinds[name].itemsize):
+                target, scale = _filled(parameter, checkpoint, files, pieces[name], dtype=kinds[name], device=device)
+            state[name] = target
+            if scale is not None:
+                state[quantise.scale_name(name)] = scale
     network.load_state_dict(state, strict=False, assign=True)
     network.eval().requires_grad_(False)
 
 
 def _filled(
-    parameter: torch.Tensor, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype, device: torch.device
+    parameter: torch.Tensor,
+    checkpoint: Checkpoint,
+    files: Weights,
+    keys: Sequence[str],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The values of one parameter, and the scales of its rows where it is held in 8 bits."""
     target = torch.empty(parameter.shape, dtype=dtype, device=device)
@@ -79,9 +87,9 @@ def _filled(
     for key in keys:
         count = checkpoint.tensors[key].shape[0]
         if scale is None:
-            checkpoint.copy(key, rows[place : place + count])
+            checkpoint.copy(key, rows[place : place + count], files)
         else:
-            for begin, piece in checkpoint.pieces(key, width):
+            for begin, piece in checkpoint.pieces(key, width, files):
                 first = place + begin // width
                 lines = slice(first, first + len(piece) // width)
                 quantise.store(piece.view(-1, width), rows[lines], scale.view(-1)[lines])

@@ -30,44 +30,51 @@ class SamplerConfig:
     Frozen and checked when made; it pickles, and a file can keep it (`to_dict`, `from_dict`). The defaults commit one token a
     forward, the most confident first, over the whole canvas.
 
+    What stands here up to the first full stop or semicolon is what the command line and README say of a setting.
+
     Args:
         max_new_tokens: masks that `sample` appends to the prompt; default 128, or what the model's context leaves.
-        steps: forwards of a row in total, dealt evenly to its blocks that hold masks, the remainder to the first; at least
+        steps: forwards of a row in total; dealt evenly to its blocks that hold masks, the remainder to the first, at least
             one for each. Default: one token a forward; with a threshold, factor or entropy bound, as few as it allows.
         steps_per_block: forwards in each block; give this or `steps`.
-        block_length: positions that are finished before the next ones begin; default: the whole canvas.
-        schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit` or `first-hitting`
-            (see `dllm_fast.schedule`).
+        block_length: positions that are finished before the next ones begin; default: the whole canvas, or the model's own.
+        schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit` or `first-hitting`.
+            `dllm_fast.schedule` computes them.
         eps: last time of the `dream` schedule, in (0, 1).
-        order: what positions are ranked by: `confidence` (largest probability), `margin`, `entropy`, `random`,
-            `left-to-right`, `sampled-confidence` (probability of the drawn token, as several published loops have it), or
-            `ancestral` (no ranking: each commits by itself with the probability of the schedule).
+        order: what positions are ranked by: `confidence`, `margin`, `entropy`, `random`, `left-to-right`,
+            `sampled-confidence` or `ancestral`. Confidence is the largest probability; `sampled-confidence` that of the drawn
+            token, as several published loops have it; `ancestral` ranks nothing, each position commits by itself with the
+            probability of the schedule.
         order_temperature: scale of Gumbel noise on the ranking, at least 0. With the `maskgit` schedule it is added to the
             log-probability and fades out over the steps, as published.
-        threshold: commit while the confidence is at least this (Fast-dLLM, 2505.22618). Above 1: one a forward; 0: all.
-        factor: commit n while `(n + 1) * (1 - c_n) < factor` (Fast-dLLM).
-        entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats (2505.24857).
-        min_commit: commit at least so many in every forward; default 1 where a cut decides.
-        temperature: of the draw of tokens; 0 takes the most probable. Confidence, margin and entropy ignore it.
-        top_k, top_p, min_p: cuts of the distribution that tokens are drawn from, applied in this order after the temperature.
-        mask_token_id: the mask; default from the model or the tokenizer. Never written.
+        threshold: commit while the confidence is at least this; above 1: one a forward; 0: all (Fast-dLLM, 2505.22618).
+        factor: commit n while `(n + 1) * (1 - confidence of the n-th) < factor`; of Fast-dLLM, too.
+        entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats; the EB-Sampler's
+            (2505.24857).
+        min_commit: commit at least so many in every forward; default 1 where a threshold, factor or entropy bound decides.
+        temperature: of the draw of tokens: 0 takes the most probable; confidence, margin and entropy ignore it.
+        top_k: draw from so many tokens, the most probable ones; `top_k`, `top_p` and `min_p` are applied in this order, after
+            the temperature.
+        top_p: draw from the most probable tokens that have this share together.
+        min_p: draw from tokens at least this probable, relative to the most probable one.
+        mask_token_id: id of the mask, which is never written; default from the model or the tokenizer.
         eos_token_id: token, or tokens, that end an answer; default from the model or the tokenizer.
-        stop_at_eos: finish a row once an end token has no mask before it, and fill what follows with the first end token.
+        stop_at_eos: finish a row once an end token has no mask before it; what follows is filled with the first end token.
             Default: True in `sample` where an end token is known, False in `infill`.
-        suppress_tokens: ids that are never proposed and count as -inf everywhere; names of tokens, too, where there is a
+        suppress_tokens: tokens that are never proposed, by id or by name; they count as -inf everywhere. Names need a
             tokenizer.
-        allow_special: let special tokens of the tokenizer ([UNK], [CLS], [PAD]) be proposed, not only those that end an answer
+        allow_special: let special tokens of the tokenizer be proposed; [UNK], [CLS] or [PAD], not only those that end an answer
             or a turn. Default: no, as far as a tokenizer says which they are (a model's `config.pad_token_id` is not asked);
             yes under `as_published`, as the loops have it.
-        shift: the logits of row i - 1 predict position i (Dream, Fast-dLLM v2). A property of the model.
-        as_published: keep the quirks of the published loops where their rule and their code differ: ties of float32 and
+        shift: the logits of row i - 1 predict position i; a property of the model (Dream, Fast-dLLM v2), which says it itself.
+        as_published: keep the quirks of the published loops where their rule and their code differ; ties of float32 and
             bfloat16 softmaxes, Dream's counts over the batch, Fast-dLLM's factor, float32 in `linear` and `cosine`.
-        cache: of keys and values, for models that dllm_fast runs itself: `none`; `exact_block` for block-causal models, the
-            same tokens as `none`; `prefix` and `dual`, approximate where the model sees both ways (Fast-dLLM); `auto`, the
-            fastest that gives the same tokens as `none`.
+        cache: which keys and values are kept: `auto`, `none`, `prefix`, `dual` or `exact_block`. For models that dllm_fast runs
+            itself. `auto` is the fastest that gives the same tokens as `none`; `exact_block`, for block-causal models, gives
+            them, too; `prefix` and `dual` are approximate where the model sees both ways (Fast-dLLM).
         refresh_every: forwards between full ones under `prefix` and `dual`; default: one full forward a block.
         max_batch_rows: rows in a forward at most; a row that finishes makes room for the next. Default: all.
-        sources: of each setting that a run used, who set it. Filled in by `sample` and `infill`.
+        sources: of each setting that a run used, who set it; filled in by `sample` and `infill`.
 
     Raises:
         InvalidValueError: a value out of its range, or two settings that exclude each other.
