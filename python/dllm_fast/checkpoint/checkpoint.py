@@ -23,7 +23,7 @@ from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueErro
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dllm_fast.loading.lora import Adapter
+    from dllm_fast.checkpoint.lora import Adapter
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -214,7 +214,6 @@ class Checkpoint:
         Raises:
             CheckpointError: the adapter does not fit.
         """
-        adapter = adapter.spelled(self.tensors)
         return replace(self, tensors=adapter.over(self.tensors, self.folder), adapter=adapter, base=self)
 
 

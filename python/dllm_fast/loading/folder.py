@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dllm_fast.checkpoint import regular
+from dllm_fast.checkpoint import lora, regular
 from dllm_fast.checkpoint.checkpoint import Checkpoint, locate
 from dllm_fast.errors import CheckpointError, DllmFastError, shown
-from dllm_fast.loading import lora
+from dllm_fast.families.encoder_keys import old_name
 from dllm_fast.loading.prefix import unwrapped
 from dllm_fast.text.tokenizer import Tokenizer
 
@@ -52,6 +52,8 @@ def open_folder(
         folder = place
     if lora.is_adapter(folder):
         raise CheckpointError(f"the base of {above} must be a model, got {folder}, an adapter as well; merge that one first")
-    checkpoint = unwrapped(Checkpoint.open(folder)).under(merge)
+    base = unwrapped(Checkpoint.open(folder))
+    # peft goes by modules; norms may have TensorFlow's names in the files.
+    checkpoint = base.under(merge.renamed(lambda key: old_name(key, base.tensors)))
     # An adapter that was saved with a tokenizer has one of its own.
     return checkpoint, folder if Tokenizer.from_folder(above) is None else above

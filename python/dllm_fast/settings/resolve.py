@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.nearest import nearest
@@ -14,9 +14,6 @@ from dllm_fast.records import scalar
 from dllm_fast.settings.aliases import ALIASES, answer, translate
 from dllm_fast.settings.config import SamplerConfig
 from dllm_fast.settings.presets import presets
-
-if TYPE_CHECKING:
-    from dllm_fast.families.model_info import ModelInfo
 
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
 _DEFAULT = SamplerConfig()
@@ -26,6 +23,25 @@ _LEFT: dict[str, Any] = {field.name: field.default for field in dataclasses.fiel
 _LONGEST = 100
 # Of `sample`, for those who misspell them.
 ARGUMENTS = ("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step", "like")
+
+
+class Recommends(Protocol):
+    """What a model recommends: its family, the published rule and settings over that, and its shift, with sources."""
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def preset(self) -> str | None: ...
+
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...
+
+    @property
+    def shift(self) -> int: ...
+
+    @property
+    def sources(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +63,7 @@ def resolve(
     preset: str | None,
     config: SamplerConfig | None,
     settings: Mapping[str, Any],
-    model: ModelInfo | None = None,
+    model: Recommends | None = None,
     *,
     lacking: Collection[str] = (),
 ) -> Resolved:

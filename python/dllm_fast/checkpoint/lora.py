@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,6 @@ from dllm_fast.checkpoint.jsonfile import read_json
 from dllm_fast.checkpoint.reading import pieces, read_tensor
 from dllm_fast.checkpoint.regular import present
 from dllm_fast.errors import CheckpointError, shown
-from dllm_fast.families.encoder_keys import old_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,9 +136,9 @@ class Adapter:
             biases=str(config.get("bias") or "none"),
         )
 
-    def spelled(self, base: Mapping[str, TensorInfo]) -> Adapter:
-        """The same with norms named as the base names them: peft goes by modules, files may have TensorFlow's names."""
-        return replace(self, whole={old_name(key, base): own for key, own in self.whole.items()})
+    def renamed(self, name: Callable[[str], str]) -> Adapter:
+        """The same with its whole tensors under the names that the base has for them."""
+        return replace(self, whole={name(key): own for key, own in self.whole.items()})
 
     def over(self, base: Mapping[str, TensorInfo], folder: Path) -> dict[str, TensorInfo]:
         """The tensors of the base under this adapter; whole ones that the base lacks come to them.
