@@ -7,6 +7,7 @@ use crate::logits::filter::Filters;
 use crate::rules::config::{Config, Steps};
 use crate::rules::cut::Cut;
 use crate::rules::order::{Order, OrderNoise};
+use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
 use pyo3::exceptions::{PyAttributeError, PyException, PyOverflowError};
 use pyo3::prelude::*;
@@ -149,6 +150,7 @@ fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
 /// More than any model can hold, and little enough to allocate.
 const MOST_NEW_TOKENS: usize = 1 << 24;
 pub(super) const COUNT: &str = "a whole number, at least 1";
+const FROM_ZERO: &str = "a whole number, at least 0";
 pub(super) const NUMBER: &str = "a number";
 pub(super) const FLAG: &str = "True or False";
 const ID: &str = "a token id, a whole number from 0";
@@ -168,6 +170,18 @@ fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {
         ));
     }
     Ok(first)
+}
+
+fn revise(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
+    let most_post_steps = get(config, "max_post_steps", FROM_ZERO)?.unwrap_or(16);
+    let threshold: Option<f64> = get(config, "edit_threshold", NUMBER)?;
+    let edit = |threshold| Revise::Edit {
+        threshold,
+        most_post_steps,
+    };
+    // Whether or not anything is edited: a number that is out of range is never meant.
+    edit(0.0).check().map_err(raise)?;
+    Ok(threshold.map_or(Revise::None, edit))
 }
 
 fn steps(config: &Bound<'_, PyAny>) -> PyResult<Steps> {
@@ -233,6 +247,7 @@ pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<C
         },
         cut: cut(object, as_published)?,
         min_commit: get(object, "min_commit", COUNT)?,
+        revise: revise(object)?,
         sampling: Sampling {
             temperature: get(object, "temperature", NUMBER)?.unwrap_or(0.0),
             filters: Filters {

@@ -2,6 +2,7 @@
 
 use super::cut::Cut;
 use super::order::{Order, OrderNoise};
+use super::revise::Revise;
 use super::schedule::Schedule;
 use crate::canvas::window::Blocks;
 use crate::error::{Error, Result};
@@ -37,6 +38,8 @@ pub struct Config {
     pub cut: Cut,
     /// Masks committed at least in every forward; 1 where a cut decides, whatever the schedule says where it does.
     pub min_commit: Option<usize>,
+    /// What becomes of written tokens.
+    pub revise: Revise,
     /// How a token is drawn.
     pub sampling: Sampling,
     /// Ids that count as -inf besides the mask.
@@ -54,8 +57,11 @@ pub const MOST_STEPS: usize = 1 << 20;
 
 /// Refuses more steps than `MOST_STEPS`.
 pub fn too_many(name: &'static str, steps: usize) -> Error {
-    let remedy =
-        "no canvas needs more steps than it has masks; leave it out for one token a forward";
+    let remedy = if name == "max_post_steps" {
+        "16 is LLaDA2.1's"
+    } else {
+        "no canvas needs more steps than it has masks; leave it out for one token a forward"
+    };
     Error::setting(name, "must be at most 1048576", steps, remedy)
 }
 
@@ -133,6 +139,7 @@ impl Config {
             _ => Ok(()),
         }?;
         self.schedule.check()?;
+        self.revise.check()?;
         self.check_combinations()?;
         if self.ends.contains(&self.mask) {
             return Err(Error::setting(
@@ -177,6 +184,20 @@ impl Config {
                     .into(),
             ));
         }
+        if self.revise.looks_back() && self.order == Order::Ancestral {
+            return Err(Error::Mismatch(
+                "order 'ancestral' writes each mask once, as the reverse process does, got edit_threshold beside it; \
+                 set edit_threshold to None, or choose another order"
+                    .into(),
+            ));
+        }
+        if self.revise.looks_back() && self.schedule == Schedule::FirstHitting {
+            return Err(Error::Mismatch(
+                "schedule 'first-hitting' writes each mask once, as the reverse process does, got edit_threshold beside it; \
+                 set edit_threshold to None, or choose another schedule"
+                    .into(),
+            ));
+        }
         if self.noise.annealed && noisy && matches!(self.order, Order::Entropy | Order::LeftToRight)
         {
             return Err(Error::Mismatch(
@@ -200,6 +221,13 @@ impl Config {
 
     /// Refuses a total of steps that leaves a block of a row without any, and more steps than draws can count.
     pub fn check_blocks(&self, row: usize, blocks: usize) -> Result<()> {
+        let post = self.revise.most_post_steps();
+        if post.saturating_mul(blocks) > u32::MAX as usize / 2 {
+            return Err(Error::Mismatch(format!(
+                "the post-steps of a row must be fewer than 2^31 in all, got {post} for each of the {blocks} blocks of row {row}; \
+                 lower max_post_steps"
+            )));
+        }
         match self.steps {
             Steps::PerBlock(steps) if steps.saturating_mul(blocks) > u32::MAX as usize => {
                 Err(Error::Mismatch(format!(

@@ -1,6 +1,19 @@
-//! When a row is finished before its open positions are.
+//! When a block is finished, and when a row is before its open positions are.
 
+use super::revise::Revise;
 use crate::canvas::{Canvas, State};
+
+/// Is a block finished, with `open` open positions left, `post_steps` forwards behind it that had none to fill, and a last
+/// forward that changed something or not?
+pub fn is_block_finished(
+    revise: Revise,
+    open: usize,
+    post_steps: usize,
+    has_changed: bool,
+) -> bool {
+    let is_stable = post_steps > 0 && !has_changed;
+    open == 0 && (is_stable || post_steps >= revise.most_post_steps())
+}
 
 /// Position of the first end token that was written (not given) and has nothing open before it.
 pub fn first_end(canvas: &Canvas, ends: &[u32]) -> Option<usize> {

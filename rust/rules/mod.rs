@@ -1,10 +1,11 @@
-//! What a row obeys: order x cut x schedule x ends, each in a file of its own. No logits here, only numbers made from them.
+//! What a row obeys: order x cut x schedule x revise x ends, each in a file of its own. No logits here, only numbers made from them.
 //!
 //! Names of variants stand beside the variants, and nowhere else: `names` gives them to Python and to CUDA.
 pub mod config;
 pub mod cut;
 pub mod ends;
 pub mod order;
+pub mod revise;
 pub mod schedule;
 
 use crate::canvas::edit::Kind;
@@ -86,19 +87,21 @@ impl Rule {
 
     /// The most forwards that a row can take, with `open` open positions in `blocks` blocks when it began.
     ///
-    /// Every forward commits at least one position, so there are at most `open`, and no more than the steps that were asked
-    /// for. Under a schedule that spends forwards on idle steps, all of those.
+    /// Every forward of a block that is not full commits at least one position, so there are at most `open` of them, and no
+    /// more than the steps that were asked for; under a schedule that spends forwards on idle steps, all of those. Where written
+    /// tokens are revised, each block may take so many more as `Revise::most_post_steps` says.
     pub fn most_forwards(&self, open: usize, blocks: usize) -> usize {
-        let steps = match self.steps {
-            Steps::Open => return open,
+        let asked = match self.steps {
+            Steps::Open => open,
             Steps::Total(steps) => steps,
             Steps::PerBlock(steps) => steps.saturating_mul(blocks),
         };
-        if self.schedule.keeps_idle_steps() {
-            steps
+        let filling = if self.steps != Steps::Open && self.schedule.keeps_idle_steps() {
+            asked
         } else {
-            steps.min(open)
-        }
+            asked.min(open)
+        };
+        filling + blocks * self.revise.most_post_steps()
     }
 }
 

@@ -27,10 +27,11 @@ impl Answer<'_> {
         }
     }
 
-    pub(super) fn token(&self, i: usize) -> u32 {
+    /// What is proposed for a position, and its probability or score.
+    pub(super) fn token(&self, i: usize) -> (u32, f64) {
         match self {
-            Self::Proposals(p) => p[i].token,
-            Self::Choice(c) => c[i].0,
+            Self::Proposals(p) => (p[i].token, p[i].probability),
+            Self::Choice(c) => c[i],
         }
     }
 

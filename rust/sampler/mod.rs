@@ -266,10 +266,10 @@ impl Sampler {
                          give a bad position a low score"
                     )));
                 }
-                if rule.excludes(answer.token(i)) {
+                let (token, _) = answer.token(i);
+                if rule.excludes(token) {
                     return Err(Error::Mismatch(format!(
-                        "a proposed token must not be the mask or suppressed, got {} for row {row}, position {position}; choose another id",
-                        answer.token(i)
+                        "a proposed token must not be the mask or suppressed, got {token} for row {row}, position {position}; choose another id"
                     )));
                 }
                 i += 1;

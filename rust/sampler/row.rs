@@ -9,7 +9,7 @@ use crate::rng::{Draw, Stream};
 use crate::rules::Rule;
 use crate::rules::config::Steps;
 use crate::rules::cut::{Candidate, Cut, select};
-use crate::rules::ends::first_end;
+use crate::rules::ends::{first_end, is_block_finished};
 use crate::rules::order::{Order, Place};
 use crate::rules::schedule::{Schedule, Step, first_hit};
 use crate::watch::Watch;
@@ -45,6 +45,9 @@ struct Block {
     steps: usize,
     /// Steps done.
     index: usize,
+    /// Forwards that had nothing left to fill.
+    post_steps: usize,
+    is_finished: bool,
 }
 
 pub struct Row {
@@ -103,7 +106,12 @@ impl Row {
 
     /// Will it take part in no request any more?
     pub fn is_done(&self) -> bool {
-        self.is_cancelled || self.canvas.open() == 0
+        self.is_cancelled || self.canvas.open() == 0 && self.unfinished().is_none()
+    }
+
+    /// The block that was begun and is not finished.
+    fn unfinished(&self) -> Option<&Block> {
+        self.block.as_ref().filter(|block| !block.is_finished)
     }
 
     /// Its canvas stays as it is from now on.
@@ -114,9 +122,14 @@ impl Row {
         }
     }
 
-    /// Positions from the start of the canvas that were not given and cannot change any more.
+    /// How many positions from the start of the canvas were written and cannot change any more.
     pub fn stable(&self) -> usize {
-        let end = self.canvas.first_open().unwrap_or(self.canvas.len());
+        let first_open = self.canvas.first_open().unwrap_or(self.canvas.len());
+        let may_change = self.rule.revise.looks_back() && !self.is_cancelled;
+        let end = match self.unfinished().filter(|_| may_change) {
+            Some(block) => block.window.start.min(first_open),
+            None => first_open,
+        };
         self.canvas.count(0..end, State::Written)
     }
 
@@ -155,6 +168,9 @@ impl Row {
     /// the decisions of this one are known here. Never where they say how many it commits.
     pub fn next_pace(&self) -> Option<Pace> {
         let rule = &self.rule;
+        if rule.revise.looks_back() {
+            return None;
+        }
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
         let eligible = self.canvas.count(block.window.clone(), State::Open);
         let taken = if rule.cut == Cut::Count {
@@ -183,15 +199,24 @@ impl Row {
     /// Moves to the next step that needs a forward, unless one is waiting or nothing is left to do.
     pub fn advance(&mut self, published_mean: Option<f64>, score_all: bool) {
         while self.pending.is_none() && !self.is_cancelled {
-            let Some(first) = self.canvas.first_open() else {
+            let Some(window) = self.next_window() else {
                 return;
             };
-            let step = self.enter(self.blocks.around(first, self.canvas.len()));
+            let step = self.enter(window);
             self.pending = self.prepare(step, published_mean, score_all);
             if self.pending.is_none() {
                 self.count_steps(self.idle_steps(step));
             }
         }
+    }
+
+    /// The block to go on with: that which is not finished, or else the next with an open position.
+    fn next_window(&self) -> Option<Range<usize>> {
+        if let Some(block) = self.unfinished() {
+            return Some(block.window.clone());
+        }
+        let first = self.canvas.first_open()?;
+        Some(self.blocks.around(first, self.canvas.len()))
     }
 
     /// Makes `window` the current block, if it is not yet, and tells where it is in its schedule.
@@ -205,6 +230,8 @@ impl Row {
                 masks: left,
                 steps: steps.unwrap_or(left),
                 index: 0,
+                post_steps: 0,
+                is_finished: false,
             });
             self.time = if self.rule.schedule == Schedule::FirstHitting {
                 1.0
@@ -233,7 +260,8 @@ impl Row {
         let floor = rule.floor(step, published_mean);
         let chosen = self.choose_blindly(&eligible, floor, step);
         let commits = chosen.as_ref().map_or(floor, Vec::len);
-        if commits == 0 && !rule.schedule.keeps_idle_steps() {
+        // Nothing to fill is left only where what is written is looked at once more.
+        if commits == 0 && step.left > 0 && !rule.schedule.keeps_idle_steps() {
             return None;
         }
         if rule.schedule == Schedule::FirstHitting {
@@ -243,15 +271,19 @@ impl Row {
                 self.stream.uniform(0, self.scheduled, Draw::Time),
             );
         }
-        let positions = match &chosen {
+        let mut positions = match &chosen {
             Some(chosen) if !score_all => chosen.clone(),
             _ => eligible,
         };
+        if rule.revise.looks_back() {
+            positions.extend(self.canvas.positions(self.window(), State::Written));
+            positions.sort_unstable();
+        }
         Some(Pending {
             positions,
             chosen,
             floor,
-            progress: (step.index + 1) as f64 / step.steps as f64,
+            progress: ((step.index + 1) as f64 / step.steps as f64).min(1.0),
         })
     }
 
@@ -306,7 +338,7 @@ impl Row {
         let picks = match &pending.chosen {
             Some(chosen) if *chosen == pending.positions => (0..chosen.len()).collect(),
             Some(chosen) => {
-                // All eligible positions were scored; those rise.
+                // More positions than the chosen ones were scored; those rise.
                 let index_of = |p: &u32| {
                     pending
                         .positions
@@ -317,38 +349,67 @@ impl Row {
             }
             None => self.pick(pending, answer, watch)?,
         };
-        let edit = |i: usize| {
-            let (token, probability) = match answer {
-                Answer::Proposals(p) => (p[i].token, p[i].probability),
-                Answer::Choice(c) => c[i],
-            };
-            self.edit(pending.positions[i], token, probability, Kind::Commit)
+        let edit = |i: usize, kind| {
+            let (token, probability) = answer.token(i);
+            self.edit(pending.positions[i], token, probability, kind)
         };
-        Ok(picks.into_iter().map(edit).collect())
+        let mut plan: Vec<Edit> = picks.into_iter().map(|i| edit(i, Kind::Commit)).collect();
+        let revise = self.rule.revise;
+        if revise.looks_back() {
+            let replaced = |&i: &usize| {
+                let p = pending.positions[i] as usize;
+                let (token, probability) = answer.token(i);
+                self.canvas.states()[p] == State::Written
+                    && revise.replaces(self.canvas.tokens()[p], token, probability)
+            };
+            let replaced = (0..pending.positions.len()).filter(replaced);
+            plan.extend(replaced.map(|i| edit(i, Kind::Edit)));
+        }
+        Ok(plan)
     }
 
     /// Carries out the waiting step as `plan` has it.
     pub fn commit(&mut self, plan: &[Edit]) {
         self.pending = None;
+        let window = self.window();
+        let is_post_step = self.canvas.count(window.clone(), State::Open) == 0;
         self.carry_out(plan);
-        if self.rule.stop_at_end
-            && let Some(end) = first_end(&self.canvas, &self.rule.ends)
-        {
-            let fill = self.rule.ends[0];
-            let (states, tokens) = (self.canvas.states(), self.canvas.tokens());
-            let differs = |&p: &usize| match states[p] {
-                State::Given => false,
-                State::Open => true,
-                State::Written => tokens[p] != fill,
-            };
-            let rest = (end + 1..self.canvas.len()).filter(differs);
-            let plan: Vec<Edit> = rest
-                .map(|p| self.edit(p as u32, fill, f64::NAN, Kind::Pad))
-                .collect();
-            self.carry_out(&plan);
+        let left = self.canvas.count(window, State::Open);
+        let revise = self.rule.revise;
+        let block = self.block.as_mut().expect("a step is of a block");
+        block.post_steps += usize::from(is_post_step);
+        block.is_finished = is_block_finished(revise, left, block.post_steps, !plan.is_empty());
+        // A token that may still change ends nothing.
+        if self.rule.stop_at_end && (block.is_finished || !revise.looks_back()) {
+            self.pad_behind_the_end();
         }
         self.forwards += 1;
-        self.count_steps(1);
+        // Those behind the last open position are no steps of the schedule.
+        if !is_post_step {
+            self.count_steps(1);
+        }
+    }
+
+    /// Fills what follows the end of the answer, if it has one: then the row is finished.
+    fn pad_behind_the_end(&mut self) {
+        let Some(end) = first_end(&self.canvas, &self.rule.ends) else {
+            return;
+        };
+        let fill = self.rule.ends[0];
+        let (states, tokens) = (self.canvas.states(), self.canvas.tokens());
+        let differs = |&p: &usize| match states[p] {
+            State::Given => false,
+            State::Open => true,
+            State::Written => tokens[p] != fill,
+        };
+        let rest = (end + 1..self.canvas.len()).filter(differs);
+        let plan: Vec<Edit> = rest
+            .map(|p| self.edit(p as u32, fill, f64::NAN, Kind::Pad))
+            .collect();
+        self.carry_out(&plan);
+        if let Some(block) = &mut self.block {
+            block.is_finished = true;
+        }
     }
 
     /// Indices of the requested positions that are committed, best first.
@@ -359,7 +420,10 @@ impl Row {
         watch: &Watch<'_>,
     ) -> Result<Vec<usize>> {
         let rule = &self.rule;
+        let states = self.canvas.states();
+        let is_open = |&i: &usize| states[pending.positions[i] as usize] == State::Open;
         let mut candidates: Vec<Candidate> = (0..pending.positions.len())
+            .filter(is_open)
             .map(|index| match answer {
                 Answer::Choice(c) => Candidate {
                     key: c[index].1,

@@ -5,6 +5,7 @@ use crate::logits::draw::Sampling;
 use crate::logits::row::Logits;
 use crate::rules::config::Steps;
 use crate::rules::order::{Order, OrderNoise, Proposal};
+use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,6 +25,7 @@ fn config() -> Config {
         },
         cut: Cut::Count,
         min_commit: None,
+        revise: Revise::None,
         sampling: Sampling::default(),
         suppressed: vec![],
         ends: vec![],

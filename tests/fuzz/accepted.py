@@ -49,13 +49,24 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
         (
             *("max_new_tokens", "steps", "steps_per_block", "block_length", "min_commit", "top_k", "refresh_every"),
             *("max_batch_rows", "max_rows", "mask_token_id", "num_samples", "top", "n", "masks", "min_givens", "max_givens"),
-            *("step", "position", "row", "nfe", "replayed", "pad_token_id", "threads"),
+            *("max_post_steps", "step", "position", "row", "nfe", "replayed", "pad_token_id", "threads"),
         ),
         (*WHOLE, *NONE),
     ),
     **dict.fromkeys(
         (
-            *("eps", "order_temperature", "threshold", "factor", "entropy_bound", "temperature", "top_p", "min_p", "softcap"),
+            *(
+                "eps",
+                "order_temperature",
+                "threshold",
+                "edit_threshold",
+                "factor",
+                "entropy_bound",
+                "temperature",
+                "top_p",
+                "min_p",
+                "softcap",
+            ),
             *("time", "tokens_per_forward", "model_ms", "sampler_ms"),
         ),
         (*NUMBER, *NONE),

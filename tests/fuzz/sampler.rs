@@ -1,4 +1,4 @@
-//! A fuzz loop over `Config::check`, `Sampler::next`, `predict` and `feed`: wild settings, canvases and answers (NaN, the
+//! A fuzz loop over `Config::check`, `Sampler::next`, `predict`, `feed`, `add` and `cancel`: wild settings, canvases and answers (NaN, the
 //! infinities, ties, nonsense lengths). Nothing may panic, and what holds for every run must hold here: given tokens stay,
 //! the mask is never written, a refused answer changes nothing, every run ends in time, and a row does not notice its
 //! neighbours.
@@ -16,6 +16,7 @@ use dllm_fast::rules::Rule;
 use dllm_fast::rules::config::{Config, Steps};
 use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
+use dllm_fast::rules::revise::Revise;
 use dllm_fast::rules::schedule::Schedule;
 use dllm_fast::sampler::{Answer, Sampler, Start};
 use dllm_fast::watch::Watch;
@@ -178,6 +179,14 @@ fn config(dice: &mut Dice) -> Config {
         },
         cut,
         min_commit: dice.maybe(Dice::size),
+        revise: if dice.one_in(3) {
+            Revise::Edit {
+                threshold: dice.number(),
+                most_post_steps: dice.size(),
+            }
+        } else {
+            Revise::None
+        },
         sampling: Sampling {
             temperature: if dice.one_in(2) { dice.number() } else { 1.0 },
             filters: Filters {
@@ -228,6 +237,19 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
         Steps::Total(s) | Steps::PerBlock(s) => Steps::PerBlock(s.max(1)),
         Steps::Open => Steps::Open,
     };
+    config.revise = match config.revise {
+        Revise::Edit {
+            threshold,
+            most_post_steps,
+        } => Revise::Edit {
+            threshold: range(threshold, 0.0, f64::INFINITY),
+            most_post_steps: most_post_steps % 21,
+        },
+        Revise::None => Revise::None,
+    };
+    if config.order == Order::Ancestral || config.schedule == Schedule::FirstHitting {
+        config.revise = Revise::None;
+    }
     // Settings that would do nothing beside others are refused.
     if config.order == Order::Ancestral {
         (config.cut, config.min_commit, config.noise.temperature) = (Cut::Count, None, 0.0);
@@ -441,7 +463,12 @@ fn run(
             let (step, positions) = (sampler.forwards(r), sampler.positions(r).to_vec());
             assert!(positions.is_sorted() || !score_all, "{positions:?}");
             let before = sampler.canvas(r).to_vec();
-            assert!(positions.iter().all(|&p| before[p as usize] == config.mask));
+            let is_written = |p: usize| before[p] != starts[r].canvas[p];
+            for p in positions.iter().map(|&p| p as usize) {
+                let is_open = before[p] == config.mask;
+                assert!(is_open || config.revise.looks_back() && is_written(p));
+            }
+            let is_full = masks(&before[sampler.window(r)], config.mask) == 0;
             let answer: Vec<_> = positions
                 .iter()
                 .map(|&p| proposal(config, starts[r].stream, step, p))
@@ -452,8 +479,9 @@ fn run(
             let after = sampler.canvas(r);
             assert!(
                 masks(after, config.mask) < masks(&before, config.mask)
-                    || config.schedule.keeps_idle_steps(),
-                "every forward commits"
+                    || config.schedule.keeps_idle_steps()
+                    || is_full,
+                "every forward commits while there is something to fill"
             );
             assert!(
                 sampler.forwards(r) as usize <= bound(config, &starts[r]),
@@ -473,8 +501,12 @@ fn run(
             assert_ne!(edit.token, config.mask, "the mask is never written");
             match edit.kind {
                 Kind::Commit => {
-                    assert_eq!(replayed[p], config.mask, "a committed token stays");
+                    assert_eq!(replayed[p], config.mask, "a mask is filled once");
                     assert!(!config.suppressed.contains(&edit.token));
+                }
+                Kind::Edit => {
+                    assert!(config.revise.looks_back() && replayed[p] != config.mask);
+                    assert!(edit.token != replayed[p] && !config.suppressed.contains(&edit.token));
                 }
                 Kind::Pad => assert!(config.stop_at_end && edit.token == config.ends[0]),
                 other => panic!("{other:?} is no edit of these rules"),
@@ -502,6 +534,7 @@ fn drive(case: u64) {
         .map(|_| start(config.mask, dice))
         .collect();
     run(&config, &starts, dice.one_in(2), Some(dice));
+    company(case);
     // A row alone and in company; only Dream's published mean over the batch makes a difference.
     let together = run(&config, &starts, false, None);
     if let Some(together) = together
@@ -513,6 +546,73 @@ fn drive(case: u64) {
             let told = |s: &Sampler, r| format!("{:?}", s.trajectory(r));
             assert_eq!(told(&alone, 0), told(&together, r), "row {r} alone");
         }
+    }
+}
+
+/// Rows of different rules that come, wait for room, are answered in parts and cancelled: each writes what it writes alone.
+fn company(case: u64) {
+    let dice = &mut Dice::new(case, 1);
+    let mut cases: Vec<(Config, Start, Sampler)> = Vec::new();
+    for _ in 0..=dice.below(4) {
+        let config = tame(config(dice), dice);
+        let start = start(config.mask, dice);
+        if let Some(alone) = run(&config, std::slice::from_ref(&start), false, None) {
+            cases.push((config, start, alone));
+        }
+    }
+    let Some((config, start, _)) = cases.first() else {
+        return;
+    };
+    let watch = Watch::never();
+    let score_all = dice.one_in(2);
+    let sampler = Sampler::new(config.clone(), vec![start.clone()], score_all, &watch);
+    let mut sampler = sampler
+        .expect("it ran alone")
+        .with_most_rows(1 + dice.below(4));
+    let mut cancelled = vec![false; cases.len()];
+    loop {
+        if sampler.len() < cases.len() && dice.one_in(2) {
+            let (config, start, _) = &cases[sampler.len()];
+            let added = sampler.add(Some(config.clone()), start.clone());
+            assert_eq!(added, Ok(sampler.len() - 1));
+        }
+        if dice.one_in(12) {
+            let r = dice.below(sampler.len());
+            cancelled[r] |= !sampler.is_done(r).unwrap();
+            let before = sampler.canvas(r).to_vec();
+            sampler.cancel(r).unwrap();
+            assert!(sampler.is_done(r).unwrap() && sampler.canvas(r) == before);
+            assert!(sampler.cancel(sampler.len()).is_err());
+        }
+        let mut waiting = sampler.next(&watch).unwrap();
+        if waiting.is_empty() && sampler.len() == cases.len() {
+            break;
+        }
+        while !waiting.is_empty() {
+            let r = waiting.swap_remove(dice.below(waiting.len()));
+            let (config, start, _) = &cases[r];
+            let step = sampler.forwards(r);
+            let answer: Vec<_> = sampler
+                .positions(r)
+                .iter()
+                .map(|&p| proposal(config, start.stream, step, p))
+                .collect();
+            let stable = sampler.stable(&[r]).unwrap()[0];
+            let answered = sampler.feed(&[r], &Answer::Proposals(&answer), &watch);
+            answered.expect("a right answer");
+            assert!(
+                sampler.stable(&[r]).unwrap()[0] >= stable,
+                "what is stable stays so"
+            );
+        }
+    }
+    for (r, (_, _, alone)) in cases.iter().enumerate() {
+        let until = sampler.forwards(r);
+        assert!(cancelled[r] || until == alone.forwards(0));
+        let whole = alone.trajectory(0).iter();
+        let told: Vec<_> = whole.take_while(|edit| edit.step < until).collect();
+        let ours: Vec<_> = sampler.trajectory(r).iter().collect();
+        assert_eq!(format!("{ours:?}"), format!("{told:?}"), "row {r}");
     }
 }
 

@@ -61,12 +61,15 @@ plausible = {
     **dict.fromkeys(
         (
             *("max_new_tokens", "steps", "steps_per_block", "block_length", "min_commit", "top_k"),
-            *("refresh_every", "max_batch_rows"),
+            *("refresh_every", "max_batch_rows", "max_post_steps"),
         ),
         st.one_of(st.none(), st.integers(0, 9), st.sampled_from(BIG)),
     ),
     **dict.fromkeys(
-        ("eps", "order_temperature", "threshold", "factor", "entropy_bound", "temperature", "top_p", "min_p"),
+        (
+            *("eps", "order_temperature", "threshold", "factor", "entropy_bound", "edit_threshold", "temperature"),
+            *("top_p", "min_p"),
+        ),
         st.one_of(st.none(), st.floats(0, 1), st.sampled_from([-0.1, 1.5, 1e308, float("nan"), float("inf")])),
     ),
     "schedule": st.sampled_from(WORDS[:6]),

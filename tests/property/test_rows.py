@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import strategies
 import toys
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from driving import drive, edits_of, lines, same
+from reference import sampler as reference
 from strategies import MASK, VOCABULARY
 
 tables = st.builds(
@@ -47,7 +49,20 @@ def configs(draw):
     config = draw(strategies.settings(annealed=True))
     if draw(st.booleans()):
         config["as_published"] = True
+    if config["order"] != "ancestral" and config["schedule"] != "first-hitting" and draw(st.booleans()):
+        config["edit_threshold"] = draw(st.one_of(st.sampled_from([0.0, 0.1, 0.5, 1.0, math.inf]), st.floats(0, 1)))
+        config["max_post_steps"] = draw(st.integers(0, 4))
     return config
+
+
+def bound(case: Case) -> int:
+    """Forwards of a row at most, as `Rule::most_forwards` documents it: masks or steps, and post-steps of each block."""
+    config, masks = case.config, np.flatnonzero(case.canvas == MASK)
+    windows = reference.windows(len(case.canvas), config.get("block_length"), case.where["block_start"])
+    blocks = sum(bool(np.isin(masks, window).any()) for window in windows)
+    steps = config.get("steps_per_block", len(masks)) * blocks
+    filling = steps if config["schedule"] == "dream" and "steps_per_block" in config else min(steps, len(masks))
+    return filling + blocks * (config["max_post_steps"] if "edit_threshold" in config else 0)
 
 
 @st.composite
@@ -150,6 +165,7 @@ def test_a_row_does_not_notice_who_comes_and_goes(cases, model, dice, max_rows, 
         else:
             assert sampler.canvases[i].tolist() == alone.canvases[0].tolist()
             assert sampler.nfe_per_row[i] == alone.nfe_per_row[0]
+        assert alone.nfe_per_row[0] <= bound(case)
         assert same(ours, theirs), f"row {i}\ntogether {ours}\nalone    {theirs}"
         replayed = case.canvas.copy()
         for _, position, token, *_ in ours:
@@ -252,3 +268,108 @@ def test_a_request_about_other_tokens():
         request.with_canvases([[0, 0, 0], [0, 0, 0]])
     with pytest.raises(InvalidTypeError, match="a list of int64 arrays"):
         request.with_canvases(3)
+
+
+# --- token editing
+
+
+def flipping(tokens):
+    """Sure of the next of these tokens, whatever stands there: never content."""
+    cycle = dict(zip(tokens, [*tokens[1:], tokens[0]], strict=True))
+
+    def answer(request):
+        return np.concatenate(
+            [
+                [cycle.get(int(canvas[p]), tokens[0]) for p in positions]
+                for canvas, positions in zip(request.canvases, request.positions, strict=True)
+            ]
+        )
+
+    return answer
+
+
+def edited(config, canvas, answer, score=0.9, **where):
+    sampler = dllm_fast.Sampler(config, [canvas], **where)
+    stable = []
+    while (request := sampler.next()) is not None:
+        tokens = answer(request)
+        sampler.feed(tokens=tokens, scores=np.full(len(tokens), score))
+        stable.append(int(sampler.stable([0])[0]))
+    return sampler, stable
+
+
+@pytest.mark.parametrize("most", [0, 1, 5])
+def test_a_cycle_of_two_tokens_ends_with_the_post_steps(most):
+    """Threshold 0 lets any other token pass; what ends it is the bound."""
+    config = greedy(edit_threshold=0, max_post_steps=most, threshold=0.5, block_length=2)
+    sampler, stable = edited(config, [1, *[MASK] * 4], flipping([2, 3]), block_start=1)
+    assert sampler.nfe_per_row == [2 * (1 + most)]
+    assert sampler.canvases[0].tolist() == [1, *[[2, 3][most % 2]] * 4]
+    kinds = [edit.kind for edit in sampler.trajectory[0]]
+    assert kinds == 2 * (["commit"] * 2 + ["edit"] * 2 * most)
+    assert stable == [0] * most + [2] + [2] * most + [4]
+
+
+def test_what_is_above_the_threshold_only():
+    for threshold, score, edits in [(0.9, 0.9, False), (0.89, 0.9, True), (1.0, 1.0, False), (math.inf, 1.0, False)]:
+        config = greedy(edit_threshold=threshold, threshold=0.5)
+        sampler, _ = edited(config, [MASK] * 3, flipping([2, 3]), score)
+        assert any(edit.kind == "edit" for edit in sampler.trajectory[0]) is edits
+        assert sampler.nfe_per_row == [17 if edits else 2]
+
+
+def test_an_end_token_counts_when_its_block_is_finished():
+    config = greedy(edit_threshold=0.5, max_post_steps=3, eos_token_id=8, stop_at_eos=True, block_length=2)
+
+    def answer(request):  # an end is written at first, and edited away once its block is full
+        full = MASK not in request.canvases[0][:2].tolist()
+        return [4 if full else 8 for _ in request.positions[0]]
+
+    sampler, _ = edited(config, [MASK] * 4, answer)
+    first = [(e.step, e.position, e.token, e.kind) for e in sampler.trajectory[0] if e.position < 2]
+    assert first == [(0, 0, 8, "commit"), (1, 1, 8, "commit"), (2, 0, 4, "edit"), (2, 1, 4, "edit")]
+    assert sampler.canvases[0].tolist() == [4] * 4
+    stays, stable = edited(config, [MASK] * 4, lambda request: [8 for _ in request.positions[0]])
+    assert stays.canvases[0].tolist() == [8] * 4
+    assert [edit.kind for edit in stays.trajectory[0]] == ["commit", "commit", "pad", "pad"]
+    assert stable == [0, 0, 4]
+
+
+def test_given_tokens_are_neither_scored_nor_edited():
+    sampler = dllm_fast.Sampler(greedy(edit_threshold=0), [[1, MASK, 2, MASK]])
+    asked = []
+    while (request := sampler.next()) is not None:
+        asked.append(request.positions[0].tolist())
+        sampler.feed(tokens=[3] * len(asked[-1]), scores=[0.5] * len(asked[-1]))
+    assert asked == [[1, 3]] * 3
+    assert sampler.canvases[0].tolist() == [1, 3, 2, 3]
+
+
+def test_nobody_begins_the_next_step_before_this_one_is_decided():
+    for config, knows in [(greedy(), True), (greedy(edit_threshold=0.5), False)]:
+        sampler = dllm_fast.Sampler(config, [[MASK] * 3])
+        sampler.next()
+        assert (sampler.pace([0])[1] is not None) is knows
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            {"edit_threshold": -0.5},
+            "edit_threshold must be a number, at least 0, got -0.5; None turns editing off, 0 replaces every",
+        ),
+        (
+            {"edit_threshold": math.nan},
+            "edit_threshold must be a number, at least 0, got NaN; .* in SGLang .in Diffusers 0 turns",
+        ),
+        ({"max_post_steps": 2**20 + 1}, "max_post_steps must be at most 1048576, got 1048577; 16 is LLaDA2.1's"),
+        ({"max_post_steps": -1}, "max_post_steps must be a whole number, at least 0, got -1"),
+        ({"edit_threshold": 0.5, "order": "ancestral"}, "order 'ancestral' writes each mask once.* edit_threshold to None"),
+        ({"edit_threshold": 0.5, "schedule": "first-hitting"}, "schedule 'first-hitting' writes each mask once"),
+    ],
+)
+def test_settings_of_editing_that_cannot_be(settings, text):
+    with pytest.raises(InvalidValueError, match=text):
+        greedy(**settings)
+    assert greedy(max_post_steps=None).max_post_steps == 16

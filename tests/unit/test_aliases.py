@@ -149,7 +149,6 @@ def test_names_of_peers_are_understood_and_recorded(typed: dict[str, Any], ours:
         *({"streamer": None}, {"callback_on_step_end": None}, {"generator": None}, {"past_key_values": None}),
         *({"logits_eos_inf": False}, {"confidence_eos_eot_inf": False}, {"stochastic_transfer": False}, {"echo": False}),
         {"cfg_scale": 0, "cfg_keep_tokens": [1]},
-        {"editing_threshold": None, "max_post_steps": 16},
     ],
 )
 def test_what_asks_for_what_is_done_anyway_is_recorded_as_such(typed: dict[str, Any]) -> None:
@@ -257,9 +256,6 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("diffusion_algorithm", 4, "order="),
     ("stochastic_transfer", True, "order='ancestral'"),
     ("small_block_size", 8, "block_length="),
-    ("editing_threshold", 0.5, "not implemented"),
-    ("editing_threshold", 0.0, "not implemented"),  # off in Diffusers, "rewrite whatever differs" in SGLang
-    ("max_post_steps", 16, "not implemented"),
     ("logits_eos_inf", True, "suppress_tokens="),
     ("confidence_eos_eot_inf", True, "suppress_tokens="),
     ("do_sample", True, "temperature="),

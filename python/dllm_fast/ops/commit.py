@@ -42,7 +42,9 @@ class Rule:
         cut, bound = next(((name, bound) for name, bound in cuts.items() if bound is not None), ("count", 0.0))
         # Such positions are chosen before the forward.
         is_blind = config.order not in launches.ORDERS or (cut == "count" and config.order in {"random", "left-to-right"})
-        if config.mask_token_id is None or is_blind or not launcher.usable(device, "commit"):
+        # And it fills masks, it edits nothing.
+        is_unknown = is_blind or config.edit_threshold is not None
+        if config.mask_token_id is None or is_unknown or not launcher.usable(device, "commit"):
             return None
         return cls(
             mask_id=config.mask_token_id,

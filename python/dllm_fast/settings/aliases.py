@@ -155,7 +155,7 @@ _WATCH = "use on_step=, a function that is called with a StepEvent after every s
 _LOGITS = "pass a function that calls the model and changes its logits, with like= the model, or use suppress_tokens="
 _SUPPRESS = "suppress_tokens= takes ids that are never written"
 _NO_GUIDANCE = "leave it out: classifier-free guidance is not implemented yet"
-_NO_EDITS = "leave it out: editing of committed tokens is not implemented yet"
+_NO_STABILITY = "leave it out: canvases of noise, which end once they stay the same, are not implemented yet"
 _NO_PENALTY = "leave it out: penalties are not implemented, as tokens are written in any order"
 _NO_BEAMS = "leave it out: there are no beams; num_samples= gives several answers"
 _NO_GRAMMAR = "leave it out: constrained answers are not implemented yet"
@@ -268,11 +268,10 @@ ALIASES: dict[str, Alias] = {
     "algorithm": _answer("the rule", _POLICY),
     "dllm_algorithm": _answer("the rule (SGLang)", _POLICY),
     "stochastic_transfer": _answer("counts drawn at random (dllm)", "use order='ancestral', the nearest here", False),
-    "editing_threshold": _answer("rewrite above it (LLaDA2.1)", _NO_EDITS),
-    "edit_threshold": _answer("rewrite above it", _NO_EDITS),
-    "max_post_steps": _answer("steps of rewriting (LLaDA2.1)", _NO_EDITS, 0, beside=("editing_threshold", (None,))),
-    "stability_threshold": _answer("steps without change (DiffusionGemma)", _NO_EDITS),
-    "stability_steps": _answer("steps without change (mlx-vlm)", _NO_EDITS),
+    "editing_threshold": _same("edit_threshold", "rewrite above it (LLaDA2.1, Diffusers)"),
+    "max_post_edit_steps": _same("max_post_steps", "steps of rewriting (SGLang)"),
+    "stability_threshold": _answer("steps without change (DiffusionGemma)", _NO_STABILITY),
+    "stability_steps": _answer("steps without change (mlx-vlm)", _NO_STABILITY),
     # What tokens are drawn from.
     "do_sample": Alias(
         "draw or take the best",

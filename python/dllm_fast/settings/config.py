@@ -52,6 +52,12 @@ class SamplerConfig:
         entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats; the EB-Sampler's
             (2505.24857).
         min_commit: commit at least so many in every forward; default 1 where a threshold, factor or entropy bound decides.
+        edit_threshold: replace a written token where another one is more probable than this. In every forward, those of the
+            block being filled that were not given (token editing of LLaDA2.1, JointThreshold in SGLang). Default: what is
+            written stays. 0 replaces every token that the model would not write now, as in SGLang; in Diffusers 0 turns editing
+            off, which is None here. From 1 on nothing is replaced.
+        max_post_steps: forwards of a block at most once it has no mask left, for editing alone. One that changes nothing ends
+            the block. Without `edit_threshold` there are none.
         temperature: of the draw of tokens: 0 takes the most probable; confidence, margin and entropy ignore it.
         top_k: draw from so many tokens, the most probable ones; `top_k`, `top_p` and `min_p` are applied in this order, after
             the temperature.
@@ -93,6 +99,8 @@ class SamplerConfig:
     factor: float | None = None
     entropy_bound: float | None = None
     min_commit: int | None = None
+    edit_threshold: float | None = None
+    max_post_steps: int = 16
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None

@@ -35,6 +35,8 @@ class InfillSettings(ModelSettings, total=False):
     factor: float | None
     entropy_bound: float | None
     min_commit: int | None
+    edit_threshold: float | None
+    max_post_steps: int | None
     temperature: float | None
     top_k: int | None
     top_p: float | None
