@@ -5,7 +5,6 @@ Everything that can be refused is refused here, before the first forward.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import secrets
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from dllm_fast.arrays import MOST_NUMBERS, as_array, check_many, is_tensor
 from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown, warn
 from dllm_fast.families.model_info import for_call
 from dllm_fast.records import count, scalar
+from dllm_fast.settings.config import changed
 from dllm_fast.text import tokens
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def plan(
         runner=runner,
         tokenizer=tokenizer,
         config=config,
-        rule=dataclasses.replace(config, suppress_tokens=(*config.suppress_tokens, *special)),
+        rule=changed(config, suppress_tokens=(*config.suppress_tokens, *special)),
         special=special,
         canvases=[canvas_of(prompts[number], config, infilling=is_infilling) for number in of_rows],
         starts=[0 if is_infilling else len(prompts[number].ids) for number in of_rows],
@@ -141,7 +141,7 @@ def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerCon
     if ends is None:
         ends, source = for_call("eos_token_id", model, tokenizer)
         sources["eos_token_id"] = "default" if ends is None else source
-    return dataclasses.replace(config, mask_token_id=mask, eos_token_id=ends, sources=sources)
+    return changed(config, mask_token_id=mask, eos_token_id=ends, sources=sources)
 
 
 def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tuple[SamplerConfig, tuple[int, ...]]:
@@ -162,7 +162,7 @@ def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tup
     if special:
         by_tokenizer = f"tokenizer: {tokens.shown(tokenizer, special)} (special; allow_special=True lets them be written)"
         sources["suppress_tokens"] = f"{sources['suppress_tokens']}; {by_tokenizer}" if given else by_tokenizer
-    return dataclasses.replace(config, suppress_tokens=given, sources=sources), special
+    return changed(config, suppress_tokens=given, sources=sources), special
 
 
 def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> SamplerConfig:
@@ -183,7 +183,7 @@ def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> Sam
             "leave it out, or load the model with another block_length"
         )
     sources = dict(config.sources) | {"block_length": info.sources.get("block_length", "model")}
-    return dataclasses.replace(config, block_length=whole, sources=sources)
+    return changed(config, block_length=whole, sources=sources)
 
 
 def check_ids(
@@ -235,7 +235,7 @@ def with_length(
             )
         if context is not None and longest > context:
             raise InvalidValueError(f"a canvas must fit the model's context of {context} tokens, got {longest}; shorten it")
-        return dataclasses.replace(config, stop_at_eos=bool(config.stop_at_eos))
+        return changed(config, stop_at_eos=bool(config.stop_at_eos))
 
     new_tokens = config.max_new_tokens
     if new_tokens is None:
@@ -260,7 +260,7 @@ def with_length(
         # One token a forward, said in full; a short last block has no such number.
         steps = new_tokens if block is None or new_tokens % block == 0 else None
     stop = config.stop_at_eos
-    return dataclasses.replace(
+    return changed(
         config,
         max_new_tokens=new_tokens,
         block_length=block,

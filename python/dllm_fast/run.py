@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from dllm_fast.modules.keep import stepping
 from dllm_fast.result import StepEvent
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.runner import Task
+from dllm_fast.settings.config import changed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class Run:
             )
         )
         self._session.is_watched = on_step is not None
-        self._config = dataclasses.replace(config, cache=self._session.policy)
+        self._config = changed(config, cache=self._session.policy)
         self._seconds = 0.0
 
     def result(self) -> Result:

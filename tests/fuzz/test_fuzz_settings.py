@@ -19,6 +19,7 @@ import dllm_fast
 from dllm_fast import Sampler, SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.settings.aliases import ALIASES
+from dllm_fast.settings.config import changed
 from dllm_fast.settings.resolve import NAMES, resolve
 
 BIG = [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30, -1, -(2**63), 0, 1, 2, 7]
@@ -140,6 +141,26 @@ def test_sampler_config(settings):
         make(lambda: use(config))
 
 
+def said(call):
+    """A configuration in full, or what is said against it."""
+    try:
+        config = call()
+    except (InvalidValueError, InvalidTypeError) as error:
+        return type(error), str(error)
+    return {field.name: repr(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+@given(settings_of(NAMES), settings_of(NAMES))
+@example({"steps": 3}, {"steps_per_block": 3})
+@example({"eos_token_id": 3}, {"mask_token_id": 3})
+@example({"eos_token_id": 3, "stop_at_eos": True}, {"eos_token_id": ()})
+@example({"suppress_tokens": "[UNK]", "cache": "dual"}, {"suppress_tokens": None, "cache": None})
+def test_what_is_changed_is_checked_as_the_whole_is(settings, changes):
+    config = make(lambda: SamplerConfig(**settings))
+    if config is not None:
+        assert said(lambda: changed(config, **changes)) == said(lambda: dataclasses.replace(config, **changes))
+
+
 presets = st.one_of(st.none(), st.sampled_from([*dllm_fast.presets()]), st.text(max_size=4), anything)
 configs = st.one_of(st.none(), st.none(), settings_of(NAMES), anything)
 words = st.text(st.characters(codec="utf-8"), max_size=6)
@@ -182,13 +203,15 @@ def test_infill(canvas, settings):
 
 
 @pytest.mark.skipif("FUZZ_SECONDS" not in os.environ, reason="a long search: FUZZ_SECONDS says how long")
-@pytest.mark.parametrize("test", [test_sampler_config, test_resolve, test_infill])
+@pytest.mark.parametrize(
+    "test", [test_sampler_config, test_what_is_changed_is_checked_as_the_whole_is, test_resolve, test_infill]
+)
 def test_for_a_while(test):
     """The properties above again and again, with other examples, until the time is over."""
     from hypothesis import seed
     from hypothesis import settings as profile
 
-    until = time.monotonic() + float(os.environ["FUZZ_SECONDS"]) / 3
+    until = time.monotonic() + float(os.environ["FUZZ_SECONDS"]) / 4
     rounds = 0
     again = profile(max_examples=2000, deadline=None, database=None)(test)  # settings can be applied once
     while time.monotonic() < until:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # More than any vocabulary has.
 MOST_IDS = 2**20
+# What concerns the forwards, of which the core knows nothing.
+_OF_FORWARDS = frozenset(("allow_special", "cache", "refresh_every", "max_batch_rows", "sources"))
 # Values that are kept as they come, nearly all of them.
 _PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict))
 CACHES = ("auto", "none", "prefix", "dual", "exact_block")
@@ -121,26 +123,29 @@ class SamplerConfig:
         if unnamed:
             raise InvalidTypeError(f"settings are given by name, got {shown(unnamed[0])}; write SamplerConfig(steps=8)")
         given: dict[str, Any] = {"sources": sources, **settings}
-        for name, default in _DEFAULTS.items():
-            value = given.pop(name, None)
-            if type(value) not in _PLAIN:
-                value = records.scalar(value)  # NumPy's and torch's numbers are plain ones from here on
-            # None leaves a setting at its default, as it does in the core.
-            _set(self, name, default if value is None else value)
+        values = {name: given.pop(name, None) for name in _DEFAULTS}
         for name, value in given.items():
             raise InvalidTypeError(_unknown(name, value))
-        if sources is None:
+        self._take(values)
+
+    def _take(self, values: Mapping[str, Any]) -> None:
+        """Sets these, and checks whatever they concern."""
+        for name, value in values.items():
+            # NumPy's and torch's numbers are plain ones from here on. None leaves a setting at its default, as in the core.
+            plain = value if type(value) in _PLAIN else records.scalar(value)
+            _set(self, name, _DEFAULTS[name] if plain is None else plain)
+        if self.sources is None:
             _set(self, "sources", {})
         for name in aliases.VALUES:
-            aliases.check_value(name, getattr(self, name))
+            if name in values:
+                aliases.check_value(name, getattr(self, name))
         # Lists, sets and arrays are what people have; a frozen configuration keeps tuples.
         for name in ("suppress_tokens", "eos_token_id"):
-            if (value := getattr(self, name)) is not None:
-                _set(self, name, _listed(value, name))
-        self._check_core()
-        if not isinstance(self.suppress_tokens, tuple):
-            _set(self, "suppress_tokens", (int(self.suppress_tokens),))
-        self._check_run()
+            if values.get(name) is not None:
+                _set(self, name, _listed(getattr(self, name), name))
+        if not values.keys() <= _OF_FORWARDS:
+            self._check_core()
+        self._check_forwards()
 
     def _check_core(self) -> None:
         """What the core checks, but for what a tokenizer or a model says later: ids of names, and the end of an answer."""
@@ -152,7 +157,7 @@ class SamplerConfig:
         if stop is True and self.eos_token_id is None:
             _set(self, "stop_at_eos", None)
         _core.check_config(self)
-        _set(self, "suppress_tokens", names)
+        _set(self, "suppress_tokens", names if isinstance(names, tuple) else (int(names),))
         _set(self, "stop_at_eos", stop)
 
     def __repr__(self) -> str:
@@ -186,7 +191,7 @@ class SamplerConfig:
                 found[known.name] = float(value)
         return cls(**found)
 
-    def _check_run(self) -> None:
+    def _check_forwards(self) -> None:
         """The settings that concern the model's forwards; the core does not know them."""
         if not isinstance(self.cache, str):
             raise InvalidTypeError(f"cache must be a name, got {type(self.cache).__name__}; the names are {', '.join(CACHES)}")
@@ -253,6 +258,18 @@ def _unknown(name: str, value: object) -> str:
     from dllm_fast.settings.resolve import unknown_to_config  # late: it is about this class
 
     return unknown_to_config(name, value)
+
+
+def changed(config: SamplerConfig, **values: object) -> SamplerConfig:
+    """The settings with other values, of which only these are checked, and what they have to fit; the same where they are."""
+    new = {name: value for name, value in values.items() if value is not getattr(config, name)}
+    if not new:
+        return config
+    made = object.__new__(type(config))
+    for name in _DEFAULTS:
+        _set(made, name, getattr(config, name))
+    made._take(new)
+    return made
 
 
 # Of a frozen class.

@@ -12,7 +12,7 @@ from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.nearest import nearest
 from dllm_fast.records import scalar
 from dllm_fast.settings.aliases import ALIASES, answer, translate
-from dllm_fast.settings.config import SamplerConfig
+from dllm_fast.settings.config import SamplerConfig, changed
 from dllm_fast.settings.presets import presets
 
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
@@ -84,7 +84,7 @@ def resolve(
     base = _base(preset, config)
     sources = dict.fromkeys(NAMES, "default")
     if preset is None and config is None and model is not None and model.preset is not None:
-        base = dataclasses.replace(presets()[model.preset], **model.defaults)
+        base = changed(presets()[model.preset], **model.defaults)
         sources |= dict.fromkeys(_set_in(base), f"family {model.family}")
     elif preset is not None:
         sources |= dict.fromkeys(_set_in(base), f"preset {preset}")
@@ -102,7 +102,7 @@ def resolve(
         values = dict.fromkeys(cuts, None) | values
     if model is not None and "shift" not in given:
         values["shift"], sources["shift"] = bool(model.shift), model.sources.get("shift", f"family {model.family}")
-    return Resolved(dataclasses.replace(base, **values, sources=sources), frozenset(given), aliases)
+    return Resolved(changed(base, **values, sources=sources), frozenset(given), aliases)
 
 
 def _set_in(config: SamplerConfig) -> set[str]:
