@@ -89,3 +89,15 @@ def test_both_doors_refuse_what_is_no_length_of_blocks(length, monkeypatch, tmp_
     monkeypatch.setattr(model, "config", config)
     with pytest.raises(InvalidValueError, match=f"^{rule}: block_size; correct the config"):
         describe(model)
+
+
+def test_ends_that_the_table_alone_knows_say_so():
+    """They were there, and their source was said to be unknown."""
+    twin = next(twin for twin in TWINS if twin.name == "llada")
+    model = twin.model()
+    model.config, model.generation_config = {**twin.written, "eos_token_id": None}, None
+    tokenizer = checkpoints.byte_tokenizer()
+    tokenizer.add_special_tokens(["<|eot_id|>"])
+    info = describe(model, tokenizer)
+    assert info.eos_token_ids == (tokenizer.token_to_id("<|eot_id|>"),)
+    assert info.sources["eos_token_ids"] == "family llada: <|eot_id|>"

@@ -92,7 +92,7 @@ class Built:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Sources:
     """Whoever says something about a model.
 
     Attributes:
@@ -134,29 +134,31 @@ class Told:
         return CheckpointError(f"{rule}; pass {name}=")
 
 
-def resolve(told: Told) -> ModelInfo:
+def resolve(said: Sources) -> ModelInfo:
     """Chooses what a model is run with: the caller comes first, then the model and its files, its tokenizer, the table.
 
     Raises:
         CheckpointError, InvalidValueError: a choice that cannot be; the first where files are opened.
     """
-    family, built = told.family, told.built
-    choices = _Choices(family=told.by)
-    seen = ("full" if family is None else family.attention, told.table)
-    attention = choices.first("attention", told.by_caller("attention"), seen)
-    _check_blocks(told)
-    block = _block_length(told, choices, attention)
-    shift = choices.first("shift", told.by_caller("shift"), (0 if family is None else family.shift, told.table))
-    mask = choices.first("mask_token_id", told.by_caller("mask_token_id"), *_masks(told))
-    ends = _listed(choices.first("eos_token_ids", told.by_caller("eos_token_ids"), *_ends(told))) or ()
-    if family is not None and told.tokenizer is not None and choices.sources["eos_token_ids"] != "caller":
-        more = [tokens.token_id(told.tokenizer, token) for token in family.end_tokens]
-        ends = tuple(dict.fromkeys([*ends, *(token for token in more if token is not None)]))
-    sources = choices.sources
+    family, built = said.family, said.built
+    choices = _Choices(family=said.by)
+    seen = ("full" if family is None else family.attention, said.table)
+    attention = choices.first("attention", said.by_caller("attention"), seen)
+    _check_blocks(said)
+    block = _block_length(said, choices, attention)
+    shift = choices.first("shift", said.by_caller("shift"), (0 if family is None else family.shift, said.table))
+    mask = choices.first("mask_token_id", said.by_caller("mask_token_id"), *_masks(said))
+    ends = _listed(choices.first("eos_token_ids", said.by_caller("eos_token_ids"), *_ends(said))) or ()
+    if family is not None and said.tokenizer is not None and choices.by["eos_token_ids"] != "caller":
+        more = {token: tokens.token_id(said.tokenizer, token) for token in family.end_tokens}
+        there = {token: known for token, known in more.items() if known is not None}
+        if there and not ends:
+            choices.by["eos_token_ids"] = f"{said.table}: {', '.join(there)}"
+        ends = tuple(dict.fromkeys([*ends, *there.values()]))
     return ModelInfo(
-        family=told.name if family is None else family.name,
-        mask_token_id=None if mask is None else _id(told, mask, "mask_token_id", sources),
-        eos_token_ids=tuple(_id(told, token, "eos_token_ids", sources) for token in ends),
+        family=said.name if family is None else family.name,
+        mask_token_id=None if mask is None else _id(said, mask, "mask_token_id", choices),
+        eos_token_ids=tuple(_id(said, token, "eos_token_ids", choices) for token in ends),
         shift=int(shift),
         attention=attention,
         block_length=block,
@@ -166,7 +168,7 @@ def resolve(told: Told) -> ModelInfo:
         context=choices.first("context", built.context),
         preset=None if family is None else family.preset,
         defaults={} if family is None else family.defaults,
-        sources=sources,
+        sources=choices.by,
         verified=built.verified,
         notes=built.notes,
     )
@@ -204,51 +206,51 @@ class Speaker(Protocol):
 class _Choices:
     """The choices that were made for one model, and for each who made it."""
 
-    def __init__(self, **sources: str) -> None:
-        self.sources = sources
+    def __init__(self, **by: str) -> None:
+        self.by = by
 
     def first(self, name: str, *candidates: Candidate) -> Any:
         """The first candidate that says something, and that is not None: 0 and an empty tuple are answers."""
-        value, self.sources[name] = next((found for found in candidates if found[0] is not None), (None, "unknown"))
+        value, self.by[name] = next((found for found in candidates if found[0] is not None), (None, "unknown"))
         return value
 
 
-def _block_length(told: Told, choices: _Choices, attention: str) -> int | None:
+def _block_length(said: Sources, choices: _Choices, attention: str) -> int | None:
     """The length of the blocks, where the attention has any."""
-    family, (given, _) = told.family, told.by_caller("block_length")
+    family, (given, _) = said.family, said.by_caller("block_length")
     if attention not in BY_BLOCKS:
         if given is not None:
             raise InvalidValueError(
                 f"block_length of load is that of attention by blocks, got {given} for attention {attention!r} "
-                f"({choices.sources['attention']}); pass block_length= to sample or infill, or attention='block_causal' with it"
+                f"({choices.by['attention']}); pass block_length= to sample or infill, or attention='block_causal' with it"
             )
         return None
     assert family is not None
-    in_config = [told.config.says(key) for key in family.block_keys]
-    block = choices.first("block_length", (given, "caller"), *in_config, (family.block_length, told.table))
+    in_config = [said.config.says(key) for key in family.block_keys]
+    block = choices.first("block_length", (given, "caller"), *in_config, (family.block_length, said.table))
     if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= LARGEST_SIZE:
-        by = "" if block is None else f" from {choices.sources['block_length']}"
-        raise told.refusal(f"attention by blocks needs a block length, got {shown(block)}{by}", "block_length")
+        by = "" if block is None else f" from {choices.by['block_length']}"
+        raise said.refusal(f"attention by blocks needs a block length, got {shown(block)}{by}", "block_length")
     return block
 
 
-def _check_blocks(told: Told) -> None:
+def _check_blocks(said: Sources) -> None:
     """Refuses a block size in the files of a family that sees everything: one of the two is wrong about this checkpoint."""
-    family = told.family
-    if family is None or told.caller is None or told.by_caller("attention")[0] is not None:
+    family = said.family
+    if family is None or said.caller is None or said.by_caller("attention")[0] is not None:
         return
-    key = next((key for key in BLOCK_SIZES if entry(told.config.entries, key) is not None), None)
+    key = next((key for key in BLOCK_SIZES if entry(said.config.entries, key) is not None), None)
     if key is not None and family.attention == "full" and isinstance(family.layout, Layout):
         raise CheckpointError(
-            f"{key} in config.json is {shown(entry(told.config.entries, key))}, but models of the family {family.name} attend "
+            f"{key} in config.json is {shown(entry(said.config.entries, key))}, but models of the family {family.name} attend "
             "without blocks; pass attention='block_causal' with block_length=, or attention='full' to go by the family"
         )
 
 
-def _masks(told: Told) -> list[Candidate]:
+def _masks(said: Sources) -> list[Candidate]:
     """Candidates for the mask, the best first."""
-    family, tokenizer = told.family, told.tokenizer
-    from_config = [*_own(told, "mask_token_id")]
+    family, tokenizer = said.family, said.tokenizer
+    from_config = [*_own(said, "mask_token_id")]
     from_tokenizer: list[Candidate] = []
     if tokenizer is not None:
         spelling = None if family is None else family.mask_token
@@ -259,24 +261,24 @@ def _masks(told: Told) -> list[Candidate]:
         ]
     if family is None:
         return [*from_config, *from_tokenizer]
-    is_inside = family.mask_token_id is not None and family.mask_token_id < told.built.vocabulary
-    from_table = (family.mask_token_id if is_inside else None, told.table)
+    is_inside = family.mask_token_id is not None and family.mask_token_id < said.built.vocabulary
+    from_table = (family.mask_token_id if is_inside else None, said.table)
     # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
     if family.name == "llada" and next((value for value, _ in from_config if value is not None), None) == 50256:
         return [*from_tokenizer, from_table, *from_config]
     return [*from_config, *from_tokenizer, from_table]
 
 
-def _ends(told: Told) -> list[Candidate]:
+def _ends(said: Sources) -> list[Candidate]:
     """Candidates for the ends, the best first. An empty list of a file says nothing."""
-    from_tokenizer = (None if told.tokenizer is None else tokens.eos_token_id(told.tokenizer), "tokenizer: end token")
-    found = [told.generation_config.says("eos_token_id"), *_own(told, "eos_token_id"), from_tokenizer]
+    from_tokenizer = (None if said.tokenizer is None else tokens.eos_token_id(said.tokenizer), "tokenizer: end token")
+    found = [said.generation_config.says("eos_token_id"), *_own(said, "eos_token_id"), from_tokenizer]
     return [(_listed(value), source) for value, source in found]
 
 
-def _own(told: Told, name: str) -> list[Candidate]:
+def _own(said: Sources, name: str) -> list[Candidate]:
     """What the model and its config say of an id."""
-    return [Settings("model", told.model).says(name), told.config.says(name)]
+    return [Settings("model", said.model).says(name), said.config.says(name)]
 
 
 def _listed(value: Any) -> tuple[Any, ...] | None:
@@ -286,13 +288,13 @@ def _listed(value: Any) -> tuple[Any, ...] | None:
     return None if value is None else (value,)
 
 
-def _id(told: Told, value: Any, name: str, sources: Mapping[str, str]) -> int:
+def _id(said: Sources, value: Any, name: str, choices: _Choices) -> int:
     """An id as a number of Python's."""
-    vocabulary = told.built.vocabulary
+    vocabulary = said.built.vocabulary
     try:
         token = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         token = None
-    if token is None or (told.caller is not None and not 0 <= token < vocabulary):
-        raise told.refusal(f"{name} must lie in [0, {vocabulary}), got {shown(value)} from {sources[name]}", name)
+    if token is None or (said.caller is not None and not 0 <= token < vocabulary):
+        raise said.refusal(f"{name} must lie in [0, {vocabulary}), got {shown(value)} from {choices.by[name]}", name)
     return token

@@ -54,7 +54,7 @@ def recognise(
         InvalidValueError: a name that is no family.
         CheckpointError: a causal model, or a family that is not in the table.
     """
-    family, source = _told(config, tensors) if name is None else (_by_name(name), "caller")
+    family, source = _by_checkpoint(config, tensors) if name is None else (_by_name(name), "caller")
     if family.name in _PLAIN and attention is None and config.get("is_causal", True) is not False:
         raise CheckpointError(
             f"a diffusion model must see both ways, got {'model_type' if name is None else 'family'} {family.name!r}, which is "
@@ -64,7 +64,7 @@ def recognise(
     return family, source
 
 
-def _told(config: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, str]:
+def _by_checkpoint(config: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, str]:
     """What the checkpoint itself tells."""
     model_type = str(config.get("model_type") or "")
     named = config.get("architectures")
@@ -72,7 +72,11 @@ def _told(config: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, 
     family = find(model_type, classes, config.get, tensors)
     if family is None and model_type in _PLAIN:
         family = _plain(model_type)
-    if family is not None and model_type in family.shared_types and (part := _settled(family, config, tensors)) is not None:
+    if (
+        family is not None
+        and model_type in family.shared_types
+        and (part := _telling_part(family, config, tensors)) is not None
+    ):
         return family, f"weights: {part}"
     if family is not None:
         said = f"model_type {model_type!r}" if model_type else f"architectures {', '.join(classes)!r}"
@@ -91,7 +95,7 @@ def _told(config: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, 
     )
 
 
-def _settled(family: Family, config: Mapping[str, Any], tensors: Collection[str]) -> str | None:
+def _telling_part(family: Family, config: Mapping[str, Any], tensors: Collection[str]) -> str | None:
     """The key that tells a family from another of its type, where it has such parts and no setting says it.
 
     Raises:

@@ -17,7 +17,7 @@ from dllm_fast.families import layouts
 from dllm_fast.families.config_keys import CONTEXT_KEYS, Settings
 from dllm_fast.families.form import settle
 from dllm_fast.families.layouts import Layout
-from dllm_fast.families.model_info import Built, Told, resolve
+from dllm_fast.families.model_info import Built, Sources, resolve
 from dllm_fast.families.recognise import recognise
 from dllm_fast.loading import prefix, weights
 from dllm_fast.loading.arguments import DTYPES, understand
@@ -222,7 +222,7 @@ def _resolved(
     )
     dtype, device = place
     return resolve(
-        Told(
+        Sources(
             family=family,
             by=source,
             built=Built(

@@ -10,7 +10,7 @@ import torch
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.families.config_keys import BLOCK_KEYS, CONTEXT_KEYS, Settings, entry, whole
 from dllm_fast.families.layouts import Layout
-from dllm_fast.families.model_info import Built, Told, resolve
+from dllm_fast.families.model_info import Built, Sources, resolve
 from dllm_fast.families.recognise import find
 from dllm_fast.modules.places import places, storage
 
@@ -53,7 +53,7 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
         notes=tuple(note for note in (storage(model), where.note) if note is not None),
     )
     return resolve(
-        Told(
+        Sources(
             family=family,
             by=f"config: model_type {model_type!r}" if family else f"class {kind}",
             name=model_type or kind,
