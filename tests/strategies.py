@@ -226,3 +226,14 @@ def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures
     chosen |= draw(ends)
     chosen |= draw(filters(VOCABULARY))
     return chosen
+
+
+@st.composite
+def editing(draw, **arguments) -> dict:
+    """Settings of `SamplerConfig` that edit tokens; any canvas can be run with them. Rules that are the reverse process
+    itself write each mask once, and do not go with it."""
+    once = {"orders": tuple(order for order in ORDERS if order != "ancestral"), "schedules": SCHEDULES[:-1]}
+    chosen = draw(settings(annealed=False, **(once | arguments)))
+    chosen["edit_threshold"] = draw(st.one_of(st.sampled_from([0.0, 0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 2.0]), st.floats(0, 1)))
+    chosen["max_post_steps"] = draw(st.sampled_from([0, 1, 2, 5, 16]))
+    return chosen

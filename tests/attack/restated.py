@@ -81,7 +81,8 @@ class Row:
         self._end()
         shares = self._shares(len(blocks))
         for block, steps in zip(blocks, shares, strict=True):
-            self._fill(block, steps, model)
+            if self._open(block):  # the row may have ended
+                self._fill(block, steps, model)
 
     def _open(self, block: range | None = None) -> list[int]:
         return [i for i in block or range(len(self.canvas)) if self.canvas[i] == self.rule.mask_token_id]
@@ -106,7 +107,7 @@ class Row:
         for j in range(10**6):
             left = self._open(block)
             if not left:
-                return
+                break
             turn, self.turns = self.turns, self.turns + 1
             if rule.schedule == "first-hitting":
                 time *= uniform(self.seed, self.request, 0, turn, 3)[0] ** (1 / len(left))
@@ -128,14 +129,47 @@ class Row:
                 if count == 0 and rule.schedule != "dream" and not self.cut:
                     continue
             seen = {i: self._see(model(self.canvas)[i], i) for i in left}
+            changed = self._changed(block, model)
             if picked is None:
                 picked = self._pick(seen, count, j, total)
-            for i in picked:
-                self.canvas[i] = seen[i].token
-                self.edits.append(Edit(self.forwards, i, seen[i].token, "commit"))
+            self._put({i: seen[i].token for i in picked}, "commit")
+            self._put(changed, "edit")
             step = self.forwards
             self.forwards += 1
-            self._end(step)
+            self._end(step, is_open=True)
+        if rule.edit_threshold is not None:
+            self._settle(block, model)
+
+    def _settle(self, block: range, model: Callable[[list[int]], np.ndarray]) -> None:
+        """Forwards over a block that is full, until one changes nothing; then an end token in it counts."""
+        for _ in range(self.rule.max_post_steps):
+            changed = self._changed(block, model)
+            self._put(changed, "edit")
+            self.forwards += 1
+            if not changed:
+                break
+        self._end(self.forwards - 1)
+
+    def _put(self, tokens: dict[int, int], kind: str) -> None:
+        for i, token in tokens.items():
+            self.canvas[i] = token
+            self.edits.append(Edit(self.forwards, i, token, kind))
+
+    def _changed(self, block: range, model: Callable[[list[int]], np.ndarray]) -> dict[int, int]:
+        """What stands in a block and is written differently by a model that is sure enough."""
+        bar = self.rule.edit_threshold
+        if bar is None:
+            return {}
+        written = [i for i in block if not self.given[i] and self.canvas[i] != self.rule.mask_token_id]
+        changed = {}
+        for i in written:
+            seen = self._see(model(self.canvas)[i], i)
+            if seen.token != self.canvas[i]:
+                if 0 < bar < 1 and abs(seen.chosen - bar) < CLOSE:
+                    raise Unsure
+                if seen.chosen > bar:
+                    changed[i] = seen.token
+        return changed
 
     def _below(self, position: int, turn: int, chance: float) -> bool:
         u, _ = uniform(self.seed, self.request, position, turn, 2)
@@ -289,9 +323,9 @@ class Row:
                 return n
         return len(margins)
 
-    def _end(self, step: int = 0) -> None:
-        """An end token with no mask before it ends the row."""
-        if not self.rule.stop_at_eos:
+    def _end(self, step: int = 0, *, is_open: bool = False) -> None:
+        """An end token with no mask before it ends the row; one that may be edited does not, while its block is open."""
+        if not self.rule.stop_at_eos or (is_open and self.rule.edit_threshold is not None):
             return
         ends = self.rule.eos_token_ids
         first_mask = next(iter(self._open()), len(self.canvas))

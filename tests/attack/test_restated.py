@@ -23,7 +23,7 @@ SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
 ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral")
 PRESETS = dllm_fast.presets()
 # What a preset says, as far as it concerns the rule.
-RULE = ("order", "schedule", "temperature", "threshold", "factor", "entropy_bound", "block_length")
+RULE = ("order", "schedule", "temperature", "threshold", "factor", "entropy_bound", "block_length", "edit_threshold")
 
 
 # Beside the rule: what it is with which chance, and one of these values.
@@ -37,6 +37,8 @@ BESIDE = {
     "eps": (0.3, [1e-3, 0.3]),
     "min_commit": (0.2, [1, 2, 3]),
     "order_temperature": (0.3, [0.0, 0.5, 4.0]),
+    "edit_threshold": (0.3, [0.0, 0.2, 0.5, 0.95, 1.0]),
+    "max_post_steps": (0.3, [0, 1, 3, 16]),
     "steps": (0.3, range(1, 17)),
     "steps_per_block": (0.4, range(1, 17)),
 }
@@ -65,6 +67,8 @@ def settings(rng: np.random.Generator) -> dict[str, Any]:
         without |= {"threshold", "factor", "entropy_bound", "min_commit", "order_temperature"}
         if chosen["schedule"] == "first-hitting":
             chosen["schedule"] = "linear"
+    if chosen["order"] == "ancestral" or chosen["schedule"] == "first-hitting":
+        without |= {"edit_threshold"}
     if chosen["schedule"] == "maskgit" and chosen["order"] in ("entropy", "left-to-right"):
         without |= {"order_temperature"}
     if chosen["schedule"] == "first-hitting":

@@ -1,4 +1,4 @@
-"""Rows with rules of their own beside each other: they join, are asked, answered in parts and cancelled.
+"""Rows with rules of their own, some of them editing, beside each other: they join, are asked, answered in parts and cancelled.
 
 Whatever the others do, each writes what the reference writes for it alone, as far as it gets.
 """
@@ -22,7 +22,7 @@ from reference import sampler as reference
 from strategies import MASK, VOCABULARY
 
 OTHER_MASK = 5
-rules = strategies.settings(annealed=False)
+rules = st.one_of(strategies.settings(annealed=False), strategies.editing())
 
 
 @st.composite

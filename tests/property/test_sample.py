@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -297,22 +298,26 @@ def test_a_module_is_run_in_evaluation_mode_without_gradients_and_left_as_it_was
 
 
 def test_logits_of_positions_that_are_not_eligible_are_never_read():
-    """Of the prompt, of what is committed, of later blocks: there may stand anything, NaN too."""
+    """Of the prompt, of what is committed (where it is not edited), of later blocks: there may stand anything, NaN too."""
     start, block = 3, 4
 
-    def only_this_block(ids):
+    def only_this_block(ids, edits):
         logits = TABLE(ids)
         for canvas, row in zip(ids, logits, strict=True):
-            first = int(torch.nonzero(canvas == MASK)[0])
+            masks = torch.nonzero(canvas == MASK)
+            first = int(masks[0]) if len(masks) else len(canvas) - 1
             end = start + ((first - start) // block + 1) * block
-            eligible = (canvas == MASK) & (torch.arange(len(canvas)) < end)
-            row[~eligible] = np.nan
+            where = torch.arange(len(canvas))
+            # A block without masks may still be edited: it is the last one that has none.
+            eligible = (where >= max(start, end - 2 * block)) if edits else canvas == MASK
+            row[~(eligible & (where < end))] = np.nan
         return logits
 
     arguments = {"max_new_tokens": 8, "block_length": block, "mask_token_id": MASK, "temperature": 0.9}
     for name in PRESETS:
         base = dllm_fast.sample(TABLE, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)
-        poisoned = dllm_fast.sample(only_this_block, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)
+        model = functools.partial(only_this_block, edits=PRESETS[name].edit_threshold is not None)
+        poisoned = dllm_fast.sample(model, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)
         assert same_runs(base, poisoned), name
 
 

@@ -82,6 +82,8 @@ class Row:
     def __post_init__(self):
         self.given = self.canvas != self.config.mask_token_id
         self.revises = self.config.edit_threshold is not None
+        # In the reverse process itself each mask is written once.
+        assert not self.revises or (self.config.order != "ancestral" and self.config.schedule != "first-hitting")
 
     def masked(self, window) -> list[int]:
         """Positions of a window that are still masks."""
@@ -150,7 +152,7 @@ class Row:
         """
         revisable = self.written(self.window) if self.revises else []
         proposals = self.propose([*positions, *revisable])
-        if self.config.schedule == "first-hitting" and step is not None:
+        if self.config.schedule == "first-hitting":
             u = self.uniform(0, self.scheduled, philox.TIME)
             self.time = schedule.first_hit(self.time, step.left, u)
         edits = [p for p in revisable if self.is_better(p, proposals[p])]
