@@ -75,6 +75,7 @@ def test_every_preset(preset):
     [
         {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.01},
         {"temperature": 1.0, "max_batch_rows": 2, "order": "random"},
+        {"threshold": 0.01, "block_length": 2, "edit_threshold": 0.0, "max_post_steps": 3},
         {"preset": "llada", "as_published": True},
         {"preset": "llada", "as_published": True, "order": "margin", "temperature": 0.5},
     ],

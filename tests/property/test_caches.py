@@ -48,6 +48,8 @@ def rules(draw) -> dict:
     """A preset with settings that commit several tokens a forward in a model that is never sure."""
     preset = draw(st.sampled_from(PRESETS))
     more = {"threshold": 0.02} if preset == "fast-dllm" else {"entropy_bound": 20.0} if preset == "entropy-bound" else {}
+    if preset != "mdlm" and draw(st.booleans()):
+        more |= {"edit_threshold": draw(st.sampled_from([0.0, 0.0, 0.02, 1.0])), "max_post_steps": draw(st.integers(0, 3))}
     return {
         "preset": preset,
         **more,
@@ -112,6 +114,7 @@ def test_a_total_of_steps_is_dealt_to_the_blocks_of_each_row(opened, twin, promp
     """Blocks lie at absolute places, so prompts of different lengths have different numbers of them: any total that is enough
     for the row with the most is enough, and no row knows of the others."""
     model = opened(twin)
+    rule.pop("edit_threshold", None)  # post-steps are no steps of the schedule
     new, block = rule["max_new_tokens"], model.info.block_length
     steps = more + max((len(prompt) + new - 1) // block - len(prompt) // block + 1 for prompt in prompts)
     together = dllm_fast.sample(model, prompts, steps=steps, **rule)

@@ -72,13 +72,14 @@ def tokens(result) -> list[list[int]]:
     temperature=st.sampled_from([0.0, 0.8]),
     approximate=st.sampled_from([None, "prefix", "dual", "none"]),
     rows=st.sampled_from([None, 2]),
+    edits=st.sampled_from([{}, {}, {"edit_threshold": 0.0, "max_post_steps": 2}]),
 )
-def test_replayed_steps_give_the_tokens_of_eager_ones(*, opened, twin, prompts, seed, temperature, approximate, rows):
+def test_replayed_steps_give_the_tokens_of_eager_ones(*, opened, twin, prompts, seed, temperature, approximate, rows, edits):
     model = opened(twin)
     cache = "none" if twin.attention == "causal_reordered" or approximate is None else approximate
     cache = "auto" if approximate is None else cache
     rule = {"temperature": temperature, "seed": seed, "num_samples": 2, "cache": cache, "max_batch_rows": rows}
-    rule |= {"preset": "fast-dllm", "threshold": 0.02, "max_new_tokens": 12, "stop_at_eos": False}
+    rule |= {"preset": "fast-dllm", "threshold": 0.02, "max_new_tokens": 12, "stop_at_eos": False, **edits}
     eager = dllm_fast.sample(model, prompts, **rule)
     recorder = Recorder()
     engine = with_engine(model, recorder)
