@@ -20,6 +20,7 @@
 
 #include "dllm/arithmetic.cuh"
 #include "dllm/block.cuh"
+#include "dllm/layout.cuh"
 #include "dllm/philox.cuh"
 
 namespace dllm {
@@ -27,25 +28,8 @@ namespace dllm {
 constexpr int COMMIT_THREADS = 256;
 constexpr int MAX_CANDIDATES = 1024;
 
-// What positions are ranked by.
-enum Order : int32_t {
-    ORDER_CONFIDENCE = 0,
-    ORDER_MARGIN = 1,
-    ORDER_ENTROPY = 2,
-    ORDER_RANDOM = 3,
-    ORDER_LEFT_TO_RIGHT = 4,
-    ORDER_SAMPLED_CONFIDENCE = 5,
-};
-
-// The test that ends the prefix; its bound is a parameter of its own.
-enum CutKind : int32_t {
-    CUT_COUNT = 0,
-    CUT_THRESHOLD = 1,
-    CUT_FACTOR = 2,
-    CUT_FACTOR_AS_PUBLISHED = 3,
-    CUT_ENTROPY_BOUND = 4,
-};
-
+// Of the names of orders (what positions are ranked by) and cuts (the test that ends the prefix; its bound is a parameter of its
+// own), whose numbers the core gives, those that are a case below are known here; ops/commit.py refuses the others by name.
 struct Rule {
     int order;
     int cut;

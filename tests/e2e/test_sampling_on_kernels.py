@@ -18,6 +18,7 @@ from dllm_fast.networks.batch import Batch
 from dllm_fast.networks.decoder import Decoder, DecoderConfig
 from dllm_fast.networks.rotary import Rotary
 from dllm_fast.networks.slots import SlotCache
+from dllm_fast.ops import commit
 from dllm_fast.runners.graphs import Engine
 from emulator import build
 from emulator.operations import emulated
@@ -218,6 +219,23 @@ def test_replayed_steps_of_kernels(cache):
         eager = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
     assert {name.split("_")[1] for name in launched} == {"fused", "attention", "mask", "commit"}
     assert [row.tolist() for row in replayed.sequences] == [row.tolist() for row in eager.sequences]
+
+
+def test_a_rule_that_the_kernel_does_not_know_is_decided_on_the_host(monkeypatch):
+    """By the same steps, of the same predictions; only the commit is another's."""
+    network = decoder()
+    info = dataclasses.replace(INFO, dtype=torch.bfloat16, vocabulary=VOCABULARY, mask_token_id=MASK)
+    model = LoadedModel(network, None, info, {})
+    given = {"max_new_tokens": 6, "preset": "llada", "cache": "none"}
+    tokens = []
+    for known in (commit.KNOWN["order"], ()):
+        monkeypatch.setitem(commit.KNOWN, "order", known)
+        model.engine = Engine(network, dtype=info.dtype, where=info.device, capture=lambda body: body() or body)
+        with emulated() as launched:
+            tokens.append([row.tolist() for row in dllm_fast.sample(model, [[1, 2, 3], [4]], **given).sequences])
+        assert ("dllm_commit" in launched) == bool(known)
+        assert any(name.startswith("dllm_mask_predict") for name in launched)
+    assert tokens[0] == tokens[1]
 
 
 INFO = ModelInfo(

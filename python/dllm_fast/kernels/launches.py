@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dllm_fast import _core
 from dllm_fast.kernels.laws import Kind
 
 TILE = 4096
@@ -139,10 +140,8 @@ def mask_predict(
     return launches
 
 
-#: What positions are ranked by, and the test that ends the prefix, by the names of `SamplerConfig`.
-_ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence")
-ORDERS = {name: i for i, name in enumerate(_ORDERS)}
-CUTS = {name: i for i, name in enumerate(("count", "threshold", "factor", "factor as published", "entropy_bound"))}
+#: Numbers of the names of orders and cuts.
+ORDERS, CUTS = ({name: i for i, name in enumerate(_core.names()[kind])} for kind in ("order", "cut"))
 #: Sites of a row at most.
 MAX_CANDIDATES = 1024
 

@@ -6,14 +6,17 @@ From these follow the buffers that are packed and read here, by the operations a
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dllm_fast import _core
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -152,17 +155,20 @@ LAW = Struct(
 )
 
 
-def _numbers(kind: str, names: tuple[str, ...]) -> str:
+def _numbers(kind: str, names: Sequence[str]) -> str:
     """The indices of names as an enum."""
-    spelled = (name.upper().replace("-", "_").replace(" ", "_") for name in names)
-    return f"enum {kind} : int32_t {{ {', '.join(f'{kind.upper()}_{name} = {i}' for i, name in enumerate(spelled))} }};"
+    spelled = (f"{kind.upper()}_{name.upper()}".replace("-", "_").replace(" ", "_") for name in names)
+    values = "".join(f"    {name} = {i},\n" for i, name in enumerate(spelled))
+    return f"enum {kind}Name : int32_t {{\n{values}}};"
 
 
 @cache
 def header() -> str:
     """`dllm/layout.cuh`: these records and names for kernels."""
-    numbers = (_numbers("Status", STATUSES), _numbers("Choice", CHOICES))
-    parts = (*numbers, *(record.cpp() for record in (SITES, PREDICTIONS, LAW)))
+    # Names of rules stand in the core; their places are their numbers.
+    rules = _core.names()
+    names = {"Status": STATUSES, "Choice": CHOICES, "Order": rules["order"], "Cut": rules["cut"]}
+    parts = (*itertools.starmap(_numbers, names.items()), *(record.cpp() for record in (SITES, PREDICTIONS, LAW)))
     about = "// Made by python/dllm_fast/kernels/layout.py, which describes what is here."
     return "\n\n".join(
         (about + '\n#pragma once\n\n#include "dllm/platform.cuh"', "namespace dllm {", *parts, "}  // namespace dllm\n")

@@ -22,6 +22,23 @@ if TYPE_CHECKING:
     Pace = tuple[NDArray[np.int32], NDArray[np.float64]]
 
 
+#: What the kernel knows of the names of `_core.names()`. Where a row has another, the sampler decides; a schedule only says how
+#: many there are at least, but for the one whose noise fades out.
+KNOWN = {
+    "order": ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence"),
+    "cut": ("count", "threshold", "factor", "factor as published", "entropy_bound"),
+    "schedule": ("even", "linear", "cosine", "dream", "maskgit", "first-hitting"),
+    "revise": ("none",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a device cannot commit: the host decides then."""
+
+    why: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """What is committed, as `launches.commit` takes it; `ends` are tokens that end a row, which a loop of steps looks for."""
@@ -35,21 +52,25 @@ class Rule:
     ends: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, config: SamplerConfig, device: torch.device) -> Rule | None:
-        """The rule of a run whose statistics are as the device makes them; None where the kernel cannot decide as the sampler
-        does."""
+    def of(cls, config: SamplerConfig, device: torch.device) -> Rule | Refusal:
+        """The rule of rows whose statistics are as the device makes them, or why the kernel cannot decide as they do."""
         cuts = {name: getattr(config, name) for name in ("threshold", "factor", "entropy_bound")}
         cut, bound = next(((name, bound) for name, bound in cuts.items() if bound is not None), ("count", 0.0))
-        # Such positions are chosen before the forward.
-        is_blind = config.order not in launches.ORDERS or (cut == "count" and config.order in {"random", "left-to-right"})
-        # And it fills masks, it edits nothing.
-        is_unknown = is_blind or config.edit_threshold is not None
-        if config.mask_token_id is None or is_unknown or not launcher.usable(device, "commit"):
-            return None
+        cut = "factor as published" if cut == "factor" and config.as_published else cut
+        revise = "none" if config.edit_threshold is None else "edit"
+        for kind, name in (("order", config.order), ("cut", cut), ("schedule", config.schedule), ("revise", revise)):
+            if name not in KNOWN[kind]:
+                return Refusal(f"the commit kernel does not know the {kind} {name!r}")
+        if cut == "count" and config.order in {"random", "left-to-right"}:
+            return Refusal(f"the order {config.order!r} with the cut {cut!r} chooses positions before the forward")
+        if config.mask_token_id is None:
+            return Refusal("the commit kernel needs a mask, by which it knows what is open")
+        if not launcher.usable(device, "commit"):
+            return Refusal(f"the commit kernel cannot be used on {device}")
         return cls(
             mask_id=config.mask_token_id,
             order=config.order,
-            cut="factor as published" if cut == "factor" and config.as_published else cut,
+            cut=cut,
             bound=bound,
             order_temperature=config.order_temperature,
             is_annealed=config.schedule == "maskgit",

@@ -177,7 +177,8 @@ class Predictor:
         if not takes or any(self._configs[i].is_rounded for i in index):
             return None  # no graph rounds
         rules = {commit.Rule.of(self._configs[i].config, info.device) for i in set(index)}
-        return self._laws_of(index, vocabulary, info.device), rules.pop() if len(rules) == 1 else None
+        only = rules.pop() if len(rules) == 1 else commit.Refusal("rows of a step commit by different rules")
+        return self._laws_of(index, vocabulary, info.device), None if isinstance(only, commit.Refusal) else only
 
     def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> _core.Prediction:
         """The prediction for the requested positions of `rows`, on the host. `lines` as in `Sampler.predict`.

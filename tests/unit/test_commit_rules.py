@@ -1,0 +1,105 @@
+"""The commit kernel decides by the rules that it knows, and refuses all others by name: the host decides then."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from dllm_fast import SamplerConfig, _core
+from dllm_fast.kernels import files, layout
+from dllm_fast.ops import commit, launcher
+
+CPU = torch.device("cpu")
+NAMES = _core.names()
+# Settings that give a name of each kind, beside what else there is.
+CUTS: dict[str, dict[str, Any]] = {
+    "count": {},
+    "threshold": {"threshold": 0.5},
+    "factor": {"factor": 1.0},
+    "factor as published": {"factor": 1.0, "as_published": True},
+    "entropy_bound": {"entropy_bound": 0.5},
+}
+BY_NAME = {
+    "order": lambda name: {"order": name} | ({} if name == "ancestral" else {"threshold": 0.5}),
+    "cut": lambda name: CUTS[name],
+    "schedule": lambda name: {"schedule": name},
+    "revise": lambda name: {} if name == "none" else {"edit_threshold": 0.5},
+}
+# Settings that the rule of the kernel follows, and those that change nothing about it: they say where a run begins and ends,
+# how tokens are predicted, or how many the host wants at least.
+FOLLOWED = {
+    *("order", "order_temperature", "threshold", "factor", "entropy_bound", "schedule", "as_published", "mask_token_id"),
+    *("eos_token_id", "stop_at_eos", "edit_threshold"),
+}
+ELSEWHERE = {
+    *("max_new_tokens", "steps", "steps_per_block", "block_length", "eps", "min_commit", "temperature", "top_k", "top_p"),
+    *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
+    "max_post_steps",
+}
+
+
+@pytest.fixture(autouse=True)
+def _kernels(monkeypatch):
+    monkeypatch.setattr(launcher, "usable", lambda *_: True)
+
+
+def rule_of(**settings):
+    return commit.Rule.of(SamplerConfig(mask_token_id=4, **settings), CPU)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in NAMES if kind != "kind" for name in NAMES[kind]])
+def test_every_name_is_known_or_refused_with_its_name(kind, name):
+    found = rule_of(**BY_NAME[kind](name))
+    if name in commit.KNOWN[kind]:
+        assert isinstance(found, commit.Rule)
+        assert getattr(found, kind, name) == name
+    else:
+        assert found == commit.Refusal(f"the commit kernel does not know the {kind} {name!r}")
+
+
+@pytest.mark.parametrize("kind", commit.KNOWN)
+def test_a_name_that_is_not_known_is_refused(monkeypatch, kind):
+    """As every name of a rule that somebody adds to the core will be."""
+    for name in commit.KNOWN[kind]:
+        monkeypatch.setitem(commit.KNOWN, kind, tuple(other for other in commit.KNOWN[kind] if other != name))
+        found = rule_of(**BY_NAME[kind](name))
+        monkeypatch.undo()
+        monkeypatch.setattr(launcher, "usable", lambda *_: True)
+        assert found == commit.Refusal(f"the commit kernel does not know the {kind} {name!r}")
+
+
+@pytest.mark.parametrize("order", ["random", "left-to-right"])
+def test_positions_that_are_chosen_before_the_forward_are_refused(order):
+    found = rule_of(order=order)
+    assert isinstance(found, commit.Refusal)
+    assert repr(order) in found.why
+    assert isinstance(rule_of(order=order, threshold=0.5), commit.Rule)
+
+
+def test_what_else_is_refused_says_why(monkeypatch):
+    assert commit.Rule.of(SamplerConfig(), CPU) == commit.Refusal(
+        "the commit kernel needs a mask, by which it knows what is open"
+    )
+    monkeypatch.setattr(launcher, "usable", lambda *_: False)
+    assert rule_of() == commit.Refusal("the commit kernel cannot be used on cpu")
+
+
+def test_every_setting_has_been_thought_of():
+    """A new one fails here until somebody says whether the kernel has to know it."""
+    settings = {field.name for field in dataclasses.fields(SamplerConfig)}
+    assert settings <= FOLLOWED | ELSEWHERE, settings - FOLLOWED - ELSEWHERE
+    assert not FOLLOWED & ELSEWHERE
+
+
+@pytest.mark.parametrize("kind", ["order", "cut"])
+def test_the_names_that_are_known_are_those_in_the_kernel(kind):
+    """By the names of the header that is made of the core's, whose numbers are theirs."""
+    numbers = dict(re.findall(rf"{kind.upper()}_(\w+) = (\d+),", layout.header()))
+    spelled = {name.upper().replace("-", "_").replace(" ", "_"): i for i, name in enumerate(NAMES[kind])}
+    assert {name: int(number) for name, number in numbers.items()} == spelled
+    used = set(re.findall(rf"\b{kind.upper()}_([A-Z_]+)\b", files.text("commit").decode()))
+    assert used == {name.upper().replace("-", "_").replace(" ", "_") for name in commit.KNOWN[kind]}
