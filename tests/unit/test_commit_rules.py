@@ -27,7 +27,7 @@ BY_NAME = {
     "order": lambda name: {"order": name} | ({} if name == "ancestral" else {"threshold": 0.5}),
     "cut": lambda name: CUTS[name],
     "schedule": lambda name: {"schedule": name},
-    "revise": lambda name: {} if name == "none" else {"edit_threshold": 0.5},
+    "revise": lambda _: {},
 }
 # Settings that the rule of the kernel follows, and those that change nothing about it: they say where a run begins and ends,
 # how tokens are predicted, or how many the host wants at least.
@@ -70,6 +70,10 @@ def test_a_name_that_is_not_known_is_refused(monkeypatch, kind):
         monkeypatch.undo()
         monkeypatch.setattr(launcher, "usable", lambda *_: True)
         assert found == commit.Refusal(f"the commit kernel does not know the {kind} {name!r}")
+
+
+def test_a_rule_that_looks_back_is_refused():
+    assert rule_of(threshold=0.9, edit_threshold=0.5) == commit.Refusal("the commit kernel does not know the revise 'edit'")
 
 
 @pytest.mark.parametrize("order", ["random", "left-to-right"])
