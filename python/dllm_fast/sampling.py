@@ -79,7 +79,7 @@ def sample(
             tokenizer are those of the model. Of a function without it nothing is known.
         settings: single settings over the preset, as in `SamplerConfig`; the names of LLaDA, Dream, Fast-dLLM, SDAR, dInfer,
             Diffusers, transformers and vLLM are understood (`gen_length`, `remasking`, `num_inference_steps`, ...) or answered
-            with what to use instead.
+            with what to use instead. A type checker knows our names alone; it takes others as `**theirs`, a `dict[str, Any]`.
 
     Raises:
         InvalidValueError, InvalidTypeError: before the first forward wherever that is possible.

@@ -5,6 +5,8 @@ A value is on a list because it has one meaning that is followed, not because it
 
 from __future__ import annotations
 
+from dllm_fast.settings.manual import entries
+
 NONE = ("None",)  # the default
 # Whole numbers of Python, NumPy and torch; the range is checked where the number is used.
 WHOLE = (
@@ -43,38 +45,20 @@ CALLABLE = ("int", "print", "torch module", "raises in __call__")
 STATISTICS = (*IDS, "np float64 flat", "np whole floats", "[0.5]", "[1.0]", "[nan]")
 EMPTY = ("{}", "[]", "()", "set()", "''")
 
+# What a setting of a type takes; what is no number and no flag stands below.
+TYPES = {"int": (*WHOLE, *NONE), "float": (*NUMBER, *NONE), "bool": (*FLAG, *NONE), "str": NONE}
 # Arguments by name, for all doors.
 ARGUMENTS: dict[str, tuple[str, ...]] = {
+    **{entry.name: TYPES[entry.kind.removesuffix(" | None")] for entry in entries() if "tuple" not in entry.kind},
     **dict.fromkeys(
         (
-            *("max_new_tokens", "steps", "steps_per_block", "block_length", "min_commit", "top_k", "refresh_every"),
-            *("max_batch_rows", "max_rows", "mask_token_id", "num_samples", "top", "n", "masks", "min_givens", "max_givens"),
-            *("max_post_steps", "step", "position", "row", "nfe", "replayed", "pad_token_id", "threads"),
+            *("max_rows", "num_samples", "top", "n", "masks", "min_givens", "max_givens"),
+            *("step", "position", "row", "nfe", "replayed", "pad_token_id", "threads"),
         ),
         (*WHOLE, *NONE),
     ),
-    **dict.fromkeys(
-        (
-            *(
-                "eps",
-                "order_temperature",
-                "threshold",
-                "edit_threshold",
-                "factor",
-                "entropy_bound",
-                "temperature",
-                "top_p",
-                "min_p",
-                "softcap",
-            ),
-            *("time", "tokens_per_forward", "model_ms", "sampler_ms"),
-        ),
-        (*NUMBER, *NONE),
-    ),
-    **dict.fromkeys(
-        ("stop_at_eos", "allow_special", "shift", "as_published", "score_all", "held_out", "chat", "synced_gpus"),
-        (*FLAG, *NONE),
-    ),
+    **dict.fromkeys(("softcap", "time", "tokens_per_forward", "model_ms", "sampler_ms"), (*NUMBER, *NONE)),
+    **dict.fromkeys(("score_all", "held_out", "chat", "synced_gpus"), (*FLAG, *NONE)),
     **dict.fromkeys(("prompt", "canvas"), (*IDS, *ROWS)),
     **dict.fromkeys(("suppress_tokens", "eos_token_id", "eos_token_ids"), (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT)),
     **dict.fromkeys(("suppress", "current", "positions", "rows", "index", "begin", "end", "ids"), (*NONE, *IDS)),
@@ -106,7 +90,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "streamer": NONE,
     "generation_config": NONE,
     "position_ids": (*NONE, *IDS, *ROWS),
-    **dict.fromkeys(("preset", "schedule", "order", "cache", "cache_policy", "revision", "kind", "name"), NONE),
+    **dict.fromkeys(("preset", "cache_policy", "revision", "kind", "name"), NONE),
 }
 # What an argument means beside that at one door, and why.
 DOORS: dict[tuple[str, str], tuple[str, ...]] = {

@@ -20,6 +20,7 @@ from dllm_fast import Sampler, SamplerConfig
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.settings.aliases import ALIASES
 from dllm_fast.settings.config import changed
+from dllm_fast.settings.manual import entries
 from dllm_fast.settings.resolve import NAMES, resolve
 
 BIG = [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30, -1, -(2**63), 0, 1, 2, 7]
@@ -58,30 +59,20 @@ anything = st.one_of(
 )
 
 # What people pass, which is mostly accepted, so that the search reaches the rules behind the types.
-plausible = {
-    **dict.fromkeys(
-        (
-            *("max_new_tokens", "steps", "steps_per_block", "block_length", "min_commit", "top_k"),
-            *("refresh_every", "max_batch_rows", "max_post_steps"),
-        ),
-        st.one_of(st.none(), st.integers(0, 9), st.sampled_from(BIG)),
-    ),
-    **dict.fromkeys(
-        (
-            *("eps", "order_temperature", "threshold", "factor", "entropy_bound", "edit_threshold", "temperature"),
-            *("top_p", "min_p"),
-        ),
-        st.one_of(st.none(), st.floats(0, 1), st.sampled_from([-0.1, 1.5, 1e308, float("nan"), float("inf")])),
-    ),
+typed = {
+    "int": st.one_of(st.none(), st.integers(0, 9), st.sampled_from(BIG)),
+    "float": st.one_of(st.none(), st.floats(0, 1), st.sampled_from([-0.1, 1.5, 1e308, float("nan"), float("inf")])),
+    "bool": st.sampled_from([True, False, None]),
+}
+plausible = {entry.name: typed.get(entry.kind.removesuffix(" | None")) for entry in entries()} | {
     "schedule": st.sampled_from(WORDS[:6]),
     "order": st.sampled_from(WORDS[6:13]),
     "mask_token_id": st.sampled_from([None, 7, 0, 2**32 - 1, 2**32]),
     "eos_token_id": st.sampled_from([None, 3, 7, (3, 5), [3], (), (3, 7)]),
     "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1), "[UNK]", ["[UNK]", 1]]),
     "cache": st.sampled_from(["auto", "none", "prefix", "dual", "exact_block"]),
-    **dict.fromkeys(("stop_at_eos", "shift", "as_published", "allow_special"), st.sampled_from([True, False, None])),
 }
-assert set(plausible) == set(NAMES)
+assert None not in plausible.values(), "say what people pass to a setting that is no number and no flag"
 
 
 def ours(name):

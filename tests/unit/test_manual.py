@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,3 +75,55 @@ def test_the_table_has_a_row_for_each() -> None:
     lines = manual.markdown().splitlines()
     assert len(lines) == len(FIELDS) + 1
     assert {line.count(" | ") for line in lines} == {2}
+
+
+# Lines of a setting that there is not, and behind which line of which file they go.
+NEW = {
+    "config.py": {
+        "    Args:\n": "        dwell: forwards that a token must wait for; it never does.\n",
+        "    max_new_tokens: int | None = None\n": "    dwell: float | None = None\n",
+    },
+    "keywords.py": {"    steps: int | None\n": "    dwell: float | None\n"},
+}
+SEEN = """
+import inspect, json, sys
+import dllm_fast
+from dllm_fast.settings import manual
+from dllm_fast.settings.resolve import resolve
+said = {"file": dllm_fast.__file__}
+said["arguments of generate"] = "dwell" in inspect.signature(dllm_fast.generate).parameters
+said["table"] = "| `dwell` | forwards that a token must wait for |  |" in manual.markdown().splitlines()
+said["taken"] = resolve(None, None, {"dwell": 0.5}).config.dwell
+try:
+    resolve(None, None, {"dwel": 0.5})
+except dllm_fast.DllmFastError as error:
+    said["error"] = str(error)
+print(json.dumps(said))
+"""
+
+
+def test_a_new_setting_is_three_lines_and_everything_else_follows(tmp_path: Path) -> None:
+    """A field, its entry in the docstring, and a keyword for type checkers: in a copy of the package."""
+    package = Path(dllm_fast.__file__).parent
+    shutil.copytree(package, tmp_path / "dllm_fast", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors", "cubins"))
+    for name, lines in NEW.items():
+        file = tmp_path / "dllm_fast" / "settings" / name
+        text = file.read_text()
+        for line, more in lines.items():
+            assert text.count(line) == 1
+            text = text.replace(line, line + more)
+        file.write_text(text)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", SEEN], check=True, capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert json.loads(told.stdout) == {
+        "file": str(tmp_path / "dllm_fast" / "__init__.py"),
+        "arguments of generate": True,
+        "table": True,
+        "taken": 0.5,
+        "error": "dwel is not a setting, got 0.5; did you mean 'dwell'? help(dllm_fast.SamplerConfig) describes all of them",
+    }
+    command = [sys.executable, "-m", "dllm_fast.cli", "generate", "--help"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert re.search(r"--dwell FLOAT\s+forwards that a token must wait for\n", told.stdout)

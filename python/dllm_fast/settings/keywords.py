@@ -1,6 +1,8 @@
 """The settings as keyword arguments, for type checkers and editors, which read no more than what stands in a file.
 
 A test holds every name and type to the fields of `SamplerConfig`. Where a configuration keeps a tuple, any collection is taken.
+Names of other libraries (`gen_length`) are understood at run time and are not here: one name for a setting is what an editor
+shows, and what is misspelled is refused. Who has others passes `**theirs`, a `dict[str, Any]`; `result.aliases` tells ours.
 """
 
 from __future__ import annotations
