@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dllm_fast import demo
-    from dllm_fast._core import Prediction, Sampler, __version__
+    from dllm_fast._core import Edit, Prediction, Sampler, __version__
     from dllm_fast.distribution import Distribution, distributions
     from dllm_fast.errors import DllmFastError
+    from dllm_fast.events import StepEvent
     from dllm_fast.explanation import Explanation, explain
     from dllm_fast.integrations.custom_generate import generate
     from dllm_fast.loading.load import load
+    from dllm_fast.loading.model import LoadedModel
     from dllm_fast.predict import mask_predict, schedule
-    from dllm_fast.result import Result, StepEvent
-    from dllm_fast.sampling import infill, sample
+    from dllm_fast.result import Result, Stats
+    from dllm_fast.run import Run
+    from dllm_fast.sampling import infill, sample, stream
     from dllm_fast.settings.config import SamplerConfig
     from dllm_fast.settings.keywords import SamplerSettings
     from dllm_fast.settings.presets import presets
@@ -33,11 +36,14 @@ __all__ = [
     "DllmFastError",
     "Edit",
     "Explanation",
+    "LoadedModel",
     "Prediction",
     "Result",
+    "Run",
     "Sampler",
     "SamplerConfig",
     "SamplerSettings",
+    "Stats",
     "StepEvent",
     "__version__",
     "demo",
@@ -50,6 +56,7 @@ __all__ = [
     "presets",
     "sample",
     "schedule",
+    "stream",
 ]
 
 _HOME = {
@@ -57,12 +64,15 @@ _HOME = {
     "DllmFastError": "errors",
     "Edit": "_core",
     "Explanation": "explanation",
+    "LoadedModel": "loading.model",
     "Prediction": "_core",
     "Result": "result",
     "Sampler": "_core",
     "SamplerConfig": "settings.config",
     "SamplerSettings": "settings.keywords",
-    "StepEvent": "result",
+    "Run": "run",
+    "Stats": "result",
+    "StepEvent": "events",
     "__version__": "_core",
     "distributions": "distribution",
     "explain": "explanation",
@@ -73,6 +83,7 @@ _HOME = {
     "presets": "settings.presets",
     "sample": "sampling",
     "schedule": "predict",
+    "stream": "sampling",
 }
 
 

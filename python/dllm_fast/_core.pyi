@@ -1,6 +1,6 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, final, overload
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ class Lock:
 
 @final
 class Edit:
-    """One change of a canvas: a value that pickles, and that JSON can keep.
+    """One change of a canvas: a value that unpacks in the order of its arguments, sorts, pickles, and that JSON can keep.
 
     Args:
         step: forward of the row, from 0, that led to it.
@@ -125,9 +125,20 @@ class Edit:
         InvalidTypeError: a value of the wrong type.
     """
 
+    __match_args__ = ("step", "position", "token", "probability", "kind", "time")
     def __new__(
         cls, *, step: int, position: int, token: int, probability: float, kind: str, time: float | None = None
     ) -> Edit: ...
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, place: int, /) -> int | float | str: ...
+    @overload
+    def __getitem__(self, place: slice, /) -> tuple[int | float | str, ...]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __lt__(self, other: Edit, /) -> bool: ...
+    def __le__(self, other: Edit, /) -> bool: ...
+    def __gt__(self, other: Edit, /) -> bool: ...
+    def __ge__(self, other: Edit, /) -> bool: ...
     def to_dict(self) -> dict[str, int | float | str | None]:
         """Every field, as `json.dumps` takes it: None for nan, "inf" and "-inf" for the infinities."""
     @classmethod
@@ -430,6 +441,12 @@ class Sampler:
     @property
     def trajectory(self) -> list[list[Edit]]:
         """For each row, its edits so far, in order."""
+    def edits(self, rows: NDArray[np.int64] | Sequence[int], since: NDArray[np.int64] | Sequence[int]) -> list[list[Edit]]:
+        """For each of `rows`, its edits from the `since`-th on, in order.
+
+        Raises:
+            InvalidValueError: a row that is none of the sampler's, or not one number for each row.
+        """
     @property
     def nfe_per_row(self) -> list[int]:
         """Forwards that each row has taken part in."""

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dllm_fast.errors import DllmFastError
+from dllm_fast.events import CANCELLED, LENGTH, STOP
 from dllm_fast.result import Result, Stats
 from dllm_fast.text import prompts as text
 from dllm_fast.text import tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from dllm_fast._core import Sampler
     from dllm_fast.prepare import Plan
-    from dllm_fast.runners.runner import Session
     from dllm_fast.settings.config import SamplerConfig
 
     Ints = NDArray[np.int64]
@@ -28,9 +30,9 @@ class Written:
     """What was written in a row.
 
     Attributes:
-        positions: rising, int64; cut behind the end token where that ended the row.
+        positions: rising, int64; cut behind the first end token where one ends a row.
         masks: every position that was a mask, int64.
-        is_ended: is the last of `positions` the end token that ended the row?
+        is_ended: is the last of `positions` such an end token?
     """
 
     positions: Ints
@@ -41,19 +43,42 @@ class Written:
     def between(cls, before: Ints, after: Ints, config: SamplerConfig) -> Written:
         """What stands in a canvas beside what it was."""
         masks = np.flatnonzero(before == config.mask_token_id)
-        ends = np.flatnonzero(np.isin(after[masks], config.eos_token_ids)) if config.stop_at_eos else masks[:0]
-        return cls(masks[: ends[0] + 1] if ends.size else masks, masks, bool(ends.size))
+        positions = masks[after[masks] != config.mask_token_id]  # a row that is cancelled has some left
+        ends = np.flatnonzero(np.isin(after[positions], config.eos_token_ids)) if config.stop_at_eos else masks[:0]
+        return cls(positions[: ends[0] + 1] if ends.size else positions, masks, bool(ends.size))
+
+    @property
+    def reason(self) -> str:
+        """Why the row is finished, where nobody cancelled it."""
+        return STOP if self.is_ended else LENGTH
 
 
-def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, session: Session, seconds: float) -> Result:
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run took.
+
+    Attributes:
+        forwards: calls of the model.
+        replayed: those of them that were replayed from CUDA graphs.
+        model_s: seconds in them.
+        seconds: all in all.
+    """
+
+    forwards: int
+    replayed: int
+    model_s: float
+    seconds: float
+
+
+def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, cost: Cost, cancelled: Collection[int]) -> Result:
     """The result of a run.
 
     Args:
         plan: what it started from.
         config: the settings as they were used, cache and all.
         sampler: which holds the canvases.
-        session: which counted the forwards.
-        seconds: all in all.
+        cost: what it took.
+        cancelled: rows that were ended before they were done.
     """
     sequences = sampler.canvases
     pairs = list(zip(plan.canvases, sequences, strict=True))
@@ -66,14 +91,15 @@ def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, session: Session
         new_tokens=[after[row.positions] for after, row in zip(sequences, written, strict=True)],
         texts=texts,
         texts_error=texts_error,
+        finish_reasons=[CANCELLED if i in cancelled else row.reason for i, row in enumerate(written)],
         trajectory=trajectory,
         stats=Stats(
-            nfe=session.forwards,
+            nfe=cost.forwards,
             nfe_per_row=sampler.nfe_per_row,
-            tokens_per_forward=committed / session.forwards if session.forwards else 0.0,
-            replayed=session.replayed,
-            model_ms=session.seconds * 1e3,
-            sampler_ms=(seconds - session.seconds) * 1e3,
+            tokens_per_forward=committed / cost.forwards if cost.forwards else 0.0,
+            replayed=cost.replayed,
+            model_ms=cost.model_s * 1e3,
+            sampler_ms=(cost.seconds - cost.model_s) * 1e3,
         ),
         config=config,
         seed=plan.seed,

@@ -107,7 +107,7 @@ def _demo(options: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from dllm_fast import demo, infill
+    from dllm_fast import demo, stream
     from dllm_fast.settings.resolve import resolve
 
     # A preset that is asked for is taken as it is.
@@ -132,16 +132,20 @@ def _demo(options: argparse.Namespace) -> int:
             view = GridView(canvas, demo.MASK_ID, sys.stdout)
         else:
             print("nothing to fill: the puzzle has no blanks")
-    result = infill(
+    run = stream(
         model,
-        canvas,
+        canvas=canvas,
         tokenizer=tokenizer,
         preset=preset,
         seed=options.seed,
-        on_step=view,
+        guesses=view is not None and view.shows_guesses,
         suppress_tokens=[token for token in range(model.info.vocabulary) if not 1 <= token <= 9],
         **settings,
     )
+    if view is not None:
+        for event in run:
+            view(event)
+    result = run.result()
     solved = demo.check(result.sequences[0])
     if options.json:
         said = _summary(canvas, result, solved)

@@ -138,8 +138,8 @@ def distributions(
 
     def predictor(plan: Plan, sampler: Sampler) -> Predictor:
         asked = _Asked(plan, sampler, int(top), found)
-        if plan.runner.vocabulary is not None:
-            asked.check_top(np.setdiff1d(np.arange(plan.runner.vocabulary), asked.suppressed).size)
+        if runner.vocabulary is not None:
+            asked.check_top(np.setdiff1d(np.arange(runner.vocabulary), asked.suppressed).size)
         return asked
 
     read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
@@ -147,7 +147,7 @@ def distributions(
         rule()  # what is wrong by itself is refused before a checkpoint is opened
         runner, tokenizer = open_runner(model, tokens.unlimited(tokenizer), like)
         plan = prepare.plan(runner, tokenizer, rule(runner.info), read, seed=0, num_samples=1, is_infilling=True)
-        Run(plan, predictor=predictor).result()
+        Run(plan, runner, predictor=predictor).result()
     return sorted(found, key=lambda one: (one.row, one.position))
 
 

@@ -53,6 +53,10 @@ class InvalidTypeError(DllmFastError, TypeError):
     """A value of a type that is not understood."""
 
 
+class InvalidIndexError(DllmFastError, IndexError):
+    """A row that is not there."""
+
+
 class CheckpointError(DllmFastError, ValueError):
     """A model folder that cannot be used: the text names the file and the key."""
 

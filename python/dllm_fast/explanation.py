@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,6 +93,10 @@ class Explanation:
 
     def __repr__(self) -> str:
         return records.described(self)
+
+    def _repr_html_(self) -> str:
+        """What is printed, for notebooks."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         choices = ("family", "mask_token_id", "eos_token_ids", "shift", "attention", "block_length", "vocabulary", "context")

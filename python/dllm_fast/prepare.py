@@ -38,13 +38,13 @@ class Plan:
     """Everything that a run starts from. Lists have an entry for each row, prompt-major.
 
     Attributes:
-        runner: how the model is run.
         tokenizer: for the texts of the answer, or None.
         config: the settings as they are used, each with its source.
         rule: the settings that decide: with everything that is suppressed.
         special: tokens that the tokenizer says are special, suppressed beside those of the settings.
         canvases: what is filled, int64.
         starts: first position that `sample` appended; 0 for `infill`.
+        block_starts: from where blocks are counted: `starts`, but the beginning of the canvas for a block-causal model.
         prompts: number of the prompt.
         seeds, requests: the random stream.
         seed: as it was given, or drawn.
@@ -52,24 +52,19 @@ class Plan:
         is_infilling: nothing was appended.
     """
 
-    runner: Runner
     tokenizer: Any
     config: SamplerConfig
     rule: SamplerConfig
     special: tuple[int, ...]
     canvases: list[NDArray[np.int64]]
     starts: list[int]
+    block_starts: list[int]
     prompts: list[int]
     seeds: list[int]
     requests: list[int]
     seed: int | list[int]
     aliases: dict[str, str]
     is_infilling: bool
-
-    @property
-    def block_starts(self) -> int | list[int]:
-        """From where blocks are counted: the start of the canvas for a block-causal model, else the end of the prompt."""
-        return 0 if _is_absolute(self.runner) else self.starts
 
 
 def plan(
@@ -107,14 +102,15 @@ def plan(
     check_samples(each, config)
     check_size(prompts, config, each, infilling=is_infilling)
     of_rows = [number for number in range(len(prompts)) for _ in range(each)]
+    starts = [0 if is_infilling else len(prompts[number].ids) for number in of_rows]
     return Plan(
-        runner=runner,
         tokenizer=tokenizer,
         config=config,
         rule=changed(config, suppress_tokens=(*config.suppress_tokens, *special)),
         special=special,
         canvases=[canvas_of(prompts[number], config, infilling=is_infilling) for number in of_rows],
-        starts=[0 if is_infilling else len(prompts[number].ids) for number in of_rows],
+        starts=starts,
+        block_starts=[0] * len(starts) if _is_absolute(runner) else starts,
         prompts=of_rows,
         seeds=seeds,
         requests=requests,

@@ -1,4 +1,4 @@
-"""`sample` and `infill`."""
+"""`sample`, `infill` and `stream`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dllm_fast import prepare
-from dllm_fast.errors import InvalidTypeError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.modules.hold import Settled
 from dllm_fast.open import open_runner
+from dllm_fast.records import scalar
 from dllm_fast.run import Run
-from dllm_fast.settings.resolve import resolve
+from dllm_fast.settings.resolve import resolve, unknown
 from dllm_fast.text import prompts as text
 from dllm_fast.text import tokens
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dllm_fast.run import OnStep
     from dllm_fast.settings.config import SamplerConfig
     from dllm_fast.settings.keywords import InfillSettings, SamplerSettings
-    from dllm_fast.settings.resolve import Resolved
 
     Model = str | Path | LoadedModel | Callable[[torch.Tensor], Any]
     Prompt = str | Mapping[str, Any] | Sequence[Any] | NDArray[np.int64] | torch.Tensor
@@ -45,6 +45,7 @@ def sample(
     seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
+    guesses: bool = False,
     like: Model | None = None,
     **settings: Unpack[SamplerSettings],
 ) -> Result:
@@ -73,7 +74,9 @@ def sample(
         seed: from 0 below 2^64, one for all prompts or one for each; None draws one, which `Result.seed` tells.
         num_samples: answers per prompt; they differ where the temperature is above 0 or the order is random, and a warning
             says where nothing is drawn.
-        on_step: called with a `StepEvent` after every step.
+        on_step: called with a `StepEvent` after every step. Where it returns False the run ends: rows that are not done are
+            cancelled, and the result has what there is. (Anything else that it returns is nothing.)
+        guesses: `on_step` is also told what the model would write at the masks that are left; see `stream`.
         like: for a plain function around a model of transformers, one that `dllm_fast.load` opened, or that of a folder or hub
             id: that model. The function is run, on a few tokens first; shift, blocks, ids, end tokens, recommended rule and
             tokenizer are those of the model. Of a function without it nothing is known.
@@ -85,11 +88,22 @@ def sample(
         InvalidValueError, InvalidTypeError: before the first forward wherever that is possible.
         Exception: what the model raises, the same object with a note that says which forward it was.
     """
-    rule = functools.partial(resolve, preset, config, settings)
-    read = functools.partial(text.prompts, prompt, name="prompt", attention_mask=attention_mask, chat=chat)
-    with Settled(), Settled():
-        run = _begun(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=False)
-        return run.result()
+    _check_guesses(guesses, on_step)
+    return stream(
+        model,
+        prompt,
+        preset=preset,
+        config=config,
+        tokenizer=tokenizer,
+        attention_mask=attention_mask,
+        chat=chat,
+        seed=seed,
+        num_samples=num_samples,
+        on_step=on_step,
+        guesses=guesses,
+        like=like,
+        **settings,
+    ).result()
 
 
 def infill(
@@ -103,6 +117,7 @@ def infill(
     seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
+    guesses: bool = False,
     like: Model | None = None,
     **settings: Unpack[InfillSettings],
 ) -> Result:
@@ -113,28 +128,96 @@ def infill(
     it where words carry the space before them. A canvas of ids without masks comes back
     unchanged after zero forwards; text without any is refused.
     """
-    rule = functools.partial(resolve, preset, config, settings, lacking=("chat", "max_new_tokens"))
-    read = functools.partial(text.prompts, canvas, name="canvas", attention_mask=attention_mask)
-    with Settled(), Settled():
-        run = _begun(model, read, rule, tokenizer, like, streams=(seed, num_samples), on_step=on_step, infilling=True)
-        return run.result()
+    _check_guesses(guesses, on_step)
+    return stream(
+        model,
+        canvas=canvas,
+        preset=preset,
+        config=config,
+        tokenizer=tokenizer,
+        attention_mask=attention_mask,
+        seed=seed,
+        num_samples=num_samples,
+        on_step=on_step,
+        guesses=guesses,
+        like=like,
+        **settings,
+    ).result()
 
 
-def _begun(
+def stream(
     model: Model | None,
-    read: Callable[..., list[text.Prompt]],
-    rule: Callable[..., Resolved],
-    tokenizer: Any,
-    like: Model | None,
+    prompt: Prompt | None = None,
     *,
-    streams: tuple[int | Sequence[int] | None, int],
-    on_step: OnStep | None,
-    infilling: bool,
+    canvas: Prompt | None = None,
+    preset: str | None = None,
+    config: SamplerConfig | None = None,
+    tokenizer: Any = None,
+    attention_mask: Any = None,
+    chat: bool | None = None,
+    seed: int | Sequence[int] | None = 0,
+    num_samples: int = 1,
+    on_step: OnStep | None = None,
+    guesses: bool = False,
+    like: Model | None = None,
+    **settings: Unpack[SamplerSettings],
 ) -> Run:
+    """Begins what `sample` (of a prompt) or `infill` (of a canvas) does, to be carried out step by step.
+
+        with dllm_fast.stream(model, prompt) as run:
+            for event in run:
+                print(event.stable_prefix)
+        result = run.result()
+
+    Args:
+        model, prompt, canvas, preset, config, tokenizer, attention_mask, chat, seed, num_samples, on_step, like, settings: as
+            `sample` and `infill` take them; either a prompt or a canvas.
+        guesses: events also tell what the model would write at the masks that are left. Every mask is scored in every step
+            then, which takes longer, and no token is another.
+
+    Returns:
+        A `Run`: no forward was made yet, and nothing of the model is changed before its first step.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: everything that `sample` and `infill` refuse before their first forward.
+    """
+    if (prompt is None) == (canvas is None):
+        found = "NoneType for both" if prompt is None else "both"
+        raise InvalidTypeError(
+            f"either a prompt or a canvas is needed, got {found}; pass prompt= to append to it, or canvas= to fill its masks"
+        )
+    if canvas is not None and chat is not None:
+        raise InvalidValueError(unknown("chat", chat))
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
-    rule()  # what is wrong by itself is refused before a checkpoint is opened
-    runner, tokenizer = open_runner(model, tokens.unlimited(tokenizer), like)
-    seed, num_samples = streams
-    plan = prepare.plan(runner, tokenizer, rule(runner.info), read, seed=seed, num_samples=num_samples, is_infilling=infilling)
-    return Run(plan, on_step=on_step)
+    wants_guesses = _flag(guesses)
+    given, name = (prompt, "prompt") if canvas is None else (canvas, "canvas")
+    read = functools.partial(text.prompts, given, name=name, attention_mask=attention_mask, chat=chat)
+    lacking = () if canvas is None else ("chat", "max_new_tokens")
+    rule = functools.partial(resolve, preset, config, settings, lacking=lacking)
+    with Settled(), Settled():
+        rule()  # what is wrong by itself is refused before a checkpoint is opened
+        runner, tokenizer = open_runner(model, tokens.unlimited(tokenizer), like)
+        plan = prepare.plan(
+            runner,
+            tokenizer,
+            rule(runner.info),
+            read,
+            seed=seed,
+            num_samples=num_samples,
+            is_infilling=canvas is not None,
+        )
+        return Run(plan, runner, on_step=on_step, guesses=wants_guesses)
+
+
+def _flag(guesses: object) -> bool:
+    value = scalar(guesses)
+    if isinstance(value, bool):
+        return value
+    raise InvalidTypeError(f"guesses must be True or False, got {shown(guesses)}; leave it out")
+
+
+def _check_guesses(guesses: bool, on_step: OnStep | None) -> None:
+    """Refuses guesses that nobody is told."""
+    if on_step is None and _flag(guesses):
+        raise InvalidValueError("guesses are told to on_step, got guesses=True without it; pass on_step=, or leave it out")

@@ -4,21 +4,51 @@ use super::config::{NUMBER, convert};
 use super::error::bad_value;
 use crate::canvas::edit::{Edit as One, Kind};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyIterator, PyTuple, PyType};
+use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 
-/// One change of a canvas.
-#[pyclass(frozen, eq, hash, module = "dllm_fast")]
+type Six = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+);
+
+/// One change of a canvas: `step, position, token, probability, kind, time`, by name or unpacked, in order of these.
+#[pyclass(frozen, eq, ord, hash, module = "dllm_fast")]
 #[derive(Clone)]
 pub(super) struct Edit(pub One);
 
 impl Edit {
-    /// What makes it the edit it is: nan is nan, and 0 is -0.
-    fn key(&self) -> (u32, u32, u32, Kind, [u64; 2]) {
-        let bits = |x: f64| if x.is_nan() { f64::NAN } else { x + 0.0 }.to_bits();
+    /// What makes it the edit it is, in order: nan is nan, above all numbers, and 0 is -0.
+    fn key(&self) -> (u32, u32, u32, i64, u8, i64) {
+        // Bits that are ordered as the numbers are.
+        let bits = |x: f64| {
+            let bits = if x.is_nan() { f64::NAN } else { x + 0.0 }.to_bits() as i64;
+            bits ^ ((bits >> 63) as u64 >> 1) as i64
+        };
         let edit = &self.0;
-        let numbers = [bits(edit.probability), bits(edit.time)];
-        (edit.step, edit.position, edit.token, edit.kind, numbers)
+        let (probability, time) = (bits(edit.probability), bits(edit.time));
+        let (step, position, token) = (edit.step, edit.position, edit.token);
+        (step, position, token, probability, edit.kind as u8, time)
+    }
+
+    /// Its values in order.
+    fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let edit = &self.0;
+        let (step, position, token) = (edit.step, edit.position, edit.token);
+        (
+            step,
+            position,
+            token,
+            edit.probability,
+            edit.kind.name(),
+            edit.time,
+        )
+            .into_pyobject(py)
     }
 
     /// What `new` takes.
@@ -40,6 +70,12 @@ impl PartialEq for Edit {
     }
 }
 
+impl PartialOrd for Edit {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.key().cmp(&other.key()))
+    }
+}
+
 impl Hash for Edit {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.key().hash(state);
@@ -48,6 +84,13 @@ impl Hash for Edit {
 
 #[pymethods]
 impl Edit {
+    /// What a pattern of `match` takes by place.
+    #[classattr]
+    #[pyo3(name = "__match_args__")]
+    fn places() -> Six {
+        ("step", "position", "token", "probability", "kind", "time")
+    }
+
     #[new]
     #[pyo3(signature = (*, step, position, token, probability, kind, time=None))]
     fn new(
@@ -105,6 +148,20 @@ impl Edit {
     #[getter]
     fn time(&self) -> f64 {
         self.0.time
+    }
+    #[allow(clippy::unused_self)] // a protocol of Python
+    fn __len__(&self) -> usize {
+        6
+    }
+    fn __getitem__<'py>(
+        &self,
+        py: Python<'py>,
+        place: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.values(py)?.as_any().get_item(place)
+    }
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        self.values(py)?.try_iter()
     }
     fn __repr__(&self) -> String {
         let One {

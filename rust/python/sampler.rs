@@ -318,6 +318,31 @@ impl Sampler {
         Ok(made)
     }
 
+    /// For each of `rows`, its edits from the `since`-th on, in order.
+    fn edits<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+        since: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let (rows, since) = (indices(rows, "rows")?, indices(since, "since")?);
+        if rows.len() != since.len() {
+            return Err(bad_value(format!(
+                "since must have a number of edits for each of {} rows, got {}; give one for every row",
+                rows.len(),
+                since.len()
+            )));
+        }
+        let turn = self.0.take(py)?;
+        let edits = turn.edits(&rows, &since);
+        drop(turn);
+        let made = PyList::empty(py);
+        for edits in edits.map_err(raise)? {
+            made.append(list(py, edits, Edit)?)?;
+        }
+        Ok(made)
+    }
+
     /// Forwards that each row has taken part in.
     #[getter]
     fn nfe_per_row(&self, py: Python<'_>) -> PyResult<Vec<u32>> {

@@ -119,6 +119,19 @@ impl Sampler {
         rows.iter().map(stable).collect()
     }
 
+    /// For each of `rows`, its edits from the `since`-th on.
+    pub fn edits(&self, rows: &[usize], since: &[usize]) -> Result<Vec<Vec<Edit>>> {
+        let of_row = |(&row, &since): (&usize, &usize)| {
+            self.known(row)?;
+            Ok(self
+                .trajectory(row)
+                .get(since..)
+                .unwrap_or_default()
+                .to_vec())
+        };
+        rows.iter().zip(since).map(of_row).collect()
+    }
+
     /// Refuses a row that does not exist.
     fn known(&self, row: usize) -> Result<()> {
         if row < self.rows.len() {

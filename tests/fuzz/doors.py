@@ -72,10 +72,14 @@ def _result() -> dllm_fast.Result:
     return dllm_fast.sample(model, [1, 2], mask_token_id=MASK, max_new_tokens=2)
 
 
+def _run() -> dllm_fast.Run:
+    return dllm_fast.stream(model, [[1], [2]], **SAMPLED)
+
+
 @functools.cache
 def _event() -> dict[str, Any]:
     events: list[dllm_fast.StepEvent] = []
-    dllm_fast.infill(model, [MASK, 1], mask_token_id=MASK, on_step=events.append)
+    dllm_fast.infill(model, [MASK, 1], mask_token_id=MASK, on_step=events.append, guesses=True)
     return events[0].to_dict()
 
 
@@ -107,6 +111,11 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "sample": (dllm_fast.sample, lambda: {"model": model, "prompt": [1, 2], **SAMPLED}),
     "infill": (dllm_fast.infill, lambda: {"model": model, "canvas": [1, MASK], "mask_token_id": MASK}),
     "distributions": (dllm_fast.distributions, lambda: {"model": model, "canvas": [1, MASK], "mask_token_id": MASK, "top": 2}),
+    "stream": (dllm_fast.stream, lambda: {"model": model, "prompt": [1, 2], **SAMPLED}),
+    "Run.step": (lambda: _run().step(), dict),
+    "Run.result": (lambda: _run().result(), dict),
+    "Run.cancel": (lambda **given: _run().cancel(**given), lambda: {"row": 0}),
+    "Run.close": (lambda: _run().close(), dict),
     "generate": (
         dllm_fast.generate,
         lambda: {"model": model, "input_ids": torch.tensor([[1, 2]]), "max_new_tokens": 2, "mask_token_id": MASK},
@@ -129,6 +138,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Sampler.pace": (lambda **given: waiting()[0].pace(**given), lambda: {"rows": [0]}),
     "Sampler.predict": (lambda **given: waiting()[0].predict(**given), lambda: {"logits": logits()}),
     "Sampler.feed": (lambda **given: waiting()[0].feed(**given), lambda: {"logits": logits()}),
+    "Sampler.edits": (lambda **given: waiting()[0].edits(**given), lambda: {"rows": [0], "since": [0]}),
     "Request.batch": (lambda **given: waiting()[1].batch(**given), lambda: {"begin": [0], "end": [2]}),
     "Request.groups": (lambda **given: waiting()[1].groups(**given), dict),
     "Request.with_canvases": (lambda **given: waiting()[1].with_canvases(**given), lambda: {"canvases": [[MASK, 1]]}),
@@ -137,6 +147,8 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Edit": (_core.Edit, lambda: dict(EDIT)),
     "Edit.from_dict": (_core.Edit.from_dict, lambda: {"values": dict(EDIT)}),
     "Edit.to_dict": (lambda: _core.Edit(**EDIT).to_dict(), dict),  # type: ignore[arg-type]
+    "Stats.from_dict": (dllm_fast.Stats.from_dict, lambda: {"values": _result().stats.to_dict()}),
+    "Stats.to_dict": (lambda: _result().stats.to_dict(), dict),
     "Result.from_dict": (dllm_fast.Result.from_dict, lambda: {"values": _result().to_dict()}),
     "Result.to_dict": (lambda: _result().to_dict(), dict),
     "StepEvent.from_dict": (dllm_fast.StepEvent.from_dict, lambda: {"values": dict(_event())}),
@@ -183,10 +195,11 @@ METHODS = {
     "Sampler.is_done": _core.Sampler.is_done, "Sampler.stable": _core.Sampler.stable,
     "Request.with_canvases": _core.Request.with_canvases, "Request.batch": _core.Request.batch,
     "Request.groups": _core.Request.groups,
-    "Prediction.rounded": _core.Prediction.rounded,
+    "Prediction.rounded": _core.Prediction.rounded, "Run.cancel": dllm_fast.Run.cancel,
+    "Sampler.edits": _core.Sampler.edits,
 }  # fmt: skip
 # Records are made by us and hold what they are given; `from_dict` is how one comes from outside. Exceptions hold a text.
-HOLDERS = ("Result", "StepEvent", "Distribution", "Explanation", "DllmFastError", "Request")
+HOLDERS = ("Result", "Stats", "Run", "LoadedModel", "StepEvent", "Distribution", "Explanation", "DllmFastError", "Request")
 
 
 def public() -> Iterator[str]:

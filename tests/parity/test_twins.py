@@ -72,7 +72,7 @@ def test_ragged_rows(opened, twin):
     lengths = torch.tensor([[24], [9], [17]])
     ids = tokens(3, 24)
     positions = torch.arange(24).expand(3, -1)
-    end = model.visible_end(positions, 24)
+    end = model._visible_end(positions, 24)
     end = torch.full((3, 24), 24) if end is None else end
     end = torch.where(positions < lengths, end.minimum(lengths), 24)
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_left_context_from_the_cache(opened, twin):
     cache = SlotCache(model.network, 2, 40, dtype=torch.float32, device=torch.device("cpu"))
     with torch.inference_mode():
         for part in (slice(0, split), slice(split, 40)):
-            end = model.visible_end(slots[:, part], 40)
+            end = model._visible_end(slots[:, part], 40)
             batch = Batch(
                 ids=ids[:, part], positions=slots[:, part], end=end, cache=cache, slots=slots[:, part], keys=part.stop
             )

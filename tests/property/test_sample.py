@@ -372,7 +372,7 @@ def test_events_tell_every_step():
     events = []
     arguments = {"max_new_tokens": 6, "mask_token_id": MASK, "temperature": 0.7, "order": "random", "seed": [1, 2, 3, 4]}
     silent = dllm_fast.sample(TABLE, PROMPTS, **arguments)
-    result = dllm_fast.sample(TABLE, PROMPTS, on_step=events.append, **arguments)
+    result = dllm_fast.sample(TABLE, PROMPTS, on_step=events.append, guesses=True, **arguments)
     assert same_runs(silent, result), "watching changes nothing"
     assert [event.step for event in events] == list(range(6))
     written = {row: {} for row in range(4)}

@@ -239,7 +239,7 @@ BROKEN = {
     "a row too few": (
         lambda: dllm_fast.Result.from_dict(run().to_dict() | {"texts": ["one"]}),
         ValueError,
-        "an entry for each row, got 2, 2, 2, 2, 1; pass",
+        "an entry for each row, got 2, 2, 2, 2, 1, 2; pass",
     ),
     "no step": (
         lambda: dllm_fast.StepEvent.from_dict(events()[0].to_dict() | {"step": True}),

@@ -15,7 +15,7 @@ import torch
 
 import dllm_fast
 from dllm_fast.errors import EqualSamplesWarning
-from dllm_fast.result import StepEvent
+from dllm_fast.events import StepEvent
 
 MASK, EOS, VOCABULARY = 9, 8, 10
 
@@ -204,11 +204,14 @@ def test_equal_samples_are_warned_about_where_they_are_certain(settings: dict[st
 
 def test_on_step_is_told_what_was_written_and_what_is_guessed() -> None:
     events: list[StepEvent] = []
-    result = dllm_fast.sample(successor, [[1], [2, 2]], mask_token_id=MASK, max_new_tokens=3, steps=3, on_step=events.append)
+    given: dict[str, Any] = {"mask_token_id": MASK, "max_new_tokens": 3, "steps": 3}
+    result = dllm_fast.sample(successor, [[1], [2, 2]], **given, on_step=events.append, guesses=True)
     assert [event.step for event in events] == [0, 1, 2]
     assert [event.rows.tolist() for event in events] == [[0, 1]] * 3
     assert [p.tolist() for p in events[0].positions] == [[1], [2]]
     assert [t.tolist() for t in events[0].tokens] == [[2], [3]]
+    assert events[0].guess_positions is not None
+    assert events[0].guess_tokens is not None
     assert [p.tolist() for p in events[0].guess_positions] == [[2, 3], [3, 4]]
     assert [t.tolist() for t in events[0].guess_tokens] == [[3, 4], [4, 5]]
     assert [c.tolist() for c in events[-1].canvases] == [s.tolist() for s in result.sequences]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dllm_fast.result import StepEvent
+    from dllm_fast.events import StepEvent
 
 _GIVEN, _FRESH, _COMMITTED, _GUESS, _RESET = "\x1b[1m", "\x1b[1;32m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
 # Long enough to see what a step wrote, short enough to watch one cell a step.
@@ -25,6 +25,9 @@ class GridView:
         canvas: the puzzle, int64 `[81]`.
         mask: id of a blank.
         out: where to draw.
+
+    Attributes:
+        shows_guesses: what the model would write is shown in the blanks.
     """
 
     def __init__(self, canvas: NDArray[np.int64], mask: int, out: TextIO) -> None:
@@ -33,6 +36,7 @@ class GridView:
         self._out = out
         self._colour = out.isatty() and "NO_COLOR" not in os.environ
         self._animate = out.isatty() and os.environ.get("TERM") != "dumb"
+        self.shows_guesses = self._animate and self._colour
         if self._animate:
             self._draw(canvas, {}, {}, "step 0")
 
@@ -41,7 +45,9 @@ class GridView:
         done = int((event.canvases[0] != self._mask).sum()) - int(self._given.sum())
         total = int((~self._given).sum())
         if self._animate:
-            guess = dict(zip(event.guess_positions[0].tolist(), event.guess_tokens[0].tolist(), strict=True))
+            places, tokens = event.guess_positions, event.guess_tokens
+            told = () if places is None or tokens is None else zip(places[0].tolist(), tokens[0].tolist(), strict=True)
+            guess: dict[int, int] = dict(told)
             self._out.write(f"\x1b[{_LINES}A")
             self._draw(event.canvases[0], written, guess, f"step {event.step + 1}   filled {done}/{total}")
             time.sleep(min(_CELL_S * len(written), _FRAME_S))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dllm_fast.result import Result, StepEvent
+    from dllm_fast.events import StepEvent
+    from dllm_fast.result import Result
 
 # Our name there, where our own would meet one of theirs: transformers hands its cache of keys and values on as `cache`.
 RENAMED = {"cache": "cache_policy"}
@@ -65,6 +66,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     config: SamplerConfig | None = None,
     seed: int | Sequence[int] | None = 0,
     on_step: Callable[[StepEvent], object] | None = None,
+    guesses: bool = False,
     **given: Any,
 ) -> torch.Tensor | Generated:
     """Runs `dllm_fast.sample` with the arguments that `generate` of transformers hands to a `custom_generate` callable.
@@ -78,6 +80,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
         model, input_ids: the model, and prompts `[B, L]`.
         given: settings. Of the arguments for a forward, `attention_mask` is read: 0 where a prompt is padding. Prompts are run
             without their padding and returned with it.
+        on_step, guesses: as in `sample`.
         seed: as in `sample`; rows of `num_return_sequences` are its samples.
 
     Returns:
@@ -117,6 +120,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
         seed=seed,
         num_samples=num_samples,
         on_step=on_step,
+        guesses=guesses,
         **_length(input_ids, told),
         **settings,
         **rest,

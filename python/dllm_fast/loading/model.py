@@ -71,10 +71,10 @@ class LoadedModel:
         length = ids.shape[1]
         positions = torch.arange(length, device=ids.device).expand_as(ids)
         with torch.inference_mode():
-            batch = Batch(ids=ids, positions=positions, end=self.visible_end(positions, length))
+            batch = Batch(ids=ids, positions=positions, end=self._visible_end(positions, length))
             return self.network.logits(self.network.hidden(batch))
 
-    def visible_end(self, positions: Tensor, length: int | Tensor) -> Tensor | None:
+    def _visible_end(self, positions: Tensor, length: int | Tensor) -> Tensor | None:
         """For positions `[B, Q]` of rows of `length`, the first position that each does not see; None where all see all."""
         match self.info.attention:
             case "block_causal":
