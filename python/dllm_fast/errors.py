@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Any
+
+from dllm_fast.tensors import is_readable, is_tensor
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 #: No text that shows what somebody gave is longer.
@@ -27,14 +30,10 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _tensor(value: object) -> str | None:
+def _tensor(value: Any) -> str | None:
     """What a tensor is, where torch cannot show its values: it may have none, and then torch's own text crashes."""
-    # Who has one has imported torch; another thread may be importing it.
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    if tensor is None or not isinstance(value, tensor):
+    if not is_tensor(value):
         return None
-    from dllm_fast.arrays import is_readable  # late: needs NumPy, which who has torch has
-
     return None if is_readable(value) else f"<tensor of {value.dtype}, {value.layout}, {value.device}>"
 
 

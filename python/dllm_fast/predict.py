@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast import _core
-from dllm_fast.arrays import integer_array, is_tensor
+from dllm_fast.arrays import integer_array
+from dllm_fast.tensors import is_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from dllm_fast.arrays import MOST_NUMBERS, as_array, check_many, is_tensor
+from dllm_fast.arrays import MOST_NUMBERS, as_array, check_many
 from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown, warn
 from dllm_fast.families.model_info import for_call
 from dllm_fast.records import count, scalar
 from dllm_fast.settings.config import changed
+from dllm_fast.tensors import is_tensor
 from dllm_fast.text import tokens
 
 if TYPE_CHECKING:

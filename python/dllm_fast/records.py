@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, cut, shown
+from dllm_fast.tensors import is_readable, is_tensor
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -105,11 +106,9 @@ def scalar(value: Any) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value  # nearly always, many times for each run
     # Who has one has imported its module; another thread may be importing it.
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    tensor, generic, array = getattr(torch, "Tensor", None), getattr(numpy, "generic", None), getattr(numpy, "ndarray", None)
-    if tensor is not None and isinstance(value, tensor):
-        from dllm_fast.arrays import is_readable
-
+    numpy = sys.modules.get("numpy")
+    generic, array = getattr(numpy, "generic", None), getattr(numpy, "ndarray", None)
+    if is_tensor(value):
         return value.item() if is_readable(value) and value.ndim == 0 else value
     if numpy is None or generic is None or array is None or not isinstance(value, (generic, array)) or value.shape != ():
         return value

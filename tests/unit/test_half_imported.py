@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dllm_fast
-from dllm_fast import arrays, errors, records
+from dllm_fast import arrays, errors, records, tensors
 from dllm_fast.text import tokens
 
 
@@ -25,7 +25,7 @@ def test_a_module_that_is_being_imported_has_no_instances_yet(monkeypatch, name)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, name, types.ModuleType(name))
         assert dllm_fast.mask_predict(logits, temperature=1.0, seed=1).token.tolist() == expected
-        assert not arrays.is_tensor(logits)
+        assert not tensors.is_tensor(logits)
         assert arrays.unmasked(logits, "logits") is logits
         assert records.scalar("text") == "text"
         assert errors.shown([1, 2]) == "[1, 2]"

@@ -14,7 +14,8 @@ _ROOT = Path(dllm_fast.__file__).parent
 # From the bottom up. Rooms of one line do not know each other.
 LAYERS = [
     ("_core",),
-    ("cores", "nearest", "errors"),
+    ("cores", "nearest", "tensors"),
+    ("errors",),
     ("arrays",),
     ("records", "switches", "confined"),
     ("kernels", "checkpoint", "modules"),
@@ -42,7 +43,6 @@ EXCUSED = {
     ("confined.tasks", "text.sandbox"): "what the child process runs; the parent never imports it",
     ("confined.trial", "text.changes"): "likewise",
     ("confined.child", "__init__"): "the child makes the package importable",
-    ("errors", "arrays"): "late: only an error that shows an array needs it",
 }
 
 

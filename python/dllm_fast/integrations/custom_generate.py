@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast import records
-from dllm_fast.arrays import check_many, is_readable, is_tensor
+from dllm_fast.arrays import check_many
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.integrations.generation_config import READ, check_config, check_objects, settings_of, told_by
 from dllm_fast.settings.config import SamplerConfig
 from dllm_fast.settings.resolve import NAMES
+from dllm_fast.tensors import is_readable, is_tensor
 from dllm_fast.text.padding import flat_rows, unpadded
 
 if TYPE_CHECKING:

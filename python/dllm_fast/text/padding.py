@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast.arrays import as_array, integer_array, is_tensor
+from dllm_fast.arrays import as_array, integer_array
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
+from dllm_fast.tensors import is_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

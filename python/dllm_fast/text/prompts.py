@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast.arrays import as_array, integer_array, is_tensor
+from dllm_fast.arrays import as_array, integer_array
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, UnknownTextWarning, shown, warn
+from dllm_fast.tensors import is_tensor
 from dllm_fast.text import masks, padding, tokens
 from dllm_fast.text.failures import reason, translated
 from dllm_fast.text.masks import MASK
