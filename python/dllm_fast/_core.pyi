@@ -356,6 +356,13 @@ class Sampler:
             InvalidValueError: settings, ids or lengths that do not fit.
             InvalidTypeError: a value of the wrong type.
         """
+    def config(self, row: int) -> Any:
+        """The settings of a row, as they were given.
+
+        Raises:
+            InvalidValueError: no such row.
+            InvalidTypeError: no whole number.
+        """
     def cancel(self, row: int) -> None:
         """The row takes no further part; its canvas stays as it is, and an answer it waits for is not wanted any more.
 

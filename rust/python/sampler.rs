@@ -18,6 +18,8 @@ use crate::watch::Watch;
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Floors int32 and shares of steps float64, `[n]`.
 type PaceArrays<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f64>>);
@@ -26,7 +28,21 @@ type PaceArrays<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f64>>);
 ///
 /// Arguments are converted before a turn, and arrays are made behind it: both may run anybody's Python, which may call again.
 #[pyclass(frozen, module = "dllm_fast")]
-pub(super) struct Sampler(Turns<Core>);
+pub(super) struct Sampler(Turns<Core>, Configs);
+
+/// The settings that callers gave, as they gave them.
+struct Configs {
+    /// Of the sampler.
+    first: Py<PyAny>,
+    /// Of rows that came with their own. Nobody runs Python while it is locked.
+    own: Mutex<HashMap<usize, Py<PyAny>>>,
+}
+
+impl Configs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Py<PyAny>>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 fn scored(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     flag(value, "score_all")
@@ -86,9 +102,12 @@ impl Sampler {
             .collect();
         let core = detached(py, |watch| Core::new(settings, starts, score_all, watch))?;
         let core = core.map_err(raise)?;
-        Ok(Self(Turns::new(
-            core.with_most_rows(max_rows.unwrap_or(usize::MAX)),
-        )))
+        let configs = Configs {
+            first: config.clone().unbind(),
+            own: Mutex::default(),
+        };
+        let core = core.with_most_rows(max_rows.unwrap_or(usize::MAX));
+        Ok(Self(Turns::new(core), configs))
     }
 
     /// One more row, also while others wait for answers: it takes part from the next request on, as soon as there is room.
@@ -118,10 +137,25 @@ impl Sampler {
         };
         let settings = config.map(|config| config::config(config, None));
         let settings = settings.transpose()?;
+        let own = config.map(|config| config.clone().unbind());
         let mut turn = self.0.take(py)?;
         let added = turn.add(settings, start);
+        if let (Ok(row), Some(own)) = (&added, own) {
+            self.1.lock().insert(*row, own);
+        }
         drop(turn);
         added.map_err(raise)
+    }
+
+    /// The settings of a row, as they were given.
+    fn config(&self, py: Python<'_>, row: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let row = index_of_row(row)?;
+        let turn = self.0.take(py)?;
+        let known = turn.is_done(row).map(|_| ());
+        drop(turn);
+        known.map_err(raise)?;
+        let own = self.1.lock();
+        Ok(own.get(&row).unwrap_or(&self.1.first).clone_ref(py))
     }
 
     /// The row takes no further part, and its canvas stays as it is; an answer that it waits for is not wanted any more.

@@ -134,6 +134,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Sampler.is_done": (lambda **given: waiting()[0].is_done(**given), lambda: {"row": 0}),
     "Sampler.stable": (lambda **given: waiting()[0].stable(**given), lambda: {"rows": [0]}),
     "Sampler.next": (lambda: waiting()[0].next(), dict),
+    "Sampler.config": (lambda **given: waiting()[0].config(**given), lambda: {"row": 0}),
     "Sampler.sites": (lambda **given: waiting()[0].sites(**given), lambda: {"rows": [0]}),
     "Sampler.pace": (lambda **given: waiting()[0].pace(**given), lambda: {"rows": [0]}),
     "Sampler.predict": (lambda **given: waiting()[0].predict(**given), lambda: {"logits": logits()}),
@@ -192,7 +193,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
 METHODS = {
     "Sampler.sites": _core.Sampler.sites, "Sampler.pace": _core.Sampler.pace, "Sampler.predict": _core.Sampler.predict,
     "Sampler.feed": _core.Sampler.feed, "Sampler.add": _core.Sampler.add, "Sampler.cancel": _core.Sampler.cancel,
-    "Sampler.is_done": _core.Sampler.is_done, "Sampler.stable": _core.Sampler.stable,
+    "Sampler.is_done": _core.Sampler.is_done, "Sampler.stable": _core.Sampler.stable, "Sampler.config": _core.Sampler.config,
     "Request.with_canvases": _core.Request.with_canvases, "Request.batch": _core.Request.batch,
     "Request.groups": _core.Request.groups,
     "Prediction.rounded": _core.Prediction.rounded, "Run.cancel": dllm_fast.Run.cancel,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # What the sampler decides from.
 _FED = tuple(name for name in layout.PREDICTIONS.fields if name not in {"logsumexp", "current", "status"})
-# Steps of rows of different configurations, of which it is kept how they are predicted.
+# Sets of rows of which it is kept how they are predicted.
 _MOST_MIXTURES = 256
 
 
@@ -119,23 +119,17 @@ class Predictor:
     """
 
     def __init__(self, sampler: Sampler, config: SamplerConfig, special: tuple[int, ...] = ()) -> None:
-        """`sampler` is fed; `special` are those of the suppressed tokens that the tokenizer says, not the caller."""
+        """`sampler` is fed, and knows the settings of each row; `config` are those that it was made with.
+
+        `special` are those of the suppressed tokens that the tokenizer says, not the caller.
+        """
         self._sampler = sampler
         self._last_special = max(special, default=-1)
         self._configs: list[_Configured] = [_Configured(config)]
-        self._config_of: dict[int, int] = {}  # of rows that have another than the first
+        self._indices: dict[bytes, tuple[int, ...]] = {}
         self._laws: dict[tuple[int, torch.device], device.Laws] = {}
         # What forwards predict, too, by the configurations of their rows; the same for all of a run.
         self._within: dict[tuple[int, ...], tuple[device.Laws, commit.Rule | None] | None] = {}
-
-    def join(self, row: int, config: SamplerConfig) -> None:
-        """A row with a configuration of its own."""
-        known = [one.config for one in self._configs]
-        if config not in known:
-            self._configs.append(_Configured(config))
-            self._laws.clear()
-        self._config_of[row] = known.index(config) if config in known else len(known)
-        self._within.clear()
 
     @property
     def suppressed(self) -> tuple[int, ...]:
@@ -143,8 +137,23 @@ class Predictor:
         return self._configs[0].law.suppressed
 
     def _index(self, rows: Ints) -> tuple[int, ...]:
-        """Which configuration each row has; one for all where there is no other."""
-        return tuple(self._config_of.get(int(row), 0) for row in rows) if self._config_of else (0,)
+        """Which configuration each row has, which it keeps; one for all where it is the same."""
+        key = rows.tobytes()
+        if key not in self._indices:
+            if len(self._indices) == _MOST_MIXTURES:
+                self._indices.clear()
+            index = tuple(map(self._config_of, rows.tolist()))
+            self._indices[key] = index[:1] if len(set(index)) == 1 else index
+        return self._indices[key]
+
+    def _config_of(self, row: int) -> int:
+        config = self._sampler.config(row)
+        for i, known in enumerate(self._configs):
+            if config is known.config or config == known.config:
+                return i
+        self._configs.append(_Configured(config))
+        self._laws.clear()
+        return len(self._configs) - 1
 
     def _laws_of(self, index: tuple[int, ...], vocabulary: int, where: torch.device) -> device.Laws:
         """By which tokens are drawn from logits of so many ids."""
@@ -158,7 +167,7 @@ class Predictor:
         if not isinstance(logits, torch.Tensor) or not device.takes(logits):
             return False
         # The core has the words for ids that are not in the vocabulary.
-        return all(max(one.law.suppressed, default=-1) < logits.shape[1] for one in self._configs)
+        return all(one.law.suppressed[-1] < logits.shape[1] for one in self._configs if one.law.suppressed)
 
     def embedded(self, rows: Ints, vocabulary: int, info: ModelInfo) -> Scoring | None:
         """What to predict within the forward of a network with logits of its own dtype; None where the logits are wanted."""
@@ -193,10 +202,11 @@ class Predictor:
                 f"special tokens of the tokenizer must be ids of the model's vocabulary, got {self._last_special} for "
                 f"logits with {logits.shape[-1]} columns; use the tokenizer of this model, or pass allow_special=True"
             )
+        index = self._index(rows)
         if not self.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)
         lines = np.arange(len(logits)) if lines is None else lines
-        laws = self._laws_of(self._index(rows), logits.shape[1], logits.device)
+        laws = self._laws_of(index, logits.shape[1], logits.device)
         packed = sites_of(self._sampler, rows).packed(lines, laws)
         return self.read(device.predict(logits, packed, len(lines), laws.kind), rows, logits.dtype)
 
