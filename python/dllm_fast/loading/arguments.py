@@ -132,8 +132,8 @@ def _unknown(name: str) -> str:
     if meant not in OVERRIDES and (name in ALIASES or name in SamplerConfig.__dataclass_fields__):
         return f"{name} is no setting of load; pass it to sample or infill, with what load returned"
     near = [meant] if meant in OVERRIDES else nearest(name, [*OVERRIDES, *_FIRST], 1)
-    question = f"did you mean {near[0]!r}? " if near else ""
-    return f"{name} is no setting of load; {question}the overrides are {', '.join(OVERRIDES)}"
+    answer = f"did you mean {near[0]!r}?" if near else f"the overrides are {', '.join(OVERRIDES)}"
+    return f"{name} is no setting of load; {answer}"
 
 
 def known_dtype(dtype: torch.dtype | str) -> torch.dtype:

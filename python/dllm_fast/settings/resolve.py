@@ -125,7 +125,7 @@ def _base(preset: str | None, config: SamplerConfig | None) -> SamplerConfig:
         return _DEFAULT
     known = presets()
     if not isinstance(preset, str):
-        raise InvalidTypeError(f"preset must be a name, got {type(preset).__name__}; the names are {', '.join(known)}")
+        raise InvalidTypeError(f"preset must be a name, got {type(preset).__name__}; use one of dllm_fast.presets()")
     if preset not in known:
         near = _question(preset, known)
         names = "dllm_fast.presets()" if near else ", ".join(known)
