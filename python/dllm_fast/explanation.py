@@ -17,7 +17,6 @@ from dllm_fast.modules.hold import Settled
 from dllm_fast.networks.decoder import Decoder
 from dllm_fast.networks.left_out import left_to_torch
 from dllm_fast.open import open_runner
-from dllm_fast.runners.network import EXACT
 from dllm_fast.text import tokens
 from dllm_fast.transformers import native_engine
 from dllm_fast.transformers.like import LikeRunner, known
@@ -211,12 +210,12 @@ def _left_to_torch(info: ModelInfo, network: object, head_dim: int) -> list[tupl
 def _explained(
     info: ModelInfo, tier: str, reason: str, refused: list[tuple[str, str]], probed: Mapping[str, Any], *, cached: bool
 ) -> Explanation:
-    exact = cached and info.attention in EXACT
+    exact = cached and info.attention_rule.is_exact
     if exact:
         why = "exact: keys left of a block never change"
     else:
         why = "there is no exact cache for full attention" if cached else "this way of running keeps nothing between forwards"
-    if info.attention == "causal_reordered":
+    if info.attention_rule.reorders:
         why = "its tokens are reordered in every forward"
     preset = {} if info.preset is None else {"preset": info.preset}
     return Explanation(
@@ -248,9 +247,9 @@ def _policies(info: ModelInfo, *, cached: bool) -> list[tuple[str, str]]:
     names = ("prefix", "dual", "exact_block")
     if not cached:
         return [(f"cache {name}", "needs our own attention") for name in names]
-    if info.attention == "causal_reordered":
+    if info.attention_rule.reorders:
         return [(f"cache {name}", "its tokens are reordered in every forward") for name in names]
-    if info.attention in EXACT:
+    if info.attention_rule.is_exact:
         return [(f"cache {name}", "exact_block computes less and is exact") for name in names[:2]]
     return [
         ("cache prefix", _APPROXIMATE),

@@ -122,7 +122,7 @@ def plan(
 
 
 def _is_absolute(model: Runner) -> bool:
-    return model.info is not None and model.info.attention == "block_causal"
+    return model.info is not None and model.info.attention_rule.fixed_blocks is not None
 
 
 def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerConfig:
@@ -172,7 +172,7 @@ def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> Sam
     if info is None or info.block_length is None:
         return config
     block, whole = config.block_length, info.block_length
-    if block is not None and (whole % block == 0 or info.attention == "causal_context"):
+    if block is not None and info.attention_rule.allows(block):
         return config
     if "block_length" in resolved.given and block is not None:
         raise InvalidValueError(

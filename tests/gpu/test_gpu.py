@@ -18,8 +18,8 @@ from bench.on_gpu.stage import Stage
 from dllm_fast import kernels
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.ops import launcher
+from dllm_fast.runners import caches
 from dllm_fast.runners.graphs import Engine
-from dllm_fast.runners.network import NetworkSession
 from families import MASK, TWINS
 
 _PROBLEM = kernels.problem()
@@ -74,7 +74,7 @@ def test_steps_begun_ahead_give_the_tokens_of_steps_that_wait(tmp_path, monkeypa
     assert begun
     assert counter["dllm_commit"] >= sum(result.stats.nfe for result in ahead)
     assert model.engine.captured, model.engine.traceback
-    monkeypatch.setattr(NetworkSession, "_repeats", lambda *_: 0)
+    monkeypatch.setattr(caches.Dual, "repeats", lambda *_: 0)
     waiting = dllm_fast.sample(model, [[1, 2, 3]], temperature=0.7, **given)
     for result in ahead:
         assert np.array_equal(result.sequences[0], waiting.sequences[0])

@@ -72,8 +72,8 @@ def test_ragged_rows(opened, twin):
     lengths = torch.tensor([[24], [9], [17]])
     ids = tokens(3, 24)
     positions = torch.arange(24).expand(3, -1)
-    end = model._visible_end(positions, 24)
-    end = torch.full((3, 24), 24) if end is None else end
+    end = model.info.attention_rule.whole(24)
+    end = torch.full((3, 24), 24) if end is None else torch.from_numpy(end).expand(3, -1)
     end = torch.where(positions < lengths, end.minimum(lengths), 24)
     with torch.inference_mode():
         ours = model.network.logits(model.network.hidden(Batch(ids=ids, positions=positions, end=end)))
@@ -91,7 +91,7 @@ def test_left_context_from_the_cache(opened, twin):
     cache = SlotCache(model.network, 2, 40, dtype=torch.float32, device=torch.device("cpu"))
     with torch.inference_mode():
         for part in (slice(0, split), slice(split, 40)):
-            end = model._visible_end(slots[:, part], 40)
+            end = torch.from_numpy(model.info.attention_rule.whole(40)).expand(2, -1)[:, part]
             batch = Batch(
                 ids=ids[:, part], positions=slots[:, part], end=end, cache=cache, slots=slots[:, part], keys=part.stop
             )

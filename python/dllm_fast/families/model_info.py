@@ -12,14 +12,15 @@ from dllm_fast.checkpoint.fields import LARGEST_SIZE
 from dllm_fast.errors import CheckpointError, InvalidValueError, shown
 from dllm_fast.families.config_keys import BLOCK_SIZES, Settings, entry
 from dllm_fast.families.layouts import Layout
-from dllm_fast.families.table import BY_BLOCKS
+from dllm_fast.networks.visible import RULES
 from dllm_fast.text import tokens
 
 if TYPE_CHECKING:
     import torch
 
     from dllm_fast.families.config_keys import Candidate
-    from dllm_fast.families.table import Attention, Family
+    from dllm_fast.families.table import Family
+    from dllm_fast.networks.visible import Attention, AttentionRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -62,6 +63,11 @@ class ModelInfo:
 
     def __repr__(self) -> str:
         return records.described(self)
+
+    @property
+    def attention_rule(self) -> AttentionRule:
+        """Which keys a position sees."""
+        return RULES[self.attention](self.block_length)
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         """`mask_token_id` or `eos_token_id`; None where nobody says it. That there is no end token can be said."""
@@ -218,7 +224,7 @@ class _Choices:
 def _block_length(said: Sources, choices: _Choices, attention: str) -> int | None:
     """The length of the blocks, where the attention has any."""
     family, (given, _) = said.family, said.by_caller("block_length")
-    if attention not in BY_BLOCKS:
+    if not RULES[attention].needs_blocks:
         if given is not None:
             raise InvalidValueError(
                 f"block_length of load is that of attention by blocks, got {given} for attention {attention!r} "
@@ -240,7 +246,7 @@ def _check_blocks(said: Sources) -> None:
     if family is None or said.caller is None or said.by_caller("attention")[0] is not None:
         return
     key = next((key for key in BLOCK_SIZES if entry(said.config.entries, key) is not None), None)
-    if key is not None and family.attention == "full" and isinstance(family.layout, Layout):
+    if key is not None and family.attention_rule.hides_nothing and isinstance(family.layout, Layout):
         raise CheckpointError(
             f"{key} in config.json is {shown(entry(said.config.entries, key))}, but models of the family {family.name} attend "
             "without blocks; pass attention='block_causal' with block_length=, or attention='full' to go by the family"

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dllm_fast.families import encoder_layouts as encoders
 from dllm_fast.families import layouts
 from dllm_fast.families.config_keys import BLOCK_KEYS
 from dllm_fast.families.layouts import Layout
 from dllm_fast.networks import modernbert, neobert
+from dllm_fast.networks.visible import RULES
 
 if TYPE_CHECKING:
     from torch import nn
 
     from dllm_fast.checkpoint.checkpoint import Checkpoint
-
-Attention = Literal["full", "block_causal", "causal_context", "causal_reordered"]
-ATTENTION: tuple[str, ...] = get_args(Attention)
-# Of these the length of the blocks must be known.
-BY_BLOCKS = ("block_causal", "causal_context")
+    from dllm_fast.networks.visible import Attention, AttentionRule
 
 
 class Builder(Protocol):
@@ -79,6 +76,11 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     models: str
     verified: str
+
+    @property
+    def attention_rule(self) -> type[AttentionRule]:
+        """What is true of its attention whatever the length of its blocks."""
+        return RULES[self.attention]
 
     def fits(self, model_type: str, classes: Sequence[str], says: Callable[[str], object], keys: Iterable[str]) -> bool:
         """Does it describe this model?

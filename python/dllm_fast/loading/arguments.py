@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
-from dllm_fast.families import table as families
 from dllm_fast.nearest import nearest
 from dllm_fast.networks import quantise as eight_bits
+from dllm_fast.networks.visible import RULES
 from dllm_fast.records import scalar
 from dllm_fast.settings.aliases import ALIASES
 from dllm_fast.settings.config import SamplerConfig
@@ -238,10 +238,9 @@ def _either(first: str, one: object, second: str, other: object) -> object:
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
     attention = overrides.get("attention")
-    if attention is not None and not (isinstance(attention, str) and attention in families.ATTENTION):
+    if attention is not None and not (isinstance(attention, str) and attention in RULES):
         raise InvalidValueError(
-            f"attention must be one of {', '.join(families.ATTENTION)}, got {shown(attention)}; leave it out for that of "
-            "the family"
+            f"attention must be one of {', '.join(RULES)}, got {shown(attention)}; leave it out for that of the family"
         )
     shift = overrides.get("shift")
     if shift is not None and not (isinstance(shift, int) and shift in (0, 1)):

@@ -68,28 +68,14 @@ class LoadedModel:
             InvalidTypeError, InvalidValueError: no int64 ids of two dimensions, or a canvas longer than the context.
         """
         self._check(ids)
-        length = ids.shape[1]
-        positions = torch.arange(length, device=ids.device).expand_as(ids)
+        ends = self.info.attention_rule.whole(ids.shape[1])
         with torch.inference_mode():
-            batch = Batch(ids=ids, positions=positions, end=self._visible_end(positions, length))
+            batch = Batch(
+                ids=ids,
+                positions=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
+                end=None if ends is None else torch.from_numpy(ends).to(ids.device).expand_as(ids),
+            )
             return self.network.logits(self.network.hidden(batch))
-
-    def _visible_end(self, positions: Tensor, length: int | Tensor) -> Tensor | None:
-        """For positions `[B, Q]` of rows of `length`, the first position that each does not see; None where all see all."""
-        match self.info.attention:
-            case "block_causal":
-                assert self.info.block_length is not None
-                ends = (positions // self.info.block_length + 1) * self.info.block_length
-                return ends.clamp(max=length)
-            case "causal_context":
-                assert self.info.block_length is not None
-                # The last block is the one that is being filled; all before it is context.
-                block = (length - 1) // self.info.block_length * self.info.block_length
-                return torch.where(positions < block, positions + 1, length)
-            case "causal_reordered":
-                return positions + 1
-            case _:
-                return None if isinstance(length, int) else length.expand_as(positions)
 
     def _check(self, ids: object) -> None:
         if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64 or ids.dim() != 2:

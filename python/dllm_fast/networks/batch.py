@@ -77,6 +77,19 @@ class Batch:
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
+    def with_ids(self, ids: Tensor) -> Batch:
+        """The same queries of other tokens."""
+        return Batch(
+            ids=ids,
+            positions=self.positions,
+            end=self.end,
+            cache=self.cache,
+            slots=self.slots,
+            keys=self.keys,
+            _slots=self._slots,
+            _ranges=self._ranges,
+        )
+
     @property
     def key_count(self) -> int:
         """Number of slots that anybody sees; slot j stands for position j."""

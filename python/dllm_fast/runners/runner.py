@@ -59,12 +59,15 @@ class Session(Protocol):
     """One run of a model: what its rows have behind them, and what its forwards took.
 
     Attributes:
-        policy: of the cache that it has.
         is_watched: somebody looks at the next step as it is made, so that no steps are made together.
     """
 
-    policy: str
     is_watched: bool
+
+    @property
+    def policy(self) -> str:
+        """Of the cache that it has."""
+        ...
 
     @property
     def forwards(self) -> int:

@@ -41,12 +41,6 @@ class Inputs:
     keys: int
     lines: Ints
 
-    def span(self) -> slice | None:
-        """The slots as a slice where all rows write the same, as a single row always does: a plain copy is faster."""
-        assert self.slots is not None
-        begin, width = int(self.slots[0, 0]), self.slots.shape[1]
-        return slice(begin, begin + width) if (self.slots == np.arange(begin, begin + width)).all() else None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:

@@ -15,6 +15,8 @@ from dllm_fast.transformers.describe import output_embeddings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dllm_fast.networks.visible import AttentionRule
+
 # Forms of the mask that it may be given; see `Forward`.
 FORMS = ("none", "additive", "bool")
 # Arguments that a forward is given where it names them: no cache that grows, no tuple instead of an output.
@@ -43,15 +45,15 @@ class Forward:
     Args:
         model: a class of transformers, or remote code.
         mask: what it gets as `attention_mask`: `none`; or 4 dimensions, `additive` (0 or the lowest number) or `bool`.
-        block_length: of the mask's blocks; None for a mask that hides nothing.
+        rule: what the mask hides.
         call: what is called in its place, a wrapper around it.
     """
 
-    def __init__(self, model: nn.Module, mask: str, *, block_length: int | None, call: Any = None) -> None:
+    def __init__(self, model: nn.Module, mask: str, rule: AttentionRule, *, call: Any = None) -> None:
         self._model = model
         self._call = model if call is None else call
         self._mask = mask
-        self._block_length = block_length
+        self._rule = rule
         self._head = output_embeddings(model)
         parameters = inspect.signature(model.forward).parameters
         self._arguments = {name: value for name, value in _PLAIN_ARGUMENTS.items() if name in parameters}
@@ -96,11 +98,11 @@ class Forward:
 
     def _visible(self, ids: Tensor) -> Tensor:
         length = ids.shape[1]
-        places = torch.arange(length, device=ids.device)
-        seen = torch.ones((length, length), dtype=torch.bool, device=ids.device)
-        if self._block_length is not None:
-            blocks = places // self._block_length
-            seen = blocks[:, None] >= blocks
+        ends = self._rule.whole(length)
+        if ends is None:
+            seen = torch.ones((length, length), dtype=torch.bool, device=ids.device)
+        else:
+            seen = torch.arange(length, device=ids.device) < torch.from_numpy(ends).to(ids.device)[:, None]
         seen = seen.expand(ids.shape[0], 1, length, length)
         if self._mask == "bool":
             return seen

@@ -78,7 +78,7 @@ def says_bidirectional(model: nn.Module) -> bool:
         return False
     if entry(config, "is_causal") is False or entry(config, "use_bidirectional_attention") is True:
         return True
-    return family is not None and family.attention != "causal_reordered"
+    return family is not None and not family.attention_rule.reorders
 
 
 def named_block(model: nn.Module) -> tuple[str, int] | None:

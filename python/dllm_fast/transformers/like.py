@@ -97,7 +97,7 @@ _SEEN: weakref.WeakKeyDictionary[Any, tuple[object, str]] = weakref.WeakKeyDicti
 
 def _check(function: Callable[[Tensor], Any], like: Any, info: ModelInfo, device: torch.device) -> str:
     name = getattr(function, "__name__", type(function).__name__)
-    if info.attention in ("causal_context", "causal_reordered"):
+    if not info.attention_rule.is_fixed:
         raise InvalidValueError(
             f"a model whose attention changes with the block must run on ours, got the function {name} around one of the "
             f"family {info.family}; pass the model itself"

@@ -48,7 +48,7 @@ def _around(model: Any, deeper: int = 4) -> str | None:
 
 def _config(model: Any) -> str | None:
     family = None if getattr(model, "config", None) is None else family_of(model)
-    if family is None or (family.attention == "full" and not family.shift):
+    if family is None or (family.attention_rule.hides_nothing and not family.shift):
         return None
-    rule = "predictions are shifted" if family.attention == "full" else f"attention is {family.attention}"
+    rule = "predictions are shifted" if family.attention_rule.hides_nothing else f"attention is {family.attention}"
     return f"whose config is that of the family {family.name}, in which {rule}"

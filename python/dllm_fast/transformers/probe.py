@@ -22,6 +22,7 @@ from dllm_fast.modules.keep import ALONE, stepping, untouched
 from dllm_fast.modules.places import places
 from dllm_fast.networks.batch import Batch
 from dllm_fast.networks.slots import SlotCache
+from dllm_fast.networks.visible import BlockCausal, Full
 from dllm_fast.runners.host_reads import HostReads
 from dllm_fast.transformers import native
 from dllm_fast.transformers.call import FORMS, Forward
@@ -122,7 +123,7 @@ class _Probe:
             )
         mask, logits, causal = self.reference()
         self.measure_blocks(mask)
-        if self.info.attention == "causal_reordered" and not causal:
+        if self.info.attention_rule.reorders and not causal:
             raise InvalidValueError(
                 f"{self.name} should be causal and reorder its tokens, got a forward that sees both ways; open the folder "
                 "with dllm_fast.load"
@@ -135,7 +136,7 @@ class _Probe:
                 return self.result(tier, reason, dataclasses.replace(self.info, dtype=self.dtype), plan=plan)
         if self.why is not None:
             self.refused += [(tier, f"{self.why}, so it is called as it is") for tier in (NATIVE, SWAPPED)]
-        if self.info.attention in ("causal_reordered", "causal_context"):
+        if not self.info.attention_rule.is_fixed:
             raise InvalidValueError(
                 f"a model whose attention changes with the block must run on ours, got {self.name}: {self.refused[0][1]}; "
                 f"{'pass the model without its wrapper, or ' if self.why else ''}open the folder with dllm_fast.load"
@@ -171,7 +172,7 @@ class _Probe:
 
     def reference(self) -> tuple[str, Tensor, bool]:
         """The form of mask under which the forward is what it should be, its logits, and whether it is causal."""
-        either = self.info.attention in ("causal_context", "causal_reordered")
+        either = not self.info.attention_rule.is_fixed
         told = says_bidirectional(self.model)
         failure: Exception | None = None
         by_itself: Sight | None = None
@@ -203,7 +204,7 @@ class _Probe:
         return logits, sight(functools.partial(self.forward, mask=mask), self.ids, logits, self.info)
 
     def forward(self, ids: Tensor, mask: str, **more: Any) -> Tensor:
-        forward = Forward(self.model, mask, block_length=None, call=self.called)
+        forward = Forward(self.model, mask, Full(), call=self.called)
         # Classes that draw (Reformer) draw the same whichever token is changed.
         self.draws.seed()
         logits = forward(ids, **more)
@@ -234,7 +235,7 @@ class _Probe:
             block = hint if keeps_to(hint, forward, ids, self.info) else None
         if block is not None:
             sources = {**self.info.sources, "attention": "probe", "block_length": "probe"}
-            self.info = dataclasses.replace(self.info, attention="block_causal", block_length=block, sources=sources)
+            self.info = dataclasses.replace(self.info, attention=BlockCausal.name, block_length=block, sources=sources)
         elif named is not None:
             self.probed["blocks"] = f"none; {key} = {hint} in the config is something else, or the class does not heed it"
 
@@ -353,15 +354,16 @@ class _Probe:
 
     def blocks(self, mask: str) -> str:
         """The form of mask that makes a block-causal model block-causal. Takes a block and two tokens more."""
-        block = self.info.block_length
-        if self.info.attention != "block_causal" or block is None:
+        rule = self.info.attention_rule
+        block = rule.fixed_blocks
+        if block is None:
             return mask
         ids = tokens(self.model, self.info, block + 2)
         if ids.shape[1] <= block:
             return mask  # its context is one block
         for form in dict.fromkeys((mask, "additive", "bool")):
             try:
-                keeps = keeps_to(block, Forward(self.model, form, block_length=block, call=self.called), ids, self.info)
+                keeps = keeps_to(block, Forward(self.model, form, rule, call=self.called), ids, self.info)
             except Exception as error:  # of any class, from a mask that it does not take
                 self.refused.append((f"mask {form}", f"its forward raised {type(error).__name__}: {line(error)}"))
                 continue
@@ -396,7 +398,7 @@ class _Probe:
             return f"{self.why}, so it is called as it is"
         if self.head is None or str(self.probed["head"]).startswith("output embeddings"):
             return str(self.probed["head"])
-        forward = Forward(self.model, mask, block_length=self.info.block_length)
+        forward = Forward(self.model, mask, self.info.attention_rule)
         lines = torch.tensor([0, self.ids.shape[1] - 2], device=self.ids.device)
         try:
             some = forward.rows(self.ids, lines)

@@ -39,7 +39,7 @@ class HeadedRunner(CallableRunner):
         self.info: ModelInfo | None = info
         self.vocabulary = info.vocabulary
         self.context = info.context
-        self._forward = Forward(model, mask, block_length=info.block_length, call=call)
+        self._forward = Forward(model, mask, info.attention_rule, call=call)
         self._changes = changes
         self._rows_only = rows_only
 
