@@ -309,7 +309,7 @@ impl Sampler {
         match (logits, prediction, tokens, scores) {
             (Some(logits), None, None, None) => {
                 let (rows, question, predictions) = self.answered(py, logits, rows, index)?;
-                let proposals: Vec<Proposal> = predictions.iter().map(proposal).collect();
+                let proposals: Vec<Proposal> = predictions.iter().map(Proposal::from).collect();
                 let answer = Answer::Proposals(&proposals);
                 self.commit(py, Some(rows), &answer, Some(&question))
             }
@@ -462,14 +462,4 @@ fn choice(tokens: &Bound<'_, PyAny>, scores: &Bound<'_, PyAny>) -> PyResult<Vec<
         .enumerate()
         .map(|(i, choice)| heard(py, i).map(|()| choice))
         .collect()
-}
-
-fn proposal(p: &One) -> Proposal {
-    Proposal {
-        token: p.token,
-        probability: p.probability,
-        top1: p.top1,
-        top2: p.top2,
-        entropy: p.entropy,
-    }
 }

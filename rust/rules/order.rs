@@ -1,6 +1,7 @@
 //! The score that ranks eligible positions: the higher, the sooner committed.
 
 use crate::logits::arith::ln;
+use crate::logits::predict::Prediction;
 use crate::rng::{Draw, Stream};
 
 /// What a position is ranked by.
@@ -36,6 +37,34 @@ pub struct Proposal {
     pub top2: f64,
     /// Entropy in nats.
     pub entropy: f64,
+}
+
+impl Proposal {
+    /// A number that no order can deal with: orders subtract statistics.
+    pub fn unusable(&self) -> Option<f64> {
+        let statistics = [self.probability, self.top1, self.top2, self.entropy];
+        statistics.into_iter().find(|x| !x.is_finite())
+    }
+}
+
+impl From<&Prediction> for Proposal {
+    fn from(made: &Prediction) -> Self {
+        let &Prediction {
+            token,
+            probability,
+            top1,
+            top2,
+            entropy,
+            ..
+        } = made;
+        Self {
+            token,
+            probability,
+            top1,
+            top2,
+            entropy,
+        }
+    }
 }
 
 /// Where in the random stream a score is drawn.

@@ -35,16 +35,10 @@ impl Answer<'_> {
         }
     }
 
-    /// A number that no order can deal with. Orders subtract statistics, so those must be finite; a score only has to have a
-    /// place in an order.
+    /// A number that no order can deal with: statistics must be finite, a score only has to have a place in an order.
     pub(super) fn unusable(&self, i: usize) -> Option<f64> {
         match self {
-            Self::Proposals(p) => {
-                let p = &p[i];
-                [p.probability, p.top1, p.top2, p.entropy]
-                    .into_iter()
-                    .find(|x| !x.is_finite())
-            }
+            Self::Proposals(p) => p[i].unusable(),
             Self::Choice(c) => Some(c[i].1).filter(|x| x.is_nan()),
         }
     }
