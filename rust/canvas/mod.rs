@@ -84,9 +84,9 @@ impl Canvas {
 
     /// The positions of a window that are in this state, rising.
     pub fn positions(&self, window: Range<usize>, state: State) -> impl Iterator<Item = u32> {
-        window
-            .filter(move |&p| self.states[p] == state)
-            .map(|p| p as u32)
+        let states = self.states[window.clone()].iter();
+        let places = (window.start as u32..).zip(states);
+        places.filter(move |&(_, &s)| s == state).map(|(p, _)| p)
     }
 
     /// Carries out a plan.

@@ -40,14 +40,27 @@ pub struct Pace {
 /// The block being filled.
 struct Block {
     window: Range<usize>,
-    /// Open positions it began with.
+    /// Open positions it began with, and those that are left.
     masks: usize,
+    left: usize,
     steps: usize,
     /// Steps done.
     index: usize,
     /// Forwards that had nothing left to fill.
     post_steps: usize,
     is_finished: bool,
+}
+
+impl Block {
+    /// Where it is in its schedule.
+    fn step(&self) -> Step {
+        Step {
+            index: self.index,
+            steps: self.steps,
+            masks: self.masks,
+            left: self.left,
+        }
+    }
 }
 
 pub struct Row {
@@ -172,7 +185,6 @@ impl Row {
             return None;
         }
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
-        let eligible = self.canvas.count(block.window.clone(), State::Open);
         let taken = if rule.cut == Cut::Count {
             pending.floor
         } else if rule.steps == Steps::Open && !rule.schedule.keeps_idle_steps() {
@@ -185,9 +197,8 @@ impl Row {
         };
         let step = Step {
             index: block.index + 1,
-            steps: block.steps,
-            masks: block.masks,
-            left: eligible.checked_sub(taken).filter(|&left| left > 0)?,
+            left: block.left.checked_sub(taken).filter(|&left| left > 0)?,
+            ..block.step()
         };
         let floor = rule.floor(step, None);
         (floor > 0 || rule.schedule.keeps_idle_steps()).then(|| Pace {
@@ -199,10 +210,13 @@ impl Row {
     /// Moves to the next step that needs a forward, unless one is waiting or nothing is left to do.
     pub fn advance(&mut self, published_mean: Option<f64>, score_all: bool) {
         while self.pending.is_none() && !self.is_cancelled {
-            let Some(window) = self.next_window() else {
-                return;
+            let step = match self.unfinished() {
+                Some(block) => block.step(),
+                None => match self.canvas.first_open() {
+                    Some(first) => self.enter(first),
+                    None => return,
+                },
             };
-            let step = self.enter(window);
             self.pending = self.prepare(step, published_mean, score_all);
             if self.pending.is_none() {
                 self.count_steps(self.idle_steps(step));
@@ -210,42 +224,27 @@ impl Row {
         }
     }
 
-    /// The block to go on with: that which is not finished, or else the next with an open position.
-    fn next_window(&self) -> Option<Range<usize>> {
-        if let Some(block) = self.unfinished() {
-            return Some(block.window.clone());
-        }
-        let first = self.canvas.first_open()?;
-        Some(self.blocks.around(first, self.canvas.len()))
-    }
-
-    /// Makes `window` the current block, if it is not yet, and tells where it is in its schedule.
-    fn enter(&mut self, window: Range<usize>) -> Step {
+    /// Begins with the block that holds `first`, its first open position.
+    fn enter(&mut self, first: usize) -> Step {
+        let window = self.blocks.around(first, self.canvas.len());
         let left = self.canvas.count(window.clone(), State::Open);
-        if self.block.as_ref().is_none_or(|b| b.window != window) {
-            let index = self.blocks.count(self.canvas.states(), window.start);
-            let steps = self.rule.steps_of_block(index, self.block_count);
-            self.block = Some(Block {
-                window,
-                masks: left,
-                steps: steps.unwrap_or(left),
-                index: 0,
-                post_steps: 0,
-                is_finished: false,
-            });
-            self.time = if self.rule.schedule == Schedule::FirstHitting {
-                1.0
-            } else {
-                f64::NAN
-            };
-        }
-        let block = self.block.as_ref().expect("just set");
-        Step {
-            index: block.index,
-            steps: block.steps,
-            masks: block.masks,
+        let index = self.blocks.count(self.canvas.states(), window.start);
+        let steps = self.rule.steps_of_block(index, self.block_count);
+        self.time = if self.rule.schedule == Schedule::FirstHitting {
+            1.0
+        } else {
+            f64::NAN
+        };
+        let block = self.block.insert(Block {
+            window,
+            masks: left,
             left,
-        }
+            steps: steps.unwrap_or(left),
+            index: 0,
+            post_steps: 0,
+            is_finished: false,
+        });
+        block.step()
     }
 
     /// The forward that a step needs; none if it would commit nothing.
@@ -256,7 +255,7 @@ impl Row {
         score_all: bool,
     ) -> Option<Pending> {
         let rule = &self.rule;
-        let eligible: Vec<u32> = self.canvas.positions(self.window(), State::Open).collect();
+        let eligible = self.open_positions(step);
         let floor = rule.floor(step, published_mean);
         let chosen = self.choose_blindly(&eligible, floor, step);
         let commits = chosen.as_ref().map_or(floor, Vec::len);
@@ -285,6 +284,13 @@ impl Row {
             floor,
             progress: ((step.index + 1) as f64 / step.steps as f64).min(1.0),
         })
+    }
+
+    /// Open positions of the block, rising.
+    fn open_positions(&self, step: Step) -> Vec<u32> {
+        let mut positions = Vec::with_capacity(step.left);
+        positions.extend(self.canvas.positions(self.window(), State::Open));
+        positions
     }
 
     /// The positions of this step, where the rule does not look at the model.
@@ -371,14 +377,16 @@ impl Row {
     /// Carries out the waiting step as `plan` has it.
     pub fn commit(&mut self, plan: &[Edit]) {
         self.pending = None;
-        let window = self.window();
-        let is_post_step = self.canvas.count(window.clone(), State::Open) == 0;
+        let open = self.canvas.open();
         self.carry_out(plan);
-        let left = self.canvas.count(window, State::Open);
+        let filled = open - self.canvas.open();
         let revise = self.rule.revise;
         let block = self.block.as_mut().expect("a step is of a block");
+        let is_post_step = block.left == 0;
+        block.left -= filled;
         block.post_steps += usize::from(is_post_step);
-        block.is_finished = is_block_finished(revise, left, block.post_steps, !plan.is_empty());
+        let has_changed = !plan.is_empty();
+        block.is_finished = is_block_finished(revise, block.left, block.post_steps, has_changed);
         // A token that may still change ends nothing.
         if self.rule.stop_at_end && (block.is_finished || !revise.looks_back()) {
             self.pad_behind_the_end();
@@ -421,10 +429,12 @@ impl Row {
     ) -> Result<Vec<usize>> {
         let rule = &self.rule;
         let states = self.canvas.states();
-        let is_open = |&i: &usize| states[pending.positions[i] as usize] == State::Open;
-        let mut candidates: Vec<Candidate> = (0..pending.positions.len())
-            .filter(is_open)
-            .map(|index| match answer {
+        let mut candidates = Vec::with_capacity(pending.positions.len());
+        for (index, &position) in pending.positions.iter().enumerate() {
+            if states[position as usize] != State::Open {
+                continue;
+            }
+            candidates.push(match answer {
                 Answer::Choice(c) => Candidate {
                     key: c[index].1,
                     confidence: c[index].1,
@@ -432,7 +442,7 @@ impl Row {
                     index,
                 },
                 Answer::Proposals(p) => {
-                    let place = self.place(pending.positions[index]);
+                    let place = self.place(position);
                     let score = rule.order.score(Some(&p[index]), place);
                     Candidate {
                         key: rule.noise.key(score, pending.progress, place),
@@ -441,8 +451,8 @@ impl Row {
                         index,
                     }
                 }
-            })
-            .collect();
+            });
+        }
         let count = select(&mut candidates, rule.cut, pending.floor, watch)?;
         Ok(candidates[..count].iter().map(|c| c.index).collect())
     }
@@ -470,8 +480,7 @@ impl Row {
             return rule.schedule.next_commit(step) - step.index;
         }
         // Each has draws of its own, which must be looked at.
-        let open = self.canvas.positions(self.window(), State::Open);
-        let eligible: Vec<u32> = open.collect();
+        let eligible = self.open_positions(step);
         let commits = |&idle: &usize| {
             let index = step.index + idle;
             let probability = rule.schedule.probability(Step { index, ..step });
