@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import ClassVar
 
 import pytest
 
@@ -101,3 +102,20 @@ def test_ends_that_the_table_alone_knows_say_so():
     info = describe(model, tokenizer)
     assert info.eos_token_ids == (tokenizer.token_to_id("<|eot_id|>"),)
     assert info.sources["eos_token_ids"] == "family llada: <|eot_id|>"
+
+
+@pytest.mark.parametrize("name", ["mask_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", ["</s>", True, 1.5, [3, "x"]])
+def test_ids_of_a_callable_are_whole_numbers(name, value):
+    """A raw ValueError said so of text, and True was token 1."""
+
+    class Model:
+        config: ClassVar = {"mask_token_id": 5, "eos_token_id": []} | {name: value}
+
+        def __call__(self, ids):
+            raise AssertionError("it was run")
+
+    with pytest.raises(
+        InvalidValueError, match=f"^{name} must be the id of a token, got {re.escape(repr(value))} from Model; "
+    ):
+        dllm_fast.sample(Model(), [1, 2], max_new_tokens=2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 # How long a canvas may be.
@@ -41,3 +42,18 @@ def whole(settings: object, key: str) -> int | None:
     """A setting that is a whole number above 0, or None."""
     value = entry(settings, key)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def listed(value: Any) -> tuple[Any, ...] | None:
+    """Ids as configs write them, one or a list; None for none."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value) or None
+    return None if value is None else (value,)
+
+
+def as_id(value: Any) -> int | None:
+    """An id as a number of Python's; None for what is no whole number."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None

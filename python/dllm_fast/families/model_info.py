@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dllm_fast import records
 from dllm_fast.checkpoint.fields import LARGEST_SIZE
 from dllm_fast.errors import CheckpointError, InvalidValueError, shown
-from dllm_fast.families.config_keys import BLOCK_SIZES, Settings, entry
+from dllm_fast.families.config_keys import BLOCK_SIZES, Settings, as_id, entry, listed
 from dllm_fast.families.layouts import Layout
 from dllm_fast.networks.visible import RULES
 from dllm_fast.text import tokens
@@ -154,7 +153,7 @@ def resolve(said: Sources) -> ModelInfo:
     block = _block_length(said, choices, attention)
     shift = choices.first("shift", said.by_caller("shift"), (0 if family is None else family.shift, said.table))
     mask = choices.first("mask_token_id", said.by_caller("mask_token_id"), *_masks(said))
-    ends = _listed(choices.first("eos_token_ids", said.by_caller("eos_token_ids"), *_ends(said))) or ()
+    ends = listed(choices.first("eos_token_ids", said.by_caller("eos_token_ids"), *_ends(said))) or ()
     if family is not None and said.tokenizer is not None and choices.by["eos_token_ids"] != "caller":
         more = {token: tokens.token_id(said.tokenizer, token) for token in family.end_tokens}
         there = {token: known for token, known in more.items() if known is not None}
@@ -279,7 +278,7 @@ def _ends(said: Sources) -> list[Candidate]:
     """Candidates for the ends, the best first. An empty list of a file says nothing."""
     from_tokenizer = (None if said.tokenizer is None else tokens.eos_token_id(said.tokenizer), "tokenizer: end token")
     found = [said.generation_config.says("eos_token_id"), *_own(said, "eos_token_id"), from_tokenizer]
-    return [(_listed(value), source) for value, source in found]
+    return [(listed(value), source) for value, source in found]
 
 
 def _own(said: Sources, name: str) -> list[Candidate]:
@@ -287,20 +286,10 @@ def _own(said: Sources, name: str) -> list[Candidate]:
     return [Settings("model", said.model).says(name), said.config.says(name)]
 
 
-def _listed(value: Any) -> tuple[Any, ...] | None:
-    """Ids as configs write them, one or a list; None for none."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(value) or None
-    return None if value is None else (value,)
-
-
 def _id(said: Sources, value: Any, name: str, choices: _Choices) -> int:
     """An id as a number of Python's."""
     vocabulary = said.built.vocabulary
-    try:
-        token = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        token = None
+    token = as_id(value)
     if token is None or (said.caller is not None and not 0 <= token < vocabulary):
         raise said.refusal(f"{name} must lie in [0, {vocabulary}), got {shown(value)} from {choices.by[name]}", name)
     return token

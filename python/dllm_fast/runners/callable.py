@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from dllm_fast.families.config_keys import CONTEXT_KEYS
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
+from dllm_fast.families.config_keys import CONTEXT_KEYS, as_id, entry, listed, whole
 from dllm_fast.modules.keep import evaluate
 from dllm_fast.modules.places import places
 from dllm_fast.runners.forwards import Forwards
@@ -45,17 +45,23 @@ class CallableRunner:
         self._model = model
         self._device = _device(model)
         self.info: ModelInfo | None = None
-        self.vocabulary = _number(model, "vocab_size")
-        self.context = next((n for name in CONTEXT_KEYS if (n := _number(model, name)) is not None), None)
+        self.vocabulary = whole(_config(model), "vocab_size")
+        self.context = next((n for name in CONTEXT_KEYS if (n := whole(_config(model), name)) is not None), None)
 
     def token_id(self, name: str) -> int | tuple[int, ...] | None:
         """`mask_token_id` or `eos_token_id`, where the model or its configuration says it."""
         value = getattr(self._model, name, None)
-        if value is None:
-            value = _setting(self._model, name)
-        if isinstance(value, list | tuple):
-            return tuple(int(v) for v in value)
-        return None if value is None else int(value)
+        value = entry(_config(self._model), name) if value is None else value
+        tokens = listed(value)
+        if tokens is None:
+            return None
+        ids = tuple(known for token in tokens if (known := as_id(token)) is not None)
+        if len(ids) < len(tokens):
+            raise InvalidValueError(
+                f"{name} must be the id of a token, got {shown(value)} from {type(self._model).__name__}; correct it, or pass "
+                f"{name}="
+            )
+        return ids if isinstance(value, list | tuple) else ids[0]
 
     def begin(self, task: Task) -> CanvasSession:
         """There is no cache for a model that is only called.
@@ -182,12 +188,5 @@ def _device(model: object) -> torch.device:
     return places(model).devices[0] if isinstance(model, torch.nn.Module) else torch.device("cpu")
 
 
-def _setting(model: object, name: str) -> Any:
-    """An entry of the model's configuration, whether that is an object or a mapping."""
-    config = getattr(model, "config", None)
-    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-
-
-def _number(model: object, name: str) -> int | None:
-    value = _setting(model, name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+def _config(model: object) -> object:
+    return getattr(model, "config", None)
