@@ -123,7 +123,7 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str) -> 
                 "--remasking random": "did you mean --order?",
                 "--model llada": "the folder is the argument behind the command;",
                 "--tokenizer there": "the tokenizer.json of the folder is taken;",
-                "--stream": "in Python, use on_step=, a function",
+                "--stream": "in Python, iterate over dllm_fast.stream(...), or use on_step=",
                 "--on-step f": "in Python, dllm_fast.sample takes on_step=;",
                 "--guidance-scale 2": "leave it out: classifier-free guidance is not implemented yet;",
                 "--guidance-scal 2": "if --guidance-scale is meant, leave it out: classifier-free guidance",

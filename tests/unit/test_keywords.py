@@ -29,11 +29,13 @@ LINES = {
     "sample(m, [1], max_new_tokens=3, order='random', temperature=0, suppress_tokens=[1, 2], eos_token_id=(1, 2))": "",
     "sample(m, [1], steps=None, suppress_tokens='[UNK]', stop_at_eos=True, seed=None, preset='llada')": "",
     "infill(m, [1], steps=4, block_length=8)": "",
+    "stream(m, canvas=[1], steps=4, block_length=8)": "",
     "distributions(m, [1], block_length=8, top=3)": "",
     "SamplerConfig(steps=8, suppress_tokens=[1, 2], shift=None)": "",
     "sample(m, [1], **theirs)": "",  # of other libraries: no names that it knows
     "sample(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "sample"; did you mean "block_length"?',
     "infill(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "infill"; did you mean "block_length"?',
+    "stream(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "stream"; did you mean "block_length"?',
     "infill(m, [1], max_new_tokens=3)": 'Unexpected keyword argument "max_new_tokens" for "infill"',
     "distributions(m, [1], temperature=3)": 'Unexpected keyword argument "temperature" for "distributions"',
     "SamplerConfig(block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "SamplerConfig"',
@@ -63,7 +65,7 @@ def test_every_field_is_a_keyword_of_its_type() -> None:
 def test_a_type_checker_knows_our_names_and_no_others(tmp_path: Path) -> None:
     api = pytest.importorskip("mypy.api", reason="it is what reads the types")
     (tmp_path / "mypy.ini").write_text(CONFIG.format(path=ROOT / "python"))
-    head = ["from typing import Any", "from dllm_fast import SamplerConfig, distributions, infill, sample"]
+    head = ["from typing import Any", "from dllm_fast import SamplerConfig, distributions, infill, sample, stream"]
     head += ["m: Any = None", "theirs: dict[str, Any] = {'gen_length': 3}"]
     (tmp_path / "mine.py").write_text("\n".join([*head, *LINES]))
     where = ["--config-file", str(tmp_path / "mypy.ini"), "--cache-dir", str(tmp_path / "cache")]

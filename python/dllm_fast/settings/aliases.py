@@ -151,6 +151,7 @@ _WITHOUT_BOUND = ("remasking_strategy", tuple(_SDAR))
 
 _TOKENS, _IN_BLOCK, _BLOCK = "tokens to write", "forwards in a block", "length of a block"
 _ANSWERS, _SEED = "use num_samples=", "use seed=, a whole number"
+_STREAM = "iterate over dllm_fast.stream(...), or use on_step=: tokens come in any order, and stable_prefix says how many stay"
 _WATCH = "use on_step=, a function that is called with a StepEvent after every step"
 _LOGITS = "pass a function that calls the model and changes its logits, with like= the model, or use suppress_tokens="
 _SUPPRESS = "suppress_tokens= takes ids that are never written"
@@ -171,7 +172,7 @@ _INTERNAL = "leave it out: nothing here reads it"
 _STEPS = "use steps= for the total or steps_per_block= for each block"
 _ALWAYS = "leave it out: a Result is always returned, and result.sequences has the ids"
 _NO_CUT = "leave it out: the cuts of the distribution are top_k=, top_p= and min_p="
-_NO_LIMIT = "leave it out: there is no time limit, steps= bounds the work, and an exception in on_step= ends a run"
+_NO_LIMIT = "leave it out: there is no time limit, steps= bounds the work, and an on_step= that returns False ends it"
 _SYSTEM = 'pass messages as the prompt, the first of them {"role": "system", "content": ...}'
 _POLICY = "use preset=, a name of dllm_fast.presets(), or order= with threshold=, factor= or entropy_bound="
 
@@ -368,8 +369,8 @@ ALIASES: dict[str, Alias] = {
     "callback": _answer("called after a step", _WATCH),
     "callback_on_step_end": _answer("called after a step (Diffusers)", _WATCH),
     "callback_on_step_end_tensor_inputs": _answer("what it is given", _WATCH, (), beside=("callback_on_step_end", (None,))),
-    "streamer": _answer("is sent tokens in order", f"{_WATCH}: tokens come in any order"),
-    "stream": _answer("tokens as they come", f"{_WATCH}: tokens come in any order", False),
+    "streamer": _answer("is sent tokens in order", _STREAM),
+    "stream": _answer("tokens as they come", _STREAM, False),
     "use_tqdm": _answer("a progress bar (vLLM)", _WATCH, False),
     "progress_bar": _answer("a progress bar", _WATCH, False),
     "return_dict_in_generate": _answer("an object, not a tensor", _ALWAYS, True, False),
