@@ -3,7 +3,7 @@
 // Computes, for each row: the candidates (scored positions whose cell still holds the mask) in the order of a key, highest
 // first, ties to the lower position; the longest prefix of that order that passes the cut, at least `floor` long; and
 // writes the tokens of that prefix into their cells. Keys, cuts and their float64 operations are
-// those of rust/decide/score.rs and rust/decide/select.rs, so the decisions are the Rust selector's exactly. Which end of
+// those of rust/rules/order.rs and rust/rules/cut.rs, so the decisions are the Rust selector's exactly. Which end of
 // an answer stops a row, and what then fills it, is the host's business.
 //
 // Layout: the sites (scored positions) of row r are [site_start[r], site_start[r + 1]), positions rising; statistics and
