@@ -186,7 +186,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dllm_fast, "infill", interrupted)
+    monkeypatch.setattr(dllm_fast, "stream", interrupted)
     assert cli.main(["demo"]) == 130
     assert capsys.readouterr().err == "dllm-fast: interrupted\n"
 
