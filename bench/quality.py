@@ -6,6 +6,7 @@ Wilson's for a share, Bonett and Price's for a difference of two shares on the s
 
     python -m bench.quality             measure everything (half an hour on one core), write JSON and picture
     python -m bench.quality --quick     a few canvases and settings, print the points
+    python -m bench.quality --add       measure the settings that the JSON lacks, on the same puzzles, and put them into it
     python -m bench.quality --confirm   choose again from the JSON's points and measure that on further puzzles (two minutes)
     python -m bench.quality --table     print README's section and that of bench/README.md from the JSON
     python -m bench.quality --write     put them between the markers of both files, where they have them
@@ -306,6 +307,12 @@ SETTINGS: tuple[Setting, ...] = (
     *_series("factor", "fast-dllm-factor", "factor", (0.01, 0.03, 0.1, 0.3, 1.0, 2.0), **WHOLE),
     *_series("factor, blocks of 32", "fast-dllm-factor", "factor", (0.1, 0.3, 1.0, 2.0)),
     *_series("entropy bound", "entropy-bound", "entropy_bound", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
+    # Written tokens are replaced where another one is sure enough; blocks of 32, then the whole canvas.
+    *(
+        Setting(family="threshold with editing", preset=f"llada2.1-{mode}", over=over)
+        for mode in ("quality", "speed", "conservative")
+        for over in ({}, WHOLE)
+    ),
     # Drawn tokens: ranked by the probability of the draw, as published, or by the distribution.
     *_series("temperature 1", "llada", "order", ("sampled-confidence", "confidence"), temperature=1.0),
     *_series("temperature 1", "fast-dllm", "threshold", (0.9, 0.99), **WHOLE, temperature=1.0),
@@ -419,6 +426,35 @@ def _run_sudoku(per_class: int, settings: Sequence[Setting]) -> dict[str, Any]:
     }
 
 
+def _add(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Points of the settings that a record lacks, on its puzzles, and what they change of it.
+
+    Raises:
+        SystemExit: the record is of other weights, or there is nothing to add.
+    """
+    known = {(point["preset"], json.dumps(point["over"])): point for point in record["points"]}
+    keys = [(setting.preset, json.dumps(dict(setting.over))) for setting in SETTINGS]
+    missing = [setting for setting, key in zip(SETTINGS, keys, strict=True) if key not in known]
+    if record["weights_sha256"]["sudoku"] != _sha256(demo.FOLDER / "sudoku" / "model.safetensors"):
+        raise SystemExit("points can be added to those of the same weights; measure everything")
+    if not missing:
+        raise SystemExit("the JSON has a point for every setting")
+    model, _ = demo.load()
+    task = sudoku(PER_CLASS, PUZZLE_SEED)
+    found = measure(model, task.canvases, task.check, missing, common=task.common, progress=_tell)
+    known |= {(p.setting.preset, json.dumps(dict(p.setting.over))): summary(p, task.classes) for p in found}
+    points = [known[key] for key in keys]
+    recorded = [_recorded(point) for point in points]
+    added = [*record.get("added", []), {**harness.commit(), "settings": [point.setting.label for point in found]}]
+    return {
+        "points": points,
+        "pareto": [point.setting.label for point in pareto(recorded)],
+        "best": best_of(recorded).setting.label,
+        "recommended": recommend(recorded).setting.label,
+        "added": added,
+    }
+
+
 def _choose(points: Sequence[Point], per_class: int) -> dict[str, Any]:
     """The setting to take, measured once more beside others on puzzles that had no part in the choice."""
     by_label = {point.setting.label: point for point in points}
@@ -474,6 +510,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--quick", action="store_true", help="a few canvases and settings: does it run? Writes nothing")
+    what.add_argument("--add", action="store_true", help="measure the settings that the JSON lacks, and put them into it")
     what.add_argument("--confirm", action="store_true", help="choose again from the JSON's points, measure on further puzzles")
     what.add_argument("--table", action="store_true", help="print the texts of README.md and bench/README.md from the JSON")
     what.add_argument("--write", action="store_true", help="put them between the markers of both files")
@@ -485,7 +522,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(quality_report.listing(run(quick=True)))
         return
     path: Path = options.out / "quality.json"
-    if options.confirm:
+    if options.add:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        chosen = record["best"], record["recommended"]
+        with harness.threads(1):
+            record |= _add(record)
+        harness.write_json(path, record)
+        if (record["best"], record["recommended"]) != chosen:
+            print("another setting is best now: run --confirm, too")
+    elif options.confirm:
         record = json.loads(path.read_text(encoding="utf-8"))
         with harness.threads(1):
             record |= _choose([_recorded(point) for point in record["points"]], PER_CLASS)

@@ -111,6 +111,7 @@ def test_results_belong_to_the_models_that_are_shipped(record: dict[str, Any]) -
         assert hashlib.sha256((demo.FOLDER / name / "model.safetensors").read_bytes()).hexdigest() == digest
     assert record["uncommitted_changes"] is False
     assert record["confirmation"]["uncommitted_changes"] is False
+    assert not any(later["uncommitted_changes"] for later in record.get("added", []))
     assert record["confirmation"]["seed"] != record["seeds"]["puzzles"]
 
 

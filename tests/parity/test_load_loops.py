@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dllm_fast
 from families import MASK, TWINS, visible
-from parity.loops import block_diffusion, dream, fast_dllm, llada
+from parity.loops import block_diffusion, dream, fast_dllm, llada, token_editing
 
 BY_NAME = {twin.name: twin for twin in TWINS}
 lengths = st.integers(1, 20)
@@ -23,8 +23,8 @@ def opened(tmp_path_factory):
     """A family's checkpoint as we open it, and its stock class as a function from a canvas `[L]` to logits `[L, V]`."""
     made = {}
 
-    def get(name: str):
-        if name not in made:
+    def get(name: str, family: str | None = None):
+        if (name, family) not in made:
             twin = BY_NAME[name]
             stock = twin.model()
 
@@ -33,8 +33,8 @@ def opened(tmp_path_factory):
                     ids = torch.as_tensor(canvas)[None]
                     return stock(ids, attention_mask=visible(twin, ids.shape[1]), use_cache=False).logits[0]
 
-            made[name] = (dllm_fast.load(twin.save(tmp_path_factory.mktemp(name))), alone)
-        return made[name]
+            made[name, family] = (dllm_fast.load(twin.save(tmp_path_factory.mktemp(name)), family=family), alone)
+        return made[name, family]
 
     return get
 
@@ -173,3 +173,28 @@ def test_llada2_through_the_pipeline_of_diffusers(opened, seed, length, tau, row
     assert [tokens.tolist() for tokens in ours.new_tokens] == theirs
     assert ours.config.cache == "exact_block"
     assert ours.stats.nfe <= forwards
+
+
+@given(
+    seed=seeds,
+    length=lengths,
+    thresholds=st.sampled_from([(0.05, 0.0), (0.05, 0.02), (0.02, 0.05), (0.7, 0.5)]),
+    most=st.sampled_from([16, 16, 1, 0]),
+    cache=st.sampled_from(["exact_block", "none"]),
+)
+def test_llada2_1(*, opened, seed, length, thresholds, most, cache):
+    """The loop beside its weights, on the stock class: edited tokens go into the cache as they are in the end."""
+    model, alone = opened("llada2", family="llada2.1")
+    assert (model.info.family, model.info.preset) == ("llada2.1", "llada2.1-quality")
+
+    def unmasked(canvas):
+        logits = alone(canvas).clone()
+        logits[:, MASK] = -torch.inf  # it would write masks
+        return logits
+
+    prompt, tau, edit = draw_prompt(seed, length), *thresholds
+    settings = {"threshold": tau, "max_post_steps": most, "gen_length": -length % 8 + 16}
+    canvas = token_editing.generate(unmasked, prompt, mask=MASK, block_length=8, editing_threshold=edit, **settings)
+    result = dllm_fast.sample(model, prompt, edit_threshold=edit, block_length=8, cache=cache, stop_at_eos=False, **settings)
+    assert_same(result, canvas)
+    assert result.config.cache == cache

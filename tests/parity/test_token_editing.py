@@ -15,18 +15,23 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity.llada2_pipeline import pipeline
+import dllm_fast
+from parity.llada2_pipeline import infill, pipeline
 from parity.loops import token_editing
 from parity.models import Model, Table
 from reference import sampler as reference
 
 EOS = 0
 VOCABULARY = 16
+M = VOCABULARY - 1
 PRESETS = {"llada2.1-quality": (0.7, 0.5), "llada2.1-speed": (0.5, 0.0), "llada2.1-conservative": (0.95, 0.9)}
+# What settles does so because it looks to its left, and `sample` says that it noticed.
+LOOKS_LEFT = pytest.mark.filterwarnings("ignore:a diffusion model must see both ways:RuntimeWarning")
 
 
 class Settling(Table):
@@ -135,6 +140,55 @@ def test_an_end_token_ends_its_block(case):
     assert expected.canvas[len(prompt) :].tolist() == new[:end] + [EOS] * (len(new) - end)
 
 
+@LOOKS_LEFT
+@given(cases(), st.integers(1, 3), st.booleans())
+def test_ours(case, least, stops):
+    """`infill` on canvases of whole blocks, by their names for the settings; the same with end tokens."""
+    model, prompt, settings = case
+    canvas = token_editing.generate(
+        model.alone, prompt, mask=model.mask, num_to_transfer=least, eos=EOS if stops else None, **settings
+    )
+    named = settings | {"num_to_transfer": least, "max_post_edit_steps": settings["max_post_steps"]}
+    for name in ["max_post_steps"] if named["editing_threshold"] else ["max_post_steps", "editing_threshold"]:
+        del named[name]
+    zero = {} if "editing_threshold" in named else {"edit_threshold": 0.0}
+    result = infill(model, [prompt], eos=EOS if stops else None, **named, **zero)
+    assert edits_of(edit for edit in result.trajectory[0] if edit.kind != "pad") == canvas.edits
+    assert result.stats.nfe == canvas.forwards
+    assert {edit.kind for edit in result.trajectory[0]} <= {"commit", "edit", *(["pad"] if stops else [])}
+
+
+@LOOKS_LEFT
+@given(st.data(), st.sampled_from([*PRESETS]), st.integers(1, 4), st.integers(1, 3))
+def test_our_presets(data, preset, block, rows):
+    """`sample` by name, rows of several lengths beside each other, each as the published loop has it alone."""
+    model = draw_model(data.draw, block, data.draw(st.booleans()))
+    prompts = [data.draw(st.lists(st.integers(0, M - 1), min_size=1, max_size=3)) * block for _ in range(rows)]
+    blocks = data.draw(st.integers(1, 3))
+    more = {"block_length": block, "max_new_tokens": blocks * block, "mask_token_id": model.mask, "stop_at_eos": False}
+    result = dllm_fast.sample(model, prompts, preset=preset, **more)
+    tau, edit = PRESETS[preset]
+    for row, prompt in enumerate(prompts):
+        canvas = token_editing.generate(
+            model.alone,
+            prompt,
+            mask=model.mask,
+            gen_length=blocks * block,
+            block_length=block,
+            threshold=tau,
+            editing_threshold=edit,
+        )
+        assert edits_of(result.trajectory[row]) == canvas.edits
+        assert result.stats.nfe_per_row[row] == canvas.forwards
+
+
+def test_the_presets_are_the_published_numbers():
+    for name, (tau, edit) in PRESETS.items():
+        config = dllm_fast.presets()[name]
+        assert (config.threshold, config.edit_threshold, config.max_post_steps) == (tau, edit, 16)
+        assert (config.order, config.block_length) == ("sampled-confidence", 32)
+
+
 @given(cases(ties=False))
 def test_the_pipeline_of_diffusers(case):
     """With one more forward behind each block, and an editing threshold of 0 written as a tiny number."""
@@ -171,7 +225,6 @@ class Scripted(Model):
         return logits
 
 
-M = VOCABULARY - 1
 SCRIPTED = {"gen_length": 2, "block_length": 2, "threshold": 0.5, "max_post_steps": 3}
 
 

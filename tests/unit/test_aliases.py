@@ -67,6 +67,13 @@ UNDERSTOOD: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"gen_length": 64, "max_new_tokens": 64}, {"max_new_tokens": 64}),
     ({"diffusion_steps": 8}, {"steps": 8}),
     ({"num_inference_steps": 8}, {"steps_per_block": 8}),
+    ({"editing_threshold": 0.5, "max_post_edit_steps": 4}, {"edit_threshold": 0.5, "max_post_steps": 4}),
+    ({"editing_threshold": None}, {"edit_threshold": None}),
+    ({"parallel_decoding": "joint_threshold"}, {"order": "sampled-confidence", "threshold": 0.9, "edit_threshold": 0.5}),
+    ({"parallel_decoding": "joint_threshold", "editing_threshold": 0.9}, {"threshold": 0.9, "edit_threshold": 0.9}),
+    ({"dllm_algorithm": "LowConfidence"}, {"order": "sampled-confidence", "threshold": 0.95, "edit_threshold": None}),
+    ({"dllm_algorithm": "JointThreshold"}, {"order": "sampled-confidence", "threshold": 0.5, "edit_threshold": 0.0}),
+    ({"dllm_algorithm": "JointThreshold", "edit_threshold": 0.3, "threshold": 0.7}, {"edit_threshold": 0.3, "threshold": 0.7}),
     ({"denoising_steps": 8}, {"steps_per_block": 8}),
     ({"block_size": 4}, {"block_length": 4}),
     ({"bd_size": 4}, {"block_length": 4}),
@@ -149,6 +156,7 @@ def test_names_of_peers_are_understood_and_recorded(typed: dict[str, Any], ours:
         *({"streamer": None}, {"callback_on_step_end": None}, {"generator": None}, {"past_key_values": None}),
         *({"logits_eos_inf": False}, {"confidence_eos_eot_inf": False}, {"stochastic_transfer": False}, {"echo": False}),
         {"cfg_scale": 0, "cfg_keep_tokens": [1]},
+        {"penalty_lambda": 0},
     ],
 )
 def test_what_asks_for_what_is_done_anyway_is_recorded_as_such(typed: dict[str, Any]) -> None:
@@ -258,6 +266,9 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("diffusion_algorithm", 4, "order="),
     ("stochastic_transfer", True, "order='ancestral'"),
     ("small_block_size", 8, "block_length="),
+    ("penalty_lambda", 3.0, "not implemented"),
+    ("dllm_algorithm", "JointThresholdInDel", "preset="),
+    ("stability_threshold", 1, "not implemented"),
     ("logits_eos_inf", True, "suppress_tokens="),
     ("confidence_eos_eot_inf", True, "suppress_tokens="),
     ("do_sample", True, "temperature="),
@@ -282,6 +293,23 @@ def test_a_name_without_a_counterpart_is_answered_with_the_nearest(name: str, va
     text = str(caught.value)
     assert re.match(rf"{name} (is not a setting|must be one of .*), got ", text)
     assert remedy in text.partition(", got ")[2].partition("; ")[2]
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0, np.float32(0), torch.tensor(0.0)])
+def test_an_editing_threshold_of_zero_is_for_the_caller_to_say(zero: Any) -> None:
+    """LLaDA2.1 and SGLang edit whatever differs, Diffusers nothing: the same number, so it is converted by nobody."""
+    with pytest.raises(dllm_fast.DllmFastError) as caught:
+        resolve(None, None, {"editing_threshold": zero})
+    text = str(caught.value)
+    assert all(part in text for part in ("edit_threshold=0 ", "edit_threshold=None", "'llada2.1-speed'", "Diffusers", "SGLang"))
+    assert len(text) <= LONGEST
+    assert resolve(None, None, {"edit_threshold": 0}).config.edit_threshold == 0
+
+
+@pytest.mark.parametrize("mode", ["quality", "speed", "conservative"])
+def test_modes_of_llada2_1_by_their_own_name(mode: str) -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=f"did you mean 'llada2.1-{mode}'"):
+        resolve(mode, None, {})
 
 
 @pytest.mark.parametrize("name", ALIASES)

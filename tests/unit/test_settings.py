@@ -78,6 +78,6 @@ def test_settings_lie_over_the_preset() -> None:
 
 def test_presets_are_frozen_and_the_table_is_a_copy() -> None:
     dllm_fast.presets().clear()
-    assert len(dllm_fast.presets()) == 14
+    assert len(dllm_fast.presets()) == 17
     with pytest.raises(dataclasses.FrozenInstanceError):
         dllm_fast.presets()["llada"].steps = 3  # type: ignore[misc]

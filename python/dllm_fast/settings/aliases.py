@@ -28,6 +28,7 @@ class Alias:
         defaults: their value to settings that come with it unless the caller names them.
         idle_beside: a setting, under whatever name, and those of its values beside which this one changes nothing, but for
             the values that are listed.
+        ambiguous: those of their values that mean one thing here and another there, to what to say instead.
     """
 
     meaning: str
@@ -36,6 +37,7 @@ class Alias:
     remedy: str = ""
     defaults: Mapping[object, Mapping[str, object]] = field(default_factory=dict)
     idle_beside: tuple[str, Container[object]] | None = None
+    ambiguous: Mapping[object, str] = field(default_factory=dict)
 
 
 class _Above:
@@ -56,6 +58,8 @@ def translate(name: str, value: object, settings: Mapping[str, Any]) -> tuple[di
     """
     alias = ALIASES[name]
     key = _key(value)
+    if (say := next((say for listed, say in alias.ambiguous.items() if _is(listed, key)), None)) is not None:
+        raise InvalidValueError(f"{name} must mean the same to everybody, got {shown(value)}; {say}")
     meant = next((meant for listed, meant in alias.values.items() if _is(listed, key)), None)
     if meant is not None:
         if isinstance(meant, str):
@@ -100,6 +104,7 @@ def markdown() -> str:
         for value, meant in alias.values.items():
             said = meant if isinstance(meant, str) else ", ".join(f"`{ours}={given!r}`" for ours, given in meant.items())
             here.append(f"`{[] if value == () else value!r}`: {said}")
+        here += [f"`{value!r}`: {say}" for value, say in alias.ambiguous.items()]
         lines.append(f"| `{name}` | {alias.meaning} | {'; '.join([*here, alias.remedy] if alias.remedy else here)} |")
     return "\n".join(lines)
 
@@ -130,6 +135,7 @@ def _answer(meaning: str, remedy: str, *nothing: object, beside: tuple[str, Cont
 _COUNTS: Mapping[str, object] = {"threshold": None, "factor": None, "entropy_bound": None}
 _OWN_ORDERS = "our own names go with order="
 # What they call confidence is that of the drawn token.
+_DRAWN: Mapping[str, object] = {"order": "sampled-confidence"}
 _ORDERS: Mapping[object, Mapping[str, object]] = {
     "low_confidence": {"order": "sampled-confidence"},
     "random": {"order": "random"},
@@ -157,6 +163,11 @@ _LOGITS = "pass a function that calls the model and changes its logits, with lik
 _SUPPRESS = "suppress_tokens= takes ids that are never written"
 _NO_GUIDANCE = "leave it out: classifier-free guidance is not implemented yet"
 _NO_STABILITY = "leave it out: canvases of noise, which end once they stay the same, are not implemented yet"
+# The trap of token editing: what 0 is. It is nobody's to guess, so each says it by our name.
+_ZERO = (
+    "LLaDA2.1 and SGLang replace whatever differs, which is edit_threshold=0 here (as in preset='llada2.1-speed'), and "
+    "Diffusers edits nothing, which is edit_threshold=None"
+)
 _NO_PENALTY = "leave it out: penalties are not implemented, as tokens are written in any order"
 _NO_BEAMS = "leave it out: there are no beams; num_samples= gives several answers"
 _NO_GRAMMAR = "leave it out: constrained answers are not implemented yet"
@@ -246,9 +257,9 @@ ALIASES: dict[str, Alias] = {
     "parallel_decoding": Alias(
         "the decoder (dInfer)",
         "order",
-        {"threshold": {"order": "sampled-confidence"}},
+        {"threshold": _DRAWN, "joint_threshold": _DRAWN},
         _POLICY,
-        defaults={"threshold": {"threshold": 0.9}},
+        defaults={"threshold": {"threshold": 0.9}, "joint_threshold": {"threshold": 0.9, "edit_threshold": 0.5}},
     ),
     **dict.fromkeys(
         ("cont_weight", "prefix_look", "after_look", "warmup_steps"),
@@ -267,10 +278,17 @@ ALIASES: dict[str, Alias] = {
     "sampler": _answer("the rule", _POLICY),
     "strategy": _answer("the rule", _POLICY),
     "algorithm": _answer("the rule", _POLICY),
-    "dllm_algorithm": _answer("the rule (SGLang)", _POLICY),
+    "dllm_algorithm": Alias(
+        "the rule (SGLang)",
+        "order",
+        {None: NOTHING, "LowConfidence": _DRAWN, "JointThreshold": _DRAWN},
+        _POLICY,
+        defaults={"LowConfidence": {"threshold": 0.95}, "JointThreshold": {"threshold": 0.5, "edit_threshold": 0.0}},
+    ),
     "stochastic_transfer": _answer("counts drawn at random (dllm)", "use order='ancestral', the nearest here", False),
-    "editing_threshold": _same("edit_threshold", "rewrite above it (LLaDA2.1, Diffusers)"),
-    "max_post_edit_steps": _same("max_post_steps", "steps of rewriting (SGLang)"),
+    "editing_threshold": Alias("replace a token above it (LLaDA2.1, Diffusers)", "edit_threshold", ambiguous={0: _ZERO}),
+    "max_post_edit_steps": _same("max_post_steps", "forwards that only edit (SGLang)"),
+    "penalty_lambda": _answer("of the token to the left; 0 is none (SGLang)", _NO_PENALTY, 0),
     "stability_threshold": _answer("steps without change (DiffusionGemma)", _NO_STABILITY),
     "stability_steps": _answer("steps without change (mlx-vlm)", _NO_STABILITY),
     # What tokens are drawn from.

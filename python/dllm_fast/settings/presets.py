@@ -22,6 +22,11 @@ _PRESETS = {
     # Fast-dLLM, Wu et al., 2505.22618.
     "fast-dllm": SamplerConfig(order="sampled-confidence", threshold=0.9, block_length=32),
     "fast-dllm-factor": SamplerConfig(order="sampled-confidence", factor=1.0, block_length=32),
+    # LLaDA2.1, 2602.08676: its quality and speed modes, and the thresholds that its own `generate` begins with.
+    # "Speed" replaces a token whenever another one is better: there 0 is always, where Diffusers has it for never.
+    "llada2.1-quality": SamplerConfig(order="sampled-confidence", threshold=0.7, edit_threshold=0.5, block_length=32),
+    "llada2.1-speed": SamplerConfig(order="sampled-confidence", threshold=0.5, edit_threshold=0.0, block_length=32),
+    "llada2.1-conservative": SamplerConfig(order="sampled-confidence", threshold=0.95, edit_threshold=0.9, block_length=32),
     # EB-Sampler, Ben-Hamu et al., 2505.24857.
     "entropy-bound": SamplerConfig(order="entropy", entropy_bound=0.1),
     "left-to-right": SamplerConfig(order="left-to-right"),
