@@ -17,6 +17,7 @@ from dllm_fast.modules.hold import Settled
 from dllm_fast.networks.decoder import Decoder
 from dllm_fast.networks.left_out import left_to_torch
 from dllm_fast.open import open_runner
+from dllm_fast.runners import caches
 from dllm_fast.text import tokens
 from dllm_fast.transformers import native_engine
 from dllm_fast.transformers.like import LikeRunner, known
@@ -44,8 +45,8 @@ class Explanation:
         family: row of the table of families, or what stands in for it.
         mask_token_id: the mask, or None where nothing says it: then `sample` needs `mask_token_id=`.
         shift: 1 where the logits of position i - 1 predict position i.
-        attention: `full`, `block_causal`, `causal_reordered`, or `unknown`.
-        block_length: of block-causal attention.
+        attention: which tokens a token sees, a name of `networks.visible.RULES`, or `unknown`.
+        block_length: of attention by blocks.
         eos_token_ids: tokens that end an answer.
         tier: the way in which it is run, with the reason in `reason`.
         cache: the policy that `cache="auto"` picks, with the reason in `cache_reason`.
@@ -210,13 +211,13 @@ def _left_to_torch(info: ModelInfo, network: object, head_dim: int) -> list[tupl
 def _explained(
     info: ModelInfo, tier: str, reason: str, refused: list[tuple[str, str]], probed: Mapping[str, Any], *, cached: bool
 ) -> Explanation:
-    exact = cached and info.attention_rule.is_exact
-    if exact:
+    policy = _policy(info, cached=cached)
+    if policy.keeps:
         why = "exact: keys left of a block never change"
+    elif cached:
+        why = f"no cache is exact here: exact_block {caches.ExactBlock.obstacle(info.attention_rule)}"
     else:
-        why = "there is no exact cache for full attention" if cached else "this way of running keeps nothing between forwards"
-    if info.attention_rule.reorders:
-        why = "its tokens are reordered in every forward"
+        why = "this way of running keeps nothing between forwards"
     preset = {} if info.preset is None else {"preset": info.preset}
     return Explanation(
         family=info.family,
@@ -227,7 +228,7 @@ def _explained(
         eos_token_ids=info.eos_token_ids,
         tier=tier,
         reason=reason,
-        cache="exact_block" if exact else "none",
+        cache=policy.name,
         cache_reason=why,
         vocabulary=info.vocabulary,
         context=info.context,
@@ -242,20 +243,21 @@ def _explained(
     )
 
 
+def _policy(info: ModelInfo, *, cached: bool) -> type[caches.Policy]:
+    """What `cache="auto"` picks."""
+    return caches.resolve("auto", info.attention_rule, None) if cached else caches.Uncached
+
+
 def _policies(info: ModelInfo, *, cached: bool) -> list[tuple[str, str]]:
     """Why `auto` does not pick the others."""
-    names = ("prefix", "dual", "exact_block")
-    if not cached:
-        return [(f"cache {name}", "needs our own attention") for name in names]
-    if info.attention_rule.reorders:
-        return [(f"cache {name}", "its tokens are reordered in every forward") for name in names]
-    if info.attention_rule.is_exact:
-        return [(f"cache {name}", "exact_block computes less and is exact") for name in names[:2]]
-    return [
-        ("cache prefix", _APPROXIMATE),
-        ("cache dual", _APPROXIMATE),
-        ("cache exact_block", "needs a block-causal model: here every key may change with every token"),
-    ]
+    best = _policy(info, cached=cached)
+
+    def why(policy: type[caches.Policy]) -> str:
+        better = f"{best.name} computes less and is exact" if best.keeps else _APPROXIMATE
+        return (policy.obstacle(info.attention_rule) or better) if cached else "needs our own attention"
+
+    others = (policy for policy in caches.POLICIES.values() if policy.keeps and policy is not best)
+    return [(f"cache {policy.name}", why(policy)) for policy in others]
 
 
 def _unknown(model: Any, runner: Runner, tokenizer: Any) -> Explanation:

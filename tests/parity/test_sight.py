@@ -96,6 +96,22 @@ def test_blocks_of_an_unknown_family_are_measured(block, named):
     assert (found.config.block_length, found.config.sources["block_length"]) == (block, "probe")
 
 
+@pytest.mark.parametrize("block", [4, 16])
+def test_blocks_that_the_table_does_not_expect_are_measured(block):
+    """`load` refuses such files; in memory the setting was passed over, and the tokens were those of another model."""
+    config = remote_like.RemoteConfig(needs_mask=True, block_size=block)
+    model = by_itself(drawn(remote_like.LLaDA2MoeModelLM(config)), block)
+    model.config.model_type = "llada"
+    info = study(model).info
+    assert (info.family, info.attention, info.block_length) == ("llada", "block_causal", block)
+    assert info.sources["block_length"] == info.sources["attention"] == "probe"
+    model = drawn(remote_like.RemoteLike(remote_like.RemoteConfig(block_size=block)))
+    model.config.model_type = "llada"
+    found = study(model)
+    assert (found.info.attention, found.info.block_length) == ("full", None)
+    assert found.probed["blocks"].startswith(f"none; block_size = {block} in the config")
+
+
 @pytest.mark.parametrize("key", ["block_size", "block_length", "bd_size", "canvas_length"])
 @pytest.mark.parametrize("named", [1, 4, 16, 400, 4000])
 def test_a_setting_of_an_unknown_family_is_no_rule(key, named):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -54,8 +55,15 @@ def test_every_family_from_its_folder(folders, twin):
     mask = model.mask_token_id if model.mask_token_id is not None else MASK
     result = dllm_fast.sample(model, [3, 4, 5], max_new_tokens=4, mask_token_id=mask)
     assert result.config.cache == said["cache"]
-    refused = {entry["what"] for entry in said["refused"]}
-    assert refused == {f"cache {name}" for name in ("prefix", "dual", "exact_block") if name != said["cache"]}
+    refused = {entry["what"].removeprefix("cache "): entry["why"] for entry in said["refused"]}
+    assert refused.keys() == {name for name in ("prefix", "dual", "exact_block") if name != said["cache"]}
+    for cache, why in refused.items():  # sample gives the same reason, or can be told to do so
+        settings = {"max_new_tokens": 4, "mask_token_id": mask, "cache": cache}
+        if not why.startswith("needs"):
+            assert dllm_fast.sample(model, [3, 4, 5], **settings).config.cache == cache
+        else:
+            with pytest.raises(dllm_fast.DllmFastError, match=re.escape(why)):
+                dllm_fast.sample(model, [3, 4, 5], **settings)
 
 
 def decoder(**more):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.families.config_keys import BLOCK_KEYS, CONTEXT_KEYS, Settings, entry, whole
+from dllm_fast.families.config_keys import CONTEXT_KEYS, Settings, entry, whole
 from dllm_fast.families.layouts import Layout
 from dllm_fast.families.model_info import Built, Sources, resolve
 from dllm_fast.families.recognise import find
@@ -81,10 +81,10 @@ def says_bidirectional(model: nn.Module) -> bool:
     return family is not None and not family.attention_rule.reorders
 
 
-def named_block(model: nn.Module) -> tuple[str, int] | None:
-    """What the config of an unknown family says that may be the length of its blocks, and may be something else."""
+def named_block(model: nn.Module, keys: Sequence[str]) -> tuple[str, int] | None:
+    """What a config says under some keys that may be the length of its blocks, and may be something else."""
     config = getattr(model, "config", None)
-    found = ((key, whole(config, key)) for key in BLOCK_KEYS)
+    found = ((key, whole(config, key)) for key in keys)
     return next(((key, value) for key, value in found if value is not None), None)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dllm_fast.errors import InvalidValueError
+from dllm_fast.families.config_keys import BLOCK_KEYS, BLOCK_SIZES
 from dllm_fast.families.table import FAMILIES
 from dllm_fast.modules.buffers import check_buffers
 from dllm_fast.modules.draws import OwnDraws
@@ -221,9 +222,14 @@ class _Probe:
         return logits
 
     def measure_blocks(self, mask: str) -> None:
-        """A family that the table does not know attends by blocks only if it does so here."""
-        named = named_block(self.model)
-        if self.sees == "left" or any(family.name == self.info.family for family in FAMILIES):
+        """A family that the table does not know attends by blocks only if it does so here.
+
+        Neither does one that sees everything by the table and has blocks by its config: one of the two is wrong.
+        """
+        is_known = any(family.name == self.info.family for family in FAMILIES)
+        named = named_block(self.model, BLOCK_SIZES if is_known else BLOCK_KEYS)
+        agrees = is_known and (named is None or not self.info.attention_rule.hides_nothing)
+        if self.sees == "left" or agrees:
             return
         key, hint = named or ("", 0)
         forward = functools.partial(self.forward, mask=mask)
