@@ -241,8 +241,9 @@ class Run:
         else:
             if self._session is not None:
                 self._session.is_watched = False
-            while self._advance() is not None:
-                pass
+            with stepping():
+                while self._advance() is not None:
+                    pass
         for row in range(len(self)):
             self._cancel_row(row)  # of a run that was ended
         self._result = answer(self._plan, self._config, self._sampler, self._cost(), self._cancelled)

@@ -19,9 +19,13 @@ def is_readable(tensor: Any) -> bool:
 
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or tensor.device.type == "meta":
         return False
-    reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    count = tensor.numel()
+    if tensor.is_contiguous():
+        reach = count - 1
+    else:
+        reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     end = (tensor.storage_offset() + reach + 1) * tensor.element_size()
     try:
-        return tensor.numel() == 0 or bool(tensor.untyped_storage().nbytes() >= end)
+        return count == 0 or bool(tensor.untyped_storage().nbytes() >= end)
     except NotImplementedError:  # a wrapper of torch's compiler or of functorch
         return False

@@ -78,6 +78,7 @@ class Policy:
         self._shift = int(shift)
         self._refresh_every = refresh_every
         self.carries = False
+        self._known: tuple[Windows, Span] | None = None  # as long as the rows are where they were
         for _ in range(rows):
             self.add()
 
@@ -91,7 +92,12 @@ class Policy:
 
     def span(self, at: Windows) -> Span:
         """What the next forward computes."""
-        return Span(np.zeros_like(at.lengths), self._rule.stop(at.stops, at.lengths), self._rule.origin(at.begins, at.starts))
+        if self._known is None or self._known[0] is not at:
+            self._known = at, self._span(at, self._rule.origin(at.begins, at.starts))
+        return self._known[1]
+
+    def _span(self, at: Windows, origin: Ints) -> Span:
+        return Span(np.zeros_like(origin), self._rule.stop(at.stops, at.lengths), origin)
 
     def shared(self, at: Windows) -> Ints | None:
         """How many positions of rows that have just come are final, so that rows of one prompt may copy them; None for none."""
@@ -135,8 +141,7 @@ class ExactBlock(Policy):
     def add(self) -> None:
         self._fresh = np.append(self._fresh, 0)
 
-    def span(self, at: Windows) -> Span:
-        origin = self._rule.origin(at.begins, at.starts)
+    def _span(self, at: Windows, origin: Ints) -> Span:
         return Span(self._fresh[at.rows], self._rule.stop(at.stops, at.lengths), origin)
 
     def shared(self, at: Windows) -> Ints | None:
@@ -146,12 +151,15 @@ class ExactBlock(Policy):
 
     def copied(self, rows: Ints, counts: Ints) -> None:
         self._fresh[rows] = counts
+        self._known = None
 
     def repeats(self, at: Windows, span: Span) -> int:
         return ANY_NUMBER if (span.begin == span.origin).all() else 0
 
     def after(self, at: Windows, span: Span) -> None:
-        self._fresh[at.rows] = span.origin
+        if not (span.begin == span.origin).all():
+            self._fresh[at.rows] = span.origin
+            self._known = None
 
 
 class Prefix(Policy):

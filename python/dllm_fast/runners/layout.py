@@ -57,7 +57,7 @@ class Layout:
     def is_of(self, span: Span) -> bool:
         """Are these the queries of that span, of the same rows?"""
         mine = self._span
-        return span is mine or (np.array_equal(span.begin, mine.begin) and np.array_equal(span.end, mine.end))
+        return span is mine or bool((span.begin == mine.begin).all() and (span.end == mine.end).all())
 
     def inputs(self, ids: Ints, lines: Ints) -> Inputs:
         """With tokens `[B, Q]`, and the lines of the features that are scored."""

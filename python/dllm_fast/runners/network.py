@@ -197,7 +197,7 @@ class NetworkSession:
                 assert cache is not None
                 self._carried = hidden.new_zeros(cache.keys.shape[1], hidden.shape[-1])
             features = torch.cat((features, self._carried[: len(hidden)]))
-        return hidden, self._network.logits(features[self._to_device(lines)])
+        return hidden, self._network.logits(features.index_select(0, self._to_device(lines)))
 
     def _carry(self, hidden: Tensor, place: Ints) -> None:
         """Keeps the features that the next forward scores first."""
