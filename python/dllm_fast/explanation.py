@@ -15,7 +15,7 @@ from dllm_fast.loading.load import load
 from dllm_fast.loading.model import LoadedModel
 from dllm_fast.modules.hold import Settled
 from dllm_fast.networks.decoder import Decoder
-from dllm_fast.networks.left_out import left_to_torch
+from dllm_fast.networks.fallback import left_to_torch
 from dllm_fast.open import open_runner
 from dllm_fast.runners import caches
 from dllm_fast.text import tokens

@@ -72,6 +72,27 @@ def test_a_causal_mixture_in_half_precision_is_refused():
     assert study(drawn(hf.Qwen3MoeForCausalLM(config)).bfloat16()).info.attention == "full"
 
 
+@pytest.mark.parametrize("model_type", ["llada", "bert"])
+def test_an_encoder_that_is_causal_by_itself_is_a_decoder(model_type):
+    """Under a mask that hides nothing it sees all: a diffusion model is run so, an encoder is not what it was."""
+    model = drawn(remote_like.RemoteLike(remote_like.RemoteConfig()))
+    plain = type(model).forward
+
+    def forward(input_ids, attention_mask=None):
+        if attention_mask is None or attention_mask.dim() == 2:
+            length = input_ids.shape[1]
+            hidden = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
+            attention_mask = hidden.expand(len(input_ids), 1, -1, -1)
+        return plain(model, input_ids, attention_mask=attention_mask)
+
+    model.forward, model.config.model_type = forward, model_type
+    if model_type == "llada":
+        assert study(model).info.attention == "full"
+    else:
+        with pytest.raises(InvalidValueError, match="RemoteLike, which is causal"):
+            study(model)
+
+
 def by_itself(model, block):
     """A class that keeps to blocks whatever it is given."""
     plain = type(model).forward

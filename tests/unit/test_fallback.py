@@ -12,7 +12,7 @@ import dllm_fast
 from dllm_fast.errors import DllmFastWarning
 from dllm_fast.explanation import _left_to_torch
 from dllm_fast.networks.batch import Batch
-from dllm_fast.networks.left_out import left_to_torch
+from dllm_fast.networks.fallback import left_to_torch
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import fallback, fused
 from encoders import TWINS as ENCODERS

@@ -84,10 +84,20 @@ _MEASURED = ("attention", "block_length")
 def _state(found: Unwrapped, info: ModelInfo) -> tuple[Any, ...]:
     """What a study depends on and somebody may have changed since."""
     config = getattr(found.model, "config", None)
-    told = [getattr(config, name, None) for name in ("is_causal", "is_decoder", "attention_type")]
-    told.append(native.implementation(config))
+    flags = [getattr(config, name, None) for name in ("is_causal", "is_decoder", "attention_type")]
+    flags.append(native.implementation(config))
     modules = tuple(type(module) for module in found.model.modules())
-    return (info.attention, info.block_length, info.dtype, info.device, info.vocabulary, found.names, found.why, modules, *told)
+    return (
+        info.attention,
+        info.block_length,
+        info.dtype,
+        info.device,
+        info.vocabulary,
+        found.names,
+        found.why,
+        modules,
+        *flags,
+    )
 
 
 def _tokenizer(tokenizer: Any, info: ModelInfo) -> dict[str, str]:
@@ -174,7 +184,7 @@ class _Probe:
     def reference(self) -> tuple[str, Tensor, bool]:
         """The form of mask under which the forward is what it should be, its logits, and whether it is causal."""
         either = not self.info.attention_rule.is_fixed
-        told = says_bidirectional(self.model)
+        must_see_both = says_bidirectional(self.model)
         failure: Exception | None = None
         by_itself: Sight | None = None
         for mask in FORMS:
@@ -191,7 +201,7 @@ class _Probe:
             if either or sees in ("all", "both sides"):
                 self.sees = sees
                 return mask, logits, sees == "left"
-            if not told:
+            if not must_see_both:
                 break
         if by_itself is None and failure is not None:
             failure.add_note(f"dllm_fast: raised by a trial forward of {self.name} with {self.ids.shape[1]} tokens")
