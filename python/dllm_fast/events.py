@@ -135,7 +135,9 @@ def event_after(
         object.__setattr__(event, name, value)
 
     def written() -> list[dict[int, int]]:
-        return [dict(sorted((edit.position, edit.token) for edit in row)) for row in edits]
+        # A position may be written twice in a step: an end token fills what lies behind it.
+        last = [{edit.position: edit.token for edit in row} for row in edits]
+        return [dict(sorted(row.items())) for row in last]
 
     def canvases() -> list[Ints]:
         after = request.canvases

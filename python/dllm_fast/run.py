@@ -70,9 +70,22 @@ class Run:
         Raises:
             InvalidValueError: the model cannot do what the plan says.
         """
+        self._plan = plan
+        # What belongs to the model is changed from the first step to the end. It may be put back from any thread.
+        self._session: Session | None = None
+        self._process = os.getpid()
+        self._hold = Hold(lasting=True)
+        self._is_held = False
+        self._seconds = 0.0
+        self._spent = Cost(0, 0, 0.0, 0.0)
+        # Who is in it. What comes meanwhile from elsewhere is noted, and he does it when he leaves.
+        self._lock = _core.Lock()
+        self._user: Hold | None = None
+        self._is_over = False
+        self._is_whole = True  # nothing was raised in it
+        self._to_cancel: list[int] = []
         config = plan.config
         assert config.mask_token_id is not None
-        self._plan = plan
         self._on_step = on_step
         self._guesses = guesses
         self._sampler = _core.Sampler(
@@ -100,23 +113,11 @@ class Run:
                 predictor=made,
             )
         )
+        self._session = session
         self._config = changed(config, cache=session.policy)
         self._told = [0] * len(plan.canvases)  # edits of each row that events have shown
         self._cancelled: frozenset[int] = frozenset()
-        self._seconds = 0.0
-        self._spent = Cost(0, 0, 0.0, 0.0)
         self._result: Result | None = None
-        # What belongs to the model is changed from the first step to the end. It may be put back from any thread.
-        self._session: Session | None = session
-        self._hold = Hold(lasting=True)
-        self._is_held = False
-        self._process = os.getpid()
-        # Who is in it. What comes meanwhile from elsewhere is noted, and he does it when he leaves.
-        self._lock = _core.Lock()
-        self._user: Hold | None = None
-        self._is_over = False
-        self._is_whole = True  # nothing was raised in it
-        self._to_cancel: list[int] = []
 
     # What people call.
 

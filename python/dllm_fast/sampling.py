@@ -172,8 +172,8 @@ def stream(
     Args:
         model, prompt, canvas, preset, config, tokenizer, attention_mask, chat, seed, num_samples, on_step, like, settings: as
             `sample` and `infill` take them; either a prompt or a canvas.
-        guesses: events also tell what the model would write at the masks that are left. Every mask is scored in every step
-            then, which takes longer, and no token is another.
+        guesses: events also tell what the model would write at the masks that are left in the block. All of them are scored in
+            every step then, also where the rule looks at fewer, which takes longer; no token is another.
 
     Returns:
         A `Run`: no forward was made yet, and nothing of the model is changed before its first step.
