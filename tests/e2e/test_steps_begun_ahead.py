@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import dllm_fast
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.runners import graphs
+from dllm_fast.runners import step_graph
 from dllm_fast.runners.graphs import Engine
 from emulator import build
 from emulator.operations import emulated
@@ -42,7 +42,7 @@ class Count:
 @pytest.fixture
 def count(monkeypatch):
     counted = Count()
-    go_on, lines_of = Engine._go_on, graphs._Begun.lines_of
+    go_on, lines_of = Engine._go_on, step_graph.Begun.lines_of
 
     def counting_go_on(engine, *args):
         go_on(engine, *args)
@@ -54,7 +54,7 @@ def count(monkeypatch):
         return lines
 
     monkeypatch.setattr(Engine, "_go_on", counting_go_on)
-    monkeypatch.setattr(graphs._Begun, "lines_of", counting_lines_of)
+    monkeypatch.setattr(step_graph.Begun, "lines_of", counting_lines_of)
     return counted
 
 

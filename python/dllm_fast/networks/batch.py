@@ -54,7 +54,7 @@ class Batch:
     """Q queries of each of B rows. A query has a position and sees a range of key slots, from 0 to its own end.
 
     Without a cache the keys are those of the queries themselves, and slot j is query j. With one, every query writes its
-    key and value into its slot and sees what stands in the cache. Rows with fewer than Q queries are filled up with
+    key and value into its slot and sees what stands in the cache. Rows with fewer than Q queries are padded with
     queries of slot `cache.spare` (or behind the end of the row) that nobody reads.
 
     Attributes:

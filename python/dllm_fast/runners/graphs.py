@@ -2,7 +2,7 @@
 
 A step is the forward, the head on the scored rows and, where they can be, the mask prediction and the commit. A graph has
 fixed shapes and reads and writes fixed memory. So shapes are rounded up to a few, inputs are copied into buffers that stay,
-filled up with queries and rows that nobody reads, and keys and values live in one cache that outlives the run.
+padded with queries and rows that nobody reads, and keys and values live in one cache that outlives the run.
 
 The commit writes into the tokens that the graph reads. So where the next step is as good as sure to be the same but for its
 tokens, the graph is replayed again at once, and the device works while the host reads and decides. The host decides anew,
@@ -14,7 +14,6 @@ Only `capture.py` knows CUDA. Everything else is tested on the CPU, where a "gra
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import traceback
 import warnings
@@ -28,15 +27,15 @@ from dllm_fast import switches
 from dllm_fast._core import Lock
 from dllm_fast.errors import DllmFastWarning
 from dllm_fast.modules.keep import stepping
-from dllm_fast.networks.batch import Batch
 from dllm_fast.networks.experts import Experts
 from dllm_fast.networks.slots import SlotCache
 from dllm_fast.ops import commit, launcher
 from dllm_fast.ops import mask_predict as device
 from dllm_fast.ops.loop import Kept, Log
-from dllm_fast.ops.shared import finish, keeping
+from dllm_fast.ops.shared import finish
 from dllm_fast.runners.capture import CudaCapture
-from dllm_fast.runners.shapes import Inputs, Shape, below, room
+from dllm_fast.runners.shapes import Inputs, Shape, room
+from dllm_fast.runners.step_graph import Begun, Graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllm_fast.networks.batch import Network
-    from dllm_fast.ops.shared import Kept as Tables
     from dllm_fast.runners.host_reads import HostReads
     from dllm_fast.runners.predictor import Scoring
 
@@ -68,122 +66,6 @@ class Answer:
     scored: Tensor | device.AwaitedPrediction
     hidden: Tensor | None
     is_replayed: bool
-
-
-class _Graph:
-    """The buffers of one shape, and the call that computes them anew.
-
-    It knows the cache, so nothing of it may know the graph: memory of a cycle is not free again before Python looks for one.
-    """
-
-    def __init__(self, shape: Shape, cache: SlotCache | None, carried: Tensor | None, where: torch.device) -> None:
-        self.shape, self.cache = shape, cache
-        size, scored = shape.rows * shape.width, shape.scored
-        self.shared: Tables = {}  # what it reads of others, who may let it go
-        self.inputs = torch.empty(4 * size + scored, dtype=torch.int64, device=where)
-        self.ids, self.positions, self.end, self.slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
-        self.carried = None if carried is None else carried.new_zeros(shape.rows, carried.shape[1])
-        # What the mask prediction and the commit read, and what they give: results, and the tokens of the next forward.
-        is_committing = shape.rule is not None
-        predicting = device.packed_bytes(scored, shape.rows)
-        places = commit.place_bytes(shape.rows, scored) if is_committing else 0
-        self.scoring_inputs = torch.empty(predicting + places, dtype=torch.uint8, device=where)
-        self.outcome = device.empty_results(scored, where, words=size if is_committing else 0)
-        self.place = commit.Place(shape.rows, scored, self.scoring_inputs[predicting:]) if is_committing else None
-        self.hidden: Tensor | None = None
-        self.logits: Tensor | None = None
-        self.captured: Callable[[], None] | None = None
-        # The same step as the body of a loop, and what its turns give; made when a loop is first wanted.
-        self.log: Log | None = None
-        self.turn: Callable[[], None] | None = None
-        self.is_new = True  # never computed
-
-    def fill(self, packed: Ints, scoring_inputs: NDArray[np.uint8] | None, carried: Tensor | None) -> None:
-        launcher.fill(self.inputs, packed)
-        if scoring_inputs is not None:
-            launcher.fill(self.scoring_inputs, scoring_inputs)
-        if self.carried is not None and carried is not None:
-            self.carried[: len(carried)] = carried
-
-    def replay(self, network: Network) -> None:
-        """The step, from the graph where there is one by now."""
-        self.body(network) if self.captured is None else self.captured()
-
-    def body(self, network: Network) -> None:
-        """The step. Reads and writes buffers only, and never asks for a value."""
-        with keeping(self.shared):
-            self._step(network)
-
-    def _step(self, network: Network) -> None:
-        shape, cache = self.shape, self.cache
-        where = None if cache is None else self.slots
-        batch = Batch(ids=self.ids, positions=self.positions, end=self.end, cache=cache, slots=where, keys=shape.keys)
-        hidden = network.hidden(batch)
-        features = hidden.flatten(0, 1)
-        if self.carried is not None:
-            self.hidden = hidden  # elsewhere it would hold memory in every graph for nobody
-            features = torch.cat((features, self.carried))
-        logits = network.logits(features[self.inputs[4 * self.ids.numel() :]])
-        if shape.kind is None:
-            self.logits = logits
-            return
-        device.queue(logits, self.scoring_inputs, self.outcome, shape.scored, shape.kind)
-        if self.place is not None and shape.rule is not None:
-            self.place.queue(self.ids, self.scoring_inputs, self.outcome, shape.rule)
-            self.tokens(self.outcome).copy_(self.ids)
-            device.steps(self.scoring_inputs, shape.scored).add_(1)
-
-    def turn_body(self, network: Network, handle: int) -> None:
-        """The step as a turn of a loop."""
-        assert self.place is not None
-        assert self.log is not None
-        self.body(network)
-        self.log.queue(self.place, self.ids, self.outcome, handle=handle, least=below(self.shape.scored))
-
-    def tokens(self, outcome: Tensor) -> Tensor:
-        """What its commit made of its tokens, `[rows, width]`."""
-        return outcome[-8 * self.ids.numel() :].view(torch.int64).view(self.ids.shape)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Begun:
-    """A step that began before it was asked for: a replay on the tokens that the commit of the one before wrote.
-
-    Attributes:
-        inputs: of the last step that was filled in: this one differs in its tokens, and scores some of its lines.
-        rows: of the request.
-        before: outcome of the step before, tokens and all.
-        outcome: its own.
-        turns: of the loop that it is a turn of, or None.
-        index: of the turn.
-    """
-
-    graph: _Graph
-    inputs: Inputs
-    rows: Ints
-    before: launcher.HostCopy
-    outcome: launcher.HostCopy
-    turns: Kept | None = None
-    index: int = 0
-
-    def after(self) -> _Begun | None:
-        """The next turn of its loop, where there is one."""
-        index = self.index + 1
-        if self.turns is None or index >= len(self.turns):
-            return None
-        return dataclasses.replace(self, before=self.outcome, outcome=self.turns.step(index), index=index)
-
-    def lines_of(self, inputs: Inputs, rows: Ints) -> Ints | None:
-        """Which of its lines a step scores; None where it is another step, or one that would be rounded otherwise."""
-        mine = self.inputs
-        if room(len(inputs.lines)) != self.graph.shape.scored:
-            return None
-        pairs = ((mine.positions, inputs.positions), (mine.end, inputs.end), (mine.slots, inputs.slots), (self.rows, rows))
-        if not all(a is b or np.array_equal(a, b) for a, b in pairs):  # type: ignore[arg-type]
-            return None
-        tokens = self.graph.tokens(self.before.wait()).numpy()[: inputs.ids.shape[0], : inputs.ids.shape[1]]
-        lines = np.flatnonzero(np.isin(mine.lines, inputs.lines))
-        return lines if len(lines) == len(inputs.lines) and np.array_equal(tokens, inputs.ids) else None
 
 
 class Engine:
@@ -216,8 +98,8 @@ class Engine:
         self.loop_trouble: str | None = None
         self._cache: SlotCache | None = None
         # By shape, and whether the step works on the cache and on carried; captured when they come the second time.
-        self._graphs: dict[tuple[Shape, bool, bool], _Graph] = {}
-        self._begun: _Begun | None = None
+        self._graphs: dict[tuple[Shape, bool, bool], Graph] = {}
+        self._begun: Begun | None = None
         self._state: Hashable | None = None
         self._user: object = None
         self._stream: torch.cuda.Stream | None = None  # of the last step
@@ -355,7 +237,7 @@ class Engine:
             graph.hidden = graph.logits = None  # the next step makes others
         return Answer(scored=scored, hidden=hidden, is_replayed=graph.captured is not None)
 
-    def _first(self, graph: _Graph) -> None:
+    def _first(self, graph: Graph) -> None:
         """The first step of a shape, which is computed eagerly."""
         if self._reads is None:
             graph.replay(self._network)
@@ -370,7 +252,7 @@ class Engine:
         self.trouble = why
         warnings.warn(f"dllm_fast runs without CUDA graphs, which is slower: {why}", DllmFastWarning, stacklevel=2)
 
-    def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, carried: Tensor | None) -> _Graph | None:
+    def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, carried: Tensor | None) -> Graph | None:
         """The graph of a step, with the step's inputs in its buffers."""
         cache = self._cache if is_cached else None
         sites = None if scoring is None else scoring.sites()
@@ -389,7 +271,7 @@ class Engine:
             # A shape that comes once is not worth a capture. It goes through the same buffers all the same: other shapes of
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
             self._make_room()
-            graph = self._graphs[key] = _Graph(shape, cache, carried, self._where)
+            graph = self._graphs[key] = Graph(shape, cache, carried, self._where)
         elif graph.captured is None and not graph.is_new:
             graph.fill(packed, scoring_inputs, carried)
             try:
@@ -410,7 +292,7 @@ class Engine:
             del self._graphs[next(iter(self._graphs))]
 
     def _go_on(  # noqa: PLR0917
-        self, graph: _Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int, repeats: int
+        self, graph: Graph, inputs: Inputs, scoring: Scoring, outcome: launcher.HostCopy, scored: int, repeats: int
     ) -> None:
         """Begins the step after the one whose outcome is on its way, where that is as good as sure to come and of its shape.
 
@@ -426,9 +308,9 @@ class Engine:
         if turns is None:
             graph.replay(self._network)
         copy = launcher.HostCopy(graph.outcome) if turns is None else turns.step(0)
-        self._begun = _Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy, turns=turns)
+        self._begun = Begun(graph=graph, inputs=inputs, rows=scoring.rows, before=outcome, outcome=copy, turns=turns)
 
-    def _turns(self, graph: _Graph, repeats: int) -> Kept | None:
+    def _turns(self, graph: Graph, repeats: int) -> Kept | None:
         """Queues a loop of steps of the same pace; None where there is none."""
         rule = graph.shape.rule
         if self._loop is None or self.loop_trouble is not None or repeats < 2 or graph.captured is None or rule is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Layout:
-    """Queries of some rows of different length: padding fills up the shorter ones, and nobody sees it.
+    """Queries of some rows of different length: padding stands behind the shorter ones, and nobody sees it.
 
     Args:
         rule: says what a query sees.

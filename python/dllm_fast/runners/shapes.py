@@ -1,10 +1,10 @@
 """What a step computes, on the host, and the shape of the graph that holds it: sizes rounded up to a few.
 
-What is padding is computed and thrown away, so rounding costs time; what is not rounded is a capture more. Rows and queries
-pad every product of the step: 1, 2, 4, 8 rows, then steps of 4, and queries in steps of 16. Scored lines pad the head and
-the mask prediction alone, which are bound by their weights up to a hundred lines: powers of two, and from 128 on one step
-between. Keys pad nothing where the attention kernel runs, which reads up to the last key that a query of its block sees: a
-power of two, of which only the number of splits depends.
+Padding is computed and thrown away, so rounding costs time; what is not rounded is a capture more. Padding of rows and queries
+goes through every product of the step: 1, 2, 4, 8 rows, then steps of 4, and queries in steps of 16. That of scored lines goes
+through the head and the mask prediction alone, which are bound by their weights up to a hundred lines: powers of two, and from
+128 on one step between. That of keys costs nothing where the attention kernel runs, which reads up to the last key that a query
+of its block sees: a power of two, of which only the number of splits depends.
 """
 
 from __future__ import annotations
