@@ -32,6 +32,8 @@ LINES = {
     "stream(m, canvas=[1], steps=4, block_length=8)": "",
     "distributions(m, [1], block_length=8, top=3)": "",
     "SamplerConfig(steps=8, suppress_tokens=[1, 2], shift=None)": "",
+    "mine(steps=4)": "",  # a function that passes settings on
+    "mine(block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "mine"; did you mean "block_length"?',
     "sample(m, [1], **theirs)": "",  # of other libraries: no names that it knows
     "sample(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "sample"; did you mean "block_length"?',
     "infill(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "infill"; did you mean "block_length"?',
@@ -65,8 +67,10 @@ def test_every_field_is_a_keyword_of_its_type() -> None:
 def test_a_type_checker_knows_our_names_and_no_others(tmp_path: Path) -> None:
     api = pytest.importorskip("mypy.api", reason="it is what reads the types")
     (tmp_path / "mypy.ini").write_text(CONFIG.format(path=ROOT / "python"))
-    head = ["from typing import Any", "from dllm_fast import SamplerConfig, distributions, infill, sample, stream"]
+    head = ["from typing import Any, Unpack"]
+    head += ["from dllm_fast import SamplerConfig, SamplerSettings, distributions, infill, sample, stream"]
     head += ["m: Any = None", "theirs: dict[str, Any] = {'gen_length': 3}"]
+    head += ["def mine(**settings: Unpack[SamplerSettings]) -> None:", "    sample(m, [1], **settings)"]
     (tmp_path / "mine.py").write_text("\n".join([*head, *LINES]))
     where = ["--config-file", str(tmp_path / "mypy.ini"), "--cache-dir", str(tmp_path / "cache")]
     out, err, _ = api.run([*where, str(tmp_path / "mine.py")])
