@@ -383,8 +383,8 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
 
 }  // namespace dllm
 
-// One kernel of each kind for each dtype.
-#define DLLM_KERNELS(T, suffix)                                                                                       \
+// One kernel of each kind for each dtype. `blocks` of `rows` fit on a multiprocessor by their registers.
+#define DLLM_KERNELS(T, suffix, blocks)                                                                               \
     extern "C" __global__ void __launch_bounds__(dllm::TILE_WARPS* dllm::WARP) dllm_mask_predict_tiles_##suffix(      \
         DLLM_ROWS(T), dllm::TileRecord* records, DLLM_SHAPE) {                                                        \
         dllm::tiles<T, false>(DLLM_MATRIX, records);                                                                  \
@@ -395,7 +395,7 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
         dllm::tiles<T, true>(DLLM_MATRIX, records);                                                                   \
     }                                                                                                                 \
     DLLM_EXPORT(dllm_mask_predict_tempered_tiles_##suffix)                                                            \
-    extern "C" __global__ void __launch_bounds__(dllm::ROWS_THREADS, 2) dllm_mask_predict_rows_##suffix(              \
+    extern "C" __global__ void __launch_bounds__(dllm::ROWS_THREADS, blocks) dllm_mask_predict_rows_##suffix(         \
         DLLM_ROWS(T), const dllm::TileRecord* __restrict__ records, const dllm::Cut* __restrict__ cuts,               \
         uint8_t* predictions, int has_current, DLLM_SHAPE) {                                                          \
         dllm::rows<T>(DLLM_MATRIX, records, cuts, {predictions, count}, has_current != 0);                            \
@@ -403,11 +403,11 @@ __device__ __forceinline__ void rows(const Matrix<T>& matrix, const TileRecord* 
     DLLM_EXPORT(dllm_mask_predict_rows_##suffix)
 
 #if DLLM_BUILDS(BF16)
-DLLM_KERNELS(dllm::Bf16, bf16)
+DLLM_KERNELS(dllm::Bf16, bf16, 4)
 #endif
 #if DLLM_BUILDS(F16)
-DLLM_KERNELS(dllm::F16, f16)
+DLLM_KERNELS(dllm::F16, f16, 4)
 #endif
 #if DLLM_BUILDS(F32)
-DLLM_KERNELS(float, f32)
+DLLM_KERNELS(float, f32, 5)
 #endif

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dllm_fast import SamplerConfig, _core
+from dllm_fast.errors import InvalidValueError
 from dllm_fast.families.model_info import ModelInfo
 from dllm_fast.ops import commit
 from dllm_fast.ops import mask_predict as device
@@ -118,7 +119,18 @@ def test_rules_and_rounding_of_some_are_the_hosts_business():
         ours = predictor.embedded(np.array([1, 4]), VOCABULARY, INFO)
     assert isinstance(ours.rule, commit.Rule), "of one"
     assert not ours.laws.kind.is_mixed, "whose rows draw alike"
-    assert not predictor.takes(logits(1, 0)[:, :4100]), "an id of one lies beyond"
+
+
+def test_ids_beyond_the_vocabulary_are_the_cores_to_name():
+    sampler, predictor = made()
+    sampler.next()
+    narrow = logits(3, 0)[:, :4100].contiguous()
+    with emulated() as launched:
+        predictor(narrow, np.array([0]), None)
+        assert launched
+        assert predictor.embedded(np.array([1]), 4100, INFO) is None
+        with pytest.raises(InvalidValueError, match="suppress_tokens must be an id of the vocabulary, got 4100"):
+            predictor(narrow[:2], np.array([1]), None)
 
 
 def test_a_graph_is_made_for_what_is_launched_and_not_for_a_temperature():

@@ -162,12 +162,10 @@ class Predictor:
             self._laws[key] = device.Laws.of([one.law for one in self._configs], vocabulary, where)
         return self._laws[key].chosen(index)
 
-    def takes(self, logits: Any) -> bool:
-        """Can the device that holds these logits predict from them?"""
-        if not isinstance(logits, torch.Tensor) or not device.takes(logits):
-            return False
-        # The core has the words for ids that are not in the vocabulary.
-        return all(one.law.suppressed[-1] < logits.shape[1] for one in self._configs if one.law.suppressed)
+    def _fits(self, index: tuple[int, ...], vocabulary: int) -> bool:
+        """Are the ids that are left out in such a vocabulary? The core has the words for those that are not."""
+        laws = (self._configs[i].law for i in index)
+        return all(law.suppressed[-1] < vocabulary for law in laws if law.suppressed)
 
     def embedded(self, rows: Ints, vocabulary: int, info: ModelInfo) -> Scoring | None:
         """What to predict within the forward of a network with logits of its own dtype; None where the logits are wanted."""
@@ -182,8 +180,8 @@ class Predictor:
     def _embedded(
         self, index: tuple[int, ...], vocabulary: int, info: ModelInfo
     ) -> tuple[device.Laws, commit.Rule | None] | None:
-        takes = self.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
-        if not takes or any(self._configs[i].is_rounded for i in index):
+        takes = device.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
+        if not takes or not self._fits(index, vocabulary) or any(self._configs[i].is_rounded for i in index):
             return None  # no graph rounds
         rules = {commit.Rule.of(self._configs[i].config, info.device) for i in set(index)}
         only = rules.pop() if len(rules) == 1 else commit.Refusal("rows of a step commit by different rules")
@@ -202,8 +200,10 @@ class Predictor:
                 f"special tokens of the tokenizer must be ids of the model's vocabulary, got {self._last_special} for "
                 f"logits with {logits.shape[-1]} columns; use the tokenizer of this model, or pass allow_special=True"
             )
+        if not isinstance(logits, torch.Tensor) or not device.takes(logits):
+            return self._sampler.predict(logits, rows=rows, index=lines)
         index = self._index(rows)
-        if not self.takes(logits):
+        if not self._fits(index, logits.shape[1]):
             return self._sampler.predict(logits, rows=rows, index=lines)
         lines = np.arange(len(logits)) if lines is None else lines
         laws = self._laws_of(index, logits.shape[1], logits.device)
