@@ -1,5 +1,6 @@
 //! The Python module `dllm_fast._core`: conversions only.
 
+mod answer;
 mod arrays;
 mod config;
 mod demo;

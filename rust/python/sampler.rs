@@ -1,19 +1,20 @@
 //! The sampler for people who own a model loop.
 
-use super::arrays::{LogitsArray, ids, indices, list, numbers, one_or_each, token_lists, tokens};
+use super::answer::{choice, named};
+use super::arrays::{ids, indices, list, one_or_each, token_lists, tokens};
 use super::config::{flag, whole};
 use super::edit::Edit;
 use super::error::{bad_type, bad_value, raise};
 use super::request::Request;
-use super::signals::{detached, heard};
-use super::turns::{Turn, Turns};
+use super::signals::detached;
+use super::turns::Turns;
 use super::{config, predict::Prediction};
 use crate::canvas::edit;
 use crate::error::Error;
-use crate::logits::predict::{Prediction as One, Site};
+use crate::logits::predict::Site;
 use crate::rng::Stream;
 use crate::rules::order::Proposal;
-use crate::sampler::{Answer, Pace, Question, Sampler as Core, Start};
+use crate::sampler::{Answer, Pace, Sampler as Core, Start};
 use crate::watch::Watch;
 use numpy::PyArray1;
 use pyo3::prelude::*;
@@ -28,7 +29,7 @@ type PaceArrays<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f64>>);
 ///
 /// Arguments are converted before a turn, and arrays are made behind it: both may run anybody's Python, which may call again.
 #[pyclass(frozen, module = "dllm_fast")]
-pub(super) struct Sampler(Turns<Core>, Configs);
+pub(super) struct Sampler(pub Turns<Core>, Configs);
 
 /// The settings that callers gave, as they gave them.
 struct Configs {
@@ -51,11 +52,6 @@ fn scored(value: &Bound<'_, PyAny>) -> PyResult<bool> {
 fn index_of_row(row: &Bound<'_, PyAny>) -> PyResult<usize> {
     let remedy = "count from 0, or use what add() returned";
     whole(row, "row", (0, u64::from(u32::MAX)), remedy).map(|row| row as usize)
-}
-
-/// Rows as the caller names them; all that wait if it does not.
-fn named(rows: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<usize>>> {
-    rows.map(|rows| indices(rows, "rows")).transpose()
 }
 
 #[pymethods]
@@ -399,67 +395,4 @@ impl Sampler {
         };
         detached(py, copy)?.ok_or_else(|| raise(Error::Interrupted))
     }
-
-    /// The question of `rows`, answered from logits. The sampler is free meanwhile: other calls may come.
-    fn answered(
-        &self,
-        py: Python<'_>,
-        logits: &Bound<'_, PyAny>,
-        rows: Option<&Bound<'_, PyAny>>,
-        index: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<(Vec<usize>, Question, Vec<One>)> {
-        let array = LogitsArray::new(logits)?;
-        let rows = named(rows)?;
-        let index = index.map(|i| indices(i, "index")).transpose()?;
-        let (view, vocabulary) = (array.view()?, array.vocabulary());
-        let turn = self.0.take(py)?;
-        let rows = rows.unwrap_or_else(|| turn.waiting());
-        let question = turn.question(&rows, array.rows(), vocabulary, index.as_deref());
-        drop(turn);
-        let question = question.map_err(raise)?;
-        let predictions = detached(py, |watch| question.answer(view, watch))?.map_err(raise)?;
-        Ok((rows, question, predictions))
-    }
-
-    /// Carries out a step, if the rows still wait for an answer to `question`.
-    fn commit(
-        &self,
-        py: Python<'_>,
-        rows: Option<Vec<usize>>,
-        answer: &Answer<'_>,
-        question: Option<&Question>,
-    ) -> PyResult<()> {
-        let mut turn: Turn<'_, Core> = self.0.take(py)?;
-        let core: &mut Core = &mut turn;
-        let fed = detached(py, |watch| {
-            if !question.is_none_or(|question| core.still_asks(question)) {
-                return Err(Error::Order(
-                    "rows must be answered once, got an answer from elsewhere while these logits were read; call next() again",
-                ));
-            }
-            core.feed(&rows.unwrap_or_else(|| core.waiting()), answer, watch)
-        })?;
-        drop(turn);
-        fed.map_err(raise)
-    }
-}
-
-/// Tokens and scores of the caller's own.
-fn choice(tokens: &Bound<'_, PyAny>, scores: &Bound<'_, PyAny>) -> PyResult<Vec<(u32, f64)>> {
-    let py = tokens.py();
-    let tokens = ids(tokens, "tokens")?;
-    let scores = numbers(scores, "scores")?;
-    if tokens.len() != scores.len() {
-        return Err(bad_value(format!(
-            "tokens and scores must have one length, got {} and {}; give a score for every token",
-            tokens.len(),
-            scores.len()
-        )));
-    }
-    tokens
-        .into_iter()
-        .zip(scores)
-        .enumerate()
-        .map(|(i, choice)| heard(py, i).map(|()| choice))
-        .collect()
 }

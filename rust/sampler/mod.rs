@@ -4,6 +4,7 @@
 mod answer;
 mod question;
 mod row;
+mod step;
 
 use crate::canvas::edit::Edit;
 use crate::error::{Error, Result};
@@ -14,10 +15,10 @@ use crate::rules::cut::Cut;
 use crate::watch::Watch;
 pub use answer::Answer;
 pub use question::Question;
-pub use row::Pace;
 use row::Row;
 use std::collections::HashSet;
 use std::sync::Arc;
+pub use step::Pace;
 
 /// What a row starts from.
 #[derive(Clone, Debug)]

@@ -332,3 +332,73 @@ fn a_question_is_for_the_step_that_asked_it() {
     assert!(!sampler.still_asks(&question), "the next step");
     assert_eq!(answer().unwrap().len(), 4, "it stands on its own");
 }
+
+#[test]
+fn rows_come_with_rules_of_their_own_and_leave() {
+    let watch = Watch::never();
+    let mut sampler = Sampler::new(config(), vec![start(&[MASK; 3], 0)], false, &watch).unwrap();
+    let wide = Config {
+        cut: Cut::Threshold(0.0),
+        ..config()
+    };
+    assert_eq!(sampler.next(&watch), Ok(vec![0]));
+    assert_eq!(sampler.add(Some(wide.clone()), start(&[MASK; 4], 0)), Ok(1));
+    assert_eq!(sampler.add(Some(wide), start(&[MASK; 4], 0)), Ok(2));
+    assert!(
+        std::ptr::eq(sampler.rule(1), sampler.rule(2)),
+        "equal rules are one"
+    );
+    assert_eq!(sampler.next(&watch), Ok(vec![0]), "the request stays");
+    let answer = [0, 1, 2].map(proposal);
+    sampler
+        .feed(&[0], &Answer::Proposals(&answer), &watch)
+        .unwrap();
+    assert_eq!(sampler.next(&watch), Ok(vec![0, 1, 2]));
+    sampler.cancel(1).unwrap();
+    assert_eq!(sampler.waiting(), [0, 2]);
+    assert!(sampler.is_done(1).unwrap() && !sampler.is_done(0).unwrap());
+    assert_eq!(run(&mut sampler), [3, 0, 1]);
+    assert_eq!(sampler.canvas(1), [MASK; 4]);
+    assert_eq!(sampler.stable(&[0, 1, 2]), Ok(vec![3, 0, 4]));
+}
+
+#[test]
+fn a_written_token_gives_way_until_its_block_stays_as_it_is() {
+    let watch = Watch::never();
+    let editing = Config {
+        cut: Cut::Threshold(0.0),
+        block_length: Some(2),
+        revise: Revise::Edit {
+            threshold: 0.5,
+            most_post_steps: 9,
+        },
+        ..config()
+    };
+    let mut sampler = Sampler::new(editing, vec![start(&[MASK; 4], 0)], false, &watch).unwrap();
+    let mut stable = Vec::new();
+    for tokens in [[5, 0], [5, 1], [5, 1], [6, 6], [6, 6]] {
+        assert_eq!(sampler.next(&watch), Ok(vec![0]));
+        assert_eq!(
+            sampler.positions(0).len(),
+            2,
+            "written ones are asked for, too"
+        );
+        let choice = tokens.map(|token| (token, 0.6));
+        sampler
+            .feed(&[0], &Answer::Choice(&choice), &watch)
+            .unwrap();
+        stable.push(sampler.stable(&[0]).unwrap()[0]);
+    }
+    assert_eq!(sampler.next(&watch), Ok(vec![]));
+    assert_eq!(sampler.canvas(0), [5, 1, 6, 6]);
+    let told: Vec<_> = sampler
+        .trajectory(0)
+        .iter()
+        .map(|e| (e.step, e.position, e.kind.name()))
+        .collect();
+    let filled = |step, p| [(step, p, "commit"), (step, p + 1, "commit")];
+    let [a, b] = filled(0, 0);
+    let [c, d] = filled(3, 2);
+    assert_eq!(told, [a, b, (1, 1, "edit"), c, d]);
+    assert_eq!(stable, [0, 0, 2, 2, 4]);
+}

@@ -345,6 +345,29 @@ def test_given_tokens_are_neither_scored_nor_edited():
     assert sampler.canvases[0].tolist() == [1, 3, 2, 3]
 
 
+@given(
+    strategies.editing(orders=("confidence", "margin", "entropy", "left-to-right"), temperatures=st.just(0.0)),
+    strategies.canvases(),
+    tables,
+    st.sampled_from([1.0, 1.5, math.inf]),
+)
+def test_a_threshold_of_one_edits_nothing(config, canvas, model, threshold):
+    """Where nothing is drawn: what is drawn depends on the number of the forward, and each block takes one more of them.
+
+    Where an end token counts, its block is filled first.
+    """
+    config.pop("order_temperature", None)
+    edited = drive({**config, "edit_threshold": threshold}, [canvas], model)
+    plain = drive({**config, "edit_threshold": None}, [canvas], model)
+    assert edited.canvases[0].tolist() == plain.canvases[0].tolist()
+    if not config.get("stop_at_eos"):
+        ours, theirs = (edits_of(sampler.trajectory[0]) for sampler in (edited, plain))
+        assert same([edit[1:] for edit in ours], [edit[1:] for edit in theirs])
+        windows = reference.windows(len(canvas), config.get("block_length"), 0)
+        blocks = sum(bool((canvas[w.start : w.stop] == MASK).any()) for w in windows)
+        assert edited.nfe_per_row[0] == plain.nfe_per_row[0] + min(1, config["max_post_steps"]) * blocks
+
+
 def test_nobody_begins_the_next_step_before_this_one_is_decided():
     for config, knows in [(greedy(), True), (greedy(edit_threshold=0.5), False)]:
         sampler = dllm_fast.Sampler(config, [[MASK] * 3])
@@ -373,3 +396,12 @@ def test_settings_of_editing_that_cannot_be(settings, text):
     with pytest.raises(InvalidValueError, match=text):
         greedy(**settings)
     assert greedy(max_post_steps=None).max_post_steps == 16
+
+
+def test_more_post_steps_than_draws_can_count():
+    config = greedy(edit_threshold=0.5, max_post_steps=2**20, block_length=1)
+    with pytest.raises(
+        InvalidValueError, match=r"fewer than 2\^31 in all, got 1048576 for each of the 2048 blocks of row 0; lower max_"
+    ):
+        dllm_fast.Sampler(config, [[MASK] * 2048])
+    assert dllm_fast.Sampler(config, [[MASK] * 2047]).next() is not None
