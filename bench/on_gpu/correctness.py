@@ -41,7 +41,7 @@ def mask_prediction(stage: Stage) -> Json:
                 logits[0, :40] = -torch.inf  # a first logit of -inf, and ties
                 logits[1, 40:50] = logits[1].max()
                 logits[2, 9] = torch.inf
-            for name, draw in DRAWS.items():
+            for name, draw in {**DRAWS, "mixed": _mixed(len(logits), vocabulary)}.items():
                 suppress = [0, vocabulary - 1] if vocabulary > 2 else []
                 given = {**draw, "seed": 11, "request": 3, "step": 5, "suppress": suppress}
                 with launched.nothing():  # the core, also where the emulator stands in for the GPU
@@ -51,6 +51,13 @@ def mask_prediction(stage: Stage) -> Json:
                 cases += 1
                 wrong += _differences(ours, core, f"V={vocabulary} {dtype} {name}")
     return {"cases": cases, "wrong": wrong[:20], "passed": not wrong}
+
+
+def _mixed(rows: int, vocabulary: int) -> Json:
+    """All of them in one call, a row each in turn."""
+    turn = [list(DRAWS.values())[row % len(DRAWS)] for row in range(rows)]
+    nothing = {"temperature": 0.0, "top_k": vocabulary, "top_p": 1.0, "min_p": 0.0}
+    return {name: [draw.get(name, value) for draw in turn] for name, value in nothing.items()}
 
 
 def _differences(ours: device.TensorPrediction, core: _core.Prediction, where: str) -> list[str]:

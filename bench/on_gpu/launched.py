@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dllm_fast import _core
 from dllm_fast.kernels import launches
 from dllm_fast.kernels.laws import Law, kind_for
 from dllm_fast.ops import launcher
@@ -59,7 +60,10 @@ def of_mask_prediction(logits: torch.Tensor, *, softcap: float | None = None, **
     rows, vocabulary = logits.shape
     dtype = str(logits.dtype).removeprefix("torch.")
     shape = {"sites": rows, "vocabulary": vocabulary, "stride": vocabulary}
-    kind = kind_for([Law(**draw)], vocabulary)
+    names = ("temperature", "top_k", "top_p", "min_p")
+    given = {"temperature": 0.0, "top_k": None, "top_p": None, "min_p": None} | draw
+    distinct, _ = _core.row_laws(rows, **given)
+    kind = kind_for([Law(**dict(zip(names, law, strict=True))) for law in distinct], vocabulary)  # type: ignore[arg-type]
     return _names(
         launches.mask_predict(_nowhere(launches.MaskPredictBuffers), dtype=dtype, kind=kind, softcap=softcap, **shape)
     )
