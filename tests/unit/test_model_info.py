@@ -7,6 +7,7 @@ import re
 from typing import ClassVar
 
 import pytest
+import tokenizers
 
 import checkpoints
 import dllm_fast
@@ -119,3 +120,15 @@ def test_ids_of_a_callable_are_whole_numbers(name, value):
         InvalidValueError, match=f"^{name} must be the id of a token, got {re.escape(repr(value))} from Model; "
     ):
         dllm_fast.sample(Model(), [1, 2], max_new_tokens=2)
+
+
+def test_a_usual_spelling_is_believed_after_the_table(tmp_path):
+    """It may be a token of the text; where the table says nothing it is the best guess."""
+    twin = next(twin for twin in TWINS if twin.name == "illada")
+    for name, mask, source in (("illada", 5, "family illada"), ("a2d-llama", 7, "tokenizer: mask token")):
+        model = twin.model()
+        model.config, model.generation_config = {**twin.written, "model_type": name, "mask_token_id": None}, None
+        model.config["architectures"] = []
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "<mask>": 7}, unk_token="a"))
+        info = describe(model, tokenizer)
+        assert (info.family, info.mask_token_id, info.sources["mask_token_id"]) == (name, mask, source)

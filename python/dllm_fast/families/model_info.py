@@ -253,25 +253,26 @@ def _check_blocks(said: Sources) -> None:
 
 
 def _masks(said: Sources) -> list[Candidate]:
-    """Candidates for the mask, the best first."""
+    """Candidates for the mask, the best first. A usual spelling that nobody names comes last: any vocabulary may have it."""
     family, tokenizer = said.family, said.tokenizer
-    from_config = [*_own(said, "mask_token_id")]
-    from_tokenizer: list[Candidate] = []
+    from_config = _own(said, "mask_token_id")
+    named: list[Candidate] = []
+    usual: list[Candidate] = []
     if tokenizer is not None:
         spelling = None if family is None else family.mask_token
-        from_tokenizer = [
+        named = [
             (tokens.mask_token_id(tokenizer, usual=()), "tokenizer: mask token"),
             (None if spelling is None else tokens.token_id(tokenizer, spelling), f"tokenizer: {spelling}"),
-            (tokens.mask_token_id(tokenizer), "tokenizer: mask token"),
         ]
+        usual = [(tokens.mask_token_id(tokenizer), "tokenizer: mask token")]
     if family is None:
-        return [*from_config, *from_tokenizer]
+        return [*from_config, *named, *usual]
     is_inside = family.mask_token_id is not None and family.mask_token_id < said.built.vocabulary
     from_table = (family.mask_token_id if is_inside else None, said.table)
     # LLaDA's class fills in 50256, GPT-2's end of text, where its config.json names no mask.
     if family.name == "llada" and next((value for value, _ in from_config if value is not None), None) == 50256:
-        return [*from_tokenizer, from_table, *from_config]
-    return [*from_config, *from_tokenizer, from_table]
+        return [*named, from_table, *usual, *from_config]
+    return [*from_config, *named, from_table, *usual]
 
 
 def _ends(said: Sources) -> list[Candidate]:
