@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import dllm_fast
+import strategies
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.ops import attention as attention_op
 from dllm_fast.ops import fused
@@ -55,6 +58,20 @@ def test_mask_predict_equals_the_core(given, dtype):
     assert len(ours) == 5
     same(ours, core)
     same(ours.cpu(), core)
+
+
+@given(st.data())
+def test_rows_with_settings_of_their_own_equal_each_row_alone(data):
+    matrix = data.draw(strategies.logits(vocabularies=(3, 300, 4097), max_rows=4))
+    settings = data.draw(strategies.row_laws(*matrix.shape))
+    same_for_all = {"suppress": data.draw(strategies.suppressed(matrix)), "seed": data.draw(strategies.seeds)}
+    with emulated():
+        together = dllm_fast.mask_predict(matrix, **settings, **same_for_all)
+        for row in range(len(matrix)):
+            own = strategies.of_row(settings, row)
+            alone = dllm_fast.mask_predict(matrix[row : row + 1], **own, **same_for_all, positions=[row])
+            for name in FIELDS[:-1]:
+                assert getattr(together, name)[row] == getattr(alone, name)[0], (name, row)
 
 
 def test_what_is_wrong_in_one_row_is_named():
