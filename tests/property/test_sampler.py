@@ -416,7 +416,7 @@ class ScriptedRow(reference.Row):
         if not self.script:
             raise Exhausted
         self.kind, answers = self.script.pop(0)
-        assert list(answers) == list(positions) or self.is_blind
+        assert sorted(answers) == sorted(positions) or self.is_blind
         return {p: answers.get(p, NOT_ASKED) for p in positions}
 
     def best(self, eligible, proposals, floor, step):
@@ -443,9 +443,9 @@ def answers_of(tokens):
 class SamplerMachine(RuleBasedStateMachine):
     """Any order of questions and answers, with statistics that no model would give."""
 
-    @initialize(config=strategies.settings(annealed=False), batch=batches())
+    @initialize(config=st.one_of(strategies.settings(annealed=False), strategies.editing()), batch=batches())
     def start(self, config, batch):
-        self.config = config
+        self.config, self.edits = config, "edit_threshold" in config
         self.before, self.seeds, self.requests, self.starts = batch
         arguments = {"seed": self.seeds, "request": self.requests, "block_start": self.starts}
         self.sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), self.before, **arguments)
@@ -458,7 +458,9 @@ class SamplerMachine(RuleBasedStateMachine):
     def ask(self):
         request = self.sampler.next()
         again = self.sampler.next()
-        assert (request is None) == (again is None) == (not any((c == MASK).any() for c in self.sampler.canvases))
+        has_masks = any((c == MASK).any() for c in self.sampler.canvases)
+        assert (request is None) == (again is None)
+        assert (request is None) == (not has_masks) or (request is not None and self.edits)
         if request is None:
             assert not self.waiting
             return
@@ -467,7 +469,9 @@ class SamplerMachine(RuleBasedStateMachine):
         assert asked == {row: p.tolist() for row, p in zip(again.rows.tolist(), again.positions, strict=True)}
         for row, canvas in zip(request.rows.tolist(), request.canvases, strict=True):
             np.testing.assert_array_equal(canvas, self.sampler.canvases[row])
-            assert np.all(canvas[asked[row]] == MASK), "only masks are asked for"
+            assert asked[row] == sorted({*asked[row]})
+            assert np.all(self.before[row][asked[row]] == MASK), "nothing given is asked for"
+            assert self.edits or np.all(canvas[asked[row]] == MASK), "only masks are asked for"
         for row, positions in self.waiting.items():
             assert asked[row] == positions, "an unanswered question stays"
         self.waiting = asked
