@@ -221,6 +221,35 @@ def test_replayed_steps_of_kernels(cache):
     assert [row.tolist() for row in replayed.sequences] == [row.tolist() for row in eager.sequences]
 
 
+def test_graphs_stay_valid_when_laws_change():
+    """Temperatures, filters and ids that are left out are read anew by what was captured."""
+    network = decoder()
+    info = dataclasses.replace(INFO, dtype=torch.bfloat16, vocabulary=VOCABULARY, mask_token_id=MASK)
+    model = LoadedModel(network, None, info, {})
+    laws = (
+        {"temperature": 0.7, "top_k": 50},
+        {"temperature": 1.3, "top_k": 5, "suppress_tokens": tuple(range(0, 300, 7))},
+        {"temperature": 0.2, "top_p": 0.5},
+    )
+
+    def tokens(**given):
+        with emulated():
+            ours = dllm_fast.sample(model, [[1, 2, 3], [4]], max_new_tokens=6, preset="llada", cache="none", seed=2, **given)
+        return [row.tolist() for row in ours.sequences]
+
+    eager = [tokens(**given) for given in laws]
+    captures = []
+    model.engine = Engine(network, dtype=info.dtype, where=info.device, capture=lambda body: captures.append(body()) or body)
+    replayed, graphs = [], []
+    for given in (laws[0], *laws):  # a shape is captured when it comes the second time
+        replayed.append(tokens(**given))
+        graphs.append((len(captures), len(model.engine._graphs)))
+    assert replayed[1:] == eager
+    assert eager[0] != eager[1] != eager[2]
+    assert graphs[1][0] > 0
+    assert graphs[1:] == [graphs[1]] * 3, "nothing was captured anew"
+
+
 def test_a_rule_that_the_kernel_does_not_know_is_decided_on_the_host(monkeypatch):
     """By the same steps, of the same predictions; only the commit is another's."""
     network = decoder()
