@@ -16,6 +16,7 @@ import dllm_fast
 from dllm_fast import prepare
 from dllm_fast.modules.keep import stepping
 from dllm_fast.open import open_runner
+from dllm_fast.runners.graphs import Engine
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.runner import Task
 from dllm_fast.settings.resolve import resolve
@@ -30,6 +31,8 @@ RULES = (
     {"preset": "left-to-right"},
     {"preset": "entropy-bound", "entropy_bound": 20.0},
 )
+# Under `exact_block`, one of them with shifted predictions, whose features are carried.
+GROWING = ["sdar", *(twin.name for twin in TWINS if twin.attention == "block_causal" and twin.shift)][:2]
 KINDS = {
     "none": ("llada", "dream", "sdar", "wedlm"),
     "exact_block": [twin.name for twin in TWINS if twin.attention in ("block_causal", "causal_context")],
@@ -150,16 +153,34 @@ def test_rows_that_join_write_what_each_writes_alone(opened, kind, data):
     assert together(model, drawn, cache=cache, max_rows=max_rows) == alone
 
 
-def test_a_long_row_joins_short_ones(opened):
-    """The cache grows, and what is in it stays: rows of one prompt copy it, others go on in it."""
-    model = opened("sdar")
+def replayed(body):
+    """A capture that captures nothing: a "graph" is the function that would be one."""
+    body()
+    return body
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["eager", "graphs"])
+@pytest.mark.parametrize("name", GROWING)
+def test_a_long_row_joins_short_ones_of_which_some_leave(opened, monkeypatch, name, captured):
+    """The cache grows, lines of it move, and what is in them stays: rows of one prompt copy it, others go on in it."""
+    model = opened(name)
+    engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=replayed) if captured else None
+    monkeypatch.setattr(model, "engine", engine)
     made = []
-    for number, (length, new, comes) in enumerate([(3, 8, 0), (3, 8, 1), (60, 64, 2), (60, 64, 5), (2, 4, 9)]):
+    rows = [(3, 8, 0), (5, 40, 1), (60, 64, 2), (60, 64, 5), (2, 4, 9), (150, 8, 13), (170, 8, 15), (190, 8, 18)]
+    for number, (length, new, comes) in enumerate(rows):
         row = SimpleNamespace(prompt=[*np.arange(length) % MASK], seed=number, comes=comes)
-        row.settings = {"max_new_tokens": new, "mask_token_id": MASK, "stop_at_eos": False, "temperature": 0.7}
+        row.settings = {
+            "max_new_tokens": new,
+            "mask_token_id": MASK,
+            "stop_at_eos": False,
+            "preset": "llada",
+            "temperature": 0.7,
+        }
         made.append(row)
     alone = [dllm_fast.sample(model, row.prompt, seed=row.seed, **row.settings).sequences[0].tolist() for row in made]
     assert together(model, made, cache="exact_block", max_rows=None) == alone
+    assert engine is None or engine.captured
 
 
 @pytest.fixture(autouse=True, scope="module")
