@@ -5,7 +5,6 @@ use super::error::{bad_value, raise};
 use super::sampler::Sampler;
 use super::signals::{detached, heard};
 use super::turns::Turn;
-use crate::error::Error;
 use crate::logits::predict::Prediction as One;
 use crate::sampler::{Answer, Question, Sampler as Core};
 use pyo3::prelude::*;
@@ -43,11 +42,7 @@ impl Sampler {
         let mut turn: Turn<'_, Core> = self.0.take(py)?;
         let core: &mut Core = &mut turn;
         let fed = detached(py, |watch| {
-            if !question.is_none_or(|question| core.still_asks(question)) {
-                return Err(Error::Order(
-                    "rows must be answered once, got an answer or a cancellation from elsewhere while these logits were read; call next() again",
-                ));
-            }
+            question.map_or(Ok(()), |question| core.still_asks(question))?;
             core.feed(&rows.unwrap_or_else(|| core.waiting()), answer, watch)
         })?;
         drop(turn);

@@ -16,7 +16,7 @@ use crate::watch::Watch;
 pub use answer::Answer;
 pub use question::Question;
 use row::Row;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 pub use step::Pace;
 
@@ -39,8 +39,12 @@ pub struct Start {
 pub struct Sampler {
     rule: Arc<Rule>,
     rows: Vec<Row>,
-    /// Rows that are not done, rising; who is done is taken out by `next`.
-    live: Vec<usize>,
+    /// Rows that take part, rising; who is done is taken out by `next`.
+    active: Vec<usize>,
+    /// Rows from this one on have not taken part yet: they wait for room, in the order in which they came.
+    admitted: usize,
+    /// Rules of rows that joined, each once; a few of the last, so that a long life costs nothing.
+    recent: VecDeque<Arc<Rule>>,
     /// Rows that it was made with.
     first_rows: usize,
     score_all: bool,
@@ -68,7 +72,9 @@ impl Sampler {
         }
         Ok(Self {
             rule,
-            live: (0..rows.len()).collect(),
+            active: Vec::new(),
+            admitted: 0,
+            recent: VecDeque::new(),
             first_rows: rows.len(),
             rows,
             score_all,
@@ -88,18 +94,20 @@ impl Sampler {
         let row = Row::new(Arc::clone(&rule), start);
         rule.check_blocks(index, row.block_count())?;
         self.rows.push(row);
-        self.live.push(index);
         Ok(index)
     }
 
-    /// The rule of a configuration: the very one that other rows have, where theirs is equal.
-    fn shared(&self, config: Config) -> Result<Arc<Rule>> {
-        let live = self.live.iter().map(|&r| self.rows[r].rule());
-        let mut known = std::iter::once(&self.rule).chain(live);
-        match known.find(|rule| *rule.config() == config) {
-            Some(rule) => Ok(Arc::clone(rule)),
-            None => Rule::new(config).map(Arc::new),
+    /// The rule of a configuration: the very one of other rows, where one of the last that came has it.
+    fn shared(&mut self, config: Config) -> Result<Arc<Rule>> {
+        const RECENT: usize = 16;
+        let mut known = std::iter::once(&self.rule).chain(&self.recent);
+        if let Some(rule) = known.find(|rule| *rule.config() == config) {
+            return Ok(Arc::clone(rule));
         }
+        let rule = Arc::new(Rule::new(config)?);
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front(Arc::clone(&rule));
+        Ok(rule)
     }
 
     /// The row takes no further part, and its canvas stays as it is. A row that is done stays what it is.
@@ -165,9 +173,9 @@ impl Sampler {
             return Ok(waiting);
         }
         self.is_advancing = true;
-        self.live.retain(|&r| !self.rows[r].is_done());
+        self.admit();
         let mean = self.published_mean();
-        for &r in self.live.iter().take(self.most_rows) {
+        for &r in &self.active {
             going_on(watch)?;
             let row = &mut self.rows[r];
             let mean = match mean {
@@ -183,10 +191,21 @@ impl Sampler {
         Ok(self.waiting())
     }
 
+    /// Those that are done make room for those that wait for it.
+    fn admit(&mut self) {
+        self.active.retain(|&r| !self.rows[r].is_done());
+        while self.active.len() < self.most_rows && self.admitted < self.rows.len() {
+            if !self.rows[self.admitted].is_done() {
+                self.active.push(self.admitted);
+            }
+            self.admitted += 1;
+        }
+    }
+
     /// Rows that wait for an answer.
     pub fn waiting(&self) -> Vec<usize> {
-        let live = self.live.iter().copied();
-        live.filter(|&r| self.is_waiting(r)).collect()
+        let active = self.active.iter().copied();
+        active.filter(|&r| self.is_waiting(r)).collect()
     }
 
     fn is_waiting(&self, row: usize) -> bool {

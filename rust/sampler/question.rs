@@ -137,12 +137,24 @@ impl Sampler {
         )
     }
 
-    /// Do its rows still wait for the answer to this very question?
-    pub fn still_asks(&self, question: &Question) -> bool {
+    /// Refuses a question whose rows do not wait for the answer to this very one any more.
+    pub fn still_asks(&self, question: &Question) -> Result<()> {
         let rows: Vec<usize> = question.rows.iter().map(|asked| asked.row).collect();
         let same = |(a, b): (&Site, &Site)| (a.position, a.step) == (b.position, b.step);
-        self.sites(&rows).is_ok_and(|sites| {
+        let still = self.sites(&rows).is_ok_and(|sites| {
             sites.len() == question.sites.len() && sites.iter().zip(&question.sites).all(same)
+        });
+        if still {
+            return Ok(());
+        }
+        Err(match rows.iter().find(|&&r| self.rows[r].is_cancelled()) {
+            Some(row) => Error::Mismatch(format!(
+                "rows must wait until their answer comes, got row {row}, which was cancelled while these logits were read; \
+                 feed those of the other rows again, with rows="
+            )),
+            None => Error::Order(
+                "rows must be answered once, got an answer from elsewhere while these logits were read; call next() again",
+            ),
         })
     }
 

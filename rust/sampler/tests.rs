@@ -322,15 +322,23 @@ fn a_question_is_for_the_step_that_asked_it() {
     let logits = [0.0; 40];
     let answer = || question.answer(Logits::F32(&logits), &Watch::never());
     assert_eq!(answer().unwrap().len(), 4);
-    assert!(sampler.still_asks(&question));
+    assert!(sampler.still_asks(&question).is_ok());
     let proposals = [0, 1, 2, 3].map(proposal);
     sampler
         .feed(&[0], &Answer::Proposals(&proposals), &Watch::never())
         .unwrap();
-    assert!(!sampler.still_asks(&question), "answered");
+    assert!(sampler.still_asks(&question).is_err(), "answered");
     sampler.next(&Watch::never()).unwrap();
-    assert!(!sampler.still_asks(&question), "the next step");
+    let late = sampler.still_asks(&question).unwrap_err().to_string();
+    assert!(late.contains("got an answer from elsewhere"), "{late}");
     assert_eq!(answer().unwrap().len(), 4, "it stands on its own");
+    let question = sampler.question(&[0], 2, 10, None).unwrap();
+    sampler.cancel(0).unwrap();
+    let late = sampler.still_asks(&question).unwrap_err().to_string();
+    assert!(
+        late.contains("got row 0, which was cancelled while"),
+        "{late}"
+    );
 }
 
 #[test]

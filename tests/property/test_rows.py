@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,6 +198,28 @@ def test_a_joined_row_waits_for_the_answer_and_for_room():
     assert [sampler.is_done(row) for row in range(3)] == [True, True, False]
     assert sampler.next().rows.tolist() == [2]
     assert sampler.canvases[0].tolist().count(MASK) == 1
+
+
+def test_a_step_costs_what_the_rows_cost_that_take_part():
+    """Not what those cost that wait for room, or are done."""
+
+    def step(others):
+        sampler = dllm_fast.Sampler(greedy(), [], max_rows=1)
+        for _ in range(others):
+            sampler.cancel(sampler.add([MASK]))
+        sampler.add([MASK] * 40)
+        for _ in range(others):
+            sampler.add([MASK])
+        seconds = []
+        for _ in range(30):
+            begin = time.perf_counter()
+            request = sampler.next()
+            sampler.feed(tokens=[0] * len(request.positions[0]), scores=[0] * len(request.positions[0]))
+            seconds.append(time.perf_counter() - begin)
+        return sorted(seconds)[len(seconds) // 2]
+
+    few, many = step(0), step(50_000)
+    assert many < 10 * few, f"{few * 1e6:.0f} us alone, {many * 1e6:.0f} us among many"
 
 
 def test_rows_that_do_not_exist_and_rows_that_cannot_be():
