@@ -275,8 +275,9 @@ impl Sampler {
         let wanted = self.wanted(rows)?;
         if answer.len() != wanted {
             return Err(Error::Mismatch(format!(
-                "an answer needs one entry for each requested position, got {} for {wanted}; keep the order of Request.positions",
-                answer.len()
+                "an answer needs one entry for each requested position, got {} for {wanted}{}; keep the order of Request.positions",
+                answer.len(),
+                self.withdrawn()
             )));
         }
         let has_no_entropy = matches!(answer, Answer::Choice(_));
@@ -320,6 +321,13 @@ impl Sampler {
             self.rows[r].commit(plan);
         }
         Ok(())
+    }
+
+    /// Why an answer may be longer than what is asked: names a row that was cancelled since `next`.
+    fn withdrawn(&self) -> String {
+        let cancelled = |&&r: &&usize| self.rows[r].is_cancelled();
+        let row = self.active.iter().find(cancelled);
+        row.map_or(String::new(), |row| format!(", row {row} being cancelled"))
     }
 
     /// Number of positions requested of `rows`, which must be distinct and waiting.

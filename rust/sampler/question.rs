@@ -80,7 +80,8 @@ impl Sampler {
         let count = index.map_or(lines, <[_]>::len);
         if count != wanted {
             return Err(Error::Mismatch(format!(
-                "logits must have one row for each requested position, got {count} for {wanted}; keep the order of Request.positions"
+                "logits must have one row for each requested position, got {count} for {wanted}{}; keep the order of Request.positions",
+                self.withdrawn()
             )));
         }
         if let Some(bad) = index.into_iter().flatten().find(|&&i| i >= lines) {

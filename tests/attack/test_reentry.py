@@ -30,7 +30,8 @@ def made():
 
 def reading(sampler):
     return [sampler.next, lambda: sampler.sites(ROWS), lambda: sampler.pace(ROWS), lambda: sampler.predict(logits),
-            lambda: sampler.canvases, lambda: sampler.trajectory, lambda: sampler.nfe_per_row]
+            lambda: sampler.canvases, lambda: sampler.trajectory, lambda: sampler.nfe_per_row, lambda: sampler.stable(ROWS),
+            lambda: sampler.edits(ROWS, ROWS), lambda: sampler.is_done(0), lambda: sampler.config(0)]
 
 def state(sampler):
     return [c.tolist() for c in sampler.canvases], sampler.nfe_per_row, sampler.trajectory
@@ -52,6 +53,13 @@ def methods(sampler, wrap=lambda value: value):
         "nfe_per_row": lambda: sampler.nfe_per_row,
         "mask_predict": lambda: mask_predict(logits, seed=wrap([1, 2, 3, 4, 5]), positions=index),
         "batch": lambda: sampler.next().batch(wrap([0, 0]), wrap([4, 2])),
+        "add": lambda: sampler.add(wrap([1, MASK]), config, seed=wrap([5])[0], block_start=wrap([1])[0]),
+        "cancel": lambda: sampler.cancel(wrap([1])[0]),
+        "is_done": lambda: sampler.is_done(wrap([1])[0]),
+        "config": lambda: sampler.config(wrap([1])[0]),
+        "stable": lambda: sampler.stable(rows),
+        "edits": lambda: sampler.edits(rows, wrap([0, 1])),
+        "with_canvases": lambda: sampler.next().with_canvases(wrap([wrap(c.tolist()) for c in canvases])),
         "edit": lambda: _core.Edit(step=0, position=0, token=wrap([1]), probability=0.5, kind="commit"),
     }
 
@@ -238,6 +246,7 @@ def test_signal_handlers_that_call_back() -> None:
         """
     wide = SamplerConfig(mask_token_id=0, threshold=0.5)
     large = Sampler(wide, [np.zeros(250_000, np.int64)] * 6)
+    leaving = 99  # there is no such row at first
     expected = Sampler(wide, [np.zeros(250_000, np.int64)] * 6)
     n = 6 * 250_000
     tokens, scores = np.ones(n, np.int64), np.random.default_rng(0).random(n)
@@ -247,7 +256,8 @@ def test_signal_handlers_that_call_back() -> None:
         if busy:
             return
         busy.append(1)
-        for method in (large.next, lambda: large.nfe_per_row, lambda: large.feed(tokens=[1], scores=[0.5], rows=[99])):
+        others = large.next, lambda: large.nfe_per_row, lambda: large.feed(tokens=[1], scores=[0.5], rows=[99])
+        for method in (*others, lambda: large.cancel(leaving)):
             try:
                 method()
                 seen.add("answered")
@@ -268,6 +278,16 @@ def test_signal_handlers_that_call_back() -> None:
     large = sampler  # read by its own handler in the middle of a prediction
     sampler.predict(np.zeros((30, 10**6), np.float32))
     signal.setitimer(signal.ITIMER_REAL, 0)
+    large, leaving = Sampler(wide, [np.zeros(400, np.int64), [0]]), 0
+    large.next()
+    logits, index = np.zeros((1, 10**6), np.float32), np.zeros(401, np.int64)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)  # the handler cancels a row while its logits are read
+    for _ in range(2):
+        try:
+            large.feed(logits, index=index)
+        except DllmFastError as error:
+            seen.add(str(error))
+    assert not np.concatenate(large.canvases).any()
     print(*sorted(seen), sep="\\n")
     """,
         seconds=120,
@@ -275,6 +295,8 @@ def test_signal_handlers_that_call_back() -> None:
     lines = output.splitlines()
     assert "answered" in lines, output
     assert any(line.startswith("a sampler does one call at a time, got a call from a signal handler") for line in lines), output
+    assert any("got row 0, which was cancelled while these logits were read; feed those" in line for line in lines), output
+    assert any("got 401 for 1, row 0 being cancelled; keep the order" in line for line in lines), output
 
 
 def test_many_threads_at_one_sampler() -> None:
@@ -286,7 +308,7 @@ def test_many_threads_at_one_sampler() -> None:
         try:
             for _ in range(300):
                 for name, method in methods(sampler).items():
-                    if "feed" not in name and name != "edit":
+                    if "feed" not in name and name not in ("edit", "add", "cancel"):
                         method()
         except BaseException as error:
             failed.append(error)
@@ -310,6 +332,54 @@ def test_many_threads_at_one_sampler() -> None:
         assert len(taken) == 1, taken
     """)
     assert output == "[] True\n"
+
+
+def test_rows_come_and_are_cancelled_from_other_threads() -> None:
+    """One thread answers; others bring rows and take some away. Who stays writes what it writes alone."""
+    output = run("""
+    sys.setswitchinterval(1e-5)
+
+    def serve():
+        while any(thread.is_alive() for thread in threads) or not all(map(sampler.is_done, came)):
+            request = sampler.next()
+            if request is None:
+                time.sleep(0.001)
+                continue
+            for row, canvas, positions in zip(request.rows, request.canvases, request.positions, strict=True):
+                try:
+                    sampler.feed(tokens=[int(canvas[0])] * len(positions), scores=[1] * len(positions), rows=[row])
+                except DllmFastError as error:
+                    assert "it was cancelled; leave it out" in str(error), error
+
+    def come_and_go(number):
+        try:
+            for i in range(200):
+                row = sampler.add([number, *[MASK] * 5], config if i % 2 else other, block_start=1)
+                came[row] = number
+                if i % 3 == 0:
+                    time.sleep(0.0001)
+                    was_done = sampler.is_done(row)
+                    sampler.cancel(row)
+                    gone[row] = sampler.edits([row], [0])[0]
+                    assert sampler.is_done(row) and (not was_done or len(gone[row]) == 5)
+        except BaseException as error:
+            failed.append(error)
+
+    other = SamplerConfig(mask_token_id=MASK, block_length=2)
+    sampler, came, gone, failed = Sampler(config, [], max_rows=5), {}, {}, []
+    threads = [threading.Thread(target=come_and_go, args=(n,)) for n in range(1, 5)]
+    [t.start() for t in threads]
+    serve()
+    canvases = sampler.canvases
+    assert sorted(came) == list(range(800)) == list(range(len(canvases)))
+    for row, number in came.items():
+        edits = sampler.edits([row], [0])[0]
+        assert edits == gone.get(row, edits), "nothing is written behind a cancel"
+        assert {edit.token for edit in edits} <= {number}
+        assert row in gone or canvases[row].tolist() == [number] * 6
+    print(failed)
+    """)
+    assert output == "[]\n"
 
 
 def test_a_child_of_fork_is_told_that_a_call_is_under_way() -> None:
