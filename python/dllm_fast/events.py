@@ -25,18 +25,36 @@ if TYPE_CHECKING:
 STOP, LENGTH, CANCELLED = REASONS = ("stop", "length", "cancelled")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What the late values of an event are made of. Nothing of it changes when the run goes on.
+
+    Attributes:
+        request: what the step was asked.
+        predictions: what the model said, for some rows each.
+        reason_of: why a row is done, from its index and its canvas.
+        mask: id of the mask.
+        has_guesses: the event tells what the model would write at the masks that are left.
+    """
+
+    request: Request
+    predictions: Sequence[tuple[Ints, Prediction]]
+    reason_of: Callable[[int, Ints], str]
+    mask: int
+    has_guesses: bool
+
+
 class _Late(Record):
     """A record of which some values are made when somebody first asks for them."""
 
-    __slots__ = ("_make",)
-    _make: Mapping[str, Callable[[], Any]]
+    __slots__ = ("_source",)
+    _source: Source
 
     def __getattr__(self, name: str) -> Any:
         # Comes for what is not there: a value that nobody has asked for.
-        make = None if name == "_make" else self._make.get(name)
-        if make is None:
+        if name not in _LATE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = make()
+        value = _LATE[name](self)
         object.__setattr__(self, name, value)
         return value
 
@@ -107,72 +125,74 @@ class StepEvent(_Late):
         return event
 
 
-def event_after(
-    request: Request,
-    predictions: Sequence[tuple[Ints, Prediction]],
-    edits: list[list[Edit]],
-    *,
-    stable: list[int],
-    done: list[bool],
-    reason_of: Callable[[int, Ints], str],
-    mask: int,
-    guesses: bool,
-) -> StepEvent:
+def event_after(source: Source, edits: list[list[Edit]], *, stable: list[int], done: list[bool]) -> StepEvent:
     """The event of a step, of which only what cannot be known later is made at once.
 
     Args:
-        request: what the step was asked.
-        predictions: what the model said, for some rows each.
+        source: of the rest.
         edits: what was written in each row of the request.
         stable, done: of each such row.
-        reason_of: why a row is done, from its index and its canvas.
-        mask: id of the mask.
-        guesses: tell what the model would write at the masks that are left.
     """
     event = object.__new__(StepEvent)
-    told = {"step": request.step, "rows": request.rows, "edits": edits, "stable_prefix": stable, "is_done": done}
+    told = {"rows": source.request.rows, "edits": edits, "stable_prefix": stable, "is_done": done, "_source": source}
     for name, value in told.items():
         object.__setattr__(event, name, value)
-
-    def written() -> list[dict[int, int]]:
-        # A position may be written twice in a step: an end token fills what lies behind it.
-        last = [{edit.position: edit.token for edit in row} for row in edits]
-        return [dict(sorted(row.items())) for row in last]
-
-    def canvases() -> list[Ints]:
-        after = request.canvases
-        for canvas, row in zip(after, edits, strict=True):
-            for edit in row:
-                canvas[edit.position] = edit.token
-        return after
-
-    def reasons() -> list[str | None]:
-        numbered = zip(event.rows.tolist(), done, event.canvases if any(done) else edits, strict=True)
-        return [reason_of(row, canvas) if is_done else None for row, is_done, canvas in numbered]  # type: ignore[arg-type]
-
-    def guessed() -> tuple[list[Ints], list[Ints]]:
-        of_row: dict[int, Ints] = {}
-        scored = request.positions
-        places = {row: place for place, row in enumerate(event.rows.tolist())}
-        for group, prediction in predictions:
-            ends = np.cumsum([len(scored[places[row]]) for row in group.tolist()])
-            of_row.update(zip(group.tolist(), np.split(prediction.token, ends[:-1]), strict=True))
-        masked = [canvas[where] == mask for canvas, where in zip(event.canvases, scored, strict=True)]
-        return (
-            [where[is_masked] for where, is_masked in zip(scored, masked, strict=True)],
-            [of_row[row][is_masked] for row, is_masked in zip(places, masked, strict=True)],
-        )
-
-    make: dict[str, Callable[[], Any]] = {
-        "positions": lambda: [np.array(list(row), dtype=np.int64) for row in written()],
-        "tokens": lambda: [np.array(list(row.values()), dtype=np.int64) for row in written()],
-        "canvases": canvases,
-        "finish_reasons": reasons,
-        "guess_positions": lambda: guessed()[0] if guesses else None,
-        "guess_tokens": lambda: guessed()[1] if guesses else None,
-    }
-    object.__setattr__(event, "_make", make)
     return event
+
+
+def _last(event: StepEvent) -> list[dict[int, int]]:
+    """What stands at each position that was written. One may be written twice: an end token fills what lies behind it."""
+    last = [{edit.position: edit.token for edit in row} for row in event.edits]
+    return [dict(sorted(row.items())) for row in last]
+
+
+def _canvases(event: StepEvent) -> list[Ints]:
+    after = event._source.request.canvases
+    for canvas, row in zip(after, event.edits, strict=True):
+        for edit in row:
+            canvas[edit.position] = edit.token
+    return after
+
+
+def _reasons(event: StepEvent) -> list[str | None]:
+    if not any(event.is_done):
+        return [None] * len(event.is_done)
+    rows = zip(event.rows.tolist(), event.is_done, event.canvases, strict=True)
+    return [event._source.reason_of(row, canvas) if is_done else None for row, is_done, canvas in rows]
+
+
+def _masked(event: StepEvent) -> list[NDArray[np.bool_]]:
+    """Which of the scored positions still are masks."""
+    pairs = zip(event.canvases, event._source.request.positions, strict=True)
+    return [canvas[scored] == event._source.mask for canvas, scored in pairs]
+
+
+def _guess_positions(event: StepEvent) -> list[Ints] | None:
+    if not event._source.has_guesses:
+        return None
+    return [scored[left] for scored, left in zip(event._source.request.positions, _masked(event), strict=True)]
+
+
+def _guess_tokens(event: StepEvent) -> list[Ints] | None:
+    if not event._source.has_guesses:
+        return None
+    scored = dict(zip(event.rows.tolist(), event._source.request.positions, strict=True))
+    guesses: dict[int, Ints] = {}
+    for group, prediction in event._source.predictions:
+        ends = np.cumsum([len(scored[row]) for row in group.tolist()])
+        guesses.update(zip(group.tolist(), np.split(prediction.token, ends[:-1]), strict=True))
+    return [guesses[row][left] for row, left in zip(scored, _masked(event), strict=True)]
+
+
+_LATE: dict[str, Callable[[Any], Any]] = {
+    "step": lambda event: event._source.request.step,
+    "positions": lambda event: [np.array(list(row), dtype=np.int64) for row in _last(event)],
+    "tokens": lambda event: [np.array(list(row.values()), dtype=np.int64) for row in _last(event)],
+    "canvases": _canvases,
+    "finish_reasons": _reasons,
+    "guess_positions": _guess_positions,
+    "guess_tokens": _guess_tokens,
+}
 
 
 def reason(value: object) -> str:

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
+import numpy as np
+
 from dllm_fast import _core
 from dllm_fast.answer import Cost, Written, answer
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown, warn
-from dllm_fast.events import CANCELLED, StepEvent, event_after
+from dllm_fast.events import CANCELLED, Source, StepEvent, event_after
 from dllm_fast.modules.hold import Hold, Settled
 from dllm_fast.modules.keep import stepping
 from dllm_fast.records import scalar
@@ -22,7 +24,6 @@ from dllm_fast.runners.runner import Task
 from dllm_fast.settings.config import changed
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from dllm_fast.prepare import Plan
@@ -74,8 +75,7 @@ class Run:
         # What belongs to the model is changed from the first step to the end. It may be put back from any thread.
         self._session: Session | None = None
         self._process = os.getpid()
-        self._hold = Hold(lasting=True)
-        self._is_held = False
+        self._hold, self._is_held = Hold(lasting=True), False
         self._seconds = 0.0
         self._spent = Cost(0, 0, 0.0, 0.0)
         # Who is in it. What comes meanwhile from elsewhere is noted, and he does it when he leaves.
@@ -84,10 +84,9 @@ class Run:
         self._is_over = False
         self._is_whole = True  # nothing was raised in it
         self._to_cancel: list[int] = []
+        self._on_step, self._guesses = on_step, guesses
         config = plan.config
         assert config.mask_token_id is not None
-        self._on_step = on_step
-        self._guesses = guesses
         self._sampler = _core.Sampler(
             plan.rule,
             plan.canvases,
@@ -115,7 +114,7 @@ class Run:
         )
         self._session = session
         self._config = changed(config, cache=session.policy)
-        self._told = [0] * len(plan.canvases)  # edits of each row that events have shown
+        self._told = np.zeros(len(plan.canvases), dtype=np.int64)  # edits of each row that events have shown
         self._cancelled: frozenset[int] = frozenset()
         self._result: Result | None = None
 
@@ -193,10 +192,7 @@ class Run:
             while (event := self.step()) is not None:
                 yield event
         finally:
-            try:
-                self.close()
-            finally:
-                self.close()  # an interrupt comes between any two instructions
+            self.__exit__()
 
     def __aiter__(self) -> AsyncSteps:
         return AsyncSteps(self)
@@ -208,7 +204,7 @@ class Run:
         try:
             self.close()
         finally:
-            self.close()
+            self.close()  # an interrupt comes between any two instructions
 
     def __repr__(self) -> str:
         state = "over" if self._is_over else "not begun" if not self._is_held else "running"
@@ -223,9 +219,9 @@ class Run:
 
     def _watched(self) -> StepEvent | None:
         """A step that somebody looks at."""
-        if self._session is not None:
-            self._session.is_watched = True
-        step = self._advance()
+        self._begin(is_watched=True)
+        with stepping():
+            step = self._advance()
         if step is None:
             return None
         request, predictions = step
@@ -240,8 +236,7 @@ class Run:
             while self._watched() is not None:
                 pass
         else:
-            if self._session is not None:
-                self._session.is_watched = False
+            self._begin(is_watched=False)
             with stepping():
                 while self._advance() is not None:
                     pass
@@ -249,25 +244,33 @@ class Run:
             self._cancel_row(row)  # of a run that was ended
         self._result = answer(self._plan, self._config, self._sampler, self._cost(), self._cancelled)
 
+    def _begin(self, *, is_watched: bool) -> None:
+        """Before the next step, and before anything of the thread is changed: the model is as the run needs it."""
+        session = self._session
+        if self._is_over or session is None:
+            return
+        session.is_watched = is_watched
+        if not self._is_held:
+            began = time.perf_counter()
+            session.hold(self._hold)
+            self._is_held = True
+            self._seconds += time.perf_counter() - began
+
     def _advance(self) -> tuple[_core.Request, list[tuple[Ints, _core.Prediction]]] | None:
         """The forwards of one request, each followed by what it decides; None when every row is finished."""
         session, predict = self._session, self._predict
         if self._is_over or session is None or predict is None:
             return None
         began, predictions = time.perf_counter(), []
-        with stepping():
-            if not self._is_held:
-                session.hold(self._hold)
-                self._is_held = True
-            request = self._sampler.next()
-            if request is not None:
-                for rows, forward in session.parts(request):
-                    logits, lines = forward()
-                    prediction = predict(logits, rows, lines)
-                    self._sampler.feed(prediction=prediction, rows=rows)
-                    predictions.append((rows, prediction))
-                    # They would live on while the next forward makes new ones.
-                    del logits
+        request = self._sampler.next()
+        if request is not None:
+            for rows, forward in session.parts(request):
+                logits, lines = forward()
+                prediction = predict(logits, rows, lines)
+                self._sampler.feed(prediction=prediction, rows=rows)
+                predictions.append((rows, prediction))
+                # They would live on while the next forward makes new ones.
+                del logits
         self._seconds += time.perf_counter() - began
         self._cancel_noted()
         if request is None:
@@ -279,21 +282,19 @@ class Run:
         return request, predictions
 
     def _event(self, request: _core.Request, predictions: list[tuple[Ints, _core.Prediction]]) -> StepEvent:
-        rows = request.rows
-        numbers = rows.tolist()
-        edits = self._sampler.edits(rows, [self._told[row] for row in numbers])
-        for row, written in zip(numbers, edits, strict=True):
-            self._told[row] += len(written)
-        return event_after(
-            request,
-            predictions,
-            edits,
-            stable=self._sampler.stable(rows).tolist(),
-            done=[self._sampler.is_done(row) for row in numbers],
+        rows, sampler = request.rows, self._sampler
+        edits = sampler.edits(rows, self._told[rows])
+        self._told[rows] += [len(written) for written in edits]
+        source = Source(
+            request=request,
+            # Only guesses are made of them.
+            predictions=predictions if self._guesses else (),
             reason_of=functools.partial(_reason, self._plan, self._config, self._cancelled),
             mask=self._plan.config.mask_token_id or 0,
-            guesses=self._guesses,
+            has_guesses=self._guesses,
         )
+        done = [sampler.is_done(row) for row in rows.tolist()]
+        return event_after(source, edits, stable=sampler.stable(rows).tolist(), done=done)
 
     def _cost(self) -> Cost:
         session = self._session
