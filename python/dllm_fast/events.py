@@ -154,16 +154,19 @@ def _canvases(event: StepEvent) -> list[Ints]:
     return after
 
 
+# What follows is made of canvases of its own: who has those of the event may have written into them.
+
+
 def _reasons(event: StepEvent) -> list[str | None]:
     if not any(event.is_done):
         return [None] * len(event.is_done)
-    rows = zip(event.rows.tolist(), event.is_done, event.canvases, strict=True)
+    rows = zip(event._source.request.rows.tolist(), event.is_done, _canvases(event), strict=True)
     return [event._source.reason_of(row, canvas) if is_done else None for row, is_done, canvas in rows]
 
 
 def _masked(event: StepEvent) -> list[NDArray[np.bool_]]:
     """Which of the scored positions still are masks."""
-    pairs = zip(event.canvases, event._source.request.positions, strict=True)
+    pairs = zip(_canvases(event), event._source.request.positions, strict=True)
     return [canvas[scored] == event._source.mask for canvas, scored in pairs]
 
 
@@ -176,7 +179,8 @@ def _guess_positions(event: StepEvent) -> list[Ints] | None:
 def _guess_tokens(event: StepEvent) -> list[Ints] | None:
     if not event._source.has_guesses:
         return None
-    scored = dict(zip(event.rows.tolist(), event._source.request.positions, strict=True))
+    request = event._source.request
+    scored = dict(zip(request.rows.tolist(), request.positions, strict=True))
     guesses: dict[int, Ints] = {}
     for group, prediction in event._source.predictions:
         ends = np.cumsum([len(scored[row]) for row in group.tolist()])

@@ -226,7 +226,7 @@ class Run:
             return None
         request, predictions = step
         event = self._event(request, predictions)
-        if self._on_step is not None and self._on_step(event) is False:
+        if self._on_step is not None and scalar(self._on_step(event)) is False:
             self._is_over = True
         return event
 
@@ -261,17 +261,20 @@ class Run:
         session, predict = self._session, self._predict
         if self._is_over or session is None or predict is None:
             return None
+        self._cancel_noted()  # since the last step
         began, predictions = time.perf_counter(), []
-        request = self._sampler.next()
-        if request is not None:
-            for rows, forward in session.parts(request):
-                logits, lines = forward()
-                prediction = predict(logits, rows, lines)
-                self._sampler.feed(prediction=prediction, rows=rows)
-                predictions.append((rows, prediction))
-                # They would live on while the next forward makes new ones.
-                del logits
-        self._seconds += time.perf_counter() - began
+        try:
+            request = self._sampler.next()
+            if request is not None:
+                for rows, forward in session.parts(request):
+                    logits, lines = forward()
+                    prediction = predict(logits, rows, lines)
+                    self._sampler.feed(prediction=prediction, rows=rows)
+                    predictions.append((rows, prediction))
+                    # They would live on while the next forward makes new ones.
+                    del logits
+        finally:
+            self._seconds += time.perf_counter() - began
         self._cancel_noted()
         if request is None:
             self._is_over = True

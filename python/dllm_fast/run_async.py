@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Protocol
 
+from dllm_fast.errors import InvalidValueError
+
 if TYPE_CHECKING:
     from dllm_fast.events import StepEvent
 
@@ -36,15 +38,23 @@ class AsyncSteps:
         return self
 
     async def __anext__(self) -> StepEvent:
-        loop = asyncio.get_running_loop()
-        made = loop.run_in_executor(None, contextvars.copy_context().run, _outcome, self._steps)
         try:
-            event, error = await asyncio.shield(made)
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise InvalidValueError(
+                "async for needs a running loop of asyncio, got another or none; there, call step() of the run in a thread"
+            ) from None
+        outcome: list[tuple[StepEvent | None, BaseException | None]] = []
+        made = loop.run_in_executor(None, contextvars.copy_context().run, _note, self._steps, outcome)
+        try:
+            await asyncio.shield(made)
         except BaseException as left:
             self._steps.close()
             if isinstance(left, asyncio.CancelledError):
                 await asyncio.wait([made])
             raise
+        # Taken out, for the frames that an error holds hold the list.
+        event, error = outcome.pop()
         if isinstance(error, StopIteration | StopAsyncIteration):
             # It would look like the end.
             raise RuntimeError(f"the model raised {type(error).__name__} in a step of a run") from error
@@ -64,9 +74,9 @@ class AsyncSteps:
             self._steps.close()  # an interrupt comes between any two instructions
 
 
-def _outcome(steps: Steps) -> tuple[StepEvent | None, BaseException | None]:
-    """A step, or what it raised: not every exception can be the result of a future."""
+def _note(steps: Steps, outcome: list[tuple[StepEvent | None, BaseException | None]]) -> None:
+    """Notes a step, or what it raised: not every exception can be the result of a future."""
     try:
-        return steps.step(), None
+        outcome.append((steps.step(), None))
     except BaseException as error:
-        return None, error
+        outcome.append((None, error))

@@ -161,7 +161,7 @@ def test_a_run_that_is_ended_has_what_there_is(how: str) -> None:
     assert run.step() is None
 
 
-@pytest.mark.parametrize("value", [None, 0, True, np.False_, [], ""])
+@pytest.mark.parametrize("value", [None, 0, True, np.True_, 0.0, [], ""])
 def test_only_false_stops_a_run(value: object) -> None:
     result = dllm_fast.sample(successor, [1], **GIVEN, on_step=lambda event: value)
     assert result.finish_reasons == ["length"]
