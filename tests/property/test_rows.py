@@ -153,8 +153,9 @@ class Company:
     st.booleans(),
 )
 def test_a_row_does_not_notice_who_comes_and_goes(cases, model, dice, max_rows, score_all):
-    if len(cases) > 2:  # some rows share a rule
-        cases[2].config = cases[0].config
+    for one, other in [(0, 2), (1, 3)]:  # some rows share a rule, not only that of the first
+        if other < len(cases):
+            cases[other].config = cases[one].config
     company = Company(cases, model, dice, max_rows, score_all)
     company.run()
     sampler = company.sampler
@@ -252,6 +253,17 @@ def test_a_row_has_its_own_mask_and_its_own_vocabulary():
     sampler.next()
     with pytest.raises(InvalidValueError, match="suppress_tokens must be an id of the vocabulary, got 99"):
         sampler.feed(np.zeros((1, VOCABULARY), dtype=np.float32))
+
+
+def test_rows_of_three_laws_in_turn():
+    """Which of several laws is a row's, where laws are shared, and in whatever order and parts rows are answered."""
+    logits = np.tile(np.linspace(3, 1, VOCABULARY, dtype=np.float32), (6, 1))
+    for rows in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 3, 5], [3, 4, 1]):
+        sampler = dllm_fast.Sampler(greedy(), [])
+        for row in range(6):  # equal settings, in objects of their own
+            sampler.add([MASK], greedy(suppress_tokens=[(), (0,), (0, 1)][row % 3]))
+        sampler.next()
+        assert sampler.predict(logits[: len(rows)], rows=rows).token.tolist() == [row % 3 for row in rows]
 
 
 def test_dreams_published_mean_is_that_of_the_rows_it_was_made_with():
