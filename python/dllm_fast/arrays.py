@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 # Numbers that are copied at most: far more than any canvas has, and little enough to allocate.
 MOST_NUMBERS = 2**27
+# What to pass for integers that are no tokens.
+_PLACES = dict.fromkeys(("positions", "rows", "begin", "end", "index", "since"), "pass indices")
+_NUMBERS = {**_PLACES, "top_k": "pass the size of the vocabulary for a row that has no cut"}
 _REMEDY = {"float64": "pass logits.float() (NumPy: logits.astype('float32'))", "int64": "pass logits, not token ids"}
 
 
@@ -136,13 +139,14 @@ def integer_array(value: object, name: str) -> NDArray[np.int64]:
         InvalidTypeError: anything but integers.
         InvalidValueError: masked entries, numbers from 2^63, or too many.
     """
+    remedy = _NUMBERS.get(name, "pass token ids")
     array = as_array(value, name)
     if array.size == 0 and array.dtype.kind in "iuf":
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu" or _holds_flags(value):
-        raise InvalidTypeError(f"{name} must hold integers, got {shown(value)}; pass token ids")
+        raise InvalidTypeError(f"{name} must hold integers, got {shown(value)}; {remedy}")
     if array.dtype == np.uint64 and array.size and int(array.max()) >= 2**63:
-        raise InvalidValueError(f"{name} must hold integers below 2^63, got {array.max()}; pass token ids")
+        raise InvalidValueError(f"{name} must hold integers below 2^63, got {array.max()}; {remedy}")
     return array.astype(np.int64, copy=False)
 
 

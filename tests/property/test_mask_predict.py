@@ -160,6 +160,8 @@ def test_settings_for_each_row_may_be_any_array(convert):
         ({"top_k": [1, 2, 0]}, "top_k must be at least 1, got 0 for row 2; the size of the vocabulary keeps every id of a row"),
         ({"top_k": [1, 2, -3]}, "top_k must hold whole numbers from 0, got -3"),
         ({"top_k": [1.0, 2.0, 3.0]}, "top_k must hold integers"),
+        ({"top_k": [None, 2, 3]}, "top_k must hold integers, .*; pass the size of the vocabulary for a row that has no cut"),
+        ({"positions": [0.5, 1.5, 2.5]}, "positions must hold integers, .*; pass indices"),
         ({"top_p": [1.0, 0.0, 1.0]}, r"top_p must lie in \(0, 1\], got 0 for row 1"),
         ({"min_p": [2.0, 0.0, 1.0]}, r"min_p must lie in \[0, 1\], got 2 for row 0"),
         ({"temperature": [1.0, 0.5]}, "temperature must be one number, or one for each of 3 rows, got 2"),
