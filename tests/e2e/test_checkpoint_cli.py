@@ -77,7 +77,7 @@ def test_generate_json_is_one_object(run, folder):
     status, out, _ = run("generate", folder, "-p", "Hello", "--max-new-tokens", 8, "--seed", 3, "--temperature", 1, "--json")
     said = json.loads(out)
     assert status == 0
-    assert said.keys() >= {"prompt", "text", "new_tokens", "nfe", "seed"}
+    assert said.keys() >= {"prompt", "text", "new_tokens", "finish_reason", "nfe", "seed"}
     assert (said["prompt"], said["seed"]) == ("Hello", 3)
     assert 1 <= len(said["new_tokens"]) <= 8
 
@@ -171,7 +171,8 @@ def test_every_setting_is_an_option(run, folder):
     status, out, err = run("generate", folder, "-p", "Hello", "--no-chat", "--max-new-tokens", 8, "--json", *typed)
     assert (status, err) == (0, "")
     told = dllm_fast.sample(model, "Hello", max_new_tokens=8, **settings)
-    assert json.loads(out)["new_tokens"] == told.new_tokens[0].tolist()
+    said = json.loads(out)
+    assert (said["new_tokens"], said["finish_reason"]) == (told.new_tokens[0].tolist(), told.finish_reasons[0])
 
 
 @pytest.mark.parametrize(
