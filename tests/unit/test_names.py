@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +46,28 @@ def test_what_people_read_names_every_cache() -> None:
 def test_the_kernel_numbers_them_as_the_core_does() -> None:
     for ours, theirs in ((launches.ORDERS, NAMES["order"]), (launches.CUTS, NAMES["cut"])):
         assert list(ours.items()) == [(name, i) for i, name in enumerate(theirs)]
+
+
+def _described(
+    tree: ast.Module | ast.ClassDef, thing: object, prefix: str = ""
+) -> Iterator[tuple[str, str | None, str | None]]:
+    """Of everything public in a stub: its name, and what an editor and `help()` show."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            found = getattr(thing, node.name)
+            yield prefix + node.name, ast.get_docstring(node), inspect.getdoc(found)
+            if isinstance(node, ast.ClassDef):
+                yield from _described(node, found, f"{node.name}.")
+
+
+def test_editors_and_help_describe_everything_public_of_the_core() -> None:
+    stub = Path(dllm_fast.__file__).with_name("_core.pyi").read_text(encoding="utf-8")
+    described = list(_described(ast.parse(stub), _core))
+    assert {name for name, _, _ in described} >= {
+        "mask_predict",
+        "Edit",
+        "Request.with_canvases",
+        "Sampler.add",
+        "Sampler.stable",
+    }
+    assert [name for name, shown, told in described if not shown or not told] == []
