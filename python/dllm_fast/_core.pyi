@@ -304,8 +304,8 @@ class Sampler:
     The loop is `while (request := sampler.next()) is not None: sampler.feed(logits)`, the logits being those of
     `request.positions`, in order. What a row writes is a function of its canvas, its settings, its seed and the answers, and
     depends neither on other rows nor on when it came; but `as_published` takes Dream's counts from the mean over the rows the
-    sampler was made with, as the published loop does. Canvases and edits of all its rows stay until the sampler goes, some 5
-    bytes a position and 40 an edit: who serves for long begins another sampler now and then.
+    sampler was made with (but for cancelled ones), as the published loop does. Canvases and edits of all its rows stay until
+    the sampler goes, some 5 bytes a position and 40 an edit: who serves for long begins another sampler now and then.
 
     Args:
         config: a `SamplerConfig` with a mask token.

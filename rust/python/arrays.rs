@@ -119,17 +119,19 @@ fn few<'py>(object: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1<'py, i64>> {
     is_plain.then(|| array.try_readonly().ok()).flatten()
 }
 
-fn natural(value: i64, name: &str) -> PyResult<u32> {
+fn natural(value: i64, name: &str, remedy: &str) -> PyResult<u32> {
     u32::try_from(value).map_err(|_| {
         bad_value(format!(
-            "{name} must lie in [0, 2^32), got {value}; negative ids are no tokens"
+            "{name} must lie in [0, 2^32), got {value}; {remedy}"
         ))
     })
 }
 
 /// Ids or positions: integers in `[0, 2^32)`.
 pub(super) fn ids(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
-    read(object, name, |value| natural(value, name))
+    read(object, name, |value| {
+        natural(value, name, "negative ids are no tokens")
+    })
 }
 
 /// Canvases: a list of what `ids` takes.
@@ -171,7 +173,9 @@ pub(super) fn whole_numbers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<V
 
 /// Indices.
 pub(super) fn indices(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<usize>> {
-    read(object, name, |value| Ok(natural(value, name)? as usize))
+    read(object, name, |value| {
+        Ok(natural(value, name, "count from 0")? as usize)
+    })
 }
 
 /// One value for all `n`, or one for each.

@@ -12,7 +12,6 @@ use std::ops::Range;
 
 /// What must be scored before the next step.
 #[pyclass(frozen, module = "dllm_fast")]
-#[derive(Clone)]
 pub(super) struct Request {
     pub rows: Vec<usize>,
     pub canvases: Vec<Vec<u32>>,
@@ -165,8 +164,11 @@ impl Request {
             )));
         }
         Ok(Self {
+            rows: self.rows.clone(),
             canvases,
-            ..self.clone()
+            positions: self.positions.clone(),
+            windows: self.windows.clone(),
+            step: self.step,
         })
     }
     fn __repr__(&self) -> String {

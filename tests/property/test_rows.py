@@ -232,6 +232,8 @@ def test_rows_that_do_not_exist_and_rows_that_cannot_be():
         sampler.cancel(-1)
     with pytest.raises(InvalidTypeError, match="row must be"):
         sampler.is_done(True)
+    with pytest.raises(InvalidValueError, match=r"rows must lie in \[0, 2\^32\), got -1; count from 0"):
+        sampler.stable([-1])
     with pytest.raises(InvalidValueError, match="got 1 steps for the 2 blocks of row 1; use steps=2"):
         sampler.add([MASK] * 4, greedy(steps=1, block_length=2))
     with pytest.raises(InvalidValueError, match="a mask token is needed"):
