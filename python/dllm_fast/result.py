@@ -181,7 +181,7 @@ class Result(Record):
     def _repr_html_(self) -> str:
         """A table for notebooks: of each row the reason and its text, or its ids."""
         lines = [
-            f"<tr><td>{number}</td><td>{self.finish_reasons[number]}</td>"
+            f"<tr><td>{number}</td><td>{html.escape(self.finish_reasons[number])}</td>"
             f'<td style="text-align: left; white-space: pre-wrap">{html.escape(self._shown(number))}</td></tr>'
             for number in range(min(len(self), _ROWS))
         ]

@@ -46,8 +46,11 @@ class Run:
 
     Between two steps nothing of the calling thread is changed, and other runs may take theirs, also of the same model. The
     model is in evaluation mode from the first step to the end of the run, which may go from thread to thread, but is in one at
-    a time. It ends with its last step, with `cancel()`, `close()` or the end of a `with` block, with whatever is raised in a
-    step, and when nobody has it any more; then everything is as it was. `len(run)` is the number of its rows.
+    a time. What torch keeps for each thread (autocast, a default device) is that of the thread that takes the step; `async
+    for` takes each in a thread of its own.
+
+    It ends with its last step, with `cancel()`, `close()` or the end of a `with` block, with whatever is raised in a step, and
+    when nobody has it any more; then everything is as it was. `len(run)` is the number of its rows.
     """
 
     def __init__(

@@ -383,6 +383,7 @@ def test_a_notebook_shows_a_table_and_no_markup_of_a_model() -> None:
     assert "<script" not in shown
     assert "&lt;script&gt;alert(&#x27;x&#x27;)" in shown
     assert len(shown) < 10_000
+    assert "<b>" not in dataclasses.replace(result, finish_reasons=["<b>", "stop"])._repr_html_()
     many = dllm_fast.sample(successor, [[1]] * 300, **GIVEN)._repr_html_()
     assert "the first 20 of 300 rows" in many
     assert many.count("<tr>") == 21
