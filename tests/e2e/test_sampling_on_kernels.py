@@ -13,6 +13,7 @@ import dllm_fast
 from checkpoints import redraw
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.families.model_info import ModelInfo
+from dllm_fast.kernels import layout
 from dllm_fast.loading.model import LoadedModel
 from dllm_fast.networks.batch import Batch
 from dllm_fast.networks.decoder import Decoder, DecoderConfig
@@ -248,6 +249,11 @@ def test_graphs_stay_valid_when_laws_change():
     assert eager[0] != eager[1] != eager[2]
     assert graphs[1][0] > 0
     assert graphs[1:] == [graphs[1]] * 3, "nothing was captured anew"
+    for (shape, *_), graph in model.engine._graphs.items():
+        begin = layout.SITES.size(shape.scored)
+        records = graph.scoring_inputs[begin : begin + shape.rows * layout.LAW.dtype.itemsize].numpy().view(layout.LAW.dtype)
+        held = {bits.data_ptr() for bits in graph.laws.bits if bits is not None}
+        assert {int(address) for address in records["suppressed"] if address} == held != set(), "it holds what it points at"
 
 
 def test_a_rule_that_the_kernel_does_not_know_is_decided_on_the_host(monkeypatch):

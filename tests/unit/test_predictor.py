@@ -129,6 +129,7 @@ def test_ids_beyond_the_vocabulary_are_the_cores_to_name():
         predictor(narrow, np.array([0]), None)
         assert launched
         assert predictor.embedded(np.array([1]), 4100, INFO) is None
+        predictor(narrow, np.array([0]), None)  # whose law has no such id, whatever those of other rows have
         with pytest.raises(InvalidValueError, match="suppress_tokens must be an id of the vocabulary, got 4100"):
             predictor(narrow[:2], np.array([1]), None)
 

@@ -11,6 +11,8 @@ from dllm_fast import kernels
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels import nvrtc as compiler
 
+# What reads or writes memory of the device.
+MEMORY = ("LDG", "LD.", "STG", "ST.", "ATOMG", "RED", "UBLKCP")
 LISTING = """\
 //--------------------- .text.dllm_one --------------------------
 	.section	.text.dllm_one,"ax",@progbits
@@ -111,6 +113,10 @@ def test_code_is_small_and_neither_spills_nor_spins():
             assert 10 < len(kernel.instructions) <= 4000, kernel.name
             assert kernel.count(sass.FAMILIES["local"]) == 0, kernel.name
             assert kernel.count(sass.SPIN) == 0, kernel.name
+            opcodes = [instruction.opcode for instruction in kernel.instructions]
+            waits, touches = opcodes.index("ACQBULK"), [code.startswith(MEMORY) for code in opcodes]
+            assert True not in touches[:waits], f"{kernel.name} looks at memory before the kernel in front of it is done"
+            assert True in touches, kernel.name
 
 
 @pytest.mark.parametrize("arch", kernels.ARCHITECTURES)

@@ -61,13 +61,6 @@ class Laws:
         records = table(laws, vocabulary, [0 if one is None else one.data_ptr() for one in bits])
         return cls(records, kind_of(records), bits)
 
-    def chosen(self, index: tuple[int, ...]) -> Laws:
-        """Those of some rows, in their order: one for all where they have the same."""
-        if len(self.records) == 1:
-            return self
-        records = self.records[list(index if len(set(index)) > 1 else index[:1])]
-        return Laws(records, kind_of(records), self.bits)
-
 
 def pack(n: int, laws: Laws, fields: Mapping[str, Any], *, room: int | None = None, laws_room: int = 0) -> NDArray[np.uint8]:
     """What `queue` reads: n sites, by the fields of `layout.SITES`, and behind them the laws that they name.
@@ -204,7 +197,7 @@ def suppressed_bits(ids: tuple[int, ...], vocabulary: int, device: torch.device)
 
 def queue(
     logits: Tensor,
-    told: Tensor,
+    inputs: Tensor,
     packed: Tensor,
     n: int,
     kind: Kind,
@@ -212,7 +205,7 @@ def queue(
     softcap: float | None = None,
     has_current: bool = False,
 ) -> None:
-    """Queues the mask prediction of n sites: `told` from `pack`, `packed` for `results`, both on the device."""
+    """Queues the mask prediction of n sites: `inputs` from `pack`, `packed` for `results`, both on the device."""
     vocabulary, device = logits.shape[1], logits.device
     records = torch.empty(n * launches.tiles(vocabulary) * launches.RECORD_BYTES, dtype=torch.uint8, device=device)
     cuts = torch.empty(n * launches.CUT_BYTES, dtype=torch.uint8, device=device)
@@ -221,8 +214,8 @@ def queue(
     bins = torch.empty(bins_bytes, dtype=torch.uint8, device=device)
     buffers = launches.MaskPredictBuffers(
         logits=logits.data_ptr(),
-        sites=told.data_ptr(),
-        laws=told.data_ptr() + layout.SITES.size(n),
+        sites=inputs.data_ptr(),
+        laws=inputs.data_ptr() + layout.SITES.size(n),
         records=records.data_ptr(),
         cuts=cuts.data_ptr(),
         bins=bins.data_ptr(),
@@ -241,11 +234,11 @@ def queue(
     launcher.launch(queued, device)
 
 
-def predict(logits: Tensor, told: NDArray[np.uint8], n: int, kind: Kind) -> TensorPrediction:
-    """The mask prediction of n sites, `told` from `pack`, without waiting for it."""
+def predict(logits: Tensor, inputs: NDArray[np.uint8], n: int, kind: Kind) -> TensorPrediction:
+    """The mask prediction of n sites, `inputs` from `pack`, without waiting for it."""
     packed = empty_results(n, logits.device)
     if n:
-        queue(logits, launcher.to_device(torch.from_numpy(told), logits.device), packed, n, kind)
+        queue(logits, launcher.to_device(torch.from_numpy(inputs), logits.device), packed, n, kind)
     return results(packed, n, has_current=False)
 
 
@@ -288,19 +281,18 @@ def mask_predict(
     if not n:
         return result
     suppressed = tuple(sorted({int(i) for i in suppress}))
-    names = ("temperature", "top_k", "top_p", "min_p")
-    rules = [Law(**dict(zip(names, one, strict=True)), suppressed=suppressed) for one in distinct]  # type: ignore[arg-type]
+    rules = [Law(temperature=t, top_k=k, top_p=p, min_p=m, suppressed=suppressed) for t, k, p, m in distinct]
     laws = Laws.of(rules, vocabulary, logits.device)
     coordinates = {"seed": seed, "request": request, "position": position, "step": step}
     fields = {**coordinates, "line": np.arange(n), "law": law, "current": ids}
-    told = launcher.to_device(torch.from_numpy(pack(n, laws, fields)), logits.device)
+    inputs = launcher.to_device(torch.from_numpy(pack(n, laws, fields)), logits.device)
     begins = layout.SITES.offsets(n)
     for name, x in on_device.items():
         begin = begins[name]
         # Nobody has looked at these; an id outside would be read outside.
-        told[begin : begin + 4 * n].view(torch.int32).copy_(x.clamp(0, vocabulary - 1) if name == "current" else x)
+        inputs[begin : begin + 4 * n].view(torch.int32).copy_(x.clamp(0, vocabulary - 1) if name == "current" else x)
     cap = None if softcap is None else float(softcap)
-    queue(logits, told, packed, n, laws.kind, softcap=cap, has_current=current is not None)
+    queue(logits, inputs, packed, n, laws.kind, softcap=cap, has_current=current is not None)
     if "current" in on_device and result.current is not None:
         given = on_device["current"]
         result.current.masked_fill_((given < 0) | (given >= vocabulary), torch.nan)

@@ -272,7 +272,8 @@ class Engine:
             # matrix products are rounded otherwise, and the second run of a program would not be the first.
             self._make_room()
             graph = self._graphs[key] = Graph(shape, cache, carried, self._where)
-        elif graph.captured is None and not graph.is_new:
+        graph.laws = None if scoring is None else scoring.laws
+        if graph.captured is None and not graph.is_new:
             graph.fill(packed, scoring_inputs, carried)
             try:
                 graph.captured = self._capture(functools.partial(graph.body, self._network))

@@ -50,8 +50,7 @@ class Sites:
         return len(self.position)
 
     def packed(self, lines: Ints, laws: device.Laws, *, room: int | None = None, laws_room: int = 0) -> NDArray[np.uint8]:
-        """As the kernels read them, with the line of the logits for each, and the laws of their rows as `Laws.chosen` gives
-        them."""
+        """As the kernels read them, with the line of the logits for each, and the laws: of each row, or one for all."""
         fields = {"seed": self.seed, "request": self.request, "position": self.position, "step": self.step, "line": lines}
         law = np.repeat(np.arange(len(self.counts)), self.counts) if laws.kind.is_mixed else 0
         return device.pack(len(self), laws, fields | {"law": law}, room=room, laws_room=laws_room)
@@ -127,7 +126,7 @@ class Predictor:
         self._last_special = max(special, default=-1)
         self._configs: list[_Configured] = [_Configured(config)]
         self._indices: dict[bytes, tuple[int, ...]] = {}
-        self._laws: dict[tuple[int, torch.device], device.Laws] = {}
+        self._laws: dict[tuple[tuple[int, ...], int, torch.device], device.Laws] = {}
         # What forwards predict, too, by the configurations of their rows; the same for all of a run.
         self._within: dict[tuple[int, ...], tuple[device.Laws, commit.Rule | None] | None] = {}
 
@@ -152,15 +151,16 @@ class Predictor:
             if config is known.config or config == known.config:
                 return i
         self._configs.append(_Configured(config))
-        self._laws.clear()
         return len(self._configs) - 1
 
     def _laws_of(self, index: tuple[int, ...], vocabulary: int, where: torch.device) -> device.Laws:
-        """By which tokens are drawn from logits of so many ids."""
-        key = vocabulary, where
+        """By which tokens are drawn from logits of so many ids: for each row, or one for all."""
+        key = index, vocabulary, where
         if key not in self._laws:
-            self._laws[key] = device.Laws.of([one.law for one in self._configs], vocabulary, where)
-        return self._laws[key].chosen(index)
+            if len(self._laws) == _MOST_MIXTURES:
+                self._laws.clear()
+            self._laws[key] = device.Laws.of([self._configs[i].law for i in index], vocabulary, where)
+        return self._laws[key]
 
     def _fits(self, index: tuple[int, ...], vocabulary: int) -> bool:
         """Are the ids that are left out in such a vocabulary? The core has the words for those that are not."""

@@ -39,6 +39,7 @@ class Graph:
         self.shape, self.cache = shape, cache
         size, scored = shape.rows * shape.width, shape.scored
         self.shared: Tables = {}  # what it reads of others, who may let it go
+        self.laws: device.Laws | None = None  # those of the last step that was filled in, whose memory its buffers point at
         self.inputs = torch.empty(4 * size + scored, dtype=torch.int64, device=where)
         self.ids, self.positions, self.end, self.slots = self.inputs[: 4 * size].view(4, shape.rows, shape.width)
         self.carried = None if carried is None else carried.new_zeros(shape.rows, carried.shape[1])
