@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
 
 from dllm_fast.tensors import is_readable, is_tensor
 
+_T = TypeVar("_T")
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 #: No text that shows what somebody gave is longer.
 MOST_CHARACTERS = 1900
@@ -80,9 +83,38 @@ class UnknownTextWarning(DllmFastWarning):
     """Text of a prompt that the tokenizer does not know. The warning shows some of it, and how many tokens it became."""
 
 
+class Place(NamedTuple):
+    """A line that calls something of ours, for a warning."""
+
+    file: str
+    line: int
+    module: str
+    registry: dict[str | tuple[str, type[Warning], int], int]
+
+
+def place_of_caller() -> Place | None:
+    """The line of the first caller who is none of ours."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        if frame.f_code is called_at.__code__:
+            return frame.f_locals["place"]  # type: ignore[no-any-return]
+        frame = frame.f_back
+    if frame is None:
+        return None
+    names = frame.f_globals
+    registry = names.setdefault("__warningregistry__", {})
+    return Place(frame.f_code.co_filename, frame.f_lineno, str(names.get("__name__", "<string>")), registry)
+
+
+def called_at(place: Place | None, work: Callable[..., _T], *arguments: Any) -> _T:
+    """Does work, in a thread that nobody called, for somebody at a place: what it warns of is warned of there."""
+    return work(*arguments)
+
+
 def warn(message: str, kind: type[Warning]) -> None:
     """Warns in the line of the first caller who is none of ours."""
-    level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
-        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
-    warnings.warn(message, kind, stacklevel=level)
+    place = place_of_caller()
+    if place is None:
+        warnings.warn(message, kind, stacklevel=2)
+    else:
+        warnings.warn_explicit(message, kind, place.file, place.line, place.module, place.registry)

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Protocol
 
-from dllm_fast.errors import InvalidValueError
+from dllm_fast.errors import InvalidValueError, called_at, place_of_caller
 
 if TYPE_CHECKING:
     from dllm_fast.events import StepEvent
@@ -45,7 +45,9 @@ class AsyncSteps:
                 "async for needs a running loop of asyncio, got another or none; there, call step() of the run in a thread"
             ) from None
         outcome: list[tuple[StepEvent | None, BaseException | None]] = []
-        made = loop.run_in_executor(None, contextvars.copy_context().run, _note, self._steps, outcome)
+        made = loop.run_in_executor(
+            None, contextvars.copy_context().run, called_at, place_of_caller(), _note, self._steps, outcome
+        )
         try:
             await asyncio.shield(made)
         except BaseException as left:

@@ -129,3 +129,19 @@ def test_awaiting_needs_asyncio() -> None:
     step = aiter(run).__anext__()
     with pytest.raises(InvalidValueError, match="async for needs a running loop of asyncio, got another or none; there, call"):
         step.send(None)
+
+
+def test_an_awaited_step_warns_where_it_is_awaited() -> None:
+    """Not in the thread that took it, which nobody called."""
+    left = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+
+    def causal(ids: torch.Tensor) -> torch.Tensor:
+        return left[ids].cumsum(1)
+
+    async def collect() -> None:
+        async for _ in dllm_fast.stream(causal, [[3, 4, 5], [6, 7, 8]], **GIVEN | {"max_new_tokens": 12}):
+            pass
+
+    with pytest.warns(RuntimeWarning, match="must see both ways") as seen:
+        asyncio.run(collect())
+    assert (seen[0].filename, seen[0].lineno) == (__file__, collect.__code__.co_firstlineno + 1)

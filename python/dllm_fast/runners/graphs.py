@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import traceback
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ import torch
 
 from dllm_fast import switches
 from dllm_fast._core import Lock
-from dllm_fast.errors import DllmFastWarning
+from dllm_fast.errors import DllmFastWarning, warn
 from dllm_fast.modules.keep import stepping
 from dllm_fast.networks.experts import Experts
 from dllm_fast.networks.slots import SlotCache
@@ -250,7 +249,7 @@ class Engine:
 
     def _give_up(self, why: str) -> None:
         self.trouble = why
-        warnings.warn(f"dllm_fast runs without CUDA graphs, which is slower: {why}", DllmFastWarning, stacklevel=2)
+        warn(f"dllm_fast runs without CUDA graphs, which is slower: {why}", DllmFastWarning)
 
     def _filled(self, inputs: Inputs, *, is_cached: bool, scoring: Scoring | None, carried: Tensor | None) -> Graph | None:
         """The graph of a step, with the step's inputs in its buffers."""
@@ -331,10 +330,9 @@ class Engine:
         except Exception as error:
             self.traceback = "".join(traceback.format_exception(error))
             self.loop_trouble = f"{type(error).__name__}: {error}".partition("\n")[0]
-            warnings.warn(
+            warn(
                 f"dllm_fast replays the steps of a block one by one, not as a loop on the device: {self.loop_trouble}",
                 DllmFastWarning,
-                stacklevel=2,
             )
             return None
         return graph.log.kept()
