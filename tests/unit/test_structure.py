@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,20 @@ def test_no_order_of_the_rooms_is_better():
     """What runs upwards in the order above is what would in any."""
     between = [each for each in _imports() if structure.room(each.source) != structure.room(each.target)]
     assert len(structure.upward(between)) == len(EXCUSED) + len(HINTS)
+
+
+def test_nobody_but_the_canvas_compares_a_token_with_the_mask() -> None:
+    """An open position may one day show something else."""
+    compared = re.compile(r"[!=]= *(?:Some\()?&?(?:\w+\.)*mask\b(?!\()|\bmask\)? *[!=]=")
+    assert compared.search("if canvas[p] == self.config.mask {")
+    assert compared.search("rule.mask != token")
+    rust = Path(__file__).parents[2] / "rust"
+    assert (rust / "canvas" / "mod.rs").exists()
+    found = [
+        f"{path.relative_to(rust)}: {line.strip()}"
+        for path in sorted(rust.rglob("*.rs"))
+        if path.parent.name != "canvas" and path.name != "tests.rs"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if compared.search(line)
+    ]
+    assert found == []
