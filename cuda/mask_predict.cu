@@ -17,8 +17,8 @@
 //
 // Moves, per row: vocabulary logits once from memory (and 8 KB twice more from the second-level cache), 16 bytes a tile
 // of records, 60 bytes of results. Rows may have laws of their own (temperature, filters, ids left out): a record of a table
-// that each block reads while its logits are on their way. Bound by: instructions in `tiles`, 13 a logit besides what a tile costs (24 at a
-// temperature); in `rows`, the way through its five barriers (nine with a draw), whatever the size.
+// that each block reads while its logits are on their way. Bound by: instructions in `tiles`, 13 a logit besides what a tile
+// costs (24 at a temperature); in `rows`, the way through its five barriers (nine with a draw), whatever the size.
 //
 // The host checks: 1 <= vocabulary <= MAX_TILES * TILE; logits aligned to their own size (rows that are not aligned to 16
 // bytes cost another pass over shared memory); indices and current tokens in range; `suppressed` covers the vocabulary in whole

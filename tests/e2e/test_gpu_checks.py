@@ -14,7 +14,7 @@ from bench.on_gpu import launched, small
 from bench.on_gpu.checks import CHECKS, child, loading, models, tools
 from bench.on_gpu.stage import Stage
 from dllm_fast import kernels
-from dllm_fast.kernels import launches
+from dllm_fast.kernels import launches, layout
 from dllm_fast.ops import launcher
 from dllm_fast.runners.graphs import Engine
 from emulator import build
@@ -123,6 +123,30 @@ def test_a_failed_capture_fails_with_its_whole_traceback(tmp_path, monkeypatch, 
     assert "nothing is captured: RuntimeError: operation not permitted" in record["why"]
     said = capsys.readouterr().out
     assert 'raise RuntimeError("operation not permitted when stream is capturing")' in said
+
+
+@needs_emulator
+def test_a_graph_that_keeps_its_laws_is_seen(tmp_path, monkeypatch):
+    def keeps(_stage):
+        def capture(body):
+            graph = body.func.__self__
+            begin = layout.SITES.size(graph.shape.scored)
+            laws = graph.scoring_inputs[begin : begin + graph.shape.rows * layout.LAW.dtype.itemsize]
+            first = laws.clone()
+
+            def replay():
+                laws.copy_(first)
+                body()
+
+            body()
+            return replay
+
+        return capture
+
+    monkeypatch.setattr(models, "_capture", keeps)
+    status, record = run("bench.on_gpu.checks.models:heads_of_64", tmp_path)
+    assert status == 1
+    assert "a graph draws by another law" in record["why"]
 
 
 @needs_emulator

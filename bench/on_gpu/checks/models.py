@@ -208,6 +208,13 @@ def _one(stage: Stage, network: Decoder, attention: str, cache: str, rule: Json)
     wrong += [f"run {i} gives other tokens than run 1" for i in times if not _same(runs[i - 1], runs[0])]
     if not _same(runs[0], alike):
         wrong.append("the same work outside of graphs gives other tokens")
+    if "temperature" in rule:  # laws are data: what was captured holds for others
+        given |= {"temperature": 1.3, "top_p": 0.8, "suppress_tokens": (5, 6)}
+        other = run("another law", engine)
+        if not _same(other, run("another law, same buffers", buffers)):
+            wrong.append("a graph draws by another law than the one that it is given")
+        if stats[-2].replayed != stats[-2].nfe:
+            wrong.append(f"another law: {stats[-2].replayed} of {stats[-2].nfe} forwards replayed")
     if engine.traceback is not None:
         print(engine.traceback, flush=True)
     if engine.trouble is not None:
