@@ -154,7 +154,7 @@ def timed(
         with launcher.counted() as launched, stepping(run.session.hold):
             run.go(seconds=seconds, most=_BLOCKS * block // per_step)
     times = runs[1].times
-    replays = runs[1].session.replayed
+    replays = runs[1].session.forwards.replayed
     widest = {"none": prompt + new, "prefix": new}.get(policy, block)
     eager = 0 if batch * (prompt + new) <= graphs._MOST_TOKENS else _BLOCKS  # the first forward of a block is over all
     # Steps of so many tokens are computed eagerly by design: a graph gains nothing.

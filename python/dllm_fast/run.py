@@ -303,8 +303,8 @@ class Run:
         return event_after(source, edits, stable=sampler.stable(rows).tolist(), done=done)
 
     def _cost(self) -> Cost:
-        session = self._session
-        return self._spent if session is None else Cost(session.forwards, session.replayed, session.seconds, self._seconds)
+        took = None if self._session is None else self._session.forwards
+        return self._spent if took is None else Cost(took.count, took.replayed, took.seconds, self._seconds)
 
     # Who is in it, and how he leaves.
 

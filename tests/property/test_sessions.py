@@ -128,7 +128,7 @@ def together(model, drawn, *, cache: str, max_rows: int | None):
                 sampler.feed(prediction=predictor(logits, rows, lines), rows=rows)
             step += 1
         assert session.end() is None
-    assert session.forwards >= 1
+    assert session.forwards.count >= 1
     return [canvas.tolist() for canvas in sampler.canvases]
 
 

@@ -109,20 +109,8 @@ class CanvasSession:
         self._shift = task.shift
         self._mask_token_id, self._eos_token_ids = task.mask_token_id, task.eos_token_ids
         self._rows = len(task.lengths)
-        self._forwards = Forwards()
+        self.forwards = Forwards()
         self._watch = Watch(task.mask_token_id) if runner.info is None else None
-
-    @property
-    def forwards(self) -> int:
-        return self._forwards.count
-
-    @property
-    def replayed(self) -> int:
-        return self._forwards.replayed
-
-    @property
-    def seconds(self) -> float:
-        return self._forwards.seconds
 
     def hold(self, hold: Hold) -> None:
         self._runner.change(hold)
@@ -135,7 +123,7 @@ class CanvasSession:
         if self._watch is None or not self._watch.looks_causal:
             return None
         return (
-            f"a diffusion model must see both ways, got {self._runner.name}, in which in {self.forwards} forwards no "
+            f"a diffusion model must see both ways, got {self._runner.name}, in which in {self.forwards.count} forwards no "
             "prediction changed when a token to its right was written: is it causal, or around a model with blocks? "
             "like= says which"
         )
@@ -147,7 +135,7 @@ class CanvasSession:
         ]
 
     def _scored(self, canvases: Ints, lines: Ints) -> Scored:
-        output = self._forwards.run(functools.partial(self._runner.call, canvases, lines), *canvases.shape)
+        output = self.forwards.run(functools.partial(self._runner.call, canvases, lines), *canvases.shape)
         logits, lines_of = self._runner.read(output, canvases, lines)
         largest = np.max(canvases, initial=0, where=canvases != self._mask_token_id)
         if largest >= logits.shape[1]:

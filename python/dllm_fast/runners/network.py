@@ -76,7 +76,7 @@ class NetworkSession:
         self._mask = task.mask_token_id
         self._predictor = task.predictor
         self._max_rows = task.max_rows
-        self._forwards = Forwards()
+        self.forwards = Forwards()
         self._replays = False  # the engine is ours
         self._is_well = False  # nothing went wrong to the end
         self._starts = np.asarray(task.starts, dtype=np.int64)
@@ -91,18 +91,6 @@ class NetworkSession:
     @property
     def policy(self) -> str:
         return self._policy.name
-
-    @property
-    def forwards(self) -> int:
-        return self._forwards.count
-
-    @property
-    def replayed(self) -> int:
-        return self._forwards.replayed
-
-    @property
-    def seconds(self) -> float:
-        return self._forwards.seconds
 
     def hold(self, hold: Hold) -> None:
         # The engine looks at the model as it was given, so before anything is changed in it.
@@ -144,7 +132,7 @@ class NetworkSession:
             hidden, scored = answer.hidden, answer.scored
         else:
             forward = functools.partial(self._eager, layout, ids, lines, cache)
-            hidden, scored = self._forwards.run(forward, *ids.shape)
+            hidden, scored = self.forwards.run(forward, *ids.shape)
         if carries and hidden is not None:
             self._carry(hidden, span.origin - 1 - span.begin)
         self._policy.after(at, span)
@@ -184,8 +172,8 @@ class NetworkSession:
             carried=carried,
             repeats=min(repeats, 1) if self.is_watched else repeats,
         )
-        answer = self._forwards.run(run, *inputs.ids.shape)
-        self._forwards.replayed += answer is not None and answer.is_replayed
+        answer = self.forwards.run(run, *inputs.ids.shape)
+        self.forwards.replayed += answer is not None and answer.is_replayed
         return answer
 
     def _eager(self, layout: Layout, ids: Ints, lines: Ints, cache: SlotCache | None) -> tuple[Tensor, Tensor]:
@@ -272,7 +260,7 @@ class NetworkSession:
             ends = shared[leaders]
             layout = Layout(self._rule, caches.Span(np.zeros_like(ends), ends, ends), ends, store, self._info.device)
             batch = layout.batch(self._to_device(ids), store)
-            self._forwards.run(functools.partial(self._network.hidden, batch), *ids.shape)
+            self.forwards.run(functools.partial(self._network.hidden, batch), *ids.shape)
             cache.take(store, self._to_device(np.arange(len(leaders))), self._to_device(leaders), width)
             self._policy.copied(rows[leaders], ends)
         length = int(shared[followers].max())
@@ -297,4 +285,4 @@ class NetworkSession:
         )
         read = self._to_device(lines // width * width + places.ravel()[lines])
         forward = lambda: self._network.logits(self._network.hidden(batch).flatten(0, 1)[read])  # noqa: E731
-        return self._forwards.run(forward, rows, width), None
+        return self.forwards.run(forward, rows, width), None

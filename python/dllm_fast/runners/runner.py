@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dllm_fast.families.model_info import ModelInfo
     from dllm_fast.modules.hold import Hold
     from dllm_fast.ops.mask_predict import AwaitedPrediction
+    from dllm_fast.runners.forwards import Forwards
     from dllm_fast.runners.predictor import Predictor
 
     Ints = NDArray[np.int64]
@@ -59,29 +60,16 @@ class Session(Protocol):
     """One run of a model: what its rows have behind them, and what its forwards took.
 
     Attributes:
+        forwards: calls of the model so far.
         is_watched: somebody looks at the next step as it is made, so that no steps are made together.
     """
 
+    forwards: Forwards
     is_watched: bool
 
     @property
     def policy(self) -> str:
         """Of the cache that it has."""
-        ...
-
-    @property
-    def forwards(self) -> int:
-        """Calls of the model so far."""
-        ...
-
-    @property
-    def replayed(self) -> int:
-        """Those of them that were replayed from CUDA graphs."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in them."""
         ...
 
     def hold(self, hold: Hold) -> None:
