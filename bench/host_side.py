@@ -21,7 +21,6 @@ from bench.harness import Effort, Json
 SIZE = checkpoints.Size(width=64, inner=128, layers=4, vocabulary=160, context=128)
 PROMPT = list(range(1, 33))
 STEPS = 64
-TARGET_US = 140
 
 
 def measure(effort: Effort) -> Json:
@@ -38,7 +37,7 @@ def measure(effort: Effort) -> Json:
             calls.append(call)
             steps.append((all_steps - call) / (STEPS - 1))
     shape = {"layers": SIZE.layers, "vocabulary": SIZE.vocabulary, "batch": 1, "prompt": len(PROMPT), "new_tokens": STEPS}
-    return shape | {"target_us": TARGET_US, "step_seconds": harness.spread(steps), "call_seconds": harness.spread(calls)}
+    return shape | {"step_seconds": harness.spread(steps), "call_seconds": harness.spread(calls)}
 
 
 def one(model: Any, clock: _Clock, count: int) -> float:
