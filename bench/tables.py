@@ -272,13 +272,6 @@ def _aims(results: dict[str, Json]) -> list[list[str]]:
     if small := [c for c in steps if (c["batch"], c["block"]) == (1, 32)]:
         slowest = max(c["forms"][OURS]["seconds"]["median"] for c in small)
         aim("control at batch 1, block 32: below 50 us", slowest * 1e6, below=50, unit="us")
-    if host := results.get("control", {}).get("host_side"):
-        aim(
-            "host side of a step, a small model, batch 1",
-            host["step_seconds"]["median"] * 1e6,
-            below=host["target_us"],
-            unit="us",
-        )
     for block in sorted({c["block"] for c in steps if c["batch"] == 64}):
         per_row = {
             batch: max(c["forms"][OURS]["seconds"]["median"] for c in steps if (c["batch"], c["block"]) == (batch, block))
