@@ -188,6 +188,7 @@ BOUNDS = {
     "kernels.files._parts": "our files",
     "kernels.files.headers": "one",
     "kernels.files.text": "our files",
+    "kernels.layout.header": "one",
     "kernels.launch._function": "our kernels, by device",
     "kernels.launch.load": "cubins that were loaded",
     "runners.capture._FREE": "devices; streams that are free",
