@@ -16,13 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import checkpoints
-import dllm_fast
 from dllm_fast.checkpoint import checkpoint as module
-from dllm_fast.checkpoint import regular
 from dllm_fast.checkpoint.checkpoint import Checkpoint, locate
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from dllm_fast.text.tokenizer import Tokenizer
-from families import TWINS
 
 
 @pytest.fixture
@@ -132,16 +129,6 @@ assert private() - before - target.nbytes < 16_000_000, private() - before - tar
 assert (target == 1).all()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_a_file_is_opened_once_for_its_header_and_once_for_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was opened anew for each tensor: a large mixture of experts has 140,000."""
-    twin = next(twin for twin in TWINS if twin.name == "llada")
-    found: list[str] = []
-    opened = regular.opened
-    monkeypatch.setattr(regular, "opened", lambda path, *more: (found.append(path.name), opened(path, *more))[1])
-    dllm_fast.load(twin.save(tmp_path))
-    assert found.count("model.safetensors") == 2
 
 
 # What is refused

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import dllm_fast
+from dllm_fast.checkpoint import regular
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, InvalidValueError
 from families import MASK, TWINS, VOCABULARY
 
@@ -405,3 +406,12 @@ def test_caches_that_cannot_be(folders, name, settings, message):
 def test_a_cache_needs_a_model_of_ours():
     with pytest.raises(InvalidValueError, match="a cache needs a model that dllm_fast has opened"):
         dllm_fast.sample(lambda ids: torch.zeros(*ids.shape, 8), [1], mask_token_id=7, max_new_tokens=2, cache="prefix")
+
+
+def test_a_file_is_opened_once_for_its_header_and_once_for_its_numbers(folders, monkeypatch):
+    """It was opened anew for each tensor: a large mixture of experts has 140,000."""
+    folder, found = folders("llada"), []
+    opened = regular.opened
+    monkeypatch.setattr(regular, "opened", lambda path, *more: (found.append(path.name), opened(path, *more))[1])
+    dllm_fast.load(folder)
+    assert found.count("model.safetensors") == 2
