@@ -47,10 +47,9 @@ class Written:
         ends = np.flatnonzero(np.isin(after[positions], config.eos_token_ids)) if config.stop_at_eos else masks[:0]
         return cls(positions[: ends[0] + 1] if ends.size else positions, masks, bool(ends.size))
 
-    @property
-    def reason(self) -> str:
-        """Why the row is finished, where nobody cancelled it."""
-        return STOP if self.is_ended else LENGTH
+    def reason(self, *, is_cancelled: bool) -> str:
+        """Why the row is finished."""
+        return CANCELLED if is_cancelled else STOP if self.is_ended else LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, cost: Cost, canc
         new_tokens=[after[row.positions] for after, row in zip(sequences, written, strict=True)],
         texts=texts,
         texts_error=texts_error,
-        finish_reasons=[CANCELLED if i in cancelled else row.reason for i, row in enumerate(written)],
+        finish_reasons=[row.reason(is_cancelled=i in cancelled) for i, row in enumerate(written)],
         trajectory=trajectory,
         stats=Stats(
             nfe=cost.forwards,

@@ -14,7 +14,7 @@ import numpy as np
 from dllm_fast import _core
 from dllm_fast.answer import Cost, Written, answer
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown, warn
-from dllm_fast.events import CANCELLED, Source, StepEvent, event_after
+from dllm_fast.events import Source, StepEvent, event_after
 from dllm_fast.modules.hold import Hold, Settled
 from dllm_fast.modules.keep import stepping
 from dllm_fast.records import scalar
@@ -90,6 +90,7 @@ class Run:
         self._on_step, self._guesses = on_step, guesses
         config = plan.config
         assert config.mask_token_id is not None
+        self._mask = config.mask_token_id
         self._sampler = _core.Sampler(
             plan.rule,
             plan.canvases,
@@ -296,7 +297,7 @@ class Run:
             # Only guesses are made of them.
             predictions=predictions if self._guesses else (),
             reason_of=functools.partial(_reason, self._plan, self._config, self._cancelled),
-            mask=self._plan.config.mask_token_id or 0,
+            mask=self._mask,
             has_guesses=self._guesses,
         )
         done = [sampler.is_done(row) for row in rows.tolist()]
@@ -405,4 +406,4 @@ def _give_back(hold: Hold, process: int) -> None:
 
 def _reason(plan: Plan, config: SamplerConfig, cancelled: frozenset[int], row: int, canvas: Ints) -> str:
     """Why a row is done."""
-    return CANCELLED if row in cancelled else Written.between(plan.canvases[row], canvas, config).reason
+    return Written.between(plan.canvases[row], canvas, config).reason(is_cancelled=row in cancelled)
