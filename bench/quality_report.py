@@ -59,11 +59,12 @@ def section(record: Record) -> str:
     above = min(_better_than_counts(record))
     fixed = next(c for c in record[ON_AVERAGE] if _threshold(c) == 0.99)
     by_row = next(c for c in record[BY_ROW] if _threshold(c) == 0.99)
+    presets = len({point["preset"] for point in record["points"]})
     givens = ", ".join(f"{name} {low}-{high}" for name, (low, high) in record["givens"].items())
     return _paragraphs(
         "![Solved puzzles against forwards, a line for each rule](bench/results/quality.svg)",
         f"""The embedded Sudoku model on {record["n"]} fresh puzzles ({givens} givens; by hash, none of the solutions is in
-        training) under {len(record["points"])} settings, every preset among them, with the same puzzles and seeds for each
+        training) under {len(record["points"])} settings of {presets} presets, with the same puzzles and seeds for each
         (`python -m bench.quality`; all points in [`quality.json`](bench/results/quality.json), comparisons in
         [`bench/README.md`](bench/README.md)). The Pareto front, where no other setting solves as many with fewer forwards,
         and two settings beside it:""",

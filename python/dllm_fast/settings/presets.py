@@ -1,38 +1,193 @@
-"""Published algorithms as named settings."""
+"""Published algorithms as named settings, each with what is known of it; docs/rules.md is made of these rows."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from dllm_fast.settings.config import SamplerConfig
 
-_PRESETS = {
-    # LLaDA, Nie et al., 2502.09992: the whole canvas, or blocks ("semi-autoregressive"), or random order.
-    "llada": SamplerConfig(order="sampled-confidence"),
-    "llada-semi-ar": SamplerConfig(order="sampled-confidence", block_length=32),
-    "llada-random": SamplerConfig(order="random"),
-    # Dream, Ye et al., 2508.15487. Its models also need shift=True, which is theirs to say.
-    "dream-origin": SamplerConfig(order="ancestral", schedule="dream"),
-    "dream-maskgit-plus": SamplerConfig(order="sampled-confidence", schedule="dream"),
-    "dream-entropy": SamplerConfig(order="entropy", schedule="dream"),
-    "dream-margin": SamplerConfig(order="margin", schedule="dream"),
-    # MaskGIT, Chang et al., 2202.04200.
-    "maskgit": SamplerConfig(order="sampled-confidence", schedule="maskgit"),
-    # The reverse process itself, so at temperature 1: MDLM, Sahoo et al., 2406.07524; first-hitting, Zheng et al., 2409.02908.
-    "mdlm": SamplerConfig(order="ancestral", schedule="linear", temperature=1.0),
-    "first-hitting": SamplerConfig(order="random", schedule="first-hitting", temperature=1.0),
-    # Fast-dLLM, Wu et al., 2505.22618.
-    "fast-dllm": SamplerConfig(order="sampled-confidence", threshold=0.9, block_length=32),
-    "fast-dllm-factor": SamplerConfig(order="sampled-confidence", factor=1.0, block_length=32),
-    # LLaDA2.1, 2602.08676: its quality and speed modes, and the thresholds that its own `generate` begins with.
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where an algorithm was published.
+
+    Attributes:
+        name: what its authors call it, or the model that it came with.
+        authors: the first of them, "et al." for the others.
+        arxiv: number on arXiv.
+    """
+
+    name: str
+    authors: str
+    arxiv: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the authors say that it does better than another; `bench.quality` looks whether it does.
+
+    Attributes:
+        words: the claim in short.
+        kind: `fewer`: fewer forwards, and as many answers right; `better`: more answers right at equal forwards;
+            `same`: the same tokens, or the same law.
+        than: preset of the rule that they compare with.
+    """
+
+    words: str
+    kind: Literal["fewer", "better", "same"]
+    than: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A published algorithm.
+
+    Attributes:
+        settings: the algorithm itself, with the values of its authors.
+        does: one sentence, for who reads the table of all rules.
+        paper: where it is from; None for what everybody knows.
+        claim: what its authors say of it; None for what others are compared with.
+        quirks: what `as_published` changes here; "" where rule and published code agree.
+        remark: what else somebody must know who chooses it; "" for nothing.
+    """
+
+    settings: SamplerConfig
+    does: str
+    paper: Paper | None = None
+    claim: Claim | None = None
+    quirks: str = ""
+    remark: str = ""
+
+
+_LLADA = Paper("LLaDA", "Nie et al.", "2502.09992")
+_DREAM = Paper("Dream", "Ye et al.", "2508.15487")
+_FAST_DLLM = Paper("Fast-dLLM", "Wu et al.", "2505.22618")
+_LLADA21 = Paper("LLaDA2.1", "Bie et al.", "2602.08676")
+
+_TIES = "Probabilities of a softmax in the dtype of the logits, so that sure positions tie."
+_MEAN = f"{_TIES} Counts from the mean number of masks over the batch."
+_ITS_SHIFT = "Dream's models also need `shift=True`, which is theirs to say."
+
+# A row is one algorithm. Tests ask of each: a sentence, a paper or none, a claim whose other side is a preset too, a place in
+# README, in docs/rules.md and in the quality bench.
+PRESETS: dict[str, Preset] = {
+    "llada": Preset(
+        settings=SamplerConfig(order="sampled-confidence"),
+        does="Commits the most probable proposals of the whole canvas, evenly many a step.",
+        paper=_LLADA,
+        claim=Claim("more right than a random order at equal forwards", "better", "llada-random"),
+        quirks=_TIES,
+    ),
+    "llada-semi-ar": Preset(
+        settings=SamplerConfig(order="sampled-confidence", block_length=32),
+        does="The same in blocks of 32, left to right.",
+        paper=_LLADA,
+        claim=Claim("more right than the whole canvas at once (instruct models on GSM8K)", "better", "llada"),
+        quirks=_TIES,
+    ),
+    "llada-random": Preset(
+        settings=SamplerConfig(order="random"),
+        does="Commits positions in random order, evenly many a step.",
+        paper=_LLADA,
+        quirks=_TIES,
+    ),
+    "dream-origin": Preset(
+        settings=SamplerConfig(order="ancestral", schedule="dream"),
+        does="Each position commits by itself with the probability of Dream's schedule.",
+        paper=_DREAM,
+        quirks=_TIES,
+        remark=_ITS_SHIFT,
+    ),
+    "dream-maskgit-plus": Preset(
+        settings=SamplerConfig(order="sampled-confidence", schedule="dream"),
+        does="Commits the most probable proposals, as many as Dream's schedule says.",
+        paper=_DREAM,
+        claim=Claim("more right than `origin` at equal forwards", "better", "dream-origin"),
+        quirks=_MEAN,
+        remark=_ITS_SHIFT,
+    ),
+    "dream-entropy": Preset(
+        settings=SamplerConfig(order="entropy", schedule="dream"),
+        does="Commits the positions of least entropy, as many as Dream's schedule says.",
+        paper=_DREAM,
+        claim=Claim("more right than `origin` at equal forwards", "better", "dream-origin"),
+        quirks=_MEAN,
+        remark=_ITS_SHIFT,
+    ),
+    "dream-margin": Preset(
+        settings=SamplerConfig(order="margin", schedule="dream"),
+        does="Commits the positions whose best two tokens lie farthest apart, as many as Dream's schedule says.",
+        paper=_DREAM,
+        claim=Claim("more right than `origin` at equal forwards", "better", "dream-origin"),
+        quirks=_MEAN,
+        remark=_ITS_SHIFT,
+    ),
+    "maskgit": Preset(
+        settings=SamplerConfig(order="sampled-confidence", schedule="maskgit"),
+        does="Commits the most probable proposals, few at first and more with every step (cosine).",
+        paper=Paper("MaskGIT", "Chang et al.", "2202.04200"),
+        claim=Claim("better than equal counts at equal forwards", "better", "llada"),
+        quirks=_TIES,
+    ),
+    "mdlm": Preset(
+        settings=SamplerConfig(order="ancestral", schedule="linear", temperature=1.0),
+        does="The reverse process itself: each position draws its token by itself at a random time.",
+        paper=Paper("MDLM", "Sahoo et al.", "2406.07524"),
+        quirks="The schedule in float32.",
+    ),
+    "first-hitting": Preset(
+        settings=SamplerConfig(order="random", schedule="first-hitting", temperature=1.0),
+        does="The reverse process in infinitely many steps: one random position at each time that something happens.",
+        paper=Paper("first-hitting sampler", "Zheng et al.", "2409.02908"),
+        claim=Claim("the law of the reverse process without its error of finite steps", "better", "mdlm"),
+    ),
+    "fast-dllm": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.9, block_length=32),
+        does="Commits every position of the block that is at least 0.9 sure, and the surest one in any case.",
+        paper=_FAST_DLLM,
+        claim=Claim("several times fewer forwards at the same accuracy", "fewer", "llada-semi-ar"),
+    ),
+    "fast-dllm-factor": Preset(
+        settings=SamplerConfig(order="sampled-confidence", factor=1.0, block_length=32),
+        does="Commits n positions while (n + 1) * (1 - confidence of the n-th) stays below a factor.",
+        paper=_FAST_DLLM,
+        claim=Claim("fewer forwards than a threshold at about its accuracy", "fewer", "fast-dllm"),
+        quirks="All are committed where only the last one fails.",
+    ),
+    "llada2.1-quality": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.7, edit_threshold=0.5, block_length=32),
+        does="A lower threshold, and written tokens are replaced where another one is more than 0.5 sure.",
+        paper=_LLADA21,
+        claim=Claim("fewer forwards than a high threshold, more right", "fewer", "fast-dllm"),
+    ),
     # "Speed" replaces a token whenever another one is better: there 0 is always, where Diffusers has it for never.
-    "llada2.1-quality": SamplerConfig(order="sampled-confidence", threshold=0.7, edit_threshold=0.5, block_length=32),
-    "llada2.1-speed": SamplerConfig(order="sampled-confidence", threshold=0.5, edit_threshold=0.0, block_length=32),
-    "llada2.1-conservative": SamplerConfig(order="sampled-confidence", threshold=0.95, edit_threshold=0.9, block_length=32),
-    # EB-Sampler, Ben-Hamu et al., 2505.24857.
-    "entropy-bound": SamplerConfig(order="entropy", entropy_bound=0.1),
-    "left-to-right": SamplerConfig(order="left-to-right"),
+    "llada2.1-speed": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.5, edit_threshold=0.0, block_length=32),
+        does="A threshold of 0.5, and written tokens are replaced whenever another one is better.",
+        paper=_LLADA21,
+        claim=Claim("half the forwards of a high threshold, as many right", "fewer", "fast-dllm"),
+    ),
+    # The thresholds that its own `generate` begins with.
+    "llada2.1-conservative": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.95, edit_threshold=0.9, block_length=32),
+        does="A high threshold, and written tokens are replaced only where another one is more than 0.9 sure.",
+        paper=_LLADA21,
+        claim=Claim("more right than the threshold alone", "better", "fast-dllm"),
+    ),
+    "entropy-bound": Preset(
+        settings=SamplerConfig(order="entropy", entropy_bound=0.1),
+        does="Commits positions of low entropy while their sum without the largest stays below a bound, in nats.",
+        paper=Paper("EB-Sampler", "Ben-Hamu et al.", "2505.24857"),
+        claim=Claim("two to three times fewer forwards at the same accuracy", "fewer", "llada"),
+    ),
+    "left-to-right": Preset(
+        settings=SamplerConfig(order="left-to-right"),
+        does="Commits positions in reading order, evenly many a step.",
+    ),
 }
 
 
 def presets() -> dict[str, SamplerConfig]:
     """Name to settings of every preset; the dictionary is a copy, the settings are frozen."""
-    return dict(_PRESETS)
+    return {name: preset.settings for name, preset in PRESETS.items()}
