@@ -39,6 +39,19 @@ def check_config(object: object) -> None:
         InvalidTypeError: a value of the wrong type.
     """
 
+def most_forwards(object: object, masks: int, blocks: int) -> int:
+    """The most forwards that a row of these settings takes, whatever the model says.
+
+    Args:
+        object: a `SamplerConfig`.
+        masks: of the row when it begins, at most 2^24.
+        blocks: that hold masks, at most `masks`.
+
+    Raises:
+        InvalidValueError: a number out of its range.
+        InvalidTypeError: a value of the wrong type.
+    """
+
 def mask_predict(
     logits: Any,
     *,

@@ -4,6 +4,7 @@ use super::error::{bad_type, bad_value, fits, raise, shown};
 use crate::error::Error;
 use crate::logits::draw::Sampling;
 use crate::logits::filter::Filters;
+use crate::rules::Rule;
 use crate::rules::config::{Config, Steps};
 use crate::rules::cut::Cut;
 use crate::rules::order::{Order, OrderNoise};
@@ -289,4 +290,19 @@ pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<C
 pub(super) fn check_config(object: &Bound<'_, PyAny>) -> PyResult<()> {
     // An id that nothing else uses: the mask may come later, from the model.
     config(object, Some(u32::MAX)).map(drop)
+}
+
+/// The most forwards that a row of these settings takes, with so many masks in so many blocks.
+#[pyfunction]
+pub(super) fn most_forwards(
+    object: &Bound<'_, PyAny>,
+    masks: &Bound<'_, PyAny>,
+    blocks: &Bound<'_, PyAny>,
+) -> PyResult<usize> {
+    let rule = Rule::new(config(object, Some(u32::MAX))?).map_err(raise)?;
+    let most = MOST_NEW_TOKENS as u64;
+    let masks = whole(masks, "masks", (0, most), "no canvas has more")?;
+    let remedy = "a block that counts holds a mask";
+    let blocks = whole(blocks, "blocks", (0, masks), remedy)?;
+    Ok(rule.most_forwards(masks as usize, blocks as usize))
 }

@@ -86,6 +86,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(names, m)?)?;
     m.add_function(wrap_pyfunction!(set_threads, m)?)?;
     m.add_function(wrap_pyfunction!(config::check_config, m)?)?;
+    m.add_function(wrap_pyfunction!(config::most_forwards, m)?)?;
     m.add_function(wrap_pyfunction!(predict::mask_predict, m)?)?;
     m.add_function(wrap_pyfunction!(laws::row_laws, m)?)?;
     m.add_class::<predict::Prediction>()?;

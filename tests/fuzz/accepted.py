@@ -52,7 +52,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **{entry.name: TYPES[entry.kind.removesuffix(" | None")] for entry in entries() if "tuple" not in entry.kind},
     **dict.fromkeys(
         (
-            *("max_rows", "num_samples", "top", "n", "masks", "min_givens", "max_givens"),
+            *("max_rows", "num_samples", "top", "n", "masks", "blocks", "min_givens", "max_givens"),
             *("step", "position", "row", "nfe", "replayed", "pad_token_id", "threads"),
         ),
         (*WHOLE, *NONE),

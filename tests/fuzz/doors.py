@@ -180,6 +180,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
             "step": 0,
         },
     ),
+    "_core.most_forwards": (_core.most_forwards, lambda: {"object": rule(), "masks": 4, "blocks": 2}),
     "_core.names": (_core.names, dict),
     "_core.row_laws": (
         _core.row_laws,
