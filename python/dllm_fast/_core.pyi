@@ -15,6 +15,7 @@ __all__ = [
     "__version__",
     "check_config",
     "mask_predict",
+    "most_forwards",
     "names",
     "row_laws",
     "schedule",
