@@ -260,6 +260,9 @@ class Request:
     def positions(self) -> list[NDArray[np.int64]]:
         """The positions to score, an array for each such row."""
     @property
+    def open(self) -> list[NDArray[np.bool_]]:
+        """Which positions `[L]` nothing was written at, an array for each such row. What shows there means nothing."""
+    @property
     def step(self) -> int:
         """Forwards that the first of these rows has behind it; rows that wait for room, or join later, have fewer."""
     @property
@@ -322,11 +325,12 @@ class Sampler:
     the sampler goes, some 5 bytes a position and 40 an edit: who serves for long begins another sampler now and then.
 
     Args:
-        config: a `SamplerConfig` with a mask token.
+        config: a `SamplerConfig`.
         canvases: one array of tokens for each row, of any lengths; masks are what is written.
         seed: one for all rows or one for each, from 0 below 2^64; default 0.
         request: index of the sample for its prompt, one or one for each row; default 0.
         block_start: position from which blocks are counted, one or one for each row; default 0.
+        open: which positions are written, a bool array for each row: for settings without a mask token.
         score_all: ask for every open position of a block, also where the rule chooses without looking; the edits are the same.
         max_rows: rows in a request at most; one that is done makes room for the next.
 
@@ -343,6 +347,7 @@ class Sampler:
         seed: int | Sequence[int] | None = None,
         request: int | Sequence[int] | None = None,
         block_start: int | Sequence[int] | None = None,
+        open: Sequence[NDArray[np.bool_] | Sequence[bool]] | None = None,
         score_all: bool = False,
         max_rows: int | None = None,
     ) -> Sampler: ...
@@ -354,6 +359,7 @@ class Sampler:
         seed: int | None = None,
         request: int | None = None,
         block_start: int | None = None,
+        open: NDArray[np.bool_] | Sequence[bool] | None = None,
     ) -> int:
         """One more row, also while others wait for answers; it takes part from the next request on, as soon as there is room.
 
@@ -363,6 +369,7 @@ class Sampler:
             seed: from 0 below 2^64; default 0.
             request: index of the sample for its prompt; default 0.
             block_start: position from which its blocks are counted; default 0.
+            open: which positions are written: for settings without a mask token.
 
         Returns:
             The row's index: the number of rows so far.
@@ -460,6 +467,9 @@ class Sampler:
     @property
     def canvases(self) -> list[NDArray[np.int64]]:
         """The canvases of all rows as they stand."""
+    @property
+    def open(self) -> list[NDArray[np.bool_]]:
+        """Which positions of each canvas are open as they stand."""
     @property
     def trajectory(self) -> list[list[Edit]]:
         """For each row, its edits so far, in order."""

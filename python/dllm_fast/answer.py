@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dllm_fast.settings.config import SamplerConfig
 
     Ints = NDArray[np.int64]
+    Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +32,21 @@ class Written:
 
     Attributes:
         positions: rising, int64; cut behind the first end token where one ends a row.
-        masks: every position that was a mask, int64.
+        open: every position that was open at the start, int64.
         is_ended: is the last of `positions` such an end token?
     """
 
     positions: Ints
-    masks: Ints
+    open: Ints
     is_ended: bool
 
     @classmethod
-    def between(cls, before: Ints, after: Ints, config: SamplerConfig) -> Written:
-        """What stands in a canvas beside what it was."""
-        masks = np.flatnonzero(before == config.mask_token_id)
-        positions = masks[after[masks] != config.mask_token_id]  # a row that is cancelled has some left
-        ends = np.flatnonzero(np.isin(after[positions], config.eos_token_ids)) if config.stop_at_eos else masks[:0]
-        return cls(positions[: ends[0] + 1] if ends.size else positions, masks, bool(ends.size))
+    def between(cls, before: Flags, after: Flags, canvas: Ints, config: SamplerConfig) -> Written:
+        """What stands in a canvas, from the positions that were open at the start and those that are."""
+        was_open = np.flatnonzero(before)
+        positions = was_open[~after[was_open]]  # a row that is cancelled has some left
+        ends = np.flatnonzero(np.isin(canvas[positions], config.eos_token_ids)) if config.stop_at_eos else was_open[:0]
+        return cls(positions[: ends[0] + 1] if ends.size else positions, was_open, bool(ends.size))
 
     def reason(self, *, is_cancelled: bool) -> str:
         """Why the row is finished."""
@@ -80,8 +81,8 @@ def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, cost: Cost, canc
         cancelled: rows that were ended before they were done.
     """
     sequences = sampler.canvases
-    pairs = list(zip(plan.canvases, sequences, strict=True))
-    written = [Written.between(before, after, config) for before, after in pairs]
+    rows = zip(plan.open, sampler.open, sequences, strict=True)
+    written = [Written.between(before, after, canvas, config) for before, after, canvas in rows]
     trajectory = sampler.trajectory
     committed = sum(edit.kind == "commit" for edits in trajectory for edit in edits)
     texts, texts_error = _texts(plan, sequences, written)
@@ -118,7 +119,7 @@ def _texts(plan: Plan, canvases: list[Ints], written: list[Written]) -> tuple[li
         special = list(tokens.special_ids(plan.tokenizer))
         for canvas, row in zip(canvases, written, strict=True):
             answer = row.positions[:-1] if row.is_ended else row.positions
-            shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.masks, answer)) if plan.is_infilling else answer
+            shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.open, answer)) if plan.is_infilling else answer
             found.append(text.decode(plan.tokenizer, canvas[shown], np.isin(shown, answer), special))
     except DllmFastError as error:
         return None, str(error)

@@ -176,6 +176,21 @@ def number_array(value: object, name: str) -> NDArray[np.float64]:
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
+def flag_array(value: object, name: str) -> NDArray[np.bool_]:
+    """Flags from a list, an array or a tensor of True and False, bool `[N]`.
+
+    Raises:
+        InvalidTypeError: anything but flags, or another shape.
+        InvalidValueError: masked entries, or too many.
+    """
+    array = as_array(value, name)
+    if array.size == 0 and array.ndim == 1:
+        array = array.astype(np.bool_)
+    if array.dtype.kind != "b" or array.ndim != 1:
+        raise InvalidTypeError(f"{name} must hold True and False [N], got {shown(value)}; pass numpy bool")
+    return np.ascontiguousarray(array)
+
+
 def _holds_flags(value: object) -> bool:
     """Is True or False in a list? Beside numbers NumPy makes numbers of them."""
     if not isinstance(value, list | tuple):

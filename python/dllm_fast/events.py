@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dllm_fast._core import Prediction, Request
 
     Ints = NDArray[np.int64]
+    Flags = NDArray[np.bool_]
 
 #: Why a row takes no further part: an end token, no more masks, or somebody who had seen enough.
 STOP, LENGTH, CANCELLED = REASONS = ("stop", "length", "cancelled")
@@ -32,15 +33,13 @@ class Source:
     Attributes:
         request: what the step was asked.
         predictions: what the model said, for some rows each.
-        reason_of: why a row is done, from its index and its canvas.
-        mask: id of the mask.
+        reason_of: why a row is done, from its index, its canvas and which positions of it are open.
         has_guesses: the event tells what the model would write at the masks that are left.
     """
 
     request: Request
     predictions: Sequence[tuple[Ints, Prediction]]
-    reason_of: Callable[[int, Ints], str]
-    mask: int
+    reason_of: Callable[[int, Ints, Flags], str]
     has_guesses: bool
 
 
@@ -70,10 +69,11 @@ class StepEvent(_Late):
         positions: where, rising, int64.
         tokens: the tokens that stand there now, int64.
         canvases: the canvases after the step, int64.
+        open_positions: where nothing is written yet, rising, int64; what a canvas shows there is no part of an answer.
         stable_prefix: so many new tokens from the start of a row can no longer change.
         is_done: takes the row no further part?
         finish_reasons: of rows that do not: "stop" behind an end token, "length" without one, "cancelled"; None for the others.
-        guess_positions: positions still masked for which the model has a guess, int64; None without `guesses=True`.
+        guess_positions: positions still open for which the model has a guess, int64; None without `guesses=True`.
         guess_tokens: the guesses, int64; None without `guesses=True`.
     """
 
@@ -83,6 +83,7 @@ class StepEvent(_Late):
     positions: list[Ints]
     tokens: list[Ints]
     canvases: list[Ints]
+    open_positions: list[Ints]
     stable_prefix: list[int]
     is_done: list[bool]
     finish_reasons: list[str | None]
@@ -111,7 +112,7 @@ class StepEvent(_Late):
             finish_reasons=[
                 None if value is None else reason(value) for value in rows(found["finish_reasons"], "finish_reasons")
             ],
-            **{name: _arrays(found[name], name) for name in ("positions", "tokens", "canvases")},
+            **{name: _arrays(found[name], name) for name in ("positions", "tokens", "canvases", "open_positions")},
             guess_positions=guessed("guess_positions"),
             guess_tokens=guessed("guess_tokens"),
         )
@@ -160,20 +161,28 @@ def _canvases(event: StepEvent) -> list[Ints]:
 def _reasons(event: StepEvent) -> list[str | None]:
     if not any(event.is_done):
         return [None] * len(event.is_done)
-    rows = zip(event._source.request.rows.tolist(), event.is_done, _canvases(event), strict=True)
-    return [event._source.reason_of(row, canvas) if is_done else None for row, is_done, canvas in rows]
+    rows = zip(event._source.request.rows.tolist(), event.is_done, _canvases(event), _open(event), strict=True)
+    return [event._source.reason_of(row, canvas, left) if is_done else None for row, is_done, canvas, left in rows]
 
 
-def _masked(event: StepEvent) -> list[NDArray[np.bool_]]:
-    """Which of the scored positions still are masks."""
-    pairs = zip(_canvases(event), event._source.request.positions, strict=True)
-    return [canvas[scored] == event._source.mask for canvas, scored in pairs]
+def _open(event: StepEvent) -> list[Flags]:
+    """Which positions are open after the step."""
+    after = event._source.request.open
+    for is_open, row in zip(after, event.edits, strict=True):
+        for edit in row:
+            is_open[edit.position] = edit.kind == "remask"
+    return after
+
+
+def _left(event: StepEvent) -> list[Flags]:
+    """Which of the scored positions still are open."""
+    return [is_open[scored] for is_open, scored in zip(_open(event), event._source.request.positions, strict=True)]
 
 
 def _guess_positions(event: StepEvent) -> list[Ints] | None:
     if not event._source.has_guesses:
         return None
-    return [scored[left] for scored, left in zip(event._source.request.positions, _masked(event), strict=True)]
+    return [scored[left] for scored, left in zip(event._source.request.positions, _left(event), strict=True)]
 
 
 def _guess_tokens(event: StepEvent) -> list[Ints] | None:
@@ -185,7 +194,7 @@ def _guess_tokens(event: StepEvent) -> list[Ints] | None:
     for group, prediction in event._source.predictions:
         ends = np.cumsum([len(scored[row]) for row in group.tolist()])
         guesses.update(zip(group.tolist(), np.split(prediction.token, ends[:-1]), strict=True))
-    return [guesses[row][left] for row, left in zip(scored, _masked(event), strict=True)]
+    return [guesses[row][left] for row, left in zip(scored, _left(event), strict=True)]
 
 
 _LATE: dict[str, Callable[[Any], Any]] = {
@@ -193,6 +202,7 @@ _LATE: dict[str, Callable[[Any], Any]] = {
     "positions": lambda event: [np.array(list(row), dtype=np.int64) for row in _last(event)],
     "tokens": lambda event: [np.array(list(row.values()), dtype=np.int64) for row in _last(event)],
     "canvases": _canvases,
+    "open_positions": lambda event: [np.flatnonzero(is_open) for is_open in _open(event)],
     "finish_reasons": _reasons,
     "guess_positions": _guess_positions,
     "guess_tokens": _guess_tokens,

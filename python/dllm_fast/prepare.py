@@ -44,6 +44,7 @@ class Plan:
         rule: the settings that decide: with everything that is suppressed.
         special: tokens that the tokenizer says are special, suppressed beside those of the settings.
         canvases: what is filled, int64.
+        open: which positions of each are written, bool.
         starts: first position that `sample` appended; 0 for `infill`.
         block_starts: from where blocks are counted: `starts`, but the beginning of the canvas for a block-causal model.
         prompts: number of the prompt.
@@ -58,6 +59,7 @@ class Plan:
     rule: SamplerConfig
     special: tuple[int, ...]
     canvases: list[NDArray[np.int64]]
+    open: list[NDArray[np.bool_]]
     starts: list[int]
     block_starts: list[int]
     prompts: list[int]
@@ -104,12 +106,14 @@ def plan(
     check_size(prompts, config, each, infilling=is_infilling)
     of_rows = [number for number in range(len(prompts)) for _ in range(each)]
     starts = [0 if is_infilling else len(prompts[number].ids) for number in of_rows]
+    canvases = [canvas_of(prompts[number], config, infilling=is_infilling) for number in of_rows]
     return Plan(
         tokenizer=tokenizer,
         config=config,
         rule=changed(config, suppress_tokens=(*config.suppress_tokens, *special)),
         special=special,
-        canvases=[canvas_of(prompts[number], config, infilling=is_infilling) for number in of_rows],
+        canvases=canvases,
+        open=[canvas == config.mask_token_id for canvas in canvases],
         starts=starts,
         block_starts=[0] * len(starts) if _is_absolute(runner) else starts,
         prompts=of_rows,

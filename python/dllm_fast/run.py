@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dllm_fast.prepare import Plan
     from dllm_fast.result import Result
     from dllm_fast.runners.runner import Runner, Session
-    from dllm_fast.settings.config import SamplerConfig
 
     Ints = NDArray[np.int64]
     OnStep = Callable[[StepEvent], object]
@@ -89,14 +88,13 @@ class Run:
         self._to_cancel: list[int] = []
         self._on_step, self._guesses = on_step, guesses
         config = plan.config
-        assert config.mask_token_id is not None
-        self._mask = config.mask_token_id
         self._sampler = _core.Sampler(
             plan.rule,
             plan.canvases,
             seed=plan.seeds,
             request=plan.requests,
             block_start=plan.block_starts,
+            open=plan.open if config.mask_token_id is None else None,
             score_all=guesses,
             max_rows=config.max_batch_rows,
         )
@@ -292,12 +290,16 @@ class Run:
         rows, sampler = request.rows, self._sampler
         edits = sampler.edits(rows, self._told[rows])
         self._told[rows] += [len(written) for written in edits]
+        plan, config, cancelled = self._plan, self._config, self._cancelled
+
+        def reason_of(row: int, canvas: Ints, is_open: NDArray[np.bool_]) -> str:
+            return Written.between(plan.open[row], is_open, canvas, config).reason(is_cancelled=row in cancelled)
+
         source = Source(
             request=request,
             # Only guesses are made of them.
             predictions=predictions if self._guesses else (),
-            reason_of=functools.partial(_reason, self._plan, self._config, self._cancelled),
-            mask=self._mask,
+            reason_of=reason_of,
             has_guesses=self._guesses,
         )
         done = [sampler.is_done(row) for row in rows.tolist()]
@@ -402,8 +404,3 @@ def _give_back(hold: Hold, process: int) -> None:
     else:
         with contextlib.suppress(Exception):  # a device is not the child's
             hold.give_back()
-
-
-def _reason(plan: Plan, config: SamplerConfig, cancelled: frozenset[int], row: int, canvas: Ints) -> str:
-    """Why a row is done."""
-    return Written.between(plan.canvases[row], canvas, config).reason(is_cancelled=row in cancelled)

@@ -27,16 +27,20 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// A canvas that is open where it shows the mask.
-    pub fn new(tokens: Vec<u32>, mask: Option<u32>) -> Self {
-        let state = |&token: &u32| {
-            if mask == Some(token) {
+    /// A canvas that is open where `open` says so, one flag a position; without it, where it shows the mask.
+    pub fn new(tokens: Vec<u32>, mask: Option<u32>, open: Option<&[bool]>) -> Self {
+        let is_open = |(p, &token): (usize, &u32)| match open {
+            Some(open) => open[p],
+            None => mask == Some(token),
+        };
+        let state = |place| {
+            if is_open(place) {
                 State::Open
             } else {
                 State::Given
             }
         };
-        let states: Vec<State> = tokens.iter().map(state).collect();
+        let states: Vec<State> = tokens.iter().enumerate().map(state).collect();
         let open = states.iter().filter(|&&s| s == State::Open).count();
         Self {
             tokens,
@@ -64,6 +68,11 @@ impl Canvas {
     /// Has it no positions?
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
+    }
+
+    /// Which positions are open.
+    pub fn which_open(&self) -> Vec<bool> {
+        self.states.iter().map(|&s| s == State::Open).collect()
     }
 
     /// Number of open positions.

@@ -136,18 +136,59 @@ pub(super) fn ids(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
 
 /// Canvases: a list of what `ids` takes.
 pub(super) fn token_lists(canvases: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u32>>> {
-    let py = canvases.py();
-    let Some(iterator) = fits(py, canvases.try_iter())? else {
+    each(canvases, "canvases must be a list of int64 arrays", |one| {
+        ids(one, "every canvas")
+    })
+}
+
+/// For each of `n` rows what `flags` takes, or nothing for any.
+pub(super) fn flag_lists(
+    object: Option<&Bound<'_, PyAny>>,
+    n: usize,
+    name: &str,
+) -> PyResult<Vec<Option<Vec<bool>>>> {
+    let Some(object) = object else {
+        return Ok(vec![None; n]);
+    };
+    let rule = format!("{name} must be a list of boolean arrays");
+    let rows = each(object, &rule, |one| flags(one, name).map(Some))?;
+    if rows.len() != n {
+        return Err(bad_value(format!(
+            "{name} must be one array for each of {n} rows, got {}; check its length",
+            rows.len()
+        )));
+    }
+    Ok(rows)
+}
+
+/// Something of every item of a list of rows.
+fn each<T>(
+    rows: &Bound<'_, PyAny>,
+    rule: &str,
+    read: impl Fn(&Bound<'_, PyAny>) -> PyResult<T>,
+) -> PyResult<Vec<T>> {
+    let py = rows.py();
+    let Some(iterator) = fits(py, rows.try_iter())? else {
         return Err(bad_type(format!(
-            "canvases must be a list of int64 arrays, got {}; wrap one canvas in a list",
-            canvases.get_type()
+            "{rule}, got {}; wrap one canvas in a list",
+            rows.get_type()
         )));
     };
-    let canvas = |canvas: PyResult<Bound<'_, PyAny>>| {
+    let one = |row: PyResult<Bound<'_, PyAny>>| {
         py.check_signals()?;
-        ids(&canvas?, "every canvas")
+        read(&row?)
     };
-    iterator.map(canvas).collect()
+    iterator.map(one).collect()
+}
+
+/// Flags from an array, a tensor or a list of True and False.
+pub(super) fn flags(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<bool>> {
+    let convert = object.py().import("dllm_fast.arrays")?;
+    let array = convert.call_method1("flag_array", (object, name))?;
+    Ok(array
+        .extract::<PyReadonlyArray1<'_, bool>>()?
+        .as_slice()?
+        .to_vec())
 }
 
 /// Numbers from an array, a tensor or a list.

@@ -222,15 +222,11 @@ fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
     items.iter().map(id).collect()
 }
 
-/// Reads a `SamplerConfig`. Without a mask id, `mask` stands in for it.
-pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<Config> {
+/// Reads a `SamplerConfig`.
+pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
     let flag = |name| get::<bool>(object, name, FLAG).map(|b| b.unwrap_or(false));
     let as_published = flag("as_published")?;
-    let Some(mask) = get::<u32>(object, "mask_token_id", ID)?.or(mask) else {
-        return Err(bad_value(
-            "a mask token is needed, got none; pass mask_token_id (LLaDA 126336, Dream 151666, LLaDA2 156895, BERT 103)".into(),
-        ));
-    };
+    let mask = get::<u32>(object, "mask_token_id", ID)?;
     let name: String = get(object, "schedule", "a name")?.unwrap_or_else(|| "even".into());
     let eps = get(object, "eps", NUMBER)?.unwrap_or(1e-3);
     let schedule = schedule(&name, eps, as_published)?;
@@ -288,8 +284,7 @@ pub(super) fn config(object: &Bound<'_, PyAny>, mask: Option<u32>) -> PyResult<C
 /// Checks every setting that does not depend on a canvas.
 #[pyfunction]
 pub(super) fn check_config(object: &Bound<'_, PyAny>) -> PyResult<()> {
-    // An id that nothing else uses: the mask may come later, from the model.
-    config(object, Some(u32::MAX)).map(drop)
+    config(object).map(drop)
 }
 
 /// The most forwards that a row of these settings takes, with so many masks in so many blocks.

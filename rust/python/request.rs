@@ -16,6 +16,7 @@ pub(super) struct Request {
     pub rows: Vec<usize>,
     pub canvases: Vec<Vec<u32>>,
     pub positions: Vec<Vec<u32>>,
+    pub open: Vec<Vec<bool>>,
     pub windows: Vec<Range<usize>>,
     pub step: u32,
 }
@@ -36,6 +37,11 @@ impl Request {
     #[getter]
     fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         list(py, &self.positions, |p| tokens(py, p.iter().copied()))
+    }
+    /// Which positions of each canvas nothing was written at, one bool array for each such row.
+    #[getter]
+    fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        list(py, &self.open, |flags| PyArray1::from_slice(py, flags))
     }
     /// Forwards that the first of these rows has behind it. Rows that wait for room, or join later, have fewer than others.
     #[getter]
@@ -167,6 +173,7 @@ impl Request {
             rows: self.rows.clone(),
             canvases,
             positions: self.positions.clone(),
+            open: self.open.clone(),
             windows: self.windows.clone(),
             step: self.step,
         })

@@ -1,7 +1,7 @@
 //! The sampler for people who own a model loop.
 
 use super::answer::{choice, named};
-use super::arrays::{ids, indices, list, one_or_each, token_lists, tokens};
+use super::arrays::{flag_lists, flags, ids, indices, list, one_or_each, token_lists, tokens};
 use super::config::{flag, whole};
 use super::edit::Edit;
 use super::error::{bad_type, bad_value, raise};
@@ -57,7 +57,7 @@ fn index_of_row(row: &Bound<'_, PyAny>) -> PyResult<usize> {
 #[pymethods]
 impl Sampler {
     #[new]
-    #[pyo3(signature = (config, canvases, *, seed=None, request=None, block_start=None, score_all=false, max_rows=None))]
+    #[pyo3(signature = (config, canvases, *, seed=None, request=None, block_start=None, open=None, score_all=false, max_rows=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         config: &Bound<'_, PyAny>,
@@ -65,13 +65,14 @@ impl Sampler {
         seed: Option<&Bound<'_, PyAny>>,
         request: Option<&Bound<'_, PyAny>>,
         block_start: Option<&Bound<'_, PyAny>>,
+        open: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = scored)] score_all: bool,
         max_rows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let remedy = "leave it out for all rows";
         let max_rows = max_rows.map(|most| whole(most, "max_rows", (1, 1 << 32), remedy));
         let max_rows = max_rows.transpose()?.map(|most| most as usize);
-        let settings = config::config(config, None)?;
+        let settings = config::config(config)?;
         let py = canvases.py();
         let canvases = token_lists(canvases)?;
         let n = canvases.len();
@@ -84,11 +85,14 @@ impl Sampler {
             |o| one_or_each::<u32>(o, n, "request", "a whole number from 0 below 2^32"),
         )?;
         let origins = each(block_start, "block_start", "a position from 0")?;
+        let open = flag_lists(open, n, "open")?;
         let starts = canvases
             .into_iter()
+            .zip(open)
             .enumerate()
-            .map(|(i, canvas)| Start {
+            .map(|(i, (canvas, open))| Start {
                 canvas,
+                open,
                 stream: Stream {
                     seed: seeds[i],
                     request: requests[i],
@@ -109,7 +113,8 @@ impl Sampler {
     /// One more row, also while others wait for answers: it takes part from the next request on, as soon as there is room.
     ///
     /// `config` are its own settings; without them it has those that the sampler was made with. Returns its index.
-    #[pyo3(signature = (canvas, config=None, *, seed=None, request=None, block_start=None))]
+    #[pyo3(signature = (canvas, config=None, *, seed=None, request=None, block_start=None, open=None))]
+    #[allow(clippy::too_many_arguments)]
     fn add(
         &self,
         py: Python<'_>,
@@ -118,6 +123,7 @@ impl Sampler {
         seed: Option<&Bound<'_, PyAny>>,
         request: Option<&Bound<'_, PyAny>>,
         block_start: Option<&Bound<'_, PyAny>>,
+        open: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<usize> {
         let number = |object: Option<&Bound<'_, PyAny>>, name, most| {
             let remedy = "leave it out for 0";
@@ -125,13 +131,14 @@ impl Sampler {
         };
         let start = Start {
             canvas: ids(canvas, "a canvas")?,
+            open: open.map(|open| flags(open, "open")).transpose()?,
             stream: Stream {
                 seed: number(seed, "seed", u64::MAX)?,
                 request: number(request, "request", u64::from(u32::MAX))? as u32,
             },
             origin: number(block_start, "block_start", u64::MAX)? as usize,
         };
-        let settings = config.map(|config| config::config(config, None));
+        let settings = config.map(|config| config::config(config));
         let settings = settings.transpose()?;
         let own = config.map(|config| config.clone().unbind());
         let mut turn = self.0.take(py)?;
@@ -203,9 +210,14 @@ impl Sampler {
             };
             let canvases = rows.iter().map(|&r| copy(core.canvas(r)));
             let positions = rows.iter().map(|&r| copy(core.positions(r)));
+            let open = rows.iter().map(|&r| {
+                let open = watch.goes_on().then(|| core.open(r));
+                open.ok_or(Error::Interrupted)
+            });
             Ok(Some(Request {
                 canvases: canvases.collect::<Result<_, _>>()?,
                 positions: positions.collect::<Result<_, _>>()?,
+                open: open.collect::<Result<_, _>>()?,
                 windows: rows.iter().map(|&r| core.window(r)).collect(),
                 step: core.forwards(first),
                 rows,
@@ -334,6 +346,13 @@ impl Sampler {
     fn canvases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let canvases = self.copied(py, |core, r| core.canvas(r).to_vec())?;
         list(py, canvases, |c| tokens(py, c.into_iter()))
+    }
+
+    /// Which positions of the canvases are open as they stand, bool.
+    #[getter]
+    fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let open = self.copied(py, Core::open)?;
+        list(py, open, |flags| PyArray1::from_vec(py, flags))
     }
 
     /// For each row, its edits so far, in order.

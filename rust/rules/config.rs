@@ -22,8 +22,8 @@ pub enum Steps {
 /// Everything that decides, but the canvases and the seeds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Token that marks what may be written.
-    pub mask: u32,
+    /// Token that marks what may be written; `None` where whoever begins a row says which positions are open.
+    pub mask: Option<u32>,
     /// Positions in a block; `None` makes the whole canvas one.
     pub block_length: Option<usize>,
     /// Number of forwards.
@@ -141,11 +141,11 @@ impl Config {
         self.schedule.check()?;
         self.revise.check()?;
         self.check_combinations()?;
-        if self.ends.contains(&self.mask) {
+        if let Some(mask) = self.mask.filter(|mask| self.ends.contains(mask)) {
             return Err(Error::setting(
                 "eos_token_id",
                 "must differ from mask_token_id",
-                self.mask,
+                mask,
                 "check both ids",
             ));
         }
@@ -254,7 +254,7 @@ impl Config {
     /// Rising ids that count as -inf: the mask and the suppressed ones.
     pub fn excluded(&self) -> Vec<u32> {
         let mut ids = self.suppressed.clone();
-        ids.push(self.mask);
+        ids.extend(self.mask);
         ids.sort_unstable();
         ids.dedup();
         ids

@@ -34,7 +34,7 @@ mod tests {
     fn canvas(tokens: &[u32]) -> Canvas {
         let mut start = vec![0; tokens.len()];
         start[0] = tokens[0];
-        let mut canvas = Canvas::new(start, Some(0));
+        let mut canvas = Canvas::new(start, Some(0), None);
         let written = (1..tokens.len()).filter(|&p| tokens[p] != 0);
         let commit = |p| Edit {
             step: 0,

@@ -25,10 +25,33 @@ pub use step::Pace;
 pub struct Start {
     /// Tokens; masks are what may be written.
     pub canvas: Vec<u32>,
+    /// Which positions may be written, where no mask says it.
+    pub open: Option<Vec<bool>>,
     /// Randomness of the row.
     pub stream: Stream,
     /// Where its blocks are counted from.
     pub origin: usize,
+}
+
+impl Start {
+    /// Refuses a row of which nothing says, or two things say, what may be written.
+    fn check(&self, row: usize, rule: &Rule) -> Result<()> {
+        let positions = self.canvas.len();
+        match (&self.open, rule.mask) {
+            (None, None) => Err(Error::Mismatch(format!(
+                "a mask token is needed, got none for row {row}; pass mask_token_id (LLaDA 126336, Dream 151666, LLaDA2 156895, BERT 103), \
+                 or open=, which says what is written"
+            ))),
+            (Some(_), Some(mask)) => Err(Error::Mismatch(format!(
+                "the mask says which positions are open, got open= beside mask_token_id={mask} for row {row}; pass one of them"
+            ))),
+            (Some(open), None) if open.len() != positions => Err(Error::Mismatch(format!(
+                "open must have a flag for each of the {positions} positions of row {row}, got {}; pass an array as long as the canvas",
+                open.len()
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Canvases on their way to being filled. Rows have rules, seeds and lengths of their own; they come, finish and are cancelled
@@ -63,8 +86,13 @@ impl Sampler {
         watch: &Watch<'_>,
     ) -> Result<Self> {
         let rule = Arc::new(Rule::new(config)?);
-        let row = |start| going_on(watch).map(|()| Row::new(Arc::clone(&rule), start));
-        let rows: Vec<Row> = starts.into_iter().map(row).collect::<Result<_>>()?;
+        let row = |(i, start): (usize, Start)| {
+            going_on(watch)?;
+            start.check(i, &rule)?;
+            Ok(Row::new(Arc::clone(&rule), start))
+        };
+        let starts = starts.into_iter().enumerate();
+        let rows: Vec<Row> = starts.map(row).collect::<Result<_>>()?;
         let counts = rows.iter().map(Row::block_count).enumerate();
         if let Some((row, blocks)) = counts.max_by_key(|&(row, blocks)| (blocks, usize::MAX - row))
         {
@@ -91,6 +119,7 @@ impl Sampler {
             Some(config) => self.shared(config)?,
         };
         let index = self.rows.len();
+        start.check(index, &rule)?;
         let row = Row::new(Arc::clone(&rule), start);
         rule.check_blocks(index, row.block_count())?;
         self.rows.push(row);
@@ -224,6 +253,11 @@ impl Sampler {
             .map(|row| row.canvas().open())
             .collect();
         Some(open.iter().sum::<usize>() as f64 / open.len().max(1) as f64)
+    }
+
+    /// Which positions of a row are open.
+    pub fn open(&self, row: usize) -> Vec<bool> {
+        self.rows[row].canvas().which_open()
     }
 
     /// Tokens of a row.

@@ -67,7 +67,7 @@ impl Sampler {
             if let Some(&id) = law.suppressed.last()
                 && id as usize >= vocabulary
             {
-                let name = if rows.iter().any(|&r| self.rule(r).mask == id) {
+                let name = if rows.iter().any(|&r| self.rule(r).mask == Some(id)) {
                     "mask_token_id"
                 } else {
                     "suppress_tokens"

@@ -57,7 +57,7 @@ pub struct Row {
 
 impl Row {
     pub fn new(rule: Arc<Rule>, start: Start) -> Self {
-        let canvas = Canvas::new(start.canvas, Some(rule.mask));
+        let canvas = Canvas::new(start.canvas, rule.mask, start.open.as_deref());
         let blocks = rule.blocks(start.origin);
         Self {
             block_count: blocks.count(canvas.states(), canvas.len()),

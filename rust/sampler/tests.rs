@@ -14,7 +14,7 @@ const MASK: u32 = 9;
 
 fn config() -> Config {
     Config {
-        mask: MASK,
+        mask: Some(MASK),
         block_length: None,
         steps: Steps::Open,
         schedule: Schedule::Even,
@@ -37,6 +37,7 @@ fn config() -> Config {
 fn start(canvas: &[u32], seed: u64) -> Start {
     Start {
         canvas: canvas.to_vec(),
+        open: None,
         stream: Stream { seed, request: 0 },
         origin: 0,
     }

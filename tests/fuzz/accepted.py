@@ -73,6 +73,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("sequences", "new_tokens", "trajectory", "nfe_per_row", "guess_positions", "guess_tokens", "canvases"),
+            "open_positions",
             *("input_ids", "token"),
         ),
         (*IDS, *ROWS, *EMPTY, "[2**64]", "[10**400]"),
@@ -90,6 +91,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "quantise": NONE,
     "adapter": NONE,
     "streamer": NONE,
+    "open": NONE,  # beside a mask, which says it
     "generation_config": NONE,
     "position_ids": (*NONE, *IDS, *ROWS),
     **dict.fromkeys(("preset", "cache_policy", "revision", "kind", "name"), NONE),

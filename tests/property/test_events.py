@@ -39,6 +39,7 @@ def replay(event, i, canvas):
     assert event.canvases[i].tolist() == canvas.tolist()
     assert event.positions[i].tolist() == places
     assert event.tokens[i].tolist() == canvas[places].tolist()
+    assert event.open_positions[i].tolist() == np.flatnonzero(canvas == MASK).tolist()
 
 
 @settings(max_examples=2 * settings().max_examples)

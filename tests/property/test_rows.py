@@ -442,3 +442,44 @@ def test_more_post_steps_than_draws_can_count():
     ):
         dllm_fast.Sampler(config, [[MASK] * 2048])
     assert dllm_fast.Sampler(config, [[MASK] * 2047]).next() is not None
+
+
+@given(strategies.settings(), strategies.canvases(), st.integers(0, 2**32), st.integers(0, 10))
+def test_flags_say_what_is_open_where_no_mask_does(rule, canvas, seed, shown):
+    # Whatever stands at the open positions: the model answers the same, and the answer is.
+    table = toys.HashTable(VOCABULARY, seed=seed, grid=1.0)
+    is_open = canvas == MASK
+    by_mask = dllm_fast.Sampler(dllm_fast.SamplerConfig(**rule), [canvas], seed=3)
+    unmasked = dllm_fast.SamplerConfig(
+        **(rule | {"mask_token_id": None, "suppress_tokens": (*rule.get("suppress_tokens", ()), MASK)})
+    )
+    by_flags = dllm_fast.Sampler(unmasked, [np.where(is_open, shown, canvas)], seed=3, open=[is_open])
+    while (request := by_mask.next()) is not None:
+        other = by_flags.next()
+        assert [p.tolist() for p in request.positions] == [p.tolist() for p in other.positions]
+        assert [flags.tolist() for flags in request.open] == [flags.tolist() for flags in other.open]
+        assert (request.open[0] == (request.canvases[0] == MASK)).all()
+        logits = table.row(request.canvases[0])[request.positions[0]].astype(np.float32)
+        by_mask.feed(logits)
+        by_flags.feed(logits)
+    assert by_flags.next() is None
+    assert repr(by_mask.trajectory) == repr(by_flags.trajectory)
+    assert by_mask.canvases[0].tolist() == by_flags.canvases[0].tolist()
+    assert not by_flags.open[0].any()
+
+
+def test_what_is_open_is_said_once():
+    open_ = [[True, False]]
+    with pytest.raises(InvalidValueError, match=r"got open= beside mask_token_id=7 for row 0; pass one of them"):
+        dllm_fast.Sampler(dllm_fast.SamplerConfig(mask_token_id=MASK), [[MASK, 1]], open=open_)
+    with pytest.raises(InvalidValueError, match="a flag for each of the 3 positions of row 0, got 2"):
+        dllm_fast.Sampler(dllm_fast.SamplerConfig(), [[1, 1, 1]], open=open_)
+    with pytest.raises(InvalidValueError, match="open must be one array for each of 2 rows, got 1"):
+        dllm_fast.Sampler(dllm_fast.SamplerConfig(), [[1, 1], [1]], open=open_)
+    for bad in (True, [[1, 0]], [True, False], [["yes", "no"]]):
+        with pytest.raises(InvalidTypeError, match="open must"):
+            dllm_fast.Sampler(dllm_fast.SamplerConfig(), [[1, 1]], open=bad)
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(), [[1, 1]], open=open_)
+    assert sampler.add([5, 6], open=[False, True]) == 1
+    with pytest.raises(InvalidValueError, match="a mask token is needed, got none for row 2"):
+        sampler.add([5, 6])

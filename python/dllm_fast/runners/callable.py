@@ -110,7 +110,7 @@ class CanvasSession:
         self._mask_token_id, self._eos_token_ids = task.mask_token_id, task.eos_token_ids
         self._rows = len(task.lengths)
         self.forwards = Forwards()
-        self._watch = Watch(task.mask_token_id) if runner.info is None else None
+        self._watch = Watch() if runner.info is None else None
 
     def hold(self, hold: Hold) -> None:
         self._runner.change(hold)
@@ -129,15 +129,17 @@ class CanvasSession:
         )
 
     def parts(self, request: Request) -> list[Part]:
+        is_open = {} if self._watch is None else dict(zip(request.rows.tolist(), request.open, strict=True))
         return [
-            (rows, functools.partial(self._scored, canvases, lines))
+            (rows, functools.partial(self._scored, canvases, lines, [is_open[row] for row in rows.tolist() if is_open]))
             for rows, canvases, lines in request.groups(shift=self._shift)
         ]
 
-    def _scored(self, canvases: Ints, lines: Ints) -> Scored:
+    def _scored(self, canvases: Ints, lines: Ints, is_open: list[NDArray[np.bool_]]) -> Scored:
         output = self.forwards.run(functools.partial(self._runner.call, canvases, lines), *canvases.shape)
         logits, lines_of = self._runner.read(output, canvases, lines)
-        largest = np.max(canvases, initial=0, where=canvases != self._mask_token_id)
+        mask = -1 if self._mask_token_id is None else self._mask_token_id
+        largest = np.max(canvases, initial=0, where=canvases != mask)
         if largest >= logits.shape[1]:
             # Only the first forward tells how many ids there are. The sampler looks at the mask's.
             raise InvalidValueError(
@@ -150,7 +152,7 @@ class CanvasSession:
                 "would end; check it against the tokenizer"
             )
         if self._watch is not None:
-            self._watch.look(canvases, logits)
+            self._watch.look(canvases, np.stack(is_open), logits)
         return logits, lines_of
 
 

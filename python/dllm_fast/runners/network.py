@@ -73,7 +73,6 @@ class NetworkSession:
         rows = len(task.lengths)
         self._policy = policy(self._rule, rows, shift=task.shift, refresh_every=task.refresh_every)
         self._shift = task.shift
-        self._mask = task.mask_token_id
         self._predictor = task.predictor
         self._max_rows = task.max_rows
         self.forwards = Forwards()
@@ -275,7 +274,10 @@ class NetworkSession:
         lengths = request.lengths
         ids, lines = request.batch(np.zeros_like(lengths), lengths, shift=self._shift)
         rows, width = ids.shape
-        order = self._rule.order(ids == self._mask, lengths)
+        is_open = np.zeros(ids.shape, dtype=np.bool_)
+        for line, flags in enumerate(request.open):
+            is_open[line, : len(flags)] = flags
+        order = self._rule.order(is_open, lengths)
         places = np.argsort(order, axis=1, kind="stable")
         ends = self._rule.end(np.broadcast_to(np.arange(width), ids.shape), lengths, lengths, lengths)
         batch = Batch(

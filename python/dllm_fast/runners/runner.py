@@ -35,7 +35,7 @@ class Task:
         lengths: of the canvas of each row.
         starts: first position of each row that `sample` appended; 0 for `infill`.
         prompts: number of the prompt of each row: rows of one prompt begin alike.
-        mask_token_id: the mask.
+        mask_token_id: the mask, or None.
         eos_token_ids: tokens that end a row.
         shift: the logits of position i - 1 predict position i.
         cache: policy; `auto` is the fastest that gives the same tokens as none.
@@ -47,7 +47,7 @@ class Task:
     lengths: Sequence[int]
     starts: Sequence[int]
     prompts: Sequence[int]
-    mask_token_id: int
+    mask_token_id: int | None
     eos_token_ids: tuple[int, ...] = ()
     shift: bool = False
     cache: str = "auto"

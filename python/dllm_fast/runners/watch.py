@@ -23,21 +23,18 @@ class Watch:
 
     A prediction of a mask depends on what was written to its right, or it does not. A function in which none ever does, while
     nearly all heed what was written to their left, is causal. (An oracle of Sudoku heeds little on either side.)
-
-    Args:
-        mask_token_id: the mask.
     """
 
-    def __init__(self, mask_token_id: int) -> None:
-        self._mask = mask_token_id
-        self._last: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+    def __init__(self) -> None:
+        # Of each shape: canvases, which positions were open, and some columns of the logits.
+        self._last: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32]]] = {}
         self._is_decided = False
         self._looks = 0
         self._chances = 0
         self._behind = self._moved_behind = 0
 
-    def look(self, canvases: NDArray[np.int64], logits: torch.Tensor | NDArray[Any]) -> None:
-        """Takes canvases `[B, L]` and their logits `[B * L, V]`."""
+    def look(self, canvases: NDArray[np.int64], is_open: NDArray[np.bool_], logits: torch.Tensor | NDArray[Any]) -> None:
+        """Takes canvases `[B, L]`, which of their positions are open, and their logits `[B * L, V]`."""
         if self._is_decided or self._looks == _MOST_LOOKS:
             return
         self._looks += 1
@@ -47,23 +44,23 @@ class Watch:
         )
         host = chosen.float().cpu().numpy() if isinstance(chosen, torch.Tensor) else chosen.astype(np.float32)
         rows = host.reshape(*canvases.shape, -1)
-        before, self._last[canvases.shape] = self._last.get(canvases.shape), (canvases.copy(), rows)
+        before, self._last[canvases.shape] = self._last.get(canvases.shape), (canvases.copy(), is_open, rows)
         if before is None:
             return
         written = canvases != before[0]
-        if not (before[0][written] == self._mask).all():
+        if not before[1][written].all():
             return  # other rows of the same length
         behind = np.cumsum(written, axis=1) > 0
         ahead = np.cumsum(written[:, ::-1], axis=1)[:, ::-1] > 0
         largest = float(np.abs(rows[np.isfinite(rows)]).max(initial=0.0))
         with np.errstate(invalid="ignore"):  # of infinities, which are equal or not
-            moved = ~((rows == before[1]) | (np.abs(rows - before[1]) <= _ROUNDING * largest)).all(axis=2)
-        is_open = (canvases == self._mask) & ahead & ~behind
-        self._chances += int(is_open.sum())
+            moved = ~((rows == before[2]) | (np.abs(rows - before[2]) <= _ROUNDING * largest)).all(axis=2)
+        could_change = is_open & ahead & ~behind
+        self._chances += int(could_change.sum())
         followers = behind & ~written
         self._behind += int(followers.sum())
         self._moved_behind += int((moved & followers).sum())
-        self._is_decided = bool((moved & is_open).any())
+        self._is_decided = bool((moved & could_change).any())
 
     @property
     def looks_causal(self) -> bool:
