@@ -294,7 +294,7 @@ pub(super) fn most_forwards(
     masks: &Bound<'_, PyAny>,
     blocks: &Bound<'_, PyAny>,
 ) -> PyResult<usize> {
-    let rule = Rule::new(config(object, Some(u32::MAX))?).map_err(raise)?;
+    let rule = Rule::new(config(object)?).map_err(raise)?;
     let most = MOST_NEW_TOKENS as u64;
     let masks = whole(masks, "masks", (0, most), "no canvas has more")?;
     let remedy = "a block that counts holds a mask";

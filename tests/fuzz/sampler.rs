@@ -168,7 +168,7 @@ fn config(dice: &mut Dice) -> Config {
         }
     };
     Config {
-        mask: id(dice),
+        mask: Some(id(dice)),
         block_length: dice.maybe(Dice::size),
         steps,
         schedule,
@@ -263,10 +263,15 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
     if config.noise.annealed && matches!(config.order, Order::Entropy | Order::LeftToRight) {
         config.noise.temperature = 0.0;
     }
-    let mask = config.mask;
+    let mask = mask_of(&config);
     config.ends.retain(|&e| e != mask);
     config.stop_at_end &= !config.ends.is_empty();
     config
+}
+
+/// The mask of settings that have one, as all of ours do.
+fn mask_of(config: &Config) -> u32 {
+    config.mask.expect("drawn with one")
 }
 
 fn start(mask: u32, dice: &mut Dice) -> Start {
@@ -286,6 +291,7 @@ fn start(mask: u32, dice: &mut Dice) -> Start {
         },
         origin: dice.below(length + 3),
         canvas,
+        open: None,
     }
 }
 
@@ -333,7 +339,7 @@ fn masks(canvas: &[u32], mask: u32) -> usize {
 
 /// The bound on the forwards of a row that its rule states.
 fn bound(config: &Config, start: &Start) -> usize {
-    let canvas = Canvas::new(start.canvas.clone(), Some(config.mask));
+    let canvas = Canvas::new(start.canvas.clone(), config.mask, None);
     let blocks = config.blocks(start.origin);
     let blocks = blocks.count(canvas.states(), canvas.len());
     let rule = Rule::new(config.clone()).expect("a sampler was made with it");
@@ -465,10 +471,10 @@ fn run(
             let before = sampler.canvas(r).to_vec();
             let is_written = |p: usize| before[p] != starts[r].canvas[p];
             for p in positions.iter().map(|&p| p as usize) {
-                let is_open = before[p] == config.mask;
+                let is_open = before[p] == mask_of(config);
                 assert!(is_open || config.revise.looks_back() && is_written(p));
             }
-            let is_full = masks(&before[sampler.window(r)], config.mask) == 0;
+            let is_full = masks(&before[sampler.window(r)], mask_of(config)) == 0;
             let answer: Vec<_> = positions
                 .iter()
                 .map(|&p| proposal(config, starts[r].stream, step, p))
@@ -478,7 +484,7 @@ fn run(
                 .expect("a right answer");
             let after = sampler.canvas(r);
             assert!(
-                masks(after, config.mask) < masks(&before, config.mask)
+                masks(after, mask_of(config)) < masks(&before, mask_of(config))
                     || config.schedule.keeps_idle_steps()
                     || is_full,
                 "every forward commits while there is something to fill"
@@ -493,19 +499,19 @@ fn run(
     }
     for (r, start) in starts.iter().enumerate() {
         let canvas = sampler.canvas(r);
-        assert_eq!(masks(canvas, config.mask), 0, "no mask is left");
+        assert_eq!(masks(canvas, mask_of(config)), 0, "no mask is left");
         let mut replayed = start.canvas.clone();
         for edit in sampler.trajectory(r) {
             let p = edit.position as usize;
-            assert_eq!(start.canvas[p], config.mask, "given tokens stay");
-            assert_ne!(edit.token, config.mask, "the mask is never written");
+            assert_eq!(start.canvas[p], mask_of(config), "given tokens stay");
+            assert_ne!(edit.token, mask_of(config), "the mask is never written");
             match edit.kind {
                 Kind::Commit => {
-                    assert_eq!(replayed[p], config.mask, "a mask is filled once");
+                    assert_eq!(replayed[p], mask_of(config), "a mask is filled once");
                     assert!(!config.suppressed.contains(&edit.token));
                 }
                 Kind::Edit => {
-                    assert!(config.revise.looks_back() && replayed[p] != config.mask);
+                    assert!(config.revise.looks_back() && replayed[p] != mask_of(config));
                     assert!(edit.token != replayed[p] && !config.suppressed.contains(&edit.token));
                 }
                 Kind::Pad => assert!(config.stop_at_end && edit.token == config.ends[0]),
@@ -531,7 +537,7 @@ fn drive(case: u64) {
         tame(wild, dice)
     };
     let starts: Vec<Start> = (0..dice.below(5))
-        .map(|_| start(config.mask, dice))
+        .map(|_| start(mask_of(&config), dice))
         .collect();
     run(&config, &starts, dice.one_in(2), Some(dice));
     company(case);
@@ -555,7 +561,7 @@ fn company(case: u64) {
     let mut cases: Vec<(Config, Start, Sampler)> = Vec::new();
     for _ in 0..=dice.below(4) {
         let config = tame(config(dice), dice);
-        let start = start(config.mask, dice);
+        let start = start(mask_of(&config), dice);
         if let Some(alone) = run(&config, std::slice::from_ref(&start), false, None) {
             cases.push((config, start, alone));
         }
@@ -660,7 +666,7 @@ fn a_block_longer_than_any_canvas_is_one_block() {
     let config = tame(config(dice), dice);
     for length in [usize::MAX, usize::MAX / 2, usize::MAX / 2 + 1, 1 << 62] {
         let config = Config {
-            mask: 0,
+            mask: Some(0),
             block_length: Some(length),
             steps: Steps::Open,
             cut: Cut::Threshold(0.0),
@@ -673,6 +679,7 @@ fn a_block_longer_than_any_canvas_is_one_block() {
         };
         let start = Start {
             canvas: vec![1, 0, 0, 0],
+            open: None,
             stream: Stream {
                 seed: 0,
                 request: 0,
