@@ -56,3 +56,27 @@ def batches(draw):
     requests = draw(st.lists(st.integers(0, 2**32 - 1), **each))
     starts = draw(st.lists(st.integers(0, 10), **each))
     return canvases, seeds, requests, starts
+
+
+@st.composite
+def first_steps(draw):
+    """Statistics for the first step of a canvas of masks, with many ties."""
+    n = draw(st.integers(1, 12))
+    levels = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
+    top1 = np.array(draw(st.lists(levels, min_size=n, max_size=n)))
+    return {
+        "token": np.zeros(n, dtype=np.int64),
+        "probability": top1,
+        "top1": top1,
+        "top2": top1 / 2,
+        "entropy": np.array(draw(st.lists(levels, min_size=n, max_size=n))),
+    }
+
+
+def first_commit(config, statistics):
+    """Positions that the first step commits."""
+    n = len(statistics["token"])
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(mask_token_id=strategies.MASK, **config), [np.full(n, strategies.MASK)])
+    assert sampler.next().positions[0].tolist() == list(range(n))
+    sampler.feed(prediction=dllm_fast.Prediction(**statistics))
+    return {e.position for e in sampler.trajectory[0]}

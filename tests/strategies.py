@@ -165,18 +165,46 @@ def canvases(draw, max_length: int = 14) -> np.ndarray:
 
 batches = st.lists(canvases(), min_size=1, max_size=4)
 
-ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral")
+ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral", "certainty-prior")
 SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
 
 thresholds = st.one_of(st.sampled_from([-0.5, 0.0, 0.2, 0.5, 0.9, 1.0, 1.5]), st.floats(0, 1))
 factors = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 2.0, 1e9]), st.floats(0, 5))
 bounds = st.one_of(st.sampled_from([0.0, 0.1, 1.0, 1e9]), st.floats(0, 10))
+# Settings that are cuts, or belong to one.
+CUTS = ("threshold", "factor", "entropy_bound", "neighbour_threshold", "neighbour_distance", "run_threshold")
+
+
+@st.composite
+def neighbours(draw) -> dict:
+    """LocalLeap: a lower threshold around what passes the threshold."""
+    near, threshold = sorted((draw(thresholds), draw(thresholds)))
+    distance = draw(st.sampled_from([{}, {"neighbour_distance": 0}, {"neighbour_distance": 1}, {"neighbour_distance": 99}]))
+    return {"threshold": threshold, "neighbour_threshold": near, **distance}
+
+
 cuts = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"threshold": thresholds}),
     st.fixed_dictionaries({"factor": factors}),
     st.fixed_dictionaries({"entropy_bound": bounds}),
+    neighbours(),
+    st.fixed_dictionaries({"run_threshold": thresholds}, optional={"threshold": thresholds}),
 )
+gap_bars = st.one_of(st.sampled_from([0.0, 0.1, 0.5, 2.5, INF]), st.floats(0, 2))
+
+
+@st.composite
+def stops(draw, *, is_one_block: bool) -> dict:
+    """Prophet's stop, or none; also of a named answer, where the canvas is one block."""
+    if draw(st.integers(0, 3)):
+        return {}
+    chosen = {"gap_stop": draw(gap_bars)}
+    if is_one_block and draw(st.booleans()):
+        chosen |= {"gap_start": draw(st.integers(0, 12)), "gap_length": draw(st.integers(1, 6))}
+    return chosen
+
+
 ends = st.sampled_from(
     [
         {},
@@ -222,7 +250,11 @@ def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures
         optional.pop("order_temperature", None)
     if chosen["schedule"] == "first-hitting":
         del optional["steps_per_block"]
+    if order == "certainty-prior":
+        optional["prior_sigma"] = st.sampled_from([0.1, 1.0, 3.0, 30.0])
     chosen |= draw(st.fixed_dictionaries({}, optional=optional))
+    if order != "ancestral" and chosen["schedule"] != "first-hitting":
+        chosen |= draw(stops(is_one_block="block_length" not in chosen))
     chosen |= draw(ends)
     chosen |= draw(filters(VOCABULARY))
     return chosen

@@ -22,7 +22,8 @@ fn candidates(n: usize) -> Vec<Candidate> {
             key: confidence,
             confidence,
             entropy: 1.0 - confidence,
-            index,
+            index: index as u32,
+            position: index as u32,
         }
     };
     (0..n).map(candidate).collect()
@@ -57,4 +58,23 @@ fn factor(bencher: Bencher, n: usize) {
 #[divan::bench(args = LENGTHS)]
 fn entropy_bound(bencher: Bencher, n: usize) {
     run(bencher, n, Cut::EntropyBound(0.1), 1);
+}
+
+#[divan::bench(args = LENGTHS)]
+fn neighbours(bencher: Bencher, n: usize) {
+    let cut = Cut::Neighbours {
+        threshold: 0.9,
+        near: 0.75,
+        distance: 4,
+    };
+    run(bencher, n, cut, 1);
+}
+
+#[divan::bench(args = LENGTHS)]
+fn runs(bencher: Bencher, n: usize) {
+    let cut = Cut::Runs {
+        threshold: 0.9,
+        run: 0.4,
+    };
+    run(bencher, n, cut, 1);
 }

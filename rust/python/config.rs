@@ -7,6 +7,7 @@ use crate::logits::filter::Filters;
 use crate::rules::Rule;
 use crate::rules::config::{Config, Steps};
 use crate::rules::cut::Cut;
+use crate::rules::gap::GapStop;
 use crate::rules::order::{Order, OrderNoise};
 use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
@@ -157,20 +158,63 @@ pub(super) const FLAG: &str = "True or False";
 const ID: &str = "a token id, a whole number from 0";
 
 fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {
-    let threshold = get::<f64>(config, "threshold", NUMBER)?.map(Cut::Threshold);
+    let least = get::<f64>(config, "threshold", NUMBER)?;
     let factor = get::<f64>(config, "factor", NUMBER)?.map(|factor| Cut::Factor {
         factor,
         as_published,
     });
     let bound = get::<f64>(config, "entropy_bound", NUMBER)?.map(Cut::EntropyBound);
-    let mut given = [threshold, factor, bound].into_iter().flatten();
+    let mut given = [least.map(Cut::Threshold), factor, bound]
+        .into_iter()
+        .flatten();
     let first = given.next().unwrap_or(Cut::Count);
     if given.next().is_some() {
         return Err(bad_value(
             "at most one of threshold, factor and entropy_bound can decide what is committed, got several; set the others to None".into(),
         ));
     }
-    Ok(first)
+    let distance = get::<u32>(config, "neighbour_distance", FROM_ZERO)?.unwrap_or(4);
+    let near = get::<f64>(config, "neighbour_threshold", NUMBER)?.map(|near| Cut::Neighbours {
+        threshold: least.unwrap_or(f64::INFINITY),
+        near,
+        distance,
+    });
+    let runs = get::<f64>(config, "run_threshold", NUMBER)?.map(|run| Cut::Runs {
+        threshold: least.unwrap_or(f64::INFINITY),
+        run,
+    });
+    match (near, runs) {
+        (None, None) => Ok(first),
+        (Some(_), Some(_)) => Err(bad_value(
+            "at most one of neighbour_threshold and run_threshold can decide what is committed beside the threshold, got both; set one to None".into(),
+        )),
+        (Some(_), None) if least.is_none() => Err(bad_value(
+            "neighbour_threshold is for neighbours of positions that pass the threshold, got no threshold; LocalLeap's is 0.9".into(),
+        )),
+        (_, Some(_)) if least.is_none() && first != Cut::Count => Err(bad_value(
+            "run_threshold goes with a threshold or with nothing, got a factor or entropy_bound beside it; set that to None".into(),
+        )),
+        (near, runs) => Ok(near.or(runs).unwrap_or(first)),
+    }
+}
+
+/// Prophet's stop.
+fn gap_stop(config: &Bound<'_, PyAny>) -> PyResult<Option<GapStop>> {
+    let bar = get::<f64>(config, "gap_stop", NUMBER)?;
+    let start = get::<usize>(config, "gap_start", FROM_ZERO)?;
+    let length = get::<usize>(config, "gap_length", COUNT)?.unwrap_or(5);
+    let stop = |bar, start: Option<usize>| GapStop {
+        bar,
+        answer: start.map(|start| (start, length)),
+    };
+    // Whether or not anything stops: a number that is out of range is never meant.
+    stop(0.0, Some(0)).check().map_err(raise)?;
+    if bar.is_none() && start.is_some() {
+        return Err(bad_value(
+            "gap_start says where gap_stop looks, got no gap_stop; 2.5 is Prophet's".into(),
+        ));
+    }
+    Ok(bar.map(|bar| stop(bar, start)))
 }
 
 fn revise(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
@@ -242,8 +286,10 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
             temperature: get(object, "order_temperature", NUMBER)?.unwrap_or(0.0),
             annealed: schedule == Schedule::MaskGit,
         },
+        prior_sigma: get(object, "prior_sigma", NUMBER)?.unwrap_or(10.0),
         cut: cut(object, as_published)?,
         min_commit: get(object, "min_commit", COUNT)?,
+        gap_stop: gap_stop(object)?,
         revise: revise(object)?,
         sampling: Sampling {
             temperature: get(object, "temperature", NUMBER)?.unwrap_or(0.0),

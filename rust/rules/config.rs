@@ -1,6 +1,8 @@
 //! The settings of a sampler, checked once.
 
 use super::cut::Cut;
+use super::gap::GapStop;
+use super::nearby;
 use super::order::{Order, OrderNoise};
 use super::revise::Revise;
 use super::schedule::Schedule;
@@ -34,10 +36,14 @@ pub struct Config {
     pub order: Order,
     /// Noise on the ranking.
     pub noise: OrderNoise,
+    /// Standard deviation of the certainty prior, in positions.
+    pub prior_sigma: f64,
     /// What ends the prefix of the ranking that is committed.
     pub cut: Cut,
     /// Masks committed at least in every forward; 1 where a cut decides, whatever the schedule says where it does.
     pub min_commit: Option<usize>,
+    /// When everything left is committed at once.
+    pub gap_stop: Option<GapStop>,
     /// What becomes of written tokens.
     pub revise: Revise,
     /// How a token is drawn.
@@ -117,27 +123,16 @@ impl Config {
             }
             _ => {}
         }
-        match self.cut {
-            Cut::Threshold(t) if t.is_nan() => Err(Error::setting(
-                "threshold",
-                "must be a number",
-                t,
-                "0.9 is Fast-dLLM's; above 1 commits one a forward, 0 all at once",
-            )),
-            Cut::Factor { factor, .. } if factor.is_nan() || factor < 0.0 => Err(Error::setting(
-                "factor",
-                "must be at least 0",
-                factor,
-                "1 is Fast-dLLM's; 0 commits one a forward",
-            )),
-            Cut::EntropyBound(bound) if bound.is_nan() || bound < 0.0 => Err(Error::setting(
-                "entropy_bound",
-                "must be at least 0 (nats)",
-                bound,
-                "0.1 is common; 0 commits one a forward",
-            )),
-            _ => Ok(()),
-        }?;
+        self.cut.check()?;
+        if !(self.prior_sigma > 0.0 && self.prior_sigma <= nearby::WIDEST) {
+            return Err(Error::setting(
+                "prior_sigma",
+                "must be above 0 and at most 1000 positions",
+                self.prior_sigma,
+                "10 is d2Cache's",
+            ));
+        }
+        self.gap_stop.map_or(Ok(()), GapStop::check)?;
         self.schedule.check()?;
         self.revise.check()?;
         self.check_combinations()?;
@@ -197,6 +192,22 @@ impl Config {
                  set edit_threshold to None, or choose another schedule"
                     .into(),
             ));
+        }
+        if let Some(stop) = self.gap_stop {
+            if self.order == Order::Ancestral || self.schedule == Schedule::FirstHitting {
+                return Err(Error::Mismatch(
+                    "gap_stop ends a block at once, got it beside order 'ancestral' or schedule 'first-hitting', which are the reverse \
+                     process itself; set gap_stop to None, or choose another order and schedule"
+                        .into(),
+                ));
+            }
+            if stop.answer.is_some() && self.block_length.is_some() {
+                return Err(Error::Mismatch(
+                    "gap_start is looked at in every forward, so the canvas must be one block, got a block_length beside it; \
+                     leave gap_start out (the open positions of each block count then), or block_length"
+                        .into(),
+                ));
+            }
         }
         if self.noise.annealed && noisy && matches!(self.order, Order::Entropy | Order::LeftToRight)
         {

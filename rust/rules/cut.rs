@@ -1,5 +1,6 @@
 //! The one selector: order the candidates by key, keep the longest prefix that passes the cut, clamp its length.
 
+use super::nearby;
 use crate::error::{Error, Result};
 use crate::watch::Watch;
 use std::cmp::Ordering;
@@ -14,7 +15,9 @@ pub struct Candidate {
     /// Summed by the entropy bound, in nats.
     pub entropy: f64,
     /// Index of the candidate; rises with the position.
-    pub index: usize,
+    pub index: u32,
+    /// Where it stands in the canvas.
+    pub position: u32,
 }
 
 /// The test that ends the prefix.
@@ -33,11 +36,29 @@ pub enum Cut {
     },
     /// Sum of the entropies minus their maximum is at most this (EB-Sampler, Ben-Hamu et al., 2505.24857).
     EntropyBound(f64),
+    /// Each by itself: a confidence of at least `threshold`, an anchor, or of at least `near` with an anchor no further away
+    /// than `distance` (`LocalLeap`, Kong et al., 2510.07081).
+    Neighbours {
+        /// What makes an anchor.
+        threshold: f64,
+        /// What is asked around anchors.
+        near: f64,
+        /// In positions, to both sides.
+        distance: u32,
+    },
+    /// Each by itself: a confidence of at least `threshold`, or the best of a maximal run of neighbouring candidates if it is
+    /// at least `run` (hierarchical decoding of dInfer, 2510.08666).
+    Runs {
+        /// What anybody needs.
+        threshold: f64,
+        /// What the best of a run needs.
+        run: f64,
+    },
 }
 
 impl Cut {
     /// All of them, each at the place that is its number, with bounds that mean nothing.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Count,
         Self::Threshold(0.0),
         Self::Factor {
@@ -49,7 +70,61 @@ impl Cut {
             as_published: true,
         },
         Self::EntropyBound(0.0),
+        Self::Neighbours {
+            threshold: 0.0,
+            near: 0.0,
+            distance: 0,
+        },
+        Self::Runs {
+            threshold: 0.0,
+            run: 0.0,
+        },
     ];
+
+    /// Checks the parameters.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Cut::Threshold(t)
+            | Cut::Neighbours { threshold: t, .. }
+            | Cut::Runs { threshold: t, .. }
+                if t.is_nan() =>
+            {
+                Err(Error::setting(
+                    "threshold",
+                    "must be a number",
+                    t,
+                    "0.9 is Fast-dLLM's; above 1 commits one a forward, 0 all at once",
+                ))
+            }
+            Cut::Factor { factor, .. } if factor.is_nan() || factor < 0.0 => Err(Error::setting(
+                "factor",
+                "must be at least 0",
+                factor,
+                "1 is Fast-dLLM's; 0 commits one a forward",
+            )),
+            Cut::EntropyBound(bound) if bound.is_nan() || bound < 0.0 => Err(Error::setting(
+                "entropy_bound",
+                "must be at least 0 (nats)",
+                bound,
+                "0.1 is common; 0 commits one a forward",
+            )),
+            Cut::Neighbours {
+                near, threshold, ..
+            } if near.is_nan() || near > threshold => Err(Error::setting(
+                "neighbour_threshold",
+                "must be a number, at most the threshold",
+                near,
+                "0.75 below a threshold of 0.9 is LocalLeap's; the threshold itself is the rule without neighbours",
+            )),
+            Cut::Runs { run, .. } if run.is_nan() => Err(Error::setting(
+                "run_threshold",
+                "must be a number",
+                run,
+                "0.4 is dInfer's; above 1 only the threshold counts",
+            )),
+            _ => Ok(()),
+        }
+    }
 
     /// Its name: that of the setting, where there is one.
     pub fn name(self) -> &'static str {
@@ -64,12 +139,15 @@ impl Cut {
                 as_published: true, ..
             } => "factor as published",
             Self::EntropyBound(_) => "entropy_bound",
+            Self::Neighbours { .. } => "neighbour_threshold",
+            Self::Runs { .. } => "run_threshold",
         }
     }
 }
 
 /// Puts the chosen candidates first, best first, and returns their number: the prefix that passes `cut`, at least
-/// `floor`, at most all. Keys must not be NaN. Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise.
+/// `floor`, at most all. Where candidates pass each by itself, the best `floor` and all that pass; they must come in the order
+/// of their positions then. Keys must not be NaN. Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise.
 /// Fails only where `watch` stops it.
 pub fn select(
     candidates: &mut [Candidate],
@@ -85,8 +163,18 @@ pub fn select(
         sort(&mut candidates[..floor], watch)?;
         return Ok(floor);
     }
+    if nearby::mark(candidates, cut) {
+        sort(candidates, watch)?;
+        return Ok(floor + bring_forward(&mut candidates[floor..]));
+    }
     sort(candidates, watch)?;
     Ok(passing(candidates, cut).max(floor))
+}
+
+/// Puts the marked candidates before the others, each in the order in which they were, and returns their number.
+fn bring_forward(candidates: &mut [Candidate]) -> usize {
+    candidates.sort_by_key(|c| c.confidence != nearby::MARKED);
+    candidates.partition_point(|c| c.confidence == nearby::MARKED)
 }
 
 /// Many are sorted in pieces, then in pieces of pieces, where the sorting finds what is in order already: so that nobody waits
@@ -112,7 +200,7 @@ fn sort(candidates: &mut [Candidate], watch: &Watch<'_>) -> Result<()> {
     }
 }
 
-fn order(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn order(a: &Candidate, b: &Candidate) -> Ordering {
     let by_key = b.key.partial_cmp(&a.key).expect("keys are numbers");
     by_key.then(a.index.cmp(&b.index))
 }
@@ -127,7 +215,7 @@ fn passing(sorted: &[Candidate], cut: Cut) -> usize {
             .unwrap_or(sorted.len())
     };
     match cut {
-        Cut::Count => 0,
+        Cut::Count | Cut::Neighbours { .. } | Cut::Runs { .. } => 0,
         Cut::Threshold(t) => prefix(&mut |_, c| c.confidence >= t),
         Cut::Factor {
             factor,
@@ -166,12 +254,13 @@ mod tests {
             key: c,
             confidence: c,
             entropy: 1.0 - c,
-            index,
+            index: index as u32,
+            position: index as u32,
         };
         confidences.iter().enumerate().map(make).collect()
     }
 
-    fn chosen(confidences: &[f64], cut: Cut, floor: usize) -> Vec<usize> {
+    fn chosen(confidences: &[f64], cut: Cut, floor: usize) -> Vec<u32> {
         let mut all = candidates(confidences);
         let n = select(&mut all, cut, floor, &Watch::never()).unwrap();
         all[..n].iter().map(|c| c.index).collect()
@@ -191,7 +280,7 @@ mod tests {
     fn the_floor_is_kept_and_clamped() {
         assert_eq!(chosen(&[0.1, 0.2], Cut::Threshold(0.9), 1), [1]);
         assert_eq!(chosen(&[0.1, 0.2], Cut::Threshold(0.9), 9), [1, 0]);
-        assert_eq!(chosen(&[], Cut::Threshold(0.9), 1), Vec::<usize>::new());
+        assert_eq!(chosen(&[], Cut::Threshold(0.9), 1), Vec::<u32>::new());
         assert_eq!(
             chosen(&[0.1, 0.95, 0.2, 0.9], Cut::Threshold(0.9), 1),
             [1, 3]

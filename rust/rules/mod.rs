@@ -4,6 +4,8 @@
 pub mod config;
 pub mod cut;
 pub mod ends;
+pub mod gap;
+pub mod nearby;
 pub mod order;
 pub mod revise;
 pub mod schedule;
@@ -52,7 +54,8 @@ impl Rule {
 
     /// Can the positions be chosen before the model is asked?
     pub fn chooses_blindly(&self) -> bool {
-        self.order.is_blind() && (self.cut == Cut::Count || self.order == Order::Ancestral)
+        let is_counted = self.cut == Cut::Count && self.gap_stop.is_none();
+        self.order.is_blind() && (is_counted || self.order == Order::Ancestral)
     }
 
     /// Are probabilities those of a softmax in the dtype of the logits? The published count loops take it so, and sure
@@ -64,6 +67,25 @@ impl Rule {
     /// Does Dream's published loop take the count from the mean number of masks over its batch?
     pub fn counts_by_mean(&self) -> bool {
         self.as_published && self.schedule.keeps_idle_steps()
+    }
+
+    /// Why tokens and scores are no answer for it, where it asks more of a position.
+    pub fn beyond_scores(&self) -> Option<&'static str> {
+        if matches!(self.cut, Cut::EntropyBound(_)) {
+            Some(
+                "entropy_bound needs entropies, got scores; feed logits or a prediction, or choose another cut",
+            )
+        } else if self.gap_stop.is_some() {
+            Some(
+                "gap_stop needs the two largest probabilities, got scores; feed logits or a prediction, or set gap_stop to None",
+            )
+        } else if self.order == Order::CertaintyPrior {
+            Some(
+                "order 'certainty-prior' needs probabilities, got scores; feed logits or a prediction, or choose another order",
+            )
+        } else {
+            None
+        }
     }
 
     /// How many open positions a step commits at least; exactly so many where counts alone decide. `mean` is that of the

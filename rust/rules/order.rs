@@ -22,6 +22,8 @@ pub enum Order {
     SampledConfidence,
     /// No order: every position commits by itself with the probability of the schedule (ancestral sampling).
     Ancestral,
+    /// Largest probability times how much around the position is known (d2Cache; `nearby::density`).
+    CertaintyPrior,
 }
 
 /// Statistics of one position, as far as decisions need them.
@@ -80,7 +82,7 @@ pub struct Place {
 
 impl Order {
     /// All of them, each at the place that is its number.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Confidence,
         Self::Margin,
         Self::Entropy,
@@ -88,6 +90,7 @@ impl Order {
         Self::LeftToRight,
         Self::SampledConfidence,
         Self::Ancestral,
+        Self::CertaintyPrior,
     ];
 
     /// The name in settings.
@@ -100,6 +103,7 @@ impl Order {
             Self::LeftToRight => "left-to-right",
             Self::SampledConfidence => "sampled-confidence",
             Self::Ancestral => "ancestral",
+            Self::CertaintyPrior => "certainty-prior",
         }
     }
 
@@ -117,11 +121,12 @@ impl Order {
         }
     }
 
-    /// The score of a position; `proposal` may be absent where the order is blind.
+    /// The score of a position; `proposal` may be absent where the order is blind. That of `CertaintyPrior` is still to be
+    /// multiplied by the density.
     pub fn score(self, proposal: Option<&Proposal>, place: Place) -> f64 {
         let of = |f: fn(&Proposal) -> f64| f(proposal.expect("this order looks at statistics"));
         match self {
-            Self::Confidence => of(|p| p.top1),
+            Self::Confidence | Self::CertaintyPrior => of(|p| p.top1),
             Self::Margin => of(|p| p.top1 - p.top2),
             Self::Entropy => of(|p| -p.entropy),
             Self::SampledConfidence => of(|p| p.probability),

@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::rules::Rule;
 use crate::rules::config::Config;
-use crate::rules::cut::Cut;
 use crate::watch::Watch;
 pub use answer::Answer;
 pub use question::Question;
@@ -314,12 +313,11 @@ impl Sampler {
                 self.withdrawn()
             )));
         }
-        let has_no_entropy = matches!(answer, Answer::Choice(_));
-        let needs_entropy = |&r: &usize| matches!(self.rule(r).cut, Cut::EntropyBound(_));
-        if has_no_entropy && rows.iter().any(needs_entropy) {
-            return Err(Error::Order(
-                "entropy_bound needs entropies, got scores; feed logits or a prediction, or choose another cut",
-            ));
+        if matches!(answer, Answer::Choice(_)) {
+            let needs = rows.iter().find_map(|&r| self.rule(r).beyond_scores());
+            if let Some(why) = needs {
+                return Err(Error::Order(why));
+            }
         }
         let mut i: usize = 0;
         for &row in rows {

@@ -135,6 +135,11 @@ impl Row {
         self.block.as_ref().map_or(whole, |b| b.window.clone())
     }
 
+    /// Where blocks are counted from.
+    pub(super) fn origin(&self) -> usize {
+        self.blocks.origin
+    }
+
     /// Forwards so far.
     pub fn forwards(&self) -> u32 {
         self.forwards

@@ -8,9 +8,12 @@ use crate::error::Result;
 use crate::rng::Draw;
 use crate::rules::config::Steps;
 use crate::rules::cut::{Candidate, Cut, select};
-use crate::rules::order::{Order, Place};
+use crate::rules::gap::{GapStop, gap};
+use crate::rules::nearby::density;
+use crate::rules::order::{Order, Place, Proposal};
 use crate::rules::schedule::{Schedule, Step, first_hit};
 use crate::watch::Watch;
+use std::ops::Range;
 
 /// A step that waits for its scores.
 pub struct Pending {
@@ -46,7 +49,7 @@ impl Row {
     /// the decisions of this one are known here. Never where they say how many it commits.
     pub fn next_pace(&self) -> Option<Pace> {
         let rule = &self.rule;
-        if rule.revise.looks_back() {
+        if rule.revise.looks_back() || rule.gap_stop.is_some() {
             return None;
         }
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
@@ -102,6 +105,9 @@ impl Row {
         if rule.revise.looks_back() {
             positions.extend(self.canvas.positions(self.window(), State::Written));
             positions.sort_unstable();
+        } else if let Some(answer) = self.answer() {
+            positions.extend(self.canvas.positions(answer, State::Written));
+            positions.sort_unstable();
         }
         Some(Pending {
             positions,
@@ -109,6 +115,27 @@ impl Row {
             floor,
             progress: ((step.index + 1) as f64 / step.steps as f64).min(1.0),
         })
+    }
+
+    /// Where the gaps are looked at, also of what is written: an answer that the caller has named.
+    fn answer(&self) -> Option<Range<usize>> {
+        let stop = self.rule.gap_stop?;
+        stop.span(self.origin(), self.canvas.len())
+    }
+
+    /// Are the gaps of this step large enough to commit everything left?
+    fn stops(&self, stop: GapStop, pending: &Pending, proposals: &[Proposal]) -> bool {
+        let states = self.canvas.states();
+        let answer = self.answer();
+        let counts = |&position: &u32| {
+            let p = position as usize;
+            answer
+                .as_ref()
+                .map_or(states[p] == State::Open, |answer| answer.contains(&p))
+        };
+        let scored = pending.positions.iter().zip(proposals);
+        let gaps = scored.filter(|(p, _)| counts(p)).map(|(_, of)| gap(of));
+        stop.is_reached(gaps, pending.progress)
     }
 
     /// Open positions of the block, rising.
@@ -138,18 +165,14 @@ impl Row {
                     key,
                     confidence: 0.0,
                     entropy: 0.0,
-                    index,
+                    index: index as u32,
+                    position: eligible[index],
                 }
             })
             .collect();
         let watch = Watch::never();
         let count = select(&mut candidates, Cut::Count, floor, &watch).expect("nobody stops it");
-        Some(
-            candidates[..count]
-                .iter()
-                .map(|c| eligible[c.index])
-                .collect(),
-        )
+        Some(candidates[..count].iter().map(|c| c.position).collect())
     }
 
     fn place(&self, position: u32) -> Place {
@@ -208,6 +231,7 @@ impl Row {
     ) -> Result<Vec<usize>> {
         let rule = &self.rule;
         let states = self.canvas.states();
+        let densities = self.densities(pending, watch)?;
         let mut candidates = Vec::with_capacity(pending.positions.len());
         for (index, &position) in pending.positions.iter().enumerate() {
             if states[position as usize] != State::Open {
@@ -218,22 +242,43 @@ impl Row {
                     key: c[index].1,
                     confidence: c[index].1,
                     entropy: 0.0,
-                    index,
+                    index: index as u32,
+                    position,
                 },
                 Answer::Proposals(p) => {
                     let place = self.place(position);
-                    let score = rule.order.score(Some(&p[index]), place);
+                    let mut score = rule.order.score(Some(&p[index]), place);
+                    if let Some(densities) = &densities {
+                        score *= densities[index];
+                    }
                     Candidate {
                         key: rule.noise.key(score, pending.progress, place),
                         confidence: rule.order.confidence(&p[index]),
                         entropy: p[index].entropy,
-                        index,
+                        index: index as u32,
+                        position,
                     }
                 }
             });
         }
-        let count = select(&mut candidates, rule.cut, pending.floor, watch)?;
-        Ok(candidates[..count].iter().map(|c| c.index).collect())
+        let floor = match (rule.gap_stop, answer) {
+            (Some(stop), Answer::Proposals(p)) if self.stops(stop, pending, p) => candidates.len(),
+            _ => pending.floor,
+        };
+        let count = select(&mut candidates, rule.cut, floor, watch)?;
+        let chosen = candidates[..count].iter();
+        Ok(chosen.map(|c| c.index as usize).collect())
+    }
+
+    /// How much is known around each of the requested positions, where the order asks that.
+    fn densities(&self, pending: &Pending, watch: &Watch<'_>) -> Result<Option<Vec<f64>>> {
+        if self.rule.order != Order::CertaintyPrior {
+            return Ok(None);
+        }
+        let states = self.canvas.states();
+        let is_open = |p: usize| states[p] == State::Open;
+        let (positions, sigma) = (&pending.positions, self.rule.prior_sigma);
+        density(is_open, states.len(), positions, sigma, watch).map(Some)
     }
 
     /// Steps from this one on, itself the first, that commit nothing.

@@ -4,6 +4,7 @@ use super::*;
 use crate::logits::draw::Sampling;
 use crate::logits::row::Logits;
 use crate::rules::config::Steps;
+use crate::rules::cut::Cut;
 use crate::rules::order::{Order, OrderNoise, Proposal};
 use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
@@ -23,7 +24,9 @@ fn config() -> Config {
             temperature: 0.0,
             annealed: false,
         },
+        prior_sigma: 10.0,
         cut: Cut::Count,
+        gap_stop: None,
         min_commit: None,
         revise: Revise::None,
         sampling: Sampling::default(),

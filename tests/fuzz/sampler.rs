@@ -15,6 +15,7 @@ use dllm_fast::rng::{Draw, Stream};
 use dllm_fast::rules::Rule;
 use dllm_fast::rules::config::{Config, Steps};
 use dllm_fast::rules::cut::Cut;
+use dllm_fast::rules::gap::GapStop;
 use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
 use dllm_fast::rules::revise::Revise;
 use dllm_fast::rules::schedule::Schedule;
@@ -142,13 +143,22 @@ fn config(dice: &mut Dice) -> Config {
         Steps::PerBlock(s) => Steps::PerBlock(s.min(5000)),
         Steps::Open => steps,
     };
-    let cut = match dice.below(5) {
+    let cut = match dice.below(7) {
         0 => Cut::Threshold(dice.number()),
         1 => Cut::Factor {
             factor: dice.number(),
             as_published: dice.one_in(2),
         },
         2 => Cut::EntropyBound(dice.number()),
+        3 => Cut::Neighbours {
+            threshold: dice.number(),
+            near: dice.number(),
+            distance: dice.below(6) as u32,
+        },
+        4 => Cut::Runs {
+            threshold: dice.number(),
+            run: dice.number(),
+        },
         _ => Cut::Count,
     };
     let order = dice.of(&[
@@ -159,6 +169,7 @@ fn config(dice: &mut Dice) -> Config {
         Order::LeftToRight,
         Order::SampledConfidence,
         Order::Ancestral,
+        Order::CertaintyPrior,
     ]);
     let id = |dice: &mut Dice| {
         if dice.one_in(20) {
@@ -177,8 +188,13 @@ fn config(dice: &mut Dice) -> Config {
             temperature: if dice.one_in(3) { dice.number() } else { 0.0 },
             annealed: dice.one_in(2),
         },
+        prior_sigma: if dice.one_in(4) { dice.number() } else { 2.0 },
         cut,
         min_commit: dice.maybe(Dice::size),
+        gap_stop: dice.one_in(4).then(|| GapStop {
+            bar: dice.number(),
+            answer: dice.maybe(|dice| (dice.below(14), dice.below(5))),
+        }),
         revise: if dice.one_in(3) {
             Revise::Edit {
                 threshold: dice.number(),
@@ -223,8 +239,28 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
             as_published,
         },
         Cut::EntropyBound(b) => Cut::EntropyBound(range(b, 0.0, f64::INFINITY)),
+        Cut::Neighbours {
+            threshold,
+            near,
+            distance,
+        } => {
+            let threshold = range(threshold, f64::NEG_INFINITY, f64::INFINITY);
+            Cut::Neighbours {
+                threshold,
+                near: range(near, f64::NEG_INFINITY, threshold),
+                distance,
+            }
+        }
+        Cut::Runs { threshold, run } => Cut::Runs {
+            threshold: range(threshold, f64::NEG_INFINITY, f64::INFINITY),
+            run: range(run, f64::NEG_INFINITY, f64::INFINITY),
+        },
         Cut::Count => Cut::Count,
     };
+    config.prior_sigma = range(config.prior_sigma, 1e-3, 20.0);
+    if let Some(stop) = &mut config.gap_stop {
+        stop.bar = range(stop.bar, 0.0, f64::INFINITY);
+    }
     if let Schedule::Dream { eps } = config.schedule {
         config.schedule = Schedule::Dream {
             eps: range(eps, 1e-300, 0.999),
@@ -253,12 +289,24 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
     // Settings that would do nothing beside others are refused.
     if config.order == Order::Ancestral {
         (config.cut, config.min_commit, config.noise.temperature) = (Cut::Count, None, 0.0);
+        config.gap_stop = None;
         if config.schedule == Schedule::FirstHitting {
             config.schedule = Schedule::Even;
         }
     }
     if config.schedule == Schedule::FirstHitting {
         config.steps = Steps::Open;
+        config.gap_stop = None;
+    }
+    if let Some(stop) = config.gap_stop.filter(|stop| stop.answer.is_some()) {
+        if dice.one_in(2) {
+            config.block_length = None;
+        } else {
+            config.gap_stop = Some(GapStop {
+                answer: None,
+                ..stop
+            });
+        }
     }
     if config.noise.annealed && matches!(config.order, Order::Entropy | Order::LeftToRight) {
         config.noise.temperature = 0.0;

@@ -15,10 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import dllm_fast
 import strategies
 import toys
-from driving import assert_equals_reference, batches, drive, edits_of, lines, same
+from driving import assert_equals_reference, batches, drive, edits_of, first_commit, first_steps, lines, same
 from reference import sampler as reference
 from reference.schedule import counts
-from strategies import END, MASK, ORDERS, OTHER_END, VOCABULARY
+from strategies import CUTS, END, MASK, ORDERS, OTHER_END, VOCABULARY
 
 STATISTIC_ORDERS = ("confidence", "margin", "entropy", "sampled-confidence")
 GREEDY = st.just(0.0)
@@ -61,7 +61,7 @@ def test_maskgit_noise_is_on_the_logarithm_and_fades_out(config, temperature, ba
 )
 def test_as_published_spreads_the_masks_as_float32_does(config, batch, model):
     """Orders that do not look at the model: the other quirk, probabilities as float32 has them, moves none."""
-    for name in ("threshold", "factor", "entropy_bound"):
+    for name in (*CUTS, "gap_stop", "gap_start", "gap_length"):
         config.pop(name, None)
     canvases, seeds, requests, starts = batch
     config |= {"as_published": True, "steps_per_block": config.get("steps_per_block", 3)}
@@ -204,7 +204,7 @@ def test_invariants_of_a_run(config, batch, model):
 )
 def test_counts_are_those_of_the_schedule(config, canvas, model, steps):
     """I15: after every step exactly the scheduled number of masks remains."""
-    for name in ("threshold", "factor", "entropy_bound", "min_commit", "block_length", "eos_token_id", "stop_at_eos"):
+    for name in (*CUTS, "gap_stop", "gap_start", "gap_length", "min_commit", "block_length", "eos_token_id", "stop_at_eos"):
         config.pop(name, None)
     config["steps_per_block"] = steps
     sampler = drive(config, [canvas], model)
@@ -213,30 +213,6 @@ def test_counts_are_those_of_the_schedule(config, canvas, model, steps):
         expected = [k for k in expected if k > 0]
     observed = np.bincount([e.step for e in sampler.trajectory[0]], minlength=sampler.nfe_per_row[0])
     assert observed.tolist() == (expected if (canvas == MASK).any() else [])
-
-
-@st.composite
-def first_steps(draw):
-    """Statistics for the first step of a canvas of masks, with many ties."""
-    n = draw(st.integers(1, 12))
-    levels = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
-    top1 = np.array(draw(st.lists(levels, min_size=n, max_size=n)))
-    return {
-        "token": np.zeros(n, dtype=np.int64),
-        "probability": top1,
-        "top1": top1,
-        "top2": top1 / 2,
-        "entropy": np.array(draw(st.lists(levels, min_size=n, max_size=n))),
-    }
-
-
-def first_commit(config, statistics):
-    """Positions that the first step commits."""
-    n = len(statistics["token"])
-    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(mask_token_id=MASK, **config), [np.full(n, MASK)])
-    assert sampler.next().positions[0].tolist() == list(range(n))
-    sampler.feed(prediction=dllm_fast.Prediction(**statistics))
-    return {e.position for e in sampler.trajectory[0]}
 
 
 @given(first_steps(), st.sampled_from(STATISTIC_ORDERS), strategies.thresholds, strategies.thresholds)
@@ -409,14 +385,14 @@ class ScriptedRow(reference.Row):
     def is_blind(self):
         """Are positions chosen without looking at the answers? Then only the chosen ones are asked for."""
         c = self.config
-        has_cut = c.threshold is not None or c.factor is not None or c.entropy_bound is not None
-        return c.order in ("random", "left-to-right") and not has_cut
+        has_cut = any(getattr(c, name) is not None for name in ("threshold", "factor", "entropy_bound", "run_threshold"))
+        return c.order in ("random", "left-to-right") and not has_cut and c.gap_stop is None
 
     def propose(self, positions):
         if not self.script:
             raise Exhausted
         self.kind, answers = self.script.pop(0)
-        in_order = sorted if self.revises else list
+        in_order = sorted if self.revises or self.config.gap_start is not None else list
         assert in_order(answers) == in_order(positions) or self.is_blind
         return {p: answers.get(p, NOT_ASKED) for p in positions}
 
@@ -424,7 +400,7 @@ class ScriptedRow(reference.Row):
         if self.kind == "statistics" or self.is_blind:
             return super().best(eligible, proposals, floor, step)
         scores = {p: proposals[p].probability for p in eligible}
-        cut = {"threshold": self.config.threshold, "factor": self.config.factor}
+        cut = {name: getattr(self.config, name) for name in CUTS}
         return reference.select.select(scores, scores, dict.fromkeys(eligible, 0.0), floor, **cut)
 
 
@@ -447,6 +423,8 @@ class SamplerMachine(RuleBasedStateMachine):
     @initialize(config=st.one_of(strategies.settings(annealed=False), strategies.editing()), batch=batches())
     def start(self, config, batch):
         self.config, self.edits = config, "edit_threshold" in config
+        self.looks_back = self.edits or "gap_start" in config
+        self.takes_scores = not config.keys() & {"entropy_bound", "gap_stop"} and config["order"] != "certainty-prior"
         self.before, self.seeds, self.requests, self.starts = batch
         arguments = {"seed": self.seeds, "request": self.requests, "block_start": self.starts}
         self.sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), self.before, **arguments)
@@ -472,7 +450,7 @@ class SamplerMachine(RuleBasedStateMachine):
             np.testing.assert_array_equal(canvas, self.sampler.canvases[row])
             assert asked[row] == sorted({*asked[row]})
             assert np.all(self.before[row][asked[row]] == MASK), "nothing given is asked for"
-            assert self.edits or np.all(canvas[asked[row]] == MASK), "only masks are asked for"
+            assert self.looks_back or np.all(canvas[asked[row]] == MASK), "only masks are asked for"
         for row, positions in self.waiting.items():
             assert asked[row] == positions, "an unanswered question stays"
         self.waiting = asked
@@ -526,7 +504,7 @@ class SamplerMachine(RuleBasedStateMachine):
         }
         return dllm_fast.Prediction(token=np.array([a.token for a in answers], dtype=np.int64), **columns)
 
-    @precondition(lambda self: self.waiting and "entropy_bound" not in self.config)
+    @precondition(lambda self: self.waiting and self.takes_scores)
     @rule(data=st.data())
     def feed_choice(self, data):
         rows = self.some_rows(data)
@@ -618,7 +596,7 @@ class SamplerMachine(RuleBasedStateMachine):
             return
         for i, canvas in enumerate(self.before):
             settings = reference.SimpleNamespace(**(reference.DEFAULTS | self.config))
-            row = ScriptedRow(None, settings, canvas.copy(), (self.seeds[i], self.requests[i]))
+            row = ScriptedRow(None, settings, canvas.copy(), (self.seeds[i], self.requests[i]), self.starts[i])
             row.script = list(self.scripts[i])
             with contextlib.suppress(Exhausted):
                 reference.fill_all(row, self.starts[i])

@@ -9,5 +9,6 @@ compare the library with it by equality. Read them in this order:
 - `draw`: temperature, top-k, top-p, min-p, and the token that a uniform number stands for.
 - `schedule`: how many masks a step commits.
 - `select`: the order of positions and the cut that ends the prefix which is committed.
+- `nearby`: cuts that look at neighbours, how much around a position is known, the gap that stops a block.
 - `sampler`: one row from its masks to its answer.
 """

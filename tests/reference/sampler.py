@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from reference import philox, schedule, select
+from reference import nearby, philox, schedule, select
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -22,9 +22,16 @@ DEFAULTS = {
     "eps": 1e-3,
     "order": "confidence",
     "order_temperature": 0.0,
+    "prior_sigma": 10.0,
     "threshold": None,
     "factor": None,
     "entropy_bound": None,
+    "neighbour_threshold": None,
+    "neighbour_distance": 4,
+    "run_threshold": None,
+    "gap_stop": None,
+    "gap_start": None,
+    "gap_length": 5,
     "min_commit": None,
     "edit_threshold": None,
     "max_post_steps": 16,
@@ -38,6 +45,10 @@ DEFAULTS = {
     "shift": False,
     "as_published": False,
 }
+
+
+# Those settings that say where the ranking is cut.
+CUTS = ("threshold", "factor", "entropy_bound", "neighbour_threshold", "neighbour_distance", "run_threshold")
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ class Row:
         config: settings, with the names of `SamplerConfig`.
         canvas: the tokens.
         stream: (seed, request), the row's randomness.
+        origin: where blocks are counted from.
         nfe: forwards so far.
         scheduled: steps of the schedule so far, those that were passed over included.
         trajectory: what was written, in order.
@@ -72,6 +84,7 @@ class Row:
     config: SimpleNamespace
     canvas: np.ndarray
     stream: tuple[int, int]
+    origin: int = 0
     nfe: int = 0
     scheduled: int = 0
     time: float = math.nan
@@ -124,7 +137,7 @@ class Row:
         """The best positions commit: as many as the cut lets through, at least the floor."""
         floor = least(self.config, step)
         if floor > 0 or self.config.schedule == "dream":
-            self.forward(eligible, lambda proposals: self.best(eligible, proposals, floor, step), step)
+            self.forward(eligible, lambda proposals: self.best(eligible, proposals, floor, step), step, self.answer())
 
     def best(self, eligible, proposals, floor: int, step: Step) -> list[int]:
         """Positions that commit, the best first."""
@@ -133,25 +146,43 @@ class Row:
         for p in eligible:
             place = (*self.stream, p, self.nfe)
             score = select.score(c.order, proposals[p], p, place)
+            if c.order == "certainty-prior":
+                score *= nearby.density([token != c.mask_token_id for token in self.canvas], p, c.prior_sigma)
             if c.schedule == "maskgit":
                 keys[p] = select.annealed(score, c.order_temperature, (step.index + 1) / step.steps, place)
             else:
                 keys[p] = select.noisy(score, c.order_temperature, place)
         confidences = {p: select.confidence(c.order, proposals[p]) for p in eligible}
         entropies = {p: proposals[p].entropy for p in eligible}
-        cut = {"threshold": c.threshold, "factor": c.factor, "entropy_bound": c.entropy_bound}
+        if c.gap_stop is not None:
+            looked_at = eligible if c.gap_start is None else sorted(set(proposals) & set(self.span()))
+            gaps = [nearby.gap(proposals[p]) for p in looked_at]
+            if nearby.is_sure(gaps, c.gap_stop, min((step.index + 1) / step.steps, 1.0)):
+                floor = len(eligible)
+        cut = {name: getattr(c, name) for name in CUTS}
         return select.select(keys, confidences, entropies, floor, **cut)
 
-    def forward(self, positions, choose, step: Step | None) -> None:
+    def span(self) -> range:
+        """The answer whose gaps count: of a canvas that is one block."""
+        assert self.config.block_length is None
+        start = self.origin + self.config.gap_start
+        return range(start, min(start + self.config.gap_length, len(self.canvas)))
+
+    def answer(self) -> list[int]:
+        """What is written of the answer whose gaps count, which is scored, too."""
+        return [] if self.config.gap_start is None else self.written(self.span())
+
+    def forward(self, positions, choose, step: Step | None, looked_at=()) -> None:
         """Asks the model, writes the proposals at the positions that `choose` picks, and edits what was written before.
 
         Args:
             positions: masks that may be filled.
             choose: from proposals to those that are, best first.
             step: of the schedule; None in a forward behind it, which only edits.
+            looked_at: written positions that are scored, whatever becomes of them.
         """
         revisable = self.written(self.window) if self.revises else []
-        proposals = self.propose([*positions, *revisable])
+        proposals = self.propose([*positions, *(revisable or looked_at)])
         if self.config.schedule == "first-hitting":
             u = self.uniform(0, self.scheduled, philox.TIME)
             self.time = schedule.first_hit(self.time, step.left, u)
@@ -236,7 +267,7 @@ def run(model, canvas, config, *, seed: int = 0, request: int = 0, block_start: 
         block_start: where blocks are counted from.
     """
     settings = SimpleNamespace(**(DEFAULTS | dict(config)))
-    row = Row(model, settings, np.array(canvas, dtype=np.int64), (seed, request))
+    row = Row(model, settings, np.array(canvas, dtype=np.int64), (seed, request), block_start)
     fill_all(row, block_start)
     return row
 
@@ -271,7 +302,7 @@ def steps_of_block(config, index: int, blocks: int, masks: int) -> int:
 def least(config, step: Step) -> int:
     """How many masks a step commits at least; exactly so many where counts alone decide."""
     is_open = config.steps is None and config.steps_per_block is None
-    has_cut = any(cut is not None for cut in (config.threshold, config.factor, config.entropy_bound))
+    has_cut = any(cut is not None for cut in (config.threshold, config.factor, config.entropy_bound, config.run_threshold))
     if is_open and config.schedule != "dream":
         count = 1
     else:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from reference import philox
+from reference import nearby, philox
 from reference.arithmetic import SMALLEST_NORMAL, ln
 
 
 def score(order: str, proposal, position: int, place) -> float:
     """The score of a position, the higher the sooner. `place` = (seed, request, position, step)."""
     match order:
-        case "confidence":
+        case "confidence" | "certainty-prior":  # that one is still to be multiplied by the density
             return proposal.top1
         case "margin":
             return proposal.top1 - proposal.top2
@@ -73,7 +73,26 @@ def passing(order: list[int], confidences, entropies, *, threshold=None, factor=
     return n
 
 
-def select(keys, confidences, entropies, floor: int, **cut) -> list[int]:
-    """The positions that are committed, best first: the prefix that passes, at least `floor`, at most everything."""
+def select(
+    keys,
+    confidences,
+    entropies,
+    floor: int,
+    *,
+    neighbour_threshold=None,
+    neighbour_distance=4,
+    run_threshold=None,
+    **cut,
+) -> list[int]:
+    """The positions that are committed, best first: the prefix that passes, at least `floor`, at most everything.
+
+    Some cuts ask each position by itself: then the best `floor`, and behind them all others that pass.
+    """
     order = ranked(keys)
-    return order[: min(len(order), max(floor, passing(order, confidences, entropies, **cut)))]
+    if neighbour_threshold is not None:
+        passes = nearby.near_an_anchor(confidences, cut["threshold"], neighbour_threshold, neighbour_distance)
+    elif run_threshold is not None:
+        passes = nearby.best_of_runs(keys, confidences, cut["threshold"], run_threshold)
+    else:
+        return order[: min(len(order), max(floor, passing(order, confidences, entropies, **cut)))]
+    return order[:floor] + [p for p in order[floor:] if p in passes]

@@ -22,6 +22,8 @@ CUTS: dict[str, dict[str, Any]] = {
     "factor": {"factor": 1.0},
     "factor as published": {"factor": 1.0, "as_published": True},
     "entropy_bound": {"entropy_bound": 0.5},
+    "neighbour_threshold": {"threshold": 0.5, "neighbour_threshold": 0.4},
+    "run_threshold": {"run_threshold": 0.4},
 }
 BY_NAME = {
     "order": lambda name: {"order": name} | ({} if name == "ancestral" else {"threshold": 0.5}),
@@ -33,12 +35,12 @@ BY_NAME = {
 # how tokens are predicted, or how many the host wants at least.
 FOLLOWED = {
     *("order", "order_temperature", "threshold", "factor", "entropy_bound", "schedule", "as_published", "mask_token_id"),
-    *("eos_token_id", "stop_at_eos", "edit_threshold"),
+    *("eos_token_id", "stop_at_eos", "edit_threshold", "neighbour_threshold", "run_threshold", "gap_stop"),
 }
 ELSEWHERE = {
     *("max_new_tokens", "steps", "steps_per_block", "block_length", "eps", "min_commit", "temperature", "top_k", "top_p"),
     *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
-    "max_post_steps",
+    *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma"),
 }
 
 
@@ -74,6 +76,10 @@ def test_a_name_that_is_not_known_is_refused(monkeypatch, kind):
 
 def test_a_rule_that_looks_back_is_refused():
     assert rule_of(threshold=0.9, edit_threshold=0.5) == commit.Refusal("the commit kernel does not know the revise 'edit'")
+
+
+def test_a_stop_that_only_the_host_sees_is_refused():
+    assert rule_of(gap_stop=2.5) == commit.Refusal("the commit kernel does not know gap_stop")
 
 
 @pytest.mark.parametrize("order", ["random", "left-to-right"])

@@ -44,7 +44,8 @@ def test_every_field_is_described_in_its_place() -> None:
 @pytest.mark.parametrize("entry", manual.entries(), ids=lambda entry: entry.name)
 def test_a_setting_has_a_line_that_says_something_by_itself(entry: manual.Entry) -> None:
     assert len(entry.line.split()) >= 3
-    assert len(entry.line) <= 128
+    # A list of all names is as long as it is.
+    assert len(re.sub("(?<=`, )`[^`]+`(, | or )|`[^`]+` or (?=`)", "", entry.line)) <= 128
     assert entry.line.count("`") % 2 == 0
     assert entry.line.count("(") == entry.line.count(")")
 

@@ -72,12 +72,19 @@ def test_settings_lie_over_the_preset() -> None:
     assert (config.threshold, config.temperature, config.block_length) == (0.8, 0.5, 32)
     config = resolve("fast-dllm", None, {"entropy_bound": 0.1}).config
     assert (config.threshold, config.entropy_bound) == (None, 0.1)
+    config = resolve("local-leap", None, {"threshold": 0.8}).config
+    assert (config.threshold, config.neighbour_threshold) == (0.8, 0.75)
+    config = resolve("local-leap", None, {"run_threshold": 0.5}).config
+    assert (config.threshold, config.neighbour_threshold, config.run_threshold) == (0.9, None, 0.5)
+    config = resolve("local-leap", None, {"factor": 1.0}).config
+    assert (config.threshold, config.neighbour_threshold, config.factor) == (None, None, 1.0)
     config = resolve(None, dllm_fast.SamplerConfig(steps=4), {"steps_per_block": 2}).config
     assert (config.steps, config.steps_per_block) == (None, 2)
 
 
 def test_presets_are_frozen_and_the_table_is_a_copy() -> None:
+    before = list(dllm_fast.presets())
     dllm_fast.presets().clear()
-    assert len(dllm_fast.presets()) == 17
+    assert list(dllm_fast.presets()) == before
     with pytest.raises(dataclasses.FrozenInstanceError):
         dllm_fast.presets()["llada"].steps = 3  # type: ignore[misc]

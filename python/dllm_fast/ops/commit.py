@@ -10,6 +10,7 @@ import torch
 
 from dllm_fast.kernels import launches
 from dllm_fast.ops import launcher
+from dllm_fast.settings.config import BESIDE_THRESHOLD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,10 +58,13 @@ class Rule:
         cuts = {name: getattr(config, name) for name in ("threshold", "factor", "entropy_bound")}
         cut, bound = next(((name, bound) for name, bound in cuts.items() if bound is not None), ("count", 0.0))
         cut = "factor as published" if cut == "factor" and config.as_published else cut
+        cut = next((name for name in BESIDE_THRESHOLD if getattr(config, name) is not None), cut)
         revise = "none" if config.edit_threshold is None else "edit"
         for kind, name in (("order", config.order), ("cut", cut), ("schedule", config.schedule), ("revise", revise)):
             if name not in KNOWN[kind]:
                 return Refusal(f"the commit kernel does not know the {kind} {name!r}")
+        if config.gap_stop is not None:
+            return Refusal("the commit kernel does not know gap_stop")
         if cut == "count" and config.order in {"random", "left-to-right"}:
             return Refusal(f"the order {config.order!r} with the cut {cut!r} chooses positions before the forward")
         if config.mask_token_id is None:

@@ -22,6 +22,9 @@ MOST_IDS = 2**20
 _OF_FORWARDS = frozenset(("allow_special", "cache", "refresh_every", "max_batch_rows", "sources"))
 # Values that are kept as they come, nearly all of them.
 _PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict))
+# What decides how many masks a step commits, beside the schedule; at most one of these, or a threshold and one of the second.
+CUTS = ("threshold", "factor", "entropy_bound", "run_threshold")
+BESIDE_THRESHOLD = ("neighbour_threshold", "run_threshold")
 CACHES = ("auto", "none", "prefix", "dual", "exact_block")
 
 
@@ -44,15 +47,30 @@ class SamplerConfig:
             `dllm_fast.schedule` computes them.
         eps: last time of the `dream` schedule, in (0, 1).
         order: what positions are ranked by: `confidence`, `margin`, `entropy`, `random`, `left-to-right`,
-            `sampled-confidence` or `ancestral`. Confidence is the largest probability; `sampled-confidence` that of the drawn
-            token, as several published loops have it; `ancestral` ranks nothing, each position commits by itself with the
-            probability of the schedule.
+            `sampled-confidence`, `ancestral` or `certainty-prior`. Confidence is the largest probability; `sampled-confidence`
+            that of the drawn token, as several published loops have it; `ancestral` ranks nothing, each position commits by
+            itself with the probability of the schedule; `certainty-prior` is confidence times how much around the position is
+            known (d2Cache, 2509.23094).
         order_temperature: scale of Gumbel noise on the ranking, at least 0. With the `maskgit` schedule it is added to the
             log-probability and fades out over the steps, as published.
+        prior_sigma: how wide the order `certainty-prior` looks around a position; a standard deviation in positions, above 0
+            and at most 1000. Smaller ones go more from left to right.
         threshold: commit while the confidence is at least this; above 1: one a forward; 0: all (Fast-dLLM, 2505.22618).
         factor: commit n while `(n + 1) * (1 - confidence of the n-th) < factor`; of Fast-dLLM, too.
         entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats; the EB-Sampler's
             (2505.24857).
+        neighbour_threshold: a lower threshold around positions that pass the threshold in the same step (LocalLeap,
+            2510.07081).
+            What is written pulls nobody. Default: the threshold is asked of all.
+        neighbour_distance: positions to each side that count as around, for `neighbour_threshold` alone.
+        run_threshold: commit the best of each run of neighbouring masks if it is at least this sure (dInfer, 2510.08666). And
+            all that pass the threshold, where there is one.
+        gap_stop: commit all masks of a block once the two largest logits are so far apart (Prophet, 2508.19982). The mean over
+            its masks counts; twice as much is asked before 67 % of its steps are done, three times before 33 %. 2.5 is
+            Prophet's.
+        gap_start: first position of the answer whose gaps count, from where blocks are counted; not beside a `block_length`.
+            Default: all masks of the block count.
+        gap_length: positions of that answer.
         min_commit: commit at least so many in every forward; default 1 where a threshold, factor or entropy bound decides.
         edit_threshold: replace a written token where another one is more probable than this. In every forward, those of the
             block being filled that were not given (token editing of LLaDA2.1, JointThreshold in SGLang). Default: what is
@@ -97,9 +115,16 @@ class SamplerConfig:
     eps: float = 1e-3
     order: str = "confidence"
     order_temperature: float = 0.0
+    prior_sigma: float = 10.0
     threshold: float | None = None
     factor: float | None = None
     entropy_bound: float | None = None
+    neighbour_threshold: float | None = None
+    neighbour_distance: int = 4
+    run_threshold: float | None = None
+    gap_stop: float | None = None
+    gap_start: int | None = None
+    gap_length: int = 5
     min_commit: int | None = None
     edit_threshold: float | None = None
     max_post_steps: int = 16
@@ -220,7 +245,7 @@ class SamplerConfig:
     @property
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
-        return self.threshold is None and self.factor is None and self.entropy_bound is None
+        return all(getattr(self, name) is None for name in CUTS)
 
 
 def _listed(ids: Any, name: str) -> Any:

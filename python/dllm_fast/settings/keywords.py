@@ -33,9 +33,16 @@ class InfillSettings(ModelSettings, total=False):
     eps: float | None
     order: str | None
     order_temperature: float | None
+    prior_sigma: float | None
     threshold: float | None
     factor: float | None
     entropy_bound: float | None
+    neighbour_threshold: float | None
+    neighbour_distance: int | None
+    run_threshold: float | None
+    gap_stop: float | None
+    gap_start: int | None
+    gap_length: int | None
     min_commit: int | None
     edit_threshold: float | None
     max_post_steps: int | None

@@ -65,6 +65,8 @@ _DREAM = Paper("Dream", "Ye et al.", "2508.15487")
 _FAST_DLLM = Paper("Fast-dLLM", "Wu et al.", "2505.22618")
 _LLADA21 = Paper("LLaDA2.1", "Bie et al.", "2602.08676")
 
+_DINFER = Paper("dInfer", "Ma et al.", "2510.08666")
+
 _TIES = "Probabilities of a softmax in the dtype of the logits, so that sure positions tie."
 _MEAN = f"{_TIES} Counts from the mean number of masks over the batch."
 _ITS_SHIFT = "Dream's models also need `shift=True`, which is theirs to say."
@@ -180,6 +182,34 @@ PRESETS: dict[str, Preset] = {
         does="Commits positions of low entropy while their sum without the largest stays below a bound, in nats.",
         paper=Paper("EB-Sampler", "Ben-Hamu et al.", "2505.24857"),
         claim=Claim("two to three times fewer forwards at the same accuracy", "fewer", "llada"),
+    ),
+    "local-leap": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.9, neighbour_threshold=0.75, block_length=32),
+        does="The threshold of 0.9, and 0.75 for those at most four positions from one that passes it.",
+        paper=Paper("LocalLeap", "Kong et al.", "2510.07081"),
+        claim=Claim("about seven times fewer forwards at the same accuracy", "fewer", "llada-semi-ar"),
+        remark="What is already written pulls nobody along, in the paper and in its code.",
+    ),
+    "hierarchy": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.9, run_threshold=0.4, block_length=32),
+        does="The threshold of 0.9, and the surest of each run of neighbouring masks from 0.4 on.",
+        paper=_DINFER,
+        claim=Claim("fewer forwards than a threshold, as many right", "fewer", "fast-dllm"),
+    ),
+    "prophet": Preset(
+        settings=SamplerConfig(order="sampled-confidence", gap_stop=2.5),
+        does="Evenly many a step, until the best two logits lie so far apart that everything left is committed.",
+        paper=Paper("Prophet", "Li et al.", "2508.19982"),
+        claim=Claim("up to 3.4 times fewer forwards, as many right", "fewer", "llada"),
+        quirks=_TIES,
+        remark="The published loop looks at five positions of an answer whose start the caller gives: `gap_start=`.",
+    ),
+    "certainty-prior": Preset(
+        settings=SamplerConfig(order="certainty-prior"),
+        does="Evenly many a step, ranked by confidence times how much around the position is known.",
+        paper=Paper("d2Cache", "Jiang et al.", "2509.23094"),
+        claim=Claim("more right than confidence alone, by going nearly left to right", "better", "llada"),
+        quirks=_TIES,
     ),
     "left-to-right": Preset(
         settings=SamplerConfig(order="left-to-right"),

@@ -12,7 +12,7 @@ from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.nearest import nearest
 from dllm_fast.records import scalar
 from dllm_fast.settings.aliases import ALIASES, answer, translate
-from dllm_fast.settings.config import SamplerConfig, changed
+from dllm_fast.settings.config import BESIDE_THRESHOLD, CUTS, SamplerConfig, changed
 from dllm_fast.settings.presets import presets
 
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
@@ -97,9 +97,13 @@ def resolve(
     elif "steps_per_block" in values and "steps" not in values:
         values["steps"] = None
     # A cut that the caller names takes the place of the preset's.
-    cuts = {"threshold", "factor", "entropy_bound"}
-    if any(values.get(name) is not None for name in cuts):
-        values = dict.fromkeys(cuts, None) | values
+    named = {name for name in (*CUTS, *BESIDE_THRESHOLD) if values.get(name) is not None}
+    if named & {"factor", "entropy_bound"}:
+        values = dict.fromkeys((*CUTS, *BESIDE_THRESHOLD), None) | values
+    elif named:
+        # What stands beside a threshold takes the place of what else does, and leaves the preset's threshold.
+        beside = BESIDE_THRESHOLD if named & {*BESIDE_THRESHOLD} else ()
+        values = dict.fromkeys(("factor", "entropy_bound", *beside), None) | values
     if model is not None and "shift" not in given:
         values["shift"], sources["shift"] = bool(model.shift), model.sources.get("shift", f"family {model.family}")
     return Resolved(changed(base, **values, sources=sources), frozenset(given), aliases)
