@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import fp8, rules, tables
+from bench import every_preset_report, fp8, rules, tables
 from bench.on_gpu import estimate
 from dllm_fast.families import table as families
 from dllm_fast.settings import manual
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", action="store_true", help="measure everything first, about 40 minutes on two idle cores")
     parser.add_argument("--quick", action="store_true", help="with --run: few sizes and repeats, to see that it runs")
     parser.add_argument("--all", action="store_true", help="print every case")
-    parser.add_argument("--write", action="store_true", help="put the tables into README.md, docs/rules.md and docs/cuda.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into README.md and docs/")
     parser.add_argument("--check", action="store_true", help="fail unless they are there")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: bench/results)")
     options = parser.parse_args(argv)
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def documents(results: dict[str, tables.Json]) -> dict[str, dict[str, str]]:
     """What stands between which markers of which file."""
+    presets = every_preset_report.load()
     return {
         "README.md": {
             "presets": rules.names(),
@@ -63,7 +64,8 @@ def documents(results: dict[str, tables.Json]) -> dict[str, dict[str, str]]:
             "works-with": families.works_with(),
             "settings": manual.markdown(),
         },
-        "docs/rules.md": {"rules": rules.table()},
+        "docs/rules.md": {"rules": rules.table(presets)},
+        "docs/quality.md": every_preset_report.blocks(presets),
         "docs/cuda.md": estimate.blocks()
         | {"measured": estimate.measured()}
         | {"fp8": fp8.table(json.loads((RESULTS / "fp8.json").read_text(encoding="utf-8")))},

@@ -11,6 +11,8 @@ Wilson's for a share, Bonett and Price's for a difference of two shares on the s
     python -m bench.quality --table     print README's section and that of bench/README.md from the JSON
     python -m bench.quality --write     put them between the markers of both files, where they have them
     python -m bench.quality --picture   draw the picture from the JSON again
+    python -m bench.quality --presets   measure every preset that results/presets.json lacks, at equal forwards on four tasks
+                                        (half a minute each; with names: these again); `python -m bench --write` makes a page
 """
 
 from __future__ import annotations
@@ -384,7 +386,7 @@ def run(*, quick: bool) -> dict[str, Any]:
             "question": "how often is the answer right, and how many forwards does it take?",
             "dtype": "float32",
             "threads": 1,
-            "weights_sha256": {name: _sha256(demo.FOLDER / name / "model.safetensors") for name in ("sudoku", "text")},
+            "weights_sha256": {name: digest(name) for name in ("sudoku", "text")},
             "givens": {name: list(ends) for name, ends in GIVENS.items()},
             "seeds": {"puzzles": PUZZLE_SEED, "prompts": PROMPT_SEED, "row i": "i"},
             **_run_sudoku(4 if quick else PER_CLASS, QUICK_SETTINGS if quick else SETTINGS),
@@ -435,7 +437,7 @@ def _add(record: Mapping[str, Any]) -> dict[str, Any]:
     known = {(point["preset"], json.dumps(point["over"])): point for point in record["points"]}
     keys = [(setting.preset, json.dumps(dict(setting.over))) for setting in SETTINGS]
     missing = [setting for setting, key in zip(SETTINGS, keys, strict=True) if key not in known]
-    if record["weights_sha256"]["sudoku"] != _sha256(demo.FOLDER / "sudoku" / "model.safetensors"):
+    if record["weights_sha256"]["sudoku"] != digest("sudoku"):
         raise SystemExit("points can be added to those of the same weights; measure everything")
     if not missing:
         raise SystemExit("the JSON has a point for every setting")
@@ -495,8 +497,9 @@ def _run_text(n: int, settings: Sequence[Setting]) -> dict[str, Any]:
     }
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digest(model: str) -> str:
+    """SHA-256 of the weights of an embedded model."""
+    return hashlib.sha256((demo.FOLDER / model / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _tell(point: Point) -> None:
@@ -514,10 +517,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what.add_argument("--confirm", action="store_true", help="choose again from the JSON's points, measure on further puzzles")
     what.add_argument("--table", action="store_true", help="print the texts of README.md and bench/README.md from the JSON")
     what.add_argument("--write", action="store_true", help="put them between the markers of both files")
+    what.add_argument("--presets", nargs="*", metavar="NAME", help="every preset at equal forwards; with names, these again")
     what.add_argument("--picture", action="store_true", help="draw the picture from the JSON")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the JSON and the picture")
     options = parser.parse_args(arguments)
 
+    if options.presets is not None:
+        from bench import every_preset  # it is made of this module
+
+        every_preset.run(options.out / "presets.json", options.presets)
+        return
     if options.quick:
         print(quality_report.listing(run(quick=True)))
         return

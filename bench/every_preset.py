@@ -1,0 +1,223 @@
+"""Every preset on four tasks, at its own settings and at equal forwards: `python -m bench.quality --presets`.
+
+A preset comes by itself: whatever `dllm_fast.presets()` holds is measured, what the core refuses is written down with its
+reason. Equal forwards: each preset has a knob (`KNOBS`), which is turned on a sixth of the rows until the mean number of
+forwards is the one that is asked for; then all rows are measured. All presets see the same rows with the same seeds.
+
+Tasks: the two embedded models, and two oracles (`bench/oracle.py`) whose every distribution is exact, at temperature 1, so that
+what goes wrong is the sampler's doing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import harness, oracle, quality
+from bench.quality import Check, Point, Setting
+from dllm_fast import DllmFastError, SamplerConfig, demo
+from dllm_fast.settings.presets import PRESETS
+
+# A mean of forwards this far from the one asked for, relatively, is another number of forwards.
+TOLERANCE = 0.1
+# A knob is turned so often at most, or until it is as near as this.
+TURNS, NEAR = 8, 0.02
+# Every so many rows are those on which it is turned.
+SEARCHED = 6
+PER_CLASS, PROMPTS, DRAWS = 40, 100, 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """The setting by which a rule takes more or fewer forwards.
+
+    Attributes:
+        name: of the setting.
+        value: the setting for a number from 0 (few forwards) to 1 (many).
+    """
+
+    name: str
+    value: Callable[[float], float]
+
+
+def _sure(turn: float) -> float:
+    """A probability, in finer steps towards 1."""
+    return float(f"{1 - 10 ** (-6 * turn):.6g}")
+
+
+def _small(turn: float) -> float:
+    """A bound that falls over seven powers of ten."""
+    return float(f"{100 * 10 ** (-7 * turn):.3g}")
+
+
+# In the order in which they decide: the first that a preset has is turned.
+KNOBS = (
+    Knob("threshold", _sure),
+    Knob("factor", _small),
+    Knob("entropy_bound", _small),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What all presets do.
+
+    Attributes:
+        model: ids to logits.
+        canvases: rows.
+        check: is a filled row right?
+        common: settings of the task, laid over every preset.
+        forwards: the numbers of forwards at which presets are compared.
+        needs: arguments that single presets need, by name.
+    """
+
+    model: Callable[..., Any]
+    canvases: Sequence[quality.Canvas]
+    check: Check
+    common: Mapping[str, Any]
+    forwards: tuple[int, ...]
+    needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def tasks(*, quick: bool = False) -> dict[str, Task]:
+    """Every task by name."""
+    puzzles = quality.sudoku(2 if quick else PER_CLASS, quality.PUZZLE_SEED)
+    prompts = quality.text(6 if quick else PROMPTS, quality.PROMPT_SEED)
+    letters, square = oracle.Oracle(oracle.orders((0, 0, 1, 1, 2, 2, 3, 4))), oracle.Oracle(oracle.latin_squares())
+    rows = 20 if quick else DRAWS
+
+    def exact(model: oracle.Oracle, forwards: tuple[int, ...]) -> Task:
+        length = model.answers.shape[1]
+        common = {"mask_token_id": model.mask, "temperature": 1.0}
+        return Task(
+            model=model,
+            canvases=[np.full(length, model.mask)] * rows,
+            check=model.check,
+            common=common,
+            forwards=forwards,
+        )
+
+    return {
+        "sudoku": Task(
+            model=_loaded("sudoku"), canvases=puzzles.canvases, check=puzzles.check, common=puzzles.common, forwards=(8, 16)
+        ),
+        "text": Task(
+            model=_loaded("text"), canvases=prompts.canvases, check=prompts.check, common=prompts.common, forwards=(2, 4)
+        ),
+        "shuffle": exact(letters, (4, 6)),
+        "latin": exact(square, (6, 10)),
+    }
+
+
+@cache
+def _loaded(name: str) -> Any:
+    return (demo.load if name == "sudoku" else demo.load_text)()[0]
+
+
+def measure(task: Task, preset: str) -> dict[str, Any]:
+    """A preset at its own settings, and at each number of forwards of the task; reasons where that cannot be."""
+    settings = PRESETS[preset].settings
+    common = {**task.common, **task.needs.get(preset, {})}
+
+    def point(over: Mapping[str, Any], step: int = 1) -> Point:
+        setting = Setting(family="", preset=preset, over=over)
+        canvases = task.canvases[::step]
+        (found,) = quality.measure(task.model, canvases, task.check, [setting], common=common, batch_size=len(canvases))
+        return found
+
+    try:
+        own = point({})
+    except DllmFastError as error:
+        return {"refused": str(error)}
+    found: dict[str, Any] = {"own": summary(own), "at": {}}
+    for forwards in task.forwards:
+        try:
+            at = _at(point, settings, forwards)
+            found["at"][str(forwards)] = summary(at) if isinstance(at, Point) else {"refused": at}
+        except DllmFastError as error:
+            found["at"][str(forwards)] = {"refused": str(error)}
+    return found
+
+
+def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int) -> Point | str:
+    """The point of so many forwards on average, or why there is none."""
+    # Counts are told the number of steps, of which a schedule may pass over some.
+    steps = Knob("steps", lambda turn: max(1, round(forwards * 16 ** (turn - 0.5))))
+    knob = next((knob for knob in KNOBS if getattr(settings, knob.name) is not None), steps)
+    least, most, best, over = 0.0, 1.0, math.inf, {}
+    for _ in range(TURNS):
+        turn = (least + most) / 2
+        value = knob.value(turn)
+        mean = point({knob.name: value}, SEARCHED).mean_forwards
+        if abs(mean - forwards) < best:
+            best, over = abs(mean - forwards), {knob.name: value}
+        if best <= NEAR * forwards:
+            break
+        least, most = (turn, most) if mean < forwards else (least, turn)
+    found = point(over)
+    if abs(found.mean_forwards - forwards) <= TOLERANCE * forwards:
+        return found
+    return f"{knob.name}={over[knob.name]} comes nearest, with {found.mean_forwards:.1f} forwards"
+
+
+def summary(point: Point) -> dict[str, Any]:
+    """A point as JSON."""
+    solved = int(point.solved.sum())
+    low, high = quality.wilson(solved, len(point.solved))
+    return {
+        "over": dict(point.setting.over),
+        "n": len(point.solved),
+        "share": round(point.share, 4),
+        "share_95": [round(low, 4), round(high, 4)],
+        "forwards": round(point.mean_forwards, 3),
+        "cpu_s": round(point.cpu_s, 2),
+        # Bit i, from the left: was row i solved? So that anybody can compare any two.
+        "rows_hex": np.packbits(point.solved).tobytes().hex(),
+    }
+
+
+def run(path: Path, names: Sequence[str], *, quick: bool = False) -> dict[str, Any]:
+    """Measures the presets that the JSON lacks or has with other settings, and those that are named; writes it after each.
+
+    Raises:
+        SystemExit: a name is no preset.
+    """
+    if unknown := [name for name in names if name not in PRESETS]:
+        raise SystemExit(f"no preset is called {', '.join(unknown)}")
+    todo = tasks(quick=quick)
+    record: dict[str, Any] = {
+        "bench": "presets",
+        "command": "python -m bench.quality --presets",
+        "question": "how often is the answer right at equal forwards, for every preset?",
+        "weights_sha256": {name: quality.digest(name) for name in ("sudoku", "text")},
+        "tasks": {name: {"n": len(task.canvases), "forwards": list(task.forwards)} for name, task in todo.items()},
+    }
+    known = {}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if all(before[key] == record[key] for key in ("weights_sha256", "tasks")):
+            known = {found["preset"]: found for found in before["presets"]}
+    for name, preset in PRESETS.items():
+        settings = preset.settings.to_dict()
+        if name in known and name not in names and known[name]["settings"] == settings:
+            continue
+        began = time.process_time()
+        with harness.threads(1):
+            found = {task: measure(todo[task], name) for task in todo}
+        took = round(time.process_time() - began)
+        known[name] = {"preset": name, **harness.commit(), "settings": settings, "cpu_s": took, **found}
+        record["presets"] = [known[name] for name in PRESETS if name in known]
+        harness.write_json(path, record)
+        own = {task: f"{at['own']['share']:.3f} in {at['own']['forwards']:.1f}" for task, at in found.items() if "own" in at}
+        harness.progress(f"{name:24s} {took:4d} s  {own}")
+    record["presets"] = [known[name] for name in PRESETS]
+    harness.write_json(path, record)
+    return record

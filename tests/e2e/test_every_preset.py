@@ -1,0 +1,164 @@
+"""The bench of all presets: its oracles are exact, equal forwards are equal, and the page says what the rows say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import dllm_fast
+from bench import every_preset, every_preset_report, oracle, quality
+from dllm_fast.settings.presets import PRESETS, Claim, Preset
+
+
+def by_definition(answers: NDArray[np.int64], canvas: NDArray[np.int64], slip: float) -> NDArray[np.float64]:
+    """Bayes' rule, one answer after the other."""
+    vocabulary, mask = int(answers.max()) + 1, int(answers.max()) + 1
+    found = np.zeros((len(canvas), vocabulary))
+    for position, answer in itertools.product(range(len(canvas)), answers):
+        others = [i for i in range(len(canvas)) if i != position and canvas[i] != mask]
+        chances = [1 - slip if canvas[i] == answer[i] else slip / (vocabulary - 1) for i in others]
+        found[position, answer[position]] += math.prod(chances)
+    return found / found.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("slip", [0.2, 1e-6])
+def test_an_oracle_is_bayes_rule(slip: float) -> None:
+    dice = np.random.default_rng(0)
+    for answers in (oracle.orders((0, 0, 1, 2)), oracle.latin_squares(2), oracle.latin_squares(3)):
+        model = oracle.Oracle(answers, slip)
+        canvases = dice.integers(model.vocabulary + 1, size=(20, answers.shape[1]))
+        found = model(torch.from_numpy(canvases)).softmax(2).numpy()
+        assert (found[..., model.mask] == 0).all()
+        for row, canvas in zip(found, canvases, strict=True):
+            np.testing.assert_allclose(row[:, : model.mask], by_definition(answers, canvas, slip), atol=2e-6)
+
+
+def test_the_answers_are_all_there() -> None:
+    assert len(oracle.orders((0, 0, 1, 1, 2, 2, 3, 4))) == math.factorial(8) // 2**3
+    assert [len(oracle.latin_squares(n)) for n in (1, 2, 3, 4)] == [1, 2, 12, 576]
+    square = oracle.Oracle(oracle.latin_squares(3))
+    assert square.check(np.array([0, 1, 2, 1, 2, 0, 2, 0, 1]))
+    assert not square.check(np.array([0, 1, 2, 1, 2, 0, 2, 0, 2]))
+
+
+def test_drawing_side_by_side_is_wrong_as_often_as_probability_says() -> None:
+    model, rows = oracle.Oracle(oracle.orders((0, 1, 2, 3))), 4000
+    # Two of four letters in each of two steps: they differ in 3/4 and in 1/2 of the draws.
+    for steps, share in ((4, 1.0), (2, 3 / 4 * 1 / 2), (1, 24 / 4**4)):
+        result = dllm_fast.infill(
+            model,
+            [np.full(4, model.mask)] * rows,
+            preset="llada-random",
+            steps=steps,
+            temperature=1.0,
+            mask_token_id=model.mask,
+            seed=list(range(rows)),
+        )
+        right = sum(map(model.check, result.sequences))
+        assert abs(right - share * rows) <= 4 * math.sqrt(rows * share * (1 - share))
+
+
+@pytest.fixture(scope="module")
+def small() -> every_preset.Task:
+    return every_preset.tasks(quick=True)["latin"]
+
+
+@pytest.mark.parametrize("preset", ["llada", "fast-dllm", "entropy-bound", "mdlm"])
+def test_knobs_reach_the_forwards_that_are_asked_for(small: every_preset.Task, preset: str) -> None:
+    found = every_preset.measure(small, preset)
+    for forwards in small.forwards:
+        point = found["at"][str(forwards)]
+        assert "refused" in point or abs(point["forwards"] - forwards) <= every_preset.TOLERANCE * forwards
+    assert any("share" in point for point in found["at"].values())
+    assert found["own"]["over"] == {}
+
+
+def test_what_the_core_refuses_is_written_down(small: every_preset.Task) -> None:
+    at = every_preset.measure(small, "first-hitting")["at"]
+    assert all("steps" in point["refused"] for point in at.values())
+
+
+def test_knobs_turn_one_way() -> None:
+    for knob in every_preset.KNOBS:
+        values = [knob.value(turn) for turn in np.linspace(0, 1, 20)]
+        assert values == sorted(values, reverse=knob.name != "threshold")
+
+
+def test_only_what_is_missing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def measure(task: every_preset.Task, preset: str) -> dict[str, Any]:
+        asked.append(preset)
+        return {"refused": "a test"}
+
+    monkeypatch.setattr(every_preset, "measure", measure)
+    monkeypatch.setattr(every_preset, "PRESETS", {name: PRESETS[name] for name in ("llada", "mdlm")})
+    path = tmp_path / "presets.json"
+    every_preset.run(path, [], quick=True)
+    assert set(asked) == {"llada", "mdlm"}
+    asked.clear()
+    every_preset.run(path, [], quick=True)
+    assert not asked
+    every_preset.run(path, ["mdlm"], quick=True)
+    assert set(asked) == {"mdlm"}
+    with pytest.raises(SystemExit, match="no preset is called nothing"):
+        every_preset.run(path, ["nothing"], quick=True)
+    assert [found["preset"] for found in json.loads(path.read_text())["presets"]] == ["llada", "mdlm"]
+
+
+def point(solved: NDArray[np.bool_], forwards: float) -> dict[str, Any]:
+    setting = quality.Setting(family="", preset="llada")
+    counted = np.full(len(solved), forwards)
+    return every_preset.summary(quality.Point(setting=setting, solved=solved, forwards=counted, cpu_s=0.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "forwards", "word"),
+    [
+        ("fewer", 80, 5, "**holds**"),
+        ("fewer", 76, 5, "open"),
+        ("fewer", 40, 5, "**does not hold**"),
+        ("fewer", 80, 9, "**does not hold**"),
+        ("better", 95, 8, "**holds**"),
+        ("better", 82, 8, "open"),
+        ("better", 40, 8, "**does not hold**"),
+        ("same", 80, 8, "**holds**"),
+        ("same", 40, 8, "**does not hold**"),
+    ],
+)
+def test_verdicts(monkeypatch: pytest.MonkeyPatch, kind: Any, right: int, forwards: float, word: str) -> None:
+    base = PRESETS["llada"].settings
+    monkeypatch.setitem(PRESETS, "a", Preset(settings=base, does="A.", claim=Claim("words", kind, "b")))
+    a, b = (point(np.arange(100) < n, f) for n, f in ((right, forwards), (80, 8)))
+    of = {"a": {"t": {"own": a, "at": {"8": a}}}, "b": {"t": {"own": b, "at": {"8": b}}}}
+    assert every_preset_report._verdict(of, "a", "t", [8]).startswith(f"{word}:")
+    assert every_preset_report._verdict({"a": of["a"]}, "a", "t", [8]) == "not measured"
+
+
+def test_rows_come_back() -> None:
+    solved = np.random.default_rng(0).random(21) < 0.5
+    assert (every_preset_report.rows(point(solved, 1)) == solved).all()
+
+
+def test_the_page_has_every_preset_that_is_measured() -> None:
+    record = every_preset_report.load()
+    blocks = every_preset_report.blocks(record)
+    measured = {found["preset"] for found in record["presets"]}
+    for name, preset in PRESETS.items():
+        if name not in measured:
+            assert f"`{name}`" in blocks["tasks"]
+        elif preset.claim is not None:
+            assert f"| `{name}` | {preset.claim.words}" in blocks["claims"]
+    for found in record["presets"]:
+        for task, facts in record["tasks"].items():
+            for shown in every_preset_report._points(found, task):
+                assert shown["n"] == facts["n"]
+                assert every_preset_report.rows(shown).sum() == round(shown["share"] * shown["n"])
