@@ -215,6 +215,22 @@ ends = st.sampled_from(
 )
 
 
+# One token, or two that stand side by side; one of them may be an end token.
+stop_tokens = st.lists(
+    st.one_of(tokens, st.tuples(tokens, tokens), st.sampled_from([END, (END, OTHER_END)])), min_size=1, max_size=3
+)
+
+
+@st.composite
+def endings(draw, chosen: dict) -> dict:
+    """Settings, and what ends a row besides: stops, and the least number of tokens before. None of them is suppressed."""
+    more = draw(st.fixed_dictionaries({}, optional={"stop": stop_tokens.map(tuple), "min_new_tokens": st.integers(0, 8)}))
+    ends = {*np.atleast_1d(chosen.get("eos_token_id", ())).tolist()} if more.get("min_new_tokens") else set()
+    named = {token for stop in more.get("stop", ()) for token in np.atleast_1d(stop).tolist()}
+    kept = tuple(token for token in chosen.get("suppress_tokens", ()) if token not in named | ends)
+    return chosen | more | ({"suppress_tokens": kept} if "suppress_tokens" in chosen else {})
+
+
 @st.composite
 def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures, annealed: bool = True) -> dict:
     """Settings of `SamplerConfig`, all of which any canvas can be run with (so `steps_per_block`, not `steps`).

@@ -409,6 +409,31 @@ class Sampler:
         Raises:
             InvalidValueError: there is no such row.
         """
+    def end(self, row: int, position: int) -> None:
+        """Ends a row at a position that was written and can no longer change, and the row is finished.
+
+        What follows it is filled with the first end token; where none is known, with the token that stands there.
+
+        Raises:
+            InvalidValueError: there is no such row, it was cancelled, it ended before, or the position may still change.
+        """
+    def endings(self, rows: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
+        """What ended each of these rows before its last position: an end token, a stop, or `end`.
+
+        Returns:
+            `[n, 2]` the positions of its first and its last token; -1 where nothing did.
+
+        Raises:
+            InvalidValueError: there is no such row.
+        """
+    def written(
+        self, rows: NDArray[np.int64] | Sequence[int], since: NDArray[np.int64] | Sequence[int]
+    ) -> list[NDArray[np.int64]]:
+        """For each of `rows`, the tokens at the positions that `stable` counts, from the `since`-th on.
+
+        Raises:
+            InvalidValueError: a row that is none of the sampler's, or not one number for each row.
+        """
     def next(self) -> Request | None:
         """What must be scored next, or None when every row is done. Asking again before the answer asks for the same."""
     def sites(

@@ -11,7 +11,7 @@ from dllm_fast.errors import DllmFastError
 from dllm_fast.events import CANCELLED, LENGTH, STOP
 from dllm_fast.result import Result, Stats
 from dllm_fast.text import prompts as text
-from dllm_fast.text import tokens
+from dllm_fast.text import stops, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -31,22 +31,33 @@ class Written:
     """What was written in a row.
 
     Attributes:
-        positions: rising, int64; cut behind the first end token where one ends a row.
+        positions: rising, int64; cut behind what ends a row: an end token, or a stop.
         open: every position that was open at the start, int64.
-        is_ended: is the last of `positions` such an end token?
+        is_ended: did anything end it?
+        answer: those of `positions` before what ended it, int64.
     """
 
     positions: Ints
     open: Ints
     is_ended: bool
+    answer: Ints
 
     @classmethod
-    def between(cls, before: Flags, after: Flags, canvas: Ints, config: SamplerConfig) -> Written:
-        """What stands in a canvas, from the positions that were open at the start and those that are."""
+    def between(cls, before: Flags, after: Flags, canvas: Ints, config: SamplerConfig, ending: Ints) -> Written:
+        """What stands in a canvas, from the positions that were open at the start and those that are.
+
+        What ended it is told as by `Sampler.endings`.
+        """
         was_open = np.flatnonzero(before)
         positions = was_open[~after[was_open]]  # a row that is cancelled has some left
+        first, last = ending.tolist()
+        if last >= 0:
+            return cls(positions[positions <= last], was_open, True, positions[positions < first])
+        # A row that was cancelled: it may hold an end token, before which something is open.
         ends = np.flatnonzero(np.isin(canvas[positions], config.eos_token_ids)) if config.stop_at_eos else was_open[:0]
-        return cls(positions[: ends[0] + 1] if ends.size else positions, was_open, bool(ends.size))
+        if ends.size:
+            return cls(positions[: ends[0] + 1], was_open, True, positions[: ends[0]])
+        return cls(positions, was_open, False, positions)
 
     def reason(self, *, is_cancelled: bool) -> str:
         """Why the row is finished."""
@@ -70,7 +81,15 @@ class Cost:
     seconds: float
 
 
-def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, cost: Cost, cancelled: Collection[int]) -> Result:
+def answer(
+    plan: Plan,
+    config: SamplerConfig,
+    sampler: Sampler,
+    cost: Cost,
+    *,
+    cancelled: Collection[int],
+    stopped: Collection[int],
+) -> Result:
     """The result of a run.
 
     Args:
@@ -79,13 +98,14 @@ def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, cost: Cost, canc
         sampler: which holds the canvases.
         cost: what it took.
         cancelled: rows that were ended before they were done.
+        stopped: rows that a text ended.
     """
     sequences = sampler.canvases
-    rows = zip(plan.open, sampler.open, sequences, strict=True)
-    written = [Written.between(before, after, canvas, config) for before, after, canvas in rows]
+    rows = zip(plan.open, sampler.open, sequences, sampler.endings(np.arange(len(sequences))), strict=True)
+    written = [Written.between(before, after, canvas, config, ending) for before, after, canvas, ending in rows]
     trajectory = sampler.trajectory
     committed = sum(edit.kind == "commit" for edits in trajectory for edit in edits)
-    texts, texts_error = _texts(plan, sequences, written)
+    texts, texts_error = _texts(plan, sequences, written, stopped)
     return Result(
         sequences=sequences,
         new_tokens=[after[row.positions] for after, row in zip(sequences, written, strict=True)],
@@ -107,8 +127,10 @@ def answer(plan: Plan, config: SamplerConfig, sampler: Sampler, cost: Cost, canc
     )
 
 
-def _texts(plan: Plan, canvases: list[Ints], written: list[Written]) -> tuple[list[str] | None, str | None]:
-    """The answers, or the whole canvases, without the end token that ended a row and what was filled in behind it.
+def _texts(
+    plan: Plan, canvases: list[Ints], written: list[Written], stopped: Collection[int]
+) -> tuple[list[str] | None, str | None]:
+    """The answers, or the whole canvases, without what ended a row and what was filled in behind it.
 
     Or why there are none: a tokenizer that fails here must not cost the answer.
     """
@@ -117,10 +139,14 @@ def _texts(plan: Plan, canvases: list[Ints], written: list[Written]) -> tuple[li
     found = []
     try:
         special = list(tokens.special_ids(plan.tokenizer))
-        for canvas, row in zip(canvases, written, strict=True):
-            answer = row.positions[:-1] if row.is_ended else row.positions
+        for number, (canvas, row) in enumerate(zip(canvases, written, strict=True)):
+            answer = row.positions if number in stopped else row.answer
             shown = np.setdiff1d(np.arange(len(canvas)), np.setdiff1d(row.open, answer)) if plan.is_infilling else answer
-            found.append(text.decode(plan.tokenizer, canvas[shown], np.isin(shown, answer), special))
+            whole = text.decode(plan.tokenizer, canvas[shown], np.isin(shown, answer), special)
+            if number in stopped:
+                early = tokens.decode(plan.tokenizer, canvas[answer[: plan.config.min_new_tokens]].tolist())
+                whole = stops.cut(whole, plan.stops, len(early))
+            found.append(whole)
     except DllmFastError as error:
         return None, str(error)
     return found, None

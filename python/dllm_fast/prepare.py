@@ -69,6 +69,11 @@ class Plan:
     aliases: dict[str, str]
     is_infilling: bool
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer."""
+        return self.config.stop_texts
+
 
 def plan(
     runner: Runner,
@@ -93,6 +98,7 @@ def plan(
     Raises:
         InvalidValueError, InvalidTypeError: what cannot work.
     """
+    check_ends(resolved.config, tokenizer, infilling=is_infilling)
     told = with_ids(resolved.config, runner, tokenizer)
     named, special = with_suppressed(told, runner, tokenizer)
     prompts = read(tokenizer=tokenizer, mask=named.mask_token_id if is_infilling else None)
@@ -110,7 +116,11 @@ def plan(
     return Plan(
         tokenizer=tokenizer,
         config=config,
-        rule=changed(config, suppress_tokens=(*config.suppress_tokens, *special)),
+        rule=changed(
+            config,
+            suppress_tokens=(*config.suppress_tokens, *special),
+            stop=tuple(one for one in config.stop if not isinstance(one, str)),
+        ),
         special=special,
         canvases=canvases,
         open=[canvas == config.mask_token_id for canvas in canvases],
@@ -127,6 +137,20 @@ def plan(
 
 def _is_absolute(model: Runner) -> bool:
     return model.info is not None and model.info.attention_rule.fixed_blocks is not None
+
+
+def check_ends(config: SamplerConfig, tokenizer: Any, *, infilling: bool) -> None:
+    """Refuses texts that end an answer without a tokenizer, and what ends one where nothing is appended."""
+    for name in ("stop", "min_new_tokens"):
+        if infilling and (value := getattr(config, name)):
+            raise InvalidValueError(
+                f"infill keeps what stands behind a gap, so that nothing ends it, got {name}={shown(value)}; leave it out, or "
+                "use sample"
+            )
+    if config.stop_texts and tokenizer is None:
+        raise InvalidValueError(
+            f"a stop of text needs a tokenizer, got {config.stop_texts[0][:40]!r} and none; pass tokenizer=, or token ids"
+        )
 
 
 def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerConfig:
@@ -158,6 +182,8 @@ def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tup
     if not (config.as_published if config.allow_special is None else config.allow_special):
         ends = model.token_id("eos_token_id")
         written = {config.mask_token_id, *config.eos_token_ids, *((ends,) if isinstance(ends, int) else ends or ())}
+        for stop in config.stop:  # who names one wants it written
+            written |= {tokens.token_id(tokenizer, stop)} if isinstance(stop, str) else {*np.atleast_1d(stop).tolist()}
         special = tokens.not_written(tokenizer, {*written, *given}, model.vocabulary)
     sources = dict(config.sources)
     if special:
@@ -195,17 +221,20 @@ def check_ids(
     if vocabulary is not None:
         masks = () if config.mask_token_id is None else (config.mask_token_id,)
         suppressed = [token for token in config.suppress_tokens if isinstance(token, int)]
-        settings = {"mask_token_id": masks, "eos_token_id": config.eos_token_ids, "suppress_tokens": suppressed}
+        stops = [token for one in config.stop if not isinstance(one, str) for token in np.atleast_1d(one).tolist()]
+        ends = config.eos_token_ids
+        settings = {"mask_token_id": masks, "eos_token_id": ends, "suppress_tokens": suppressed, "stop": stops}
         for setting, ids_of_it in settings.items():
             if outside := [token for token in ids_of_it if token >= vocabulary]:
                 raise InvalidValueError(
                     f"{setting} must be an id of the vocabulary, got {outside[0]} for {vocabulary} ids; "
                     "check it against the tokenizer"
                 )
-        if len({*suppressed, *masks, *special}) >= vocabulary:
+        early = {*ends, *(one for one in config.stop if isinstance(one, int))} if config.min_new_tokens else ()
+        if len({*suppressed, *masks, *special, *early}) >= vocabulary:
             raise InvalidValueError(
                 f"suppress_tokens must leave a token that may be written, got {len(set(suppressed))} of {vocabulary} ids "
-                "beside the mask; suppress fewer"
+                f"beside the mask{' and what ends an answer' if early else ''}; suppress fewer"
             )
     name = "canvas" if infilling else "prompt"
     for row, prompt in enumerate(prompts):
@@ -238,9 +267,15 @@ def with_length(
             raise InvalidValueError(f"a canvas must fit the model's context of {context} tokens, got {longest}; shorten it")
         return changed(config, stop_at_eos=bool(config.stop_at_eos))
 
-    new_tokens = config.max_new_tokens
+    new_tokens, least = config.max_new_tokens, config.min_new_tokens
     if new_tokens is None:
-        new_tokens = DEFAULT_NEW_TOKENS if context is None else min(DEFAULT_NEW_TOKENS, max(context - longest, 1))
+        usual = max(DEFAULT_NEW_TOKENS, least)
+        new_tokens = usual if context is None else min(usual, max(context - longest, 1))
+    if context is not None and config.max_new_tokens is None and longest < context < longest + least:
+        raise InvalidValueError(
+            f"prompt and new tokens must fit the model's context of {context} tokens, got {longest} + {least} at least; "
+            "shorten the prompt or lower min_new_tokens"
+        )
     if context is not None and config.max_new_tokens is None and longest >= context:
         raise InvalidValueError(
             f"a prompt must leave room in the model's context of {context} tokens, got {longest}; shorten the prompt"

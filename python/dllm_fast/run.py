@@ -22,6 +22,7 @@ from dllm_fast.run_async import AsyncSteps
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.runner import Task
 from dllm_fast.settings.config import changed
+from dllm_fast.text.stops import Reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,6 +119,10 @@ class Run:
         self._config = changed(config, cache=session.policy)
         self._told = np.zeros(len(plan.canvases), dtype=np.int64)  # edits of each row that events have shown
         self._cancelled: frozenset[int] = frozenset()
+        # Of rows that texts may end: who reads them, and those that one has ended.
+        least = config.min_new_tokens
+        self._readers = [Reader(plan.tokenizer, plan.stops, least) for _ in plan.canvases] if plan.stops else []
+        self._stopped: set[int] = set()
         self._result: Result | None = None
 
     # What people call.
@@ -244,7 +249,9 @@ class Run:
                     pass
         for row in range(len(self)):
             self._cancel_row(row)  # of a run that was ended
-        self._result = answer(self._plan, self._config, self._sampler, self._cost(), self._cancelled)
+        self._result = answer(
+            self._plan, self._config, self._sampler, self._cost(), cancelled=self._cancelled, stopped=self._stopped
+        )
 
     def _begin(self, *, is_watched: bool) -> None:
         """Before the next step, and before anything of the thread is changed: the model is as the run needs it."""
@@ -275,6 +282,8 @@ class Run:
                     predictions.append((rows, prediction))
                     # They would live on while the next forward makes new ones.
                     del logits
+                if self._readers:
+                    self._end_at_texts(request.rows)
         finally:
             self._seconds += time.perf_counter() - began
         self._cancel_noted()
@@ -286,14 +295,31 @@ class Run:
             return None
         return request, predictions
 
+    def _end_at_texts(self, rows: Ints) -> None:
+        """Ends rows whose final tokens hold a text that ends them, at the token that completes it."""
+        sampler, readers = self._sampler, self._readers
+        since = [readers[row].count for row in rows.tolist()]
+        new = sampler.written(rows, since)
+        for row, written, ending in zip(rows.tolist(), new, sampler.endings(rows)[:, 1].tolist(), strict=True):
+            start = self._plan.starts[row]
+            # What was filled behind an end is no part of the answer.
+            room = len(written) if ending < 0 else ending + 1 - start - readers[row].count
+            index = readers[row].read(written[: max(room, 0)].tolist())
+            if index is not None:
+                sampler.end(row, start + index)
+                self._stopped.add(row)
+
     def _event(self, request: _core.Request, predictions: list[tuple[Ints, _core.Prediction]]) -> StepEvent:
         rows, sampler = request.rows, self._sampler
         edits = sampler.edits(rows, self._told[rows])
         self._told[rows] += [len(written) for written in edits]
         plan, config, cancelled = self._plan, self._config, self._cancelled
+        done = [sampler.is_done(row) for row in rows.tolist()]
+        endings = dict(zip(rows.tolist(), sampler.endings(rows), strict=True)) if any(done) else {}
 
         def reason_of(row: int, canvas: Ints, is_open: NDArray[np.bool_]) -> str:
-            return Written.between(plan.open[row], is_open, canvas, config).reason(is_cancelled=row in cancelled)
+            written = Written.between(plan.open[row], is_open, canvas, config, endings[row])
+            return written.reason(is_cancelled=row in cancelled)
 
         source = Source(
             request=request,
@@ -302,7 +328,6 @@ class Run:
             reason_of=reason_of,
             has_guesses=self._guesses,
         )
-        done = [sampler.is_done(row) for row in rows.tolist()]
         return event_after(source, edits, stable=sampler.stable(rows).tolist(), done=done)
 
     def _cost(self) -> Cost:

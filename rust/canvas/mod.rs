@@ -91,6 +91,13 @@ impl Canvas {
         states.filter(|&&s| s == state).count()
     }
 
+    /// The position with so many before it that were not given; behind the last one where there are fewer.
+    pub fn place_of(&self, count: usize) -> usize {
+        let own = |&(_, &state): &(usize, &State)| state != State::Given;
+        let mut places = self.states.iter().enumerate().filter(own);
+        places.nth(count).map_or(self.len(), |(place, _)| place)
+    }
+
     /// The positions of a window that are in this state, rising.
     pub fn positions(&self, window: Range<usize>, state: State) -> impl Iterator<Item = u32> {
         let states = self.states[window.clone()].iter();

@@ -266,6 +266,34 @@ fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
     items.iter().map(id).collect()
 }
 
+/// Sequences of ids that end a row; texts are the run's, which has a tokenizer.
+fn stops(config: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u32>>> {
+    let value = setting(config, "stop")?;
+    if value.is_none() {
+        return Ok(vec![]);
+    }
+    let remedy = "give sample a tokenizer for texts, or pass ids: stop=5, [5, 6] for either, [[5, 6]] for one behind the other";
+    let bad = |of: &Bound<'_, PyAny>| {
+        let text = format!(
+            "stop must be token ids here, or tuples of them, got {}; {remedy}",
+            shown(of)
+        );
+        bad_type(text)
+    };
+    let id = |item: &Bound<'_, PyAny>| {
+        if is_flag(item) {
+            return Err(bad(item));
+        }
+        fits(item.py(), item.extract::<u32>())?.ok_or_else(|| bad(item))
+    };
+    let all = value.cast::<PyTuple>().map_err(|_| bad(&value))?;
+    let one = |item: Bound<'_, PyAny>| match item.cast::<PyTuple>() {
+        Ok(sequence) => sequence.iter().map(|item| id(&item)).collect(),
+        Err(_) => id(&item).map(|id| vec![id]),
+    };
+    all.iter().map(one).collect()
+}
+
 /// Reads a `SamplerConfig`.
 pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
     let flag = |name| get::<bool>(object, name, FLAG).map(|b| b.unwrap_or(false));
@@ -302,6 +330,8 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
         suppressed: id_list(object, "suppress_tokens")?,
         ends: id_list(object, "eos_token_id")?,
         stop_at_end: flag("stop_at_eos")?,
+        stops: stops(object)?,
+        min_new_tokens: get(object, "min_new_tokens", FROM_ZERO)?.unwrap_or(0),
         as_published,
     };
     flag("shift")?;
@@ -315,7 +345,14 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
             "sample in several calls",
         )));
     }
-    if get::<usize>(object, "max_new_tokens", COUNT)? == Some(0) {
+    let most = get::<usize>(object, "max_new_tokens", COUNT)?;
+    if let Some(most) = most.filter(|&most| most > 0 && most < read.min_new_tokens) {
+        return Err(bad_value(format!(
+            "min_new_tokens must be at most max_new_tokens, got {} and {most}; lower the one or raise the other",
+            read.min_new_tokens
+        )));
+    }
+    if most == Some(0) {
         return Err(raise(Error::setting(
             "max_new_tokens",
             "must be at least 1",

@@ -16,7 +16,7 @@ use crate::rng::Stream;
 use crate::rules::order::Proposal;
 use crate::sampler::{Answer, Pace, Sampler as Core, Start};
 use crate::watch::Watch;
-use numpy::PyArray1;
+use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::collections::HashMap;
@@ -47,6 +47,19 @@ impl Configs {
 
 fn scored(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     flag(value, "score_all")
+}
+
+/// From where on something of each row is wanted.
+fn each_since(rows: &[usize], since: &Bound<'_, PyAny>, of: &str) -> PyResult<Vec<usize>> {
+    let since = indices(since, "since")?;
+    if rows.len() == since.len() {
+        return Ok(since);
+    }
+    Err(bad_value(format!(
+        "since must have a number of {of} for each of {} rows, got {}; give one for every row",
+        rows.len(),
+        since.len()
+    )))
 }
 
 fn index_of_row(row: &Bound<'_, PyAny>) -> PyResult<usize> {
@@ -193,6 +206,45 @@ impl Sampler {
         drop(turn);
         let stable = stable.map_err(raise)?;
         Ok(tokens(py, stable.iter().map(|&n| n as u32)))
+    }
+
+    /// Ends a row at a position that was written and is final: what follows it is filled with the first end token (without one,
+    /// with the token that stands there), and the row is finished.
+    fn end(
+        &self,
+        py: Python<'_>,
+        row: &Bound<'_, PyAny>,
+        position: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let row = index_of_row(row)?;
+        let remedy = "positions are counted from the start of the canvas";
+        let position = whole(position, "position", (0, u64::from(u32::MAX)), remedy)? as usize;
+        let mut turn = self.0.take(py)?;
+        let ended = turn.end(row, position);
+        drop(turn);
+        ended.map_err(raise)
+    }
+
+    /// The positions of the first and the last token of what ended each of these rows, int64 `[n, 2]`; -1 where nothing did:
+    /// an end token, a stop, or `end`.
+    fn endings<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray2<i64>>> {
+        let rows = indices(rows, "rows")?;
+        let turn = self.0.take(py)?;
+        let endings = turn.endings(&rows);
+        drop(turn);
+        let endings = endings.map_err(raise)?;
+        let flat = endings.iter().flat_map(|ending| {
+            ending.map_or([-1, -1], |ending| [ending.first as i64, ending.last as i64])
+        });
+        let array = numpy::ndarray::Array2::from_shape_vec((endings.len(), 2), flat.collect());
+        Ok(PyArray2::from_owned_array(
+            py,
+            array.expect("two numbers each"),
+        ))
     }
 
     /// What must be scored next, or None when every row is finished. Asking again before the answer asks for the same.
@@ -367,6 +419,23 @@ impl Sampler {
         Ok(made)
     }
 
+    /// For each of `rows`, the tokens at the positions that `stable` counts, from the `since`-th on, int64.
+    fn written<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+        since: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let rows = indices(rows, "rows")?;
+        let since = each_since(&rows, since, "tokens")?;
+        let turn = self.0.take(py)?;
+        let written = turn.written(&rows, &since);
+        drop(turn);
+        list(py, written.map_err(raise)?, |row| {
+            tokens(py, row.into_iter())
+        })
+    }
+
     /// For each of `rows`, its edits from the `since`-th on, in order.
     fn edits<'py>(
         &self,
@@ -374,14 +443,8 @@ impl Sampler {
         rows: &Bound<'py, PyAny>,
         since: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let (rows, since) = (indices(rows, "rows")?, indices(since, "since")?);
-        if rows.len() != since.len() {
-            return Err(bad_value(format!(
-                "since must have a number of edits for each of {} rows, got {}; give one for every row",
-                rows.len(),
-                since.len()
-            )));
-        }
+        let rows = indices(rows, "rows")?;
+        let since = each_since(&rows, since, "edits")?;
         let turn = self.0.take(py)?;
         let edits = turn.edits(&rows, &since);
         drop(turn);

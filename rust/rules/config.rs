@@ -6,6 +6,7 @@ use super::nearby;
 use super::order::{Order, OrderNoise};
 use super::revise::Revise;
 use super::schedule::Schedule;
+use super::stops;
 use crate::canvas::window::Blocks;
 use crate::error::{Error, Result};
 use crate::logits::draw::Sampling;
@@ -54,6 +55,10 @@ pub struct Config {
     pub ends: Vec<u32>,
     /// Does an end token finish its row?
     pub stop_at_end: bool,
+    /// Sequences of tokens that finish their row.
+    pub stops: Vec<Vec<u32>>,
+    /// Written positions before the first that an end token may have, or a stop.
+    pub min_new_tokens: usize,
     /// Keep the quirks of the published loops.
     pub as_published: bool,
 }
@@ -144,6 +149,7 @@ impl Config {
                 "check both ids",
             ));
         }
+        stops::check(&self.stops, &self.excluded())?;
         if self.stop_at_end && self.ends.is_empty() {
             return Err(Error::setting(
                 "stop_at_eos",
@@ -260,6 +266,21 @@ impl Config {
             origin,
             length: self.block_length,
         }
+    }
+
+    /// Rising ids that end a row, or would: the end tokens, and stops of one token.
+    pub fn enders(&self) -> Vec<u32> {
+        let single = self.stops.iter().filter(|stop| stop.len() == 1);
+        let mut ids = self.ends.clone();
+        ids.extend(single.flatten());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Does anything that is written finish a row?
+    pub fn ends_early(&self) -> bool {
+        self.stop_at_end || !self.stops.is_empty()
     }
 
     /// Rising ids that count as -inf: the mask and the suppressed ones.

@@ -9,6 +9,7 @@ pub mod nearby;
 pub mod order;
 pub mod revise;
 pub mod schedule;
+pub mod stops;
 
 use crate::canvas::edit::Kind;
 use crate::error::Result;
@@ -24,6 +25,10 @@ use std::ops::Deref;
 pub struct Rule {
     config: Config,
     law: Law,
+    /// The same without end tokens, where positions may be too early for one.
+    early: Option<Law>,
+    /// Rising ids that end a row.
+    enders: Vec<u32>,
 }
 
 impl Rule {
@@ -34,7 +39,22 @@ impl Rule {
             sampling: config.sampling,
             suppressed: config.excluded().into(),
         };
-        Ok(Self { config, law })
+        let enders = config.enders();
+        let early = (config.min_new_tokens > 0).then(|| {
+            let mut suppressed = [&law.suppressed, &enders[..]].concat();
+            suppressed.sort_unstable();
+            suppressed.dedup();
+            Law {
+                suppressed: suppressed.into(),
+                ..law.clone()
+            }
+        });
+        Ok(Self {
+            config,
+            law,
+            early,
+            enders,
+        })
     }
 
     /// The settings.
@@ -45,6 +65,16 @@ impl Rule {
     /// How tokens are drawn.
     pub fn law(&self) -> &Law {
         &self.law
+    }
+
+    /// How tokens are drawn where no end token may stand yet; None where there is no such place.
+    pub fn early_law(&self) -> Option<&Law> {
+        self.early.as_ref()
+    }
+
+    /// Does this id end a row, or would?
+    pub fn is_end(&self, token: u32) -> bool {
+        self.enders.binary_search(&token).is_ok()
     }
 
     /// Is this an id that is never proposed: the mask, or a suppressed one?

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::rules::Rule;
 use crate::rules::config::Config;
+use crate::rules::stops::Ending;
 use crate::watch::Watch;
 pub use answer::Answer;
 pub use question::Question;
@@ -145,6 +146,24 @@ impl Sampler {
         Ok(())
     }
 
+    /// Ends a row at a position that was written and can no longer change: what follows it is filled like behind an end token,
+    /// and the row is finished.
+    pub fn end(&mut self, row: usize, position: usize) -> Result<()> {
+        self.known(row)?;
+        self.rows[row].end_at(position).map_err(|why| {
+            Error::Mismatch(format!(
+                "a row ends at a position that was written and can no longer change, got position {position} of row {row}: {why}; \
+                 ask stable() first"
+            ))
+        })
+    }
+
+    /// For each of `rows`, what ended it before its last position.
+    pub fn endings(&self, rows: &[usize]) -> Result<Vec<Option<Ending>>> {
+        let ending = |&row| self.known(row).map(|()| self.rows[row].ending());
+        rows.iter().map(ending).collect()
+    }
+
     /// Is it finished, or cancelled?
     pub fn is_done(&self, row: usize) -> Result<bool> {
         self.known(row).map(|()| self.rows[row].is_done())
@@ -154,6 +173,15 @@ impl Sampler {
     pub fn stable(&self, rows: &[usize]) -> Result<Vec<usize>> {
         let stable = |&row| self.known(row).map(|()| self.rows[row].stable());
         rows.iter().map(stable).collect()
+    }
+
+    /// For each of `rows`, the tokens at the positions that `stable` counts, from the `since`-th on.
+    pub fn written(&self, rows: &[usize], since: &[usize]) -> Result<Vec<Vec<u32>>> {
+        let of_row = |(&row, &since): (&usize, &usize)| {
+            self.known(row)?;
+            Ok(self.rows[row].written(since))
+        };
+        rows.iter().zip(since).map(of_row).collect()
     }
 
     /// For each of `rows`, its edits from the `since`-th on.
@@ -336,6 +364,12 @@ impl Sampler {
                 if rule.excludes(token) {
                     return Err(Error::Mismatch(format!(
                         "a proposed token must not be the mask or suppressed, got {token} for row {row}, position {position}; choose another id"
+                    )));
+                }
+                if (position as usize) < self.rows[row].early() && rule.is_end(token) {
+                    return Err(Error::Mismatch(format!(
+                        "a proposed token must not end its row so early (min_new_tokens), got {token} for row {row}, position {position}; \
+                         choose another id"
                     )));
                 }
                 i += 1;

@@ -7,9 +7,7 @@ use crate::logits::kernel::Isa;
 use crate::logits::predict::{Law, Matrix, Prediction, Site, predict};
 use crate::logits::row::Logits;
 use crate::logits::stats::Unusable;
-use crate::rules::Rule;
 use crate::watch::Watch;
-use std::sync::Arc;
 
 /// The requested positions of some rows, and all that their predictions depend on but the logits.
 pub struct Question {
@@ -69,6 +67,8 @@ impl Sampler {
             {
                 let name = if rows.iter().any(|&r| self.rule(r).mask == Some(id)) {
                     "mask_token_id"
+                } else if rows.iter().any(|&r| self.rule(r).ends.contains(&id)) {
+                    "eos_token_id"
                 } else {
                     "suppress_tokens"
                 };
@@ -103,11 +103,16 @@ impl Sampler {
             .collect();
         if laws.len() > 1 {
             let mut rest = &mut sites[..];
-            for (asked, law) in asked.iter().zip(law_of_row) {
+            for (asked, [law, early]) in asked.iter().zip(law_of_row) {
                 let (own, others) = rest.split_at_mut(asked.count);
                 rest = others;
+                let begin = self.rows[asked.row].early();
                 for site in own {
-                    site.law = law;
+                    site.law = if (site.position as usize) < begin {
+                        early
+                    } else {
+                        law
+                    };
                 }
             }
         }
@@ -119,23 +124,26 @@ impl Sampler {
         })
     }
 
-    /// The laws of some rows, each once, and the index of each row's.
-    fn laws(&self, rows: &[usize]) -> (Vec<Law>, Vec<u32>) {
-        let mut rules: Vec<&Arc<Rule>> = Vec::new();
-        let index = |&r: &usize| {
-            let rule = self.rows[r].rule();
-            let same = |known: &&Arc<Rule>| Arc::ptr_eq(known, rule) || known.law() == rule.law();
-            let found = rules.iter().position(same);
+    /// The laws of some rows, each once, and the indices of each row's: where any token may be proposed, and where it is too
+    /// early for an end token.
+    fn laws(&self, rows: &[usize]) -> (Vec<Law>, Vec<[u32; 2]>) {
+        fn index<'a>(laws: &mut Vec<&'a Law>, law: &'a Law) -> u32 {
+            let same = |&known: &&Law| std::ptr::eq(known, law) || known == law;
+            let found = laws.iter().position(same);
             found.unwrap_or_else(|| {
-                rules.push(rule);
-                rules.len() - 1
+                laws.push(law);
+                laws.len() - 1
             }) as u32
-        };
-        let of_row = rows.iter().map(index).collect();
-        (
-            rules.iter().map(|rule| rule.law().clone()).collect(),
-            of_row,
-        )
+        }
+        let mut laws = Vec::new();
+        let of_row = rows.iter().map(|&r| {
+            let rule = self.rows[r].rule();
+            let law = index(&mut laws, rule.law());
+            let early = rule.early_law();
+            [law, early.map_or(law, |early| index(&mut laws, early))]
+        });
+        let of_row = of_row.collect();
+        (laws.into_iter().cloned().collect(), of_row)
     }
 
     /// Refuses a question whose rows do not wait for the answer to this very one any more.

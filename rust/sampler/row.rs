@@ -9,6 +9,7 @@ use crate::rng::Stream;
 use crate::rules::Rule;
 use crate::rules::ends::{first_end, is_block_finished};
 use crate::rules::schedule::{Schedule, Step};
+use crate::rules::stops::{Ending, ending};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -53,12 +54,20 @@ pub struct Row {
     pub(super) pending: Option<Pending>,
     pub(super) trajectory: Vec<Edit>,
     is_cancelled: bool,
+    /// Before this position stand too few that are written for an end token, or a stop.
+    early: usize,
+    /// What ended it before its last position.
+    ending: Option<Ending>,
 }
 
 impl Row {
     pub fn new(rule: Arc<Rule>, start: Start) -> Self {
         let canvas = Canvas::new(start.canvas, rule.mask, start.open.as_deref());
         let blocks = rule.blocks(start.origin);
+        let early = match rule.min_new_tokens {
+            0 => 0,
+            least => canvas.place_of(least),
+        };
         Self {
             block_count: blocks.count(canvas.states(), canvas.len()),
             rule,
@@ -72,6 +81,8 @@ impl Row {
             pending: None,
             trajectory: Vec::new(),
             is_cancelled: false,
+            early,
+            ending: None,
         }
     }
 
@@ -119,6 +130,17 @@ impl Row {
             None => first_open,
         };
         self.canvas.count(0..end, State::Written)
+    }
+
+    /// Their tokens, from the `since`-th on.
+    pub fn written(&self, since: usize) -> Vec<u32> {
+        let count = self.stable();
+        let places = self
+            .canvas
+            .positions(0..self.canvas.len(), State::Written)
+            .take(count);
+        let tokens = self.canvas.tokens();
+        places.skip(since).map(|p| tokens[p as usize]).collect()
     }
 
     pub fn stream(&self) -> Stream {
@@ -203,8 +225,11 @@ impl Row {
         let has_changed = !plan.is_empty();
         block.is_finished = is_block_finished(revise, block.left, block.post_steps, has_changed);
         // A token that may still change ends nothing.
-        if self.rule.stop_at_end && (block.is_finished || !revise.looks_back()) {
-            self.pad_behind_the_end();
+        if self.rule.ends_early()
+            && (block.is_finished || !revise.looks_back())
+            && let Some(ending) = self.find_ending()
+        {
+            self.end(ending, self.forwards);
         }
         self.forwards += 1;
         // Those behind the last open position are no steps of the schedule.
@@ -213,12 +238,60 @@ impl Row {
         }
     }
 
-    /// Fills what follows the end of the answer, if it has one: then the row is finished.
-    fn pad_behind_the_end(&mut self) {
-        let Some(end) = first_end(&self.canvas, &self.rule.ends) else {
-            return;
+    /// Where the answer ends.
+    fn find_ending(&self) -> Option<Ending> {
+        let rule = &self.rule;
+        if rule.stops.is_empty() {
+            let end = first_end(&self.canvas, &rule.ends)?;
+            return Some(Ending {
+                first: end,
+                last: end,
+            });
+        }
+        let ends: &[u32] = if rule.stop_at_end { &rule.ends } else { &[] };
+        ending(&self.canvas, ends, &rule.stops, self.early)
+    }
+
+    /// Before this position no end token may be proposed.
+    pub fn early(&self) -> usize {
+        self.early
+    }
+
+    /// What ended it before its last position, if anything did.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// Ends at a position that was written and is final, because somebody else says so (a text does). Refuses, with the reason.
+    pub fn end_at(&mut self, position: usize) -> Result<(), &'static str> {
+        if self.is_cancelled {
+            return Err("it was cancelled");
+        }
+        if self.canvas.states().get(position) != Some(&State::Written) {
+            return Err("nothing was written there");
+        }
+        if self.canvas.count(0..position + 1, State::Written) > self.stable() {
+            return Err("what stands there, or before it, may still change");
+        }
+        if self.ending.is_some_and(|known| known.last < position) {
+            return Err("it ended before");
+        }
+        let ending = Ending {
+            first: position,
+            last: position,
         };
-        let fill = self.rule.ends[0];
+        // A step that waits is none of its own any more: what is filled now belongs to the last forward.
+        self.pending = None;
+        self.end(ending, self.forwards.saturating_sub(1));
+        Ok(())
+    }
+
+    /// Fills what follows the end of the answer, and the row is finished.
+    fn end(&mut self, ending: Ending, step: u32) {
+        self.ending = Some(ending);
+        let end = ending.last;
+        let known = self.rule.ends.first().copied();
+        let fill = known.unwrap_or(self.canvas.tokens()[end]);
         let (states, tokens) = (self.canvas.states(), self.canvas.tokens());
         let differs = |&p: &usize| match states[p] {
             State::Given => false,
@@ -227,7 +300,10 @@ impl Row {
         };
         let rest = (end + 1..self.canvas.len()).filter(differs);
         let plan: Vec<Edit> = rest
-            .map(|p| self.edit(p as u32, fill, f64::NAN, Kind::Pad))
+            .map(|p| Edit {
+                step,
+                ..self.edit(p as u32, fill, f64::NAN, Kind::Pad)
+            })
             .collect();
         self.carry_out(&plan);
         if let Some(block) = &mut self.block {

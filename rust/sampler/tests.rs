@@ -33,6 +33,8 @@ fn config() -> Config {
         suppressed: vec![],
         ends: vec![],
         stop_at_end: false,
+        stops: vec![],
+        min_new_tokens: 0,
         as_published: false,
     }
 }
@@ -185,6 +187,8 @@ fn the_end_of_the_answer_finishes_the_row() {
     let config = Config {
         ends: vec![4],
         stop_at_end: true,
+        stops: vec![],
+        min_new_tokens: 0,
         order: Order::LeftToRight,
         ..config()
     };

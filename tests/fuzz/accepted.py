@@ -61,6 +61,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("score_all", "held_out", "chat", "synced_gpus", "guesses"), (*FLAG, *NONE)),
     **dict.fromkeys(("prompt", "canvas"), (*IDS, *ROWS)),
     **dict.fromkeys(("suppress_tokens", "eos_token_id", "eos_token_ids"), (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT)),
+    "stop": (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT, *ROWS),  # texts, ids, and sequences of them
     **dict.fromkeys(("suppress", "current", "positions", "rows", "index", "begin", "end", "ids", "since"), (*NONE, *IDS)),
     **dict.fromkeys(("seed", "request", "block_start"), (*WHOLE, *NONE, *IDS, *ITEMS, "[2**64]", "[10**400]", "np uint64 max")),
     **dict.fromkeys(("attention_mask", "token_type_ids"), (*NONE, *MASKED)),

@@ -60,6 +60,14 @@ def statistics() -> dict[str, Any]:
     return {"token": [1, 2], "probability": halves, "top1": halves, "top2": halves, "entropy": halves}
 
 
+def written() -> _core.Sampler:
+    """A sampler with a row of one token, which is written."""
+    sampler = _core.Sampler(rule(), [[MASK]])
+    sampler.next()
+    sampler.feed(tokens=[1], scores=[1.0])
+    return sampler
+
+
 def waiting() -> tuple[_core.Sampler, _core.Request]:
     sampler = _core.Sampler(rule(), [[MASK, MASK]])
     request = sampler.next()
@@ -132,6 +140,9 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Sampler.add": (lambda **given: waiting()[0].add(**given), lambda: {"canvas": [MASK, 1]}),
     "Sampler.cancel": (lambda **given: waiting()[0].cancel(**given), lambda: {"row": 0}),
     "Sampler.is_done": (lambda **given: waiting()[0].is_done(**given), lambda: {"row": 0}),
+    "Sampler.end": (lambda **given: written().end(**given), lambda: {"row": 0, "position": 0}),
+    "Sampler.endings": (lambda **given: waiting()[0].endings(**given), lambda: {"rows": [0]}),
+    "Sampler.written": (lambda **given: waiting()[0].written(**given), lambda: {"rows": [0], "since": [0]}),
     "Sampler.stable": (lambda **given: waiting()[0].stable(**given), lambda: {"rows": [0]}),
     "Sampler.next": (lambda: waiting()[0].next(), dict),
     "Sampler.config": (lambda **given: waiting()[0].config(**given), lambda: {"row": 0}),
@@ -198,7 +209,8 @@ METHODS = {
     "Request.with_canvases": _core.Request.with_canvases, "Request.batch": _core.Request.batch,
     "Request.groups": _core.Request.groups,
     "Prediction.rounded": _core.Prediction.rounded, "Run.cancel": dllm_fast.Run.cancel,
-    "Sampler.edits": _core.Sampler.edits,
+    "Sampler.edits": _core.Sampler.edits, "Sampler.end": _core.Sampler.end, "Sampler.endings": _core.Sampler.endings,
+    "Sampler.written": _core.Sampler.written,
 }  # fmt: skip
 # Records are made by us and hold what they are given; `from_dict` is how one comes from outside. Exceptions hold a text.
 HOLDERS = ("Result", "Stats", "Run", "LoadedModel", "StepEvent", "Distribution", "Explanation", "DllmFastError", "Request")

@@ -214,6 +214,10 @@ fn config(dice: &mut Dice) -> Config {
         suppressed: (0..dice.below(3)).map(|_| id(dice)).collect(),
         ends: (0..dice.below(3)).map(|_| id(dice)).collect(),
         stop_at_end: dice.one_in(3),
+        stops: (0..dice.below(3))
+            .map(|_| (0..dice.below(4)).map(|_| id(dice)).collect())
+            .collect(),
+        min_new_tokens: if dice.one_in(3) { dice.size() } else { 0 },
         as_published: dice.one_in(4),
     }
 }
@@ -722,6 +726,8 @@ fn a_block_longer_than_any_canvas_is_one_block() {
             order: Order::LeftToRight,
             ends: vec![],
             stop_at_end: false,
+            stops: vec![],
+            min_new_tokens: 0,
             suppressed: vec![],
             ..config.clone()
         };

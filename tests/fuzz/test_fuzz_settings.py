@@ -70,6 +70,7 @@ plausible = {entry.name: typed.get(entry.kind.removesuffix(" | None")) for entry
     "mask_token_id": st.sampled_from([None, 7, 0, 2**32 - 1, 2**32]),
     "eos_token_id": st.sampled_from([None, 3, 7, (3, 5), [3], (), (3, 7)]),
     "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1), "[UNK]", ["[UNK]", 1]]),
+    "stop": st.sampled_from([(), 1, "a", ["ab", 3], [(1, 2)], [[1], 5], "", [7], (2**32,), np.array([1, 2]), [()]]),
     "cache": st.sampled_from(["auto", "none", "prefix", "dual", "exact_block"]),
 }
 assert None not in plausible.values(), "say what people pass to a setting that is no number and no flag"
@@ -99,7 +100,7 @@ def use(config: SamplerConfig) -> None:
     forwards = 0
     canvas = np.array([1, config.mask_token_id, 2, config.mask_token_id, config.mask_token_id])
     sampler = Sampler(config, [canvas, canvas[:2]], seed=[0, 1])
-    excluded = {config.mask_token_id, *np.ravel(config.suppress_tokens).tolist()}
+    excluded = {config.mask_token_id, *np.ravel(config.suppress_tokens).tolist(), *config.eos_token_ids, *config.stop}
     free = next(token for token in range(100) if token not in excluded)
     while (request := sampler.next()) is not None:
         forwards += 1

@@ -53,7 +53,7 @@ def configs(draw):
     if config["order"] != "ancestral" and config["schedule"] != "first-hitting" and draw(st.booleans()):
         config["edit_threshold"] = draw(st.one_of(st.sampled_from([0.0, 0.1, 0.5, 1.0, math.inf]), st.floats(0, 1)))
         config["max_post_steps"] = draw(st.integers(0, 4))
-    return config
+    return draw(strategies.endings(config)) if draw(st.booleans()) else config
 
 
 def bound(case: Case) -> int:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from reference import nearby, philox, schedule, select
+from reference import nearby, philox, schedule, select, stops
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -41,6 +41,8 @@ DEFAULTS = {
     "min_p": None,
     "eos_token_id": None,
     "stop_at_eos": False,
+    "stop": (),
+    "min_new_tokens": 0,
     "suppress_tokens": (),
     "shift": False,
     "as_published": False,
@@ -196,7 +198,7 @@ class Row:
         is_spent = self.post_steps == self.config.max_post_steps
         self.is_finished = not self.masked(self.window) and (is_unchanged or is_spent)
         # An end token may be edited away: where tokens are edited, it counts when its block is finished.
-        if self.config.stop_at_eos and (self.is_finished or not self.revises):
+        if self.is_finished or not self.revises:
             self.pad()
         self.nfe += 1
         self.masks_left.append(len(self.masked(range(len(self.canvas)))))
@@ -228,7 +230,7 @@ class Row:
                 top_k=c.top_k,
                 top_p=c.top_p,
                 min_p=c.min_p,
-                suppress={c.mask_token_id, *c.suppress_tokens},
+                suppress={c.mask_token_id, *c.suppress_tokens, *self.barred(p)},
                 seed=seed,
                 request=request,
                 position=p,
@@ -236,17 +238,35 @@ class Row:
             )
         return proposals
 
+    @property
+    def ends(self) -> list[int]:
+        """The end tokens."""
+        return [] if self.config.eos_token_id is None else np.atleast_1d(self.config.eos_token_id).tolist()
+
+    def barred(self, position: int) -> set[int]:
+        """Tokens that are not proposed at a position: those that would end the row too early."""
+        if position >= stops.begin(self.given, self.config.min_new_tokens):
+            return set()
+        return {*self.ends, *(stop for stop in self.config.stop if isinstance(stop, int))}
+
     def pad(self) -> None:
-        """Once an end token that was written has no mask before it, fills what follows with the first end token."""
-        ends = np.atleast_1d(self.config.eos_token_id)
-        for p, token in enumerate(self.canvas):
-            if token == self.config.mask_token_id:
-                return
-            if token in ends and not self.given[p]:
-                break
-        for q in range(p + 1, len(self.canvas)):
-            if not self.given[q] and self.canvas[q] != ends[0]:
-                self.write(q, ends[0], math.nan, "pad")
+        """Once something that was written ends the row, fills what follows: with the first end token, else with its last."""
+        c = self.config
+        found = stops.ending(
+            self.canvas,
+            self.given,
+            c.mask_token_id,
+            ends=self.ends if c.stop_at_eos else (),
+            stops=c.stop,
+            least=c.min_new_tokens,
+        )
+        if found is None:
+            return
+        last = found[1]
+        fill = self.ends[0] if self.ends else self.canvas[last]
+        for q in range(last + 1, len(self.canvas)):
+            if not self.given[q] and self.canvas[q] != fill:
+                self.write(q, fill, math.nan, "pad")
 
     def write(self, position, token, probability, kind) -> None:
         self.canvas[position] = token

@@ -57,9 +57,13 @@ def test_every_field_is_a_keyword_of_its_type() -> None:
     keywords = get_type_hints(SamplerSettings)
     assert keywords.keys() == fields.keys()
     for name, kind in fields.items():
-        alone = {int} if name == "suppress_tokens" else set()
+        alone = {"suppress_tokens": {int}, "stop": {int, str}}.get(name, set())
         assert set(get_args(keywords[name])) == taken(kind) | alone, name
-    assert SamplerSettings.__annotations__.keys() - InfillSettings.__annotations__.keys() == {"max_new_tokens"}
+    assert SamplerSettings.__annotations__.keys() - InfillSettings.__annotations__.keys() == {
+        "max_new_tokens",
+        "min_new_tokens",
+        "stop",
+    }
     assert InfillSettings.__annotations__.keys() > ModelSettings.__annotations__.keys()
     assert not SamplerSettings.__required_keys__
 

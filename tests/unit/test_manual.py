@@ -27,6 +27,7 @@ TYPED: dict[str, list[tuple[list[str], Any]]] = {
     "str": [(["{}", "word"], "word")],
     "bool": [(["{}"], True), (["--no-{}"], False)],
     "int | tuple[int, ...]": [(["{}", "3", "{}", "4"], [3, 4])],
+    "tuple[int | str | tuple[int, ...], ...]": [(["{}", "3", "{}", "END"], ["3", "END"])],
     "tuple[int | str, ...]": [(["{}", "3", "{}", "[UNK]"], [3, "[UNK]"])],
 }
 

@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()
         kind = entry.kind.partition(" ")[0]
         if kind == "bool":
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+        elif entry.name == "stop":
+            parser.add_argument(option, action="append", metavar="TEXT", help=f"{text}; here texts, may be repeated")
         elif "tuple" in entry.kind:
             named = "str" in entry.kind
             parser.add_argument(

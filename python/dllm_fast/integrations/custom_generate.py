@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Our name there, where our own would meet one of theirs: transformers hands its cache of keys and values on as `cache`.
 RENAMED = {"cache": "cache_policy"}
 # Names of ours that a GenerationConfig has, too, with the same meaning. Every other meeting is a fault; a test looks for it.
-SHARED = frozenset({"temperature", "top_k", "top_p", "min_p", "eos_token_id", "suppress_tokens"})
+SHARED = frozenset({"temperature", "top_k", "top_p", "min_p", "eos_token_id", "suppress_tokens", "min_new_tokens"})
 # What sample calls them: our names here. The length comes with the generation config.
 _NAMES = {RENAMED.get(name, name): name for name in NAMES if name != "max_new_tokens"}
 # Arguments of a forward that transformers makes and that say nothing about the answer.

@@ -171,8 +171,8 @@ _ZERO = (
 _NO_PENALTY = "leave it out: penalties are not implemented, as tokens are written in any order"
 _NO_BEAMS = "leave it out: there are no beams; num_samples= gives several answers"
 _NO_GRAMMAR = "leave it out: constrained answers are not implemented yet"
-_END = "rows end at token ids: use eos_token_id= (one or several) and stop_at_eos="
-_LONG = "there is no least length: stop_at_eos=False writes all max_new_tokens, suppress_tokens= takes end tokens"
+_END = "use stop= for texts and ids that end an answer, eos_token_id= with stop_at_eos= for end tokens"
+_LONG = "use min_new_tokens=, which does not count the prompt"
 _LOAD = "it belongs to the model: dllm_fast.load(folder, {}=...), and sample takes what load returns"
 _PROMPT = "the prompt is the second argument of sample: a text, messages, ids, or a list of them"
 _CHAT = "use chat=True (a text becomes a user's message) or chat=False (it is taken as it is)"
@@ -196,8 +196,7 @@ ALIASES: dict[str, Alias] = {
     "n_predict": _same("max_new_tokens", f"{_TOKENS} (llama.cpp)"),
     "max_length": _answer("prompt and answer together", "use max_new_tokens=, which does not count the prompt"),
     "min_length": _answer("least tokens, prompt included", _LONG, 0),
-    "min_new_tokens": _answer("least tokens", _LONG, 0),
-    "min_tokens": _answer("least tokens (vLLM)", _LONG, 0),
+    "min_tokens": _same("min_new_tokens", "tokens before the end at least (vLLM)"),
     "diffusion_steps": _same("steps", "forwards in total (llama.cpp)"),
     "num_inference_steps": _same("steps_per_block", f"{_IN_BLOCK} (Diffusers)"),
     "denoising_steps": _same("steps_per_block", f"{_IN_BLOCK} (SDAR)"),
@@ -322,7 +321,7 @@ ALIASES: dict[str, Alias] = {
     "penalty_alpha": _answer("contrastive search; 0 is none", _NO_PENALTY, 0),
     "encoder_repetition_penalty": _answer("1 is none", _NO_PENALTY, 1),
     "encoder_no_repeat_ngram_size": _answer("0 is none", _NO_PENALTY, 0),
-    "exponential_decay_length_penalty": _answer("ends sooner or later", _LONG),
+    "exponential_decay_length_penalty": _answer("ends sooner or later", "use min_new_tokens= and max_new_tokens="),
     "typical_p": _answer("a cut of the distribution; 1 is none", _NO_CUT, 1),
     "epsilon_cutoff": _answer("a cut of the distribution; 0 is none", _NO_CUT, 0),
     "eta_cutoff": _answer("a cut of the distribution; 0 is none", _NO_CUT, 0),
@@ -353,7 +352,6 @@ ALIASES: dict[str, Alias] = {
     "eos_token": _answer("the end token as a text", "pass its id as eos_token_id="),
     "eos_token_ids": _same("eos_token_id", "the end tokens"),
     "stopping_criteria_idx": _same("eos_token_id", "the end tokens (SDAR)"),
-    "stop_token_ids": _answer("end tokens beside the model's (vLLM)", "use eos_token_id=, with the model's own", ()),
     "eos_early_stop": _same("stop_at_eos", "finish at an end token (LLaDA2, Diffusers)"),
     "early_stop": _same("stop_at_eos", "finish at an end token (dInfer)"),
     "ignore_eos": Alias(
@@ -363,10 +361,13 @@ ALIASES: dict[str, Alias] = {
         "or say stop_at_eos=",
     ),
     **dict.fromkeys(
-        ("stop", "stop_strings", "stop_words", "stop_sequences", "stop_tokens", "stop_token", "until"),
-        _answer("texts that end an answer", _END, ()),
+        ("stop_strings", "stop_words", "stop_sequences", "stop_tokens", "stop_token", "until"),
+        _same("stop", "texts that end an answer"),
     ),
-    "stop_token_id": _answer("an end token beside the model's", "use eos_token_id=, with the model's own"),
+    **dict.fromkeys(
+        ("stop_token_ids", "stop_token_id"),
+        _same("stop", "ids that end an answer, beside the end tokens (vLLM)"),
+    ),
     "stopping_criteria": _answer("functions that end an answer", _END, ()),
     "pad_token_id": _answer("fills short rows", "leave it out: rows keep their own length"),
     "bos_token_id": _answer("the first token", "leave it out: the tokenizer adds it, and ids are taken as they are"),
@@ -408,7 +409,7 @@ ALIASES: dict[str, Alias] = {
         ("skip_special_tokens", "detokenize", "spaces_between_special_tokens"),
         _answer("of decoding", "leave it out, or decode result.new_tokens with the tokenizer", True),
     ),
-    "include_stop_str_in_output": _answer("of decoding (vLLM)", "leave it out: the end token is in result.new_tokens", False),
+    "include_stop_str_in_output": _answer("of decoding (vLLM)", "leave it out: its tokens are in result.new_tokens", False),
     "truncate_prompt_tokens": _answer("cut the prompt (vLLM)", "cut the prompt before, so that it is known what is left"),
     # Prompts.
     "messages": _answer("a conversation", _PROMPT),

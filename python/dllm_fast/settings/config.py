@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # More than any vocabulary has.
 MOST_IDS = 2**20
+# Texts or ids that end an answer, and characters of one.
+MOST_STOPS, MOST_STOP_LETTERS = 1024, 4096
 # What concerns the forwards, of which the core knows nothing.
 _OF_FORWARDS = frozenset(("allow_special", "cache", "refresh_every", "max_batch_rows", "sources"))
 # Values that are kept as they come, nearly all of them.
@@ -87,6 +89,13 @@ class SamplerConfig:
         eos_token_id: token, or tokens, that end an answer; default from the model or the tokenizer.
         stop_at_eos: finish a row once an end token has no mask before it; what follows is filled with the first end token.
             Default: True in `sample` where an end token is known, False in `infill`.
+        stop: texts, or token ids, that end an answer once they are final; one, or several. A list has several of them, a tuple
+            in it is one sequence of ids: `stop=["\\n\\n", 5, (6, 7)]`. They are looked for in what was written, not in the
+            prompt; a text needs a tokenizer and may straddle tokens. The answer's text ends before the stop, as in vLLM;
+            `new_tokens` keep its tokens, as they keep an end token, and what follows is filled like behind one. Not for
+            `infill`.
+        min_new_tokens: tokens of an answer at least before what ends it. Before them no end token is ever proposed, nor a stop
+            that is one id, and no other stop counts. Not for `infill`.
         suppress_tokens: tokens that are never proposed, by id or by name; they count as -inf everywhere. Names need a
             tokenizer.
         allow_special: let special tokens of the tokenizer be proposed; [UNK], [CLS] or [PAD], not only those that end an answer
@@ -135,6 +144,8 @@ class SamplerConfig:
     mask_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     stop_at_eos: bool | None = None
+    stop: tuple[int | str | tuple[int, ...], ...] = ()
+    min_new_tokens: int = 0
     suppress_tokens: tuple[int | str, ...] = ()
     allow_special: bool | None = None
     shift: bool = False
@@ -168,20 +179,24 @@ class SamplerConfig:
         for name in ("suppress_tokens", "eos_token_id"):
             if values.get(name) is not None:
                 _set(self, name, _listed(getattr(self, name), name))
+        if values.get("stop") is not None:
+            _set(self, "stop", _stops(self.stop))
         if not values.keys() <= _OF_FORWARDS:
             self._check_core()
         self._check_forwards()
 
     def _check_core(self) -> None:
         """What the core checks, but for what a tokenizer or a model says later: ids of names, and the end of an answer."""
-        suppressed, stop = self.suppress_tokens, self.stop_at_eos
+        suppressed, stop, stops = self.suppress_tokens, self.stop_at_eos, self.stop
         names = (suppressed,) if isinstance(suppressed, str) else suppressed
         if isinstance(names, tuple):
             ids = tuple(token for token in names if not isinstance(token, str))
             _set(self, "suppress_tokens", ids)
         if stop is True and self.eos_token_id is None:
             _set(self, "stop_at_eos", None)
+        _set(self, "stop", tuple(one for one in stops if not isinstance(one, str)))
         _core.check_config(self)
+        _set(self, "stop", stops)
         _set(self, "suppress_tokens", names if isinstance(names, tuple) else (int(names),))
         _set(self, "stop_at_eos", stop)
 
@@ -243,6 +258,11 @@ class SamplerConfig:
         return ids if isinstance(ids, tuple) else (ids,)
 
     @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """Those of the stops that are texts."""
+        return tuple(one for one in self.stop if isinstance(one, str))
+
+    @property
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
         return all(getattr(self, name) is None for name in CUTS)
@@ -272,6 +292,31 @@ def _listed(ids: Any, name: str) -> Any:
     if len(found) > MOST_IDS:
         raise InvalidValueError(f"{name} must be at most 2^20 ids, got more; name the few that count")
     return tuple(sorted(found, key=_by_kind)) if isinstance(ids, set | frozenset) else found
+
+
+def _stops(stops: Any) -> tuple[Any, ...]:
+    """What ends an answer: texts as they are, ids, and sequences of ids as tuples. The core reads the ids.
+
+    Raises:
+        InvalidTypeError: neither texts nor ids.
+        InvalidValueError: an empty text, or more than anybody looks for.
+    """
+    if isinstance(stops, str):
+        found: tuple[Any, ...] = (stops,)
+    else:
+        listed = _listed(stops, "stop")
+        found = listed if isinstance(listed, tuple) else (listed,)
+    found = tuple(one if isinstance(one, str) else _listed(one, "stop") for one in found)
+    for one in found:
+        if isinstance(one, str) and not 0 < len(one) <= MOST_STOP_LETTERS:
+            raise InvalidValueError(
+                f"a stop must be a text of 1 to {MOST_STOP_LETTERS} characters, got {len(one)}; give what ends an answer"
+            )
+    if len(found) > MOST_STOPS:
+        raise InvalidValueError(
+            f"stop must be at most {MOST_STOPS} texts or ids, got {len(found)}; name those that end an answer"
+        )
+    return found
 
 
 def _by_kind(token: object) -> tuple[bool, object]:

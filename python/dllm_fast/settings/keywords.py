@@ -59,3 +59,5 @@ class SamplerSettings(InfillSettings, total=False):
     """The settings of `sample`: what `**settings: Unpack[SamplerSettings]` takes in a function of yours that passes them on."""
 
     max_new_tokens: int | None
+    min_new_tokens: int | None
+    stop: Collection[int | str | tuple[int, ...]] | str | int | None

@@ -175,7 +175,13 @@ def _is_off(top_k: object) -> bool:
 
 def _same(a: object, b: object) -> bool:
     """Equal, also where the values are lists or arrays of ids."""
-    return repr(a) == repr(b) if hasattr(a, "__len__") or hasattr(b, "__len__") else bool(a == b)
+    if hasattr(a, "__len__") or hasattr(b, "__len__"):
+        return _listed(a) == _listed(b)
+    return bool(a == b)
+
+
+def _listed(ids: object) -> str:
+    return repr(list(ids)) if isinstance(ids, list | tuple) else repr(ids)
 
 
 def unknown(name: str, value: object, lacking: Collection[str] = ()) -> str:
