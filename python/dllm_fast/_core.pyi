@@ -13,6 +13,7 @@ __all__ = [
     "Request",
     "Sampler",
     "__version__",
+    "asks_current",
     "check_config",
     "mask_predict",
     "most_forwards",
@@ -31,6 +32,9 @@ _Pace: TypeAlias = tuple[NDArray[np.int32], NDArray[np.float64]]
 # One for all rows, or one for each: a list, an array or a tensor.
 _Number: TypeAlias = float | Sequence[float] | NDArray[Any] | torch.Tensor
 _Count: TypeAlias = int | Sequence[int] | NDArray[Any] | torch.Tensor
+
+def asks_current(config: object) -> bool:
+    """Does the rule of a `SamplerConfig` need the probability of written tokens beside what is proposed?"""
 
 def check_config(object: object) -> None:
     """Checks every setting of a `SamplerConfig` that does not depend on a canvas.
@@ -195,7 +199,7 @@ class Prediction:
         top1, top2: `[N]`, the two largest probabilities.
         entropy: `[N]`, in nats.
         logsumexp: `[N]`, logarithms of the sums of exponentials.
-        current: `[N]`, probabilities of the current tokens.
+        current: `[N]`, probabilities of the current tokens; a rule that asks for them needs them where something is written.
 
     Raises:
         InvalidValueError: arrays of different lengths.
@@ -443,6 +447,12 @@ class Sampler:
 
         Returns:
             Arrays `[N]` of seeds, requests, positions and steps, and the number of positions of each row.
+        """
+    def current(self, rows: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64] | None:
+        """The token at each requested position of `rows` whose probability is wanted beside what is proposed, in order.
+
+        Returns:
+            Ids `[N]`, -1 where none is wanted; None where that is so everywhere.
         """
     def pace(self, rows: NDArray[np.int64] | Sequence[int]) -> tuple[_Pace, _Pace | None]:
         """How many tokens the waiting step of each of `rows` commits at least, and the share of its block's steps done then.

@@ -104,7 +104,9 @@ def answer(
     rows = zip(plan.open, sampler.open, sequences, sampler.endings(np.arange(len(sequences))), strict=True)
     written = [Written.between(before, after, canvas, config, ending) for before, after, canvas, ending in rows]
     trajectory = sampler.trajectory
-    committed = sum(edit.kind == "commit" for edits in trajectory for edit in edits)
+    kinds = [edit.kind for edits in trajectory for edit in edits]
+    # What was taken back was not written in the end.
+    committed = kinds.count("commit") - kinds.count("remask")
     texts, texts_error = _texts(plan, sequences, written, stopped)
     return Result(
         sequences=sequences,

@@ -66,6 +66,11 @@ impl Prediction {
             top1,
             // The published margin is a difference in that dtype, rounded once more.
             top2: top1 - dtype.round(top1 - top2),
+            current: if self.current.is_nan() {
+                self.current
+            } else {
+                dtype.round(self.current)
+            },
             ..self
         }
     }

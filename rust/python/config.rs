@@ -364,6 +364,12 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
     Ok(read)
 }
 
+/// Does a rule need the probability of written tokens beside what is proposed?
+#[pyfunction]
+pub(super) fn asks_current(config: &Bound<'_, PyAny>) -> PyResult<bool> {
+    self::config(config).map(|config| config.revise.asks_current())
+}
+
 /// Checks every setting that does not depend on a canvas.
 #[pyfunction]
 pub(super) fn check_config(object: &Bound<'_, PyAny>) -> PyResult<()> {

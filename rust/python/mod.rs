@@ -87,6 +87,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(set_threads, m)?)?;
     m.add_function(wrap_pyfunction!(config::check_config, m)?)?;
     m.add_function(wrap_pyfunction!(config::most_forwards, m)?)?;
+    m.add_function(wrap_pyfunction!(config::asks_current, m)?)?;
     m.add_function(wrap_pyfunction!(predict::mask_predict, m)?)?;
     m.add_function(wrap_pyfunction!(laws::row_laws, m)?)?;
     m.add_class::<predict::Prediction>()?;

@@ -76,12 +76,15 @@ impl Prediction {
             }
             columns.push(column);
         }
+        let current = self.current.as_ref().map(|a| a.bind(py).readonly());
+        let current = current.as_ref().map(|a| a.as_slice()).transpose()?;
         let proposal = |(i, token)| Proposal {
             token,
             probability: columns[0][i],
             top1: columns[1][i],
             top2: columns[2][i],
             entropy: columns[3][i],
+            current: current.and_then(|c| c.get(i)).map_or(f64::NAN, |&c| c),
         };
         Ok(token.into_iter().enumerate().map(proposal).collect())
     }
@@ -151,16 +154,14 @@ impl Prediction {
                 top2: p.top2,
                 entropy: p.entropy,
                 logsumexp: f64::NAN,
-                current: f64::NAN,
+                current: p.current,
             })
             .map(|p| p.rounded(dtype))
             .collect();
         let logsumexp = self.logsumexp.as_ref().map(|x| x.clone_ref(py));
-        let current = self.current.as_ref().map(|x| x.clone_ref(py));
         Ok(Self {
             logsumexp,
-            current,
-            ..Self::from_core(py, &all, false)
+            ..Self::from_core(py, &all, self.current.is_some())
         })
     }
 

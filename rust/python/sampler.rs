@@ -310,6 +310,25 @@ impl Sampler {
         ))
     }
 
+    /// For each requested position of `rows`, in order, the token whose probability is wanted, int64, or -1 where it is not;
+    /// None where it is nowhere.
+    fn current<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyArray1<i64>>>> {
+        let rows = indices(rows, "rows")?;
+        let turn = self.0.take(py)?;
+        let sites = turn.sites(&rows);
+        drop(turn);
+        let sites = sites.map_err(raise)?;
+        if sites.iter().all(|site| site.current.is_none()) {
+            return Ok(None);
+        }
+        let current = sites.iter().map(|site| site.current.map_or(-1, i64::from));
+        Ok(Some(PyArray1::from_iter(py, current)))
+    }
+
     /// How many tokens the waiting step of each of `rows` commits at least, and the share of the block's steps that are done
     /// once it is; then the same for the step after it, or None unless that is as good as sure to come for all of them.
     #[allow(clippy::type_complexity)]
@@ -342,8 +361,12 @@ impl Sampler {
         rows: Option<&Bound<'_, PyAny>>,
         index: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Prediction> {
-        let (_, _, predictions) = self.answered(py, logits, rows, index)?;
-        Ok(Prediction::from_core(py, &predictions, false))
+        let (_, question, predictions) = self.answered(py, logits, rows, index)?;
+        Ok(Prediction::from_core(
+            py,
+            &predictions,
+            question.asks_current(),
+        ))
     }
 
     /// Answers the last request, whole or (with `rows`) in parts: with logits, with a prediction, or with tokens and scores

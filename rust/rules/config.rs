@@ -238,7 +238,7 @@ impl Config {
 
     /// Refuses a total of steps that leaves a block of a row without any, and more steps than draws can count.
     pub fn check_blocks(&self, row: usize, blocks: usize) -> Result<()> {
-        let post = self.revise.most_post_steps();
+        let post = self.revise.ends().most_post_steps();
         if post.saturating_mul(blocks) > u32::MAX as usize / 2 {
             return Err(Error::Mismatch(format!(
                 "the post-steps of a row must be fewer than 2^31 in all, got {post} for each of the {blocks} blocks of row {row}; \

@@ -1,18 +1,54 @@
 //! When a block is finished, and when a row is before its open positions are.
 
-use super::revise::Revise;
 use crate::canvas::{Canvas, State};
 
-/// Is a block finished, with `open` open positions left, `post_steps` forwards behind it that had none to fill, and a last
-/// forward that changed something or not?
-pub fn is_block_finished(
-    revise: Revise,
-    open: usize,
-    post_steps: usize,
-    has_changed: bool,
-) -> bool {
-    let is_stable = post_steps > 0 && !has_changed;
-    open == 0 && (is_stable || post_steps >= revise.most_post_steps())
+/// What finishes a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// No open position is left.
+    Filled,
+    /// None is left, and a forward behind that changed nothing, or there were so many of them.
+    Settled {
+        /// Forwards at most that have nothing left to fill.
+        most_post_steps: usize,
+    },
+    /// The last step of its schedule is over, however often its positions are filled and opened again meanwhile.
+    Steps,
+}
+
+/// Where a block stands after a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Open positions that are left.
+    pub open: usize,
+    /// Steps of its schedule to come.
+    pub steps_left: usize,
+    /// Forwards that had nothing left to fill.
+    pub post_steps: usize,
+    /// Did the last forward change anything?
+    pub has_changed: bool,
+}
+
+impl Ends {
+    /// Is a block finished?
+    pub fn is_over(self, at: Standing) -> bool {
+        let is_done = match self {
+            Self::Filled => true,
+            Self::Settled { most_post_steps } => {
+                at.post_steps > 0 && !at.has_changed || at.post_steps >= most_post_steps
+            }
+            Self::Steps => at.steps_left == 0,
+        };
+        at.open == 0 && is_done
+    }
+
+    /// Forwards of a block at most that have nothing left to fill.
+    pub fn most_post_steps(self) -> usize {
+        match self {
+            Self::Settled { most_post_steps } => most_post_steps,
+            Self::Filled | Self::Steps => 0,
+        }
+    }
 }
 
 /// Position of the first end token that was written (not given) and has nothing open before it.

@@ -1,10 +1,11 @@
-//! What a row obeys: order x cut x schedule x revise x ends, each in a file of its own. No logits here, only numbers made from them.
+//! What a row obeys: order x cut x schedule x revise x memory x ends, each in a file of its own. No logits here, only numbers made from them.
 //!
 //! Names of variants stand beside the variants, and nowhere else: `names` gives them to Python and to CUDA.
 pub mod config;
 pub mod cut;
 pub mod ends;
 pub mod gap;
+pub mod memory;
 pub mod nearby;
 pub mod order;
 pub mod revise;
@@ -16,6 +17,7 @@ use crate::error::Result;
 use crate::logits::predict::Law;
 use config::{Config, Steps};
 use cut::Cut;
+use memory::Keeps;
 use order::Order;
 use schedule::{Schedule, Step};
 use std::ops::Deref;
@@ -82,6 +84,11 @@ impl Rule {
         self.law.suppressed.binary_search(&token).is_ok()
     }
 
+    /// What it keeps of positions between steps.
+    pub fn keeps(&self) -> Keeps {
+        Keeps::default()
+    }
+
     /// Can the positions be chosen before the model is asked?
     pub fn chooses_blindly(&self) -> bool {
         let is_counted = self.cut == Cut::Count && self.gap_stop.is_none();
@@ -113,6 +120,10 @@ impl Rule {
             Some(
                 "order 'certainty-prior' needs probabilities, got scores; feed logits or a prediction, or choose another order",
             )
+        } else if self.revise.asks_current() {
+            Some(
+                "this rule needs the probability of the tokens that stand there, got scores; feed logits, or a prediction with current",
+            )
         } else {
             None
         }
@@ -141,7 +152,7 @@ impl Rule {
     ///
     /// Every forward of a block that is not full commits at least one position, so there are at most `open` of them, and no
     /// more than the steps that were asked for; under a schedule that spends forwards on idle steps, all of those. Where written
-    /// tokens are revised, each block may take so many more as `Revise::most_post_steps` says.
+    /// tokens are revised, each block may take so many more as `Ends::most_post_steps` says.
     pub fn most_forwards(&self, open: usize, blocks: usize) -> usize {
         let asked = match self.steps {
             Steps::Open => open,
@@ -153,7 +164,7 @@ impl Rule {
         } else {
             asked.min(open)
         };
-        filling + blocks * self.revise.most_post_steps()
+        filling + blocks * self.revise.ends().most_post_steps()
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Proposal {
     pub top2: f64,
     /// Entropy in nats.
     pub entropy: f64,
+    /// Probability of the token that stands there; NaN where none was asked for.
+    pub current: f64,
 }
 
 impl Proposal {
@@ -57,6 +59,7 @@ impl From<&Prediction> for Proposal {
             top1,
             top2,
             entropy,
+            current,
             ..
         } = made;
         Self {
@@ -65,6 +68,7 @@ impl From<&Prediction> for Proposal {
             top1,
             top2,
             entropy,
+            current,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What becomes of tokens that a row has written itself, while their block is not finished.
 
 use super::config::{MOST_STEPS, too_many};
+use super::ends::Ends;
 use crate::error::{Error, Result};
 
 /// Whether written tokens may change.
@@ -38,9 +39,34 @@ impl Revise {
         }
     }
 
-    /// Does it look at what is written?
+    /// May what is written change while its block is not finished?
     pub fn looks_back(self) -> bool {
         self != Self::None
+    }
+
+    /// Does a forward score the written positions of its block, too, besides those that it may fill?
+    pub fn scores_written(self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Edit { .. } => true,
+        }
+    }
+
+    /// Of those, does it need the probability of the token that stands there?
+    pub fn asks_current(self) -> bool {
+        match self {
+            Self::None | Self::Edit { .. } => false,
+        }
+    }
+
+    /// What finishes a block.
+    pub fn ends(self) -> Ends {
+        match self {
+            Self::None => Ends::Filled,
+            Self::Edit {
+                most_post_steps, ..
+            } => Ends::Settled { most_post_steps },
+        }
     }
 
     /// Does `token`, of this probability, take the place of a written one?
@@ -48,16 +74,6 @@ impl Revise {
         match self {
             Self::None => false,
             Self::Edit { threshold, .. } => token != written && probability > threshold,
-        }
-    }
-
-    /// Forwards of a block at most that have nothing left to fill.
-    pub fn most_post_steps(self) -> usize {
-        match self {
-            Self::None => 0,
-            Self::Edit {
-                most_post_steps, ..
-            } => most_post_steps,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! does no input or output of its own, so a model, a table of numbers or another engine can drive it.
 
 mod answer;
+mod memory;
 mod question;
 mod row;
 mod step;
@@ -360,6 +361,16 @@ impl Sampler {
                          give a bad position a low score"
                     )));
                 }
+                if self.rows[row].current(position).is_some()
+                    && let Answer::Proposals(p) = answer
+                    && !p[i].current.is_finite()
+                {
+                    return Err(Error::Mismatch(format!(
+                        "a prediction needs `current`, the probability of the token that stands there, got {} for row {row}, \
+                         position {position}, which was written; predict with Sampler.predict, or mask_predict with current=",
+                        p[i].current
+                    )));
+                }
                 let (token, _) = answer.token(i);
                 if rule.excludes(token) {
                     return Err(Error::Mismatch(format!(
@@ -383,7 +394,7 @@ impl Sampler {
             plans.push(self.rows[r].plan(&answer.part(from..to), watch)?);
             from = to;
         }
-        for (&r, plan) in rows.iter().zip(&plans) {
+        for (&r, plan) in rows.iter().zip(plans) {
             self.rows[r].commit(plan);
         }
         Ok(())

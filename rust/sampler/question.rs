@@ -40,7 +40,7 @@ impl Sampler {
                 position,
                 step: row.forwards(),
                 law: 0,
-                current: None,
+                current: row.current(position),
             }));
         }
         for (i, site) in sites.iter_mut().enumerate() {
@@ -90,6 +90,12 @@ impl Sampler {
             )));
         }
         let mut sites = self.sites(rows)?;
+        let written = sites.iter().filter_map(|site| site.current).max();
+        if let Some(id) = written.filter(|&id| id as usize >= vocabulary) {
+            return Err(Error::Mismatch(format!(
+                "written tokens must be ids of the vocabulary, got {id} for logits with {vocabulary} columns; check it against the tokenizer"
+            )));
+        }
         for (site, &line) in sites.iter_mut().zip(index.into_iter().flatten()) {
             site.row = line;
         }
@@ -183,6 +189,11 @@ impl Sampler {
 }
 
 impl Question {
+    /// Is the probability of a token that stands somewhere wanted?
+    pub fn asks_current(&self) -> bool {
+        self.sites.iter().any(|site| site.current.is_some())
+    }
+
     /// Statistics and drawn tokens, one entry a site, from logits of the shape that the question was made for.
     pub fn answer(&self, logits: Logits<'_>, watch: &Watch<'_>) -> Result<Vec<Prediction>> {
         let matrix = Matrix {

@@ -1,13 +1,14 @@
 //! One row of the batch: its canvas, its rule, where it is in its schedule. `step.rs` has its steps.
 
 use super::Start;
-use super::step::Pending;
+use super::memory::Memory;
+use super::step::{Pending, Planned};
 use crate::canvas::edit::{Edit, Kind};
 use crate::canvas::window::Blocks;
 use crate::canvas::{Canvas, State};
 use crate::rng::Stream;
 use crate::rules::Rule;
-use crate::rules::ends::{first_end, is_block_finished};
+use crate::rules::ends::{Standing, first_end};
 use crate::rules::schedule::{Schedule, Step};
 use crate::rules::stops::{Ending, ending};
 use std::ops::Range;
@@ -53,6 +54,8 @@ pub struct Row {
     pub(super) time: f64,
     pub(super) pending: Option<Pending>,
     pub(super) trajectory: Vec<Edit>,
+    /// While its blocks are filled, and where its rule keeps something.
+    pub(super) memory: Option<Box<Memory>>,
     is_cancelled: bool,
     /// Before this position stand too few that are written for an end token, or a stop.
     early: usize,
@@ -80,6 +83,7 @@ impl Row {
             time: f64::NAN,
             pending: None,
             trajectory: Vec::new(),
+            memory: None,
             is_cancelled: false,
             early,
             ending: None,
@@ -118,6 +122,7 @@ impl Row {
         if !self.is_done() {
             self.is_cancelled = true;
             self.pending = None;
+            self.memory = None;
         }
     }
 
@@ -192,6 +197,9 @@ impl Row {
     fn enter(&mut self, first: usize) -> Step {
         let window = self.blocks.around(first, self.canvas.len());
         let left = self.canvas.count(window.clone(), State::Open);
+        if self.memory.is_none() {
+            self.memory = Memory::new(self.rule.keeps(), self.canvas.len());
+        }
         let index = self.blocks.count(self.canvas.states(), window.start);
         let steps = self.rule.steps_of_block(index, self.block_count);
         self.time = if self.rule.schedule == Schedule::FirstHitting {
@@ -212,18 +220,25 @@ impl Row {
     }
 
     /// Carries out the waiting step as `plan` has it.
-    pub fn commit(&mut self, plan: &[Edit]) {
+    pub fn commit(&mut self, planned: Planned) {
         self.pending = None;
         let open = self.canvas.open();
-        self.carry_out(plan);
-        let filled = open - self.canvas.open();
+        self.carry_out(&planned.edits);
+        if let Some(memory) = &mut self.memory {
+            memory.note(&planned.edits, planned.notes);
+        }
         let revise = self.rule.revise;
         let block = self.block.as_mut().expect("a step is of a block");
+        // Those behind the last open position are no steps of the schedule.
         let is_post_step = block.left == 0;
-        block.left -= filled;
+        block.left = block.left + self.canvas.open() - open;
         block.post_steps += usize::from(is_post_step);
-        let has_changed = !plan.is_empty();
-        block.is_finished = is_block_finished(revise, block.left, block.post_steps, has_changed);
+        block.is_finished = revise.ends().is_over(Standing {
+            open: block.left,
+            steps_left: block.steps.saturating_sub(block.index + 1),
+            post_steps: block.post_steps,
+            has_changed: !planned.edits.is_empty(),
+        });
         // A token that may still change ends nothing.
         if self.rule.ends_early()
             && (block.is_finished || !revise.looks_back())
@@ -232,10 +247,19 @@ impl Row {
             self.end(ending, self.forwards);
         }
         self.forwards += 1;
-        // Those behind the last open position are no steps of the schedule.
         if !is_post_step {
             self.count_steps(1);
         }
+        if self.memory.is_some() && self.is_done() {
+            self.memory = None;
+        }
+    }
+
+    /// The token whose probability is wanted at a requested position, where the rule asks for that.
+    pub fn current(&self, position: u32) -> Option<u32> {
+        let p = position as usize;
+        let is_asked = self.rule.revise.asks_current() && self.canvas.states()[p] == State::Written;
+        is_asked.then(|| self.canvas.tokens()[p])
     }
 
     /// Where the answer ends.

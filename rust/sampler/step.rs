@@ -1,6 +1,7 @@
 //! A step of a row: which positions it asks for, and what it writes there.
 
 use super::Answer;
+use super::memory::Notes;
 use super::row::Row;
 use crate::canvas::State;
 use crate::canvas::edit::{Edit, Kind};
@@ -25,6 +26,14 @@ pub struct Pending {
     floor: usize,
     /// Share of the block's steps that are done once this one is.
     progress: f64,
+}
+
+/// What a step does once it is carried out. Until then nothing has changed.
+pub struct Planned {
+    /// Changes of the canvas, in order.
+    pub edits: Vec<Edit>,
+    /// What the row will remember of it.
+    pub notes: Notes,
 }
 
 /// What of a step is known before its scores.
@@ -102,7 +111,7 @@ impl Row {
             Some(chosen) if !score_all => chosen.clone(),
             _ => eligible,
         };
-        if rule.revise.looks_back() {
+        if rule.revise.scores_written() {
             positions.extend(self.canvas.positions(self.window(), State::Written));
             positions.sort_unstable();
         } else if let Some(answer) = self.answer() {
@@ -183,8 +192,8 @@ impl Row {
         }
     }
 
-    /// What the waiting step writes. `answer` has an entry for each of its positions.
-    pub fn plan(&self, answer: &Answer<'_>, watch: &Watch<'_>) -> Result<Vec<Edit>> {
+    /// What the waiting step does. `answer` has an entry for each of its positions.
+    pub fn plan(&self, answer: &Answer<'_>, watch: &Watch<'_>) -> Result<Planned> {
         let pending = self
             .pending
             .as_ref()
@@ -207,9 +216,9 @@ impl Row {
             let (token, probability) = answer.token(i);
             self.edit(pending.positions[i], token, probability, kind)
         };
-        let mut plan: Vec<Edit> = picks.into_iter().map(|i| edit(i, Kind::Commit)).collect();
+        let mut edits: Vec<Edit> = picks.into_iter().map(|i| edit(i, Kind::Commit)).collect();
         let revise = self.rule.revise;
-        if revise.looks_back() {
+        if revise.scores_written() {
             let replaced = |&i: &usize| {
                 let p = pending.positions[i] as usize;
                 let (token, probability) = answer.token(i);
@@ -217,9 +226,12 @@ impl Row {
                     && revise.replaces(self.canvas.tokens()[p], token, probability)
             };
             let replaced = (0..pending.positions.len()).filter(replaced);
-            plan.extend(replaced.map(|i| edit(i, Kind::Edit)));
+            edits.extend(replaced.map(|i| edit(i, Kind::Edit)));
         }
-        Ok(plan)
+        Ok(Planned {
+            edits,
+            notes: Notes::default(),
+        })
     }
 
     /// Indices of the requested positions that are committed, best first.

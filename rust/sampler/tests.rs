@@ -57,6 +57,7 @@ fn proposal(p: u32) -> Proposal {
         top1,
         top2: (1.0 - top1) / 2.0,
         entropy: 1.0 - top1,
+        current: f64::NAN,
     }
 }
 

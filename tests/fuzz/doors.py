@@ -147,6 +147,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Sampler.next": (lambda: waiting()[0].next(), dict),
     "Sampler.config": (lambda **given: waiting()[0].config(**given), lambda: {"row": 0}),
     "Sampler.sites": (lambda **given: waiting()[0].sites(**given), lambda: {"rows": [0]}),
+    "Sampler.current": (lambda **given: waiting()[0].current(**given), lambda: {"rows": [0]}),
     "Sampler.pace": (lambda **given: waiting()[0].pace(**given), lambda: {"rows": [0]}),
     "Sampler.predict": (lambda **given: waiting()[0].predict(**given), lambda: {"logits": logits()}),
     "Sampler.feed": (lambda **given: waiting()[0].feed(**given), lambda: {"logits": logits()}),
@@ -173,6 +174,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "demo.load_text": (demo.load_text, dict),
     "demo.problems": (demo.problems, lambda: {"n": 1}),
     "demo.text_problems": (demo.text_problems, lambda: {"n": 2}),
+    "_core.asks_current": (_core.asks_current, lambda: {"config": rule()}),
     "_core.check_config": (_core.check_config, lambda: {"object": rule()}),
     "_core.mask_predict": (
         _core.mask_predict,
@@ -204,6 +206,7 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
 # The parameters of a method that is reached through an object of its own.
 METHODS = {
     "Sampler.sites": _core.Sampler.sites, "Sampler.pace": _core.Sampler.pace, "Sampler.predict": _core.Sampler.predict,
+    "Sampler.current": _core.Sampler.current,
     "Sampler.feed": _core.Sampler.feed, "Sampler.add": _core.Sampler.add, "Sampler.cancel": _core.Sampler.cancel,
     "Sampler.is_done": _core.Sampler.is_done, "Sampler.stable": _core.Sampler.stable, "Sampler.config": _core.Sampler.config,
     "Request.with_canvases": _core.Request.with_canvases, "Request.batch": _core.Request.batch,

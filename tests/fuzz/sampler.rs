@@ -369,6 +369,7 @@ fn proposal(config: &Config, stream: Stream, step: u32, position: u32) -> Propos
         top1: number(&mut dice),
         top2: number(&mut dice),
         entropy: number(&mut dice),
+        current: number(&mut dice),
     }
 }
 
@@ -423,6 +424,7 @@ fn provoke(sampler: &mut Sampler, dice: &mut Dice) {
             top1: dice.number(),
             top2: dice.number(),
             entropy: dice.number(),
+            current: dice.number(),
         };
         let proposals: Vec<_> = (0..length).map(|_| any(dice)).collect();
         sampler.feed(&rows, &Answer::Proposals(&proposals), &Watch::never())

@@ -35,6 +35,7 @@ def test_every_door_takes_its_own_arguments():
             "Sampler.feed",
             "Sampler.cancel",
             "Sampler.end",
+            "Sampler.current",
             "Run.cancel",
             "Run.close",
             "_core.check_config",

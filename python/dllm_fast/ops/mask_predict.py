@@ -234,12 +234,13 @@ def queue(
     launcher.launch(queued, device)
 
 
-def predict(logits: Tensor, inputs: NDArray[np.uint8], n: int, kind: Kind) -> TensorPrediction:
+def predict(logits: Tensor, inputs: NDArray[np.uint8], n: int, kind: Kind, *, has_current: bool = False) -> TensorPrediction:
     """The mask prediction of n sites, `inputs` from `pack`, without waiting for it."""
     packed = empty_results(n, logits.device)
     if n:
-        queue(logits, launcher.to_device(torch.from_numpy(inputs), logits.device), packed, n, kind)
-    return results(packed, n, has_current=False)
+        there = launcher.to_device(torch.from_numpy(inputs), logits.device)
+        queue(logits, there, packed, n, kind, has_current=has_current)
+    return results(packed, n, has_current=has_current)
 
 
 def mask_predict(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 # What the sampler decides from.
-_FED = tuple(name for name in layout.PREDICTIONS.fields if name not in {"logsumexp", "current", "status"})
+_FED = tuple(name for name in layout.PREDICTIONS.fields if name not in {"logsumexp", "status"})
 # Sets of rows of which it is kept how they are predicted.
 _MOST_MIXTURES = 256
 
@@ -38,6 +38,7 @@ class Sites:
     Attributes:
         seed: uint64 `[N]`, as `request`, `position` and `step`, which are uint32.
         counts: positions of each row, int64.
+        current: tokens whose probability is wanted, int64 `[N]`, -1 where none is; None where none is anywhere.
     """
 
     seed: NDArray[np.uint64]
@@ -45,6 +46,7 @@ class Sites:
     position: NDArray[np.uint32]
     step: NDArray[np.uint32]
     counts: Ints
+    current: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.position)
@@ -53,7 +55,8 @@ class Sites:
         """As the kernels read them, with the line of the logits for each, and the laws: of each row, or one for all."""
         fields = {"seed": self.seed, "request": self.request, "position": self.position, "step": self.step, "line": lines}
         law = np.repeat(np.arange(len(self.counts)), self.counts) if laws.kind.is_mixed else 0
-        return device.pack(len(self), laws, fields | {"law": law}, room=room, laws_room=laws_room)
+        current = 0 if self.current is None else np.maximum(self.current, 0)
+        return device.pack(len(self), laws, fields | {"law": law, "current": current}, room=room, laws_room=laws_room)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +84,11 @@ class Scoring:
         return self.sampler.pace(self.rows)
 
 
-def sites_of(sampler: Sampler, rows: Ints) -> Sites:
+def sites_of(sampler: Sampler, rows: Ints, *, asks_current: bool = False) -> Sites:
     """The requested positions of `rows`."""
     seed, request, position, step, counts = sampler.sites(rows)
-    return Sites(seed=seed, request=request, position=position, step=step, counts=counts)
+    current = sampler.current(rows) if asks_current else None
+    return Sites(seed=seed, request=request, position=position, step=step, counts=counts, current=current)
 
 
 class _Configured:
@@ -95,11 +99,13 @@ class _Configured:
         law: how tokens are drawn.
         is_rounded: probabilities are those of a softmax in the dtype of the logits, so that sure positions tie, as in the
             published count loops.
+        asks_current: the probability of written tokens is wanted, too.
     """
 
     def __init__(self, config: SamplerConfig) -> None:
         self.config = config
         self.is_rounded = config.as_published and config.commits_counts
+        self.asks_current = _core.asks_current(config)
         mask = () if config.mask_token_id is None else (config.mask_token_id,)
         suppressed = {*(token for token in config.suppress_tokens if isinstance(token, int)), *mask}
         self.law = Law(
@@ -181,8 +187,10 @@ class Predictor:
         self, index: tuple[int, ...], vocabulary: int, info: ModelInfo
     ) -> tuple[device.Laws, commit.Rule | None] | None:
         takes = device.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
-        if not takes or not self._fits(index, vocabulary) or any(self._configs[i].is_rounded for i in index):
-            return None  # no graph rounds
+        if not takes or not self._fits(index, vocabulary):
+            return None
+        if any(self._configs[i].is_rounded or self._configs[i].asks_current for i in index):
+            return None  # no graph rounds, or knows what stands where
         rules = {commit.Rule.of(self._configs[i].config, info.device) for i in set(index)}
         only = rules.pop() if len(rules) == 1 else commit.Refusal("rows of a step commit by different rules")
         return self._laws_of(index, vocabulary, info.device), None if isinstance(only, commit.Refusal) else only
@@ -207,23 +215,32 @@ class Predictor:
             return self._sampler.predict(logits, rows=rows, index=lines)
         lines = np.arange(len(logits)) if lines is None else lines
         laws = self._laws_of(index, logits.shape[1], logits.device)
-        packed = sites_of(self._sampler, rows).packed(lines, laws)
-        return self.read(device.predict(logits, packed, len(lines), laws.kind), rows, logits.dtype)
+        sites = sites_of(self._sampler, rows, asks_current=any(self._configs[i].asks_current for i in index))
+        if sites.current is not None and sites.current.max() >= logits.shape[1]:
+            return self._sampler.predict(logits, rows=rows, index=lines)  # which has the words for it
+        packed, has_current = sites.packed(lines, laws), sites.current is not None
+        made = device.predict(logits, packed, len(lines), laws.kind, has_current=has_current)
+        return self.read(made, rows, logits.dtype, sites.current)
 
     def read(
         self,
         made: device.TensorPrediction | device.AwaitedPrediction,
         rows: Ints,
         dtype: torch.dtype = torch.float32,
+        current: Ints | None = None,
     ) -> _core.Prediction:
-        """Brings to the host what the device made. The only wait of a step."""
+        """Brings to the host what the device made. The only wait of a step. `current` as in `Sites`."""
         host = made.on_host()
         bad = np.flatnonzero(host.status.numpy())
         if bad.size:
             sites = sites_of(self._sampler, rows)
             place = f"row {np.repeat(rows, sites.counts)[bad[0]]}, position {sites.position[bad[0]]},"
             raise device.unusable(int(host.status[bad[0]]), int(host.token[bad[0]]), place)
-        prediction = _core.Prediction(**{name: getattr(host, name).numpy() for name in _FED})
+        found = {name: getattr(host, name) for name in _FED}
+        arrays: dict[str, Any] = {name: None if field is None else field.numpy() for name, field in found.items()}
+        if current is not None:
+            arrays["current"] = np.where(current < 0, np.nan, arrays["current"])
+        prediction = _core.Prediction(**arrays)
         rounds = [self._configs[i].is_rounded for i in self._index(rows)]
         if not any(rounds):
             return prediction
@@ -231,5 +248,6 @@ class Predictor:
         if all(rounds):
             return rounded
         of_site = np.repeat(rounds, sites_of(self._sampler, rows).counts)
-        mixed = {name: np.where(of_site, getattr(rounded, name), getattr(prediction, name)) for name in _FED}
+        pairs = {name: (getattr(rounded, name), getattr(prediction, name)) for name in _FED}
+        mixed: dict[str, Any] = {name: None if a is None else np.where(of_site, a, b) for name, (a, b) in pairs.items()}
         return _core.Prediction(**mixed)
