@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import every_preset_report, fp8, rules, tables
+from bench import every_preset_report, fp8, preset_control, rules, tables
 from bench.on_gpu import estimate
 from dllm_fast.families import table as families
 from dllm_fast.settings import manual
@@ -64,7 +64,7 @@ def documents(results: dict[str, tables.Json]) -> dict[str, dict[str, str]]:
             "works-with": families.works_with(),
             "settings": manual.markdown(),
         },
-        "docs/rules.md": {"rules": rules.table(presets)},
+        "docs/rules.md": {"rules": rules.table(presets, preset_control.load())},
         "docs/quality.md": every_preset_report.blocks(presets),
         "docs/cuda.md": estimate.blocks()
         | {"measured": estimate.measured()}

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bench import every_preset_report
+from bench import preset_control
+from bench.every_preset_report import at_equal_forwards as equal
 from dllm_fast import _core
 from dllm_fast.settings.config import SamplerConfig
 from dllm_fast.settings.presets import PRESETS, Paper
@@ -41,11 +42,11 @@ def names() -> str:
     return _table(("paper", "presets"), [(_paper(paper), ", ".join(found)) for paper, found in by_paper.items()])
 
 
-def table(quality: Mapping[str, Any]) -> str:
+def table(quality: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
     """Every preset: what it does and where it is from, then what it is made of, what it may cost and what it is worth."""
     said = [(f"`{name}`", preset.does, _paper(preset.paper)) for name, preset in PRESETS.items()]
     made = [
-        (f"`{name}`", axes(preset.settings), bound(preset.settings), every_preset_report.at_equal_forwards(quality, name))
+        (f"`{name}`", axes(preset.settings), bound(preset.settings), preset_control.cell(costs, name), equal(quality, name))
         for name, preset in PRESETS.items()
     ]
     known = [(f"`{name}`", preset.quirks, preset.remark) for name, preset in PRESETS.items() if preset.quirks or preset.remark]
@@ -54,9 +55,11 @@ def table(quality: Mapping[str, Any]) -> str:
             _table(("preset", "rule", "paper"), said),
             "What each is made of, where that is not the default (`even` counts of the surest positions, the whole canvas, "
             "temperature 0); how many forwards a row of N masks in B blocks takes at most (with `steps`: at most "
-            "those, and what a reviser adds to each block); and the share of Sudoku puzzles that the embedded model solves "
-            "with it at equal forwards ([quality.md](quality.md) has other tasks and intervals).",
-            _table(("preset", "axes", "forwards at most", "solved"), made),
+            "those, and what a reviser adds to each block); what the control of a step costs at batch 1, 8 and 64, as a "
+            f"multiple of `{preset_control.BASELINE}`, whose own are microseconds (`python -m bench.preset_control`; medians, "
+            "in brackets the quartiles); and the share of Sudoku puzzles that the embedded model solves with it at equal "
+            "forwards ([quality.md](quality.md) has other tasks and intervals).",
+            _table(("preset", "axes", "forwards at most", "control", "solved"), made),
             "What `as_published` changes, and what else to know.",
             _table(("preset", "as published", "remark"), known),
         )

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 import dllm_fast
-from bench import every_preset, every_preset_report, oracle, quality
+from bench import every_preset, every_preset_report, oracle, preset_control, quality
 from dllm_fast.settings.presets import PRESETS, Claim, Preset
 
 
@@ -162,3 +162,15 @@ def test_the_page_has_every_preset_that_is_measured() -> None:
             for shown in every_preset_report._points(found, task):
                 assert shown["n"] == facts["n"]
                 assert every_preset_report.rows(shown).sum() == round(shown["share"] * shown["n"])
+
+
+def test_the_control_of_a_step_is_timed() -> None:
+    logits = preset_control.tables(2)
+    assert all(preset_control.step_seconds(name, 2, logits) > 0 for name in ("fast-dllm", "llada2.1-speed", "mdlm"))
+
+
+def test_control_costs_at_most_three_times_that_of_a_threshold() -> None:
+    cases = preset_control.load()["cases"]
+    slow = {case["preset"] for case in cases if "ratio" in case and case["ratio"]["median"] > preset_control.MOST}
+    assert slow <= preset_control.REASONS.keys()
+    assert preset_control.REASONS.keys() <= slow
