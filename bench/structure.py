@@ -19,7 +19,7 @@ PACKAGE = "dllm_fast"
 # When an import is carried out: with the file, later inside a function, or never, because it is for hints of types.
 NOW, LATE, HINT = "at once", "late", "hint"
 
-ATTENTION = ("block_causal", "causal_context", "causal_reordered")
+ATTENTION = ("block_causal", "causal_context", "causal_reordered", "encoder_canvas")
 # Of a position, as `Prediction` calls them. A file that names five of them knows the record.
 STATISTICS = ("token", "probability", "top1", "top2", "entropy", "logsumexp", "current")
 # Of the settings of a rule. A file that names more than half of them is a list in which a new one must be written.

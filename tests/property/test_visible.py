@@ -8,6 +8,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ import dllm_fast
 from dllm_fast.networks import visible
 from dllm_fast.networks.visible import RULES
 from dllm_fast.runners import caches
+from dllm_fast.runners.layout import Layout
 from dllm_fast.settings.config import CACHES
 
 # Does position p see q? By name, of a canvas whose block [origin, stop) is being filled; of a reordered one p and q are places.
@@ -23,6 +25,7 @@ SEES = {
     "block_causal": lambda p, q, size, origin, stop: q // size <= p // size,
     "causal_context": lambda p, q, size, origin, stop: q < stop if p >= origin else q <= p,
     "causal_reordered": lambda p, q, size, origin, stop: q <= p,
+    "encoder_canvas": lambda p, q, size, origin, stop: q < stop if p >= origin else q <= p,
 }
 
 
@@ -75,6 +78,25 @@ def test_a_whole_canvas_is_filled_in_its_last_block(name, size, length):
         assert rule.hides_nothing
     else:
         assert np.array_equal(np.arange(length) < ends[:, None], seen)
+
+
+@given(rows(), st.integers(0, 12))
+def test_how_far_back_a_local_layer_looks_from_a_canvas(drawn, reach):
+    """A token before the canvas as far as from itself; all of the canvas see all of it, and back as far as its first sees."""
+    size, (lengths, starts, begins, stops) = drawn
+    rule = RULES["encoder_canvas"](size)
+    origin, stop = rule.origin(begins, starts), rule.stop(stops, lengths)
+    span = caches.Span(np.zeros_like(stop), stop, origin)
+    batch = Layout(rule, span, lengths, None, torch.device("cpu")).batch(
+        torch.zeros(len(stop), stop.max(), dtype=torch.int64), None
+    )
+    (begin, end), mask = batch.ranges(reach), batch.mask(reach)
+    for row in range(len(lengths)):
+        for p in range(stop[row]):
+            nearest = min(p, origin[row])
+            expected = {q for q in range(nearest - reach, stop[row] if p >= origin[row] else p + 1) if q >= 0}
+            assert set(range(begin[row, p], end[row, p])) == expected
+            assert set(np.flatnonzero(mask[row, 0, p].numpy())) == expected
 
 
 @given(rows=st.integers(1, 4), width=st.integers(1, 12), data=st.data())

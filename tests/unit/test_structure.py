@@ -110,6 +110,7 @@ def test_the_counts_of_the_structure_are_a_command(tmp_path):
         "files that name block_causal": 1,
         "files that name causal_context": 0,
         "files that name causal_reordered": 1,
+        "files that name encoder_canvas": 0,
         "files that name an attention rule": 2,
         "files that spell the statistics record": 0,
         "files that list the settings": 0,

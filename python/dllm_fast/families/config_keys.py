@@ -33,6 +33,14 @@ class Settings(NamedTuple):
         return entry(self.entries, key), f"{self.name}: {key}"
 
 
+def with_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a config with those of the part that reads text, where it keeps them apart; its own come first."""
+    text = config.get("text_config")
+    if not isinstance(text, Mapping):
+        return config
+    return {**text, **{key: value for key, value in config.items() if value is not None}}
+
+
 def entry(settings: object, key: str) -> Any:
     """A setting of an object or a mapping; None where it has none."""
     return settings.get(key) if isinstance(settings, Mapping) else getattr(settings, key, None)

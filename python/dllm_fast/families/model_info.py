@@ -31,7 +31,7 @@ class ModelInfo:
         mask_token_id: the mask, or None where nothing says it.
         eos_token_ids: tokens that end an answer.
         shift: 1 where the logits of position i - 1 predict position i.
-        attention: `full`, `block_causal`, `causal_context` or `causal_reordered`.
+        attention: `full`, `block_causal`, `causal_context`, `causal_reordered` or `encoder_canvas`.
         block_length: of attention by blocks.
         dtype, device: of the weights.
         vocabulary: number of logits.
@@ -149,9 +149,14 @@ def resolve(said: Sources) -> ModelInfo:
     choices = _Choices(family=said.by)
     seen = ("full" if family is None else family.attention, said.table)
     attention = choices.first("attention", said.by_caller("attention"), seen)
+    _check_canvas(said, attention)
     _check_blocks(said)
     block = _block_length(said, choices, attention)
     shift = choices.first("shift", said.by_caller("shift"), (0 if family is None else family.shift, said.table))
+    if shift and RULES[attention].has_canvas:
+        raise InvalidValueError(
+            f"shift must be 0 for a model whose canvas predicts itself ({said.table}), got {shift}; leave it out"
+        )
     mask = choices.first("mask_token_id", said.by_caller("mask_token_id"), *_masks(said))
     ends = listed(choices.first("eos_token_ids", said.by_caller("eos_token_ids"), *_ends(said))) or ()
     if family is not None and said.tokenizer is not None and choices.by["eos_token_ids"] != "caller":
@@ -237,6 +242,17 @@ def _block_length(said: Sources, choices: _Choices, attention: str) -> int | Non
         by = "" if block is None else f" from {choices.by['block_length']}"
         raise said.refusal(f"attention by blocks needs a block length, got {shown(block)}{by}", "block_length")
     return block
+
+
+def _check_canvas(said: Sources, attention: str) -> None:
+    """Refuses a canvas for a network that knows none, and any other attention for one that does."""
+    own = "full" if said.family is None else said.family.attention
+    if RULES[attention].has_canvas != RULES[own].has_canvas:
+        raise InvalidValueError(
+            f"attention must be {own!r} for the family {said.table.removeprefix('family ')}, whose network "
+            f"{'encodes and denoises' if RULES[own].has_canvas else 'reads all its text in one way'}, got {attention!r}; leave "
+            "it out"
+        )
 
 
 def _check_blocks(said: Sources) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dllm_fast.families import diffusion_gemma, layouts
 from dllm_fast.families import encoder_layouts as encoders
-from dllm_fast.families import layouts
 from dllm_fast.families.config_keys import BLOCK_KEYS
 from dllm_fast.families.layouts import Layout
 from dllm_fast.networks import modernbert, neobert
@@ -44,7 +44,8 @@ class Family:
         layout: of a decoder, or of an encoder.
         attention: which tokens a token sees: all; those of its block and of the blocks before it (`block_causal`); those
             before it, and in the block that is being filled all of that (`causal_context`); or, for models that read known
-            tokens first and masks last, those before it in that order (`causal_reordered`).
+            tokens first and masks last, those before it in that order (`causal_reordered`); or as `causal_context`, by a
+            network that encodes what lies before the block and denoises the block (`encoder_canvas`).
         block_length: of attention by blocks, where the config does not say.
         block_keys: settings that say it.
         shift: the logits of position i - 1 predict position i.
@@ -395,6 +396,18 @@ FAMILIES: tuple[Family, ...] = (
         mask_token="<mask>",
         models="Data2Vec for text",
         verified="twin (Data2VecText)",
+    ),
+    Family(
+        name="diffusion-gemma",
+        model_types=("diffusion_gemma",),
+        architectures=("DiffusionGemmaForBlockDiffusion",),
+        tensors=("model.decoder.embed_tokens.weight",),
+        layout=diffusion_gemma,
+        attention="encoder_canvas",
+        block_length=256,
+        block_keys=("canvas_length",),
+        models="DiffusionGemma-26B-A4B, for text",
+        verified="twin (DiffusionGemma)",
     ),
     Family(
         name="distilbert",

@@ -16,6 +16,8 @@ from dllm_fast.records import scalar
 from dllm_fast.settings.aliases import ALIASES
 from dllm_fast.settings.config import SamplerConfig
 
+# A canvas is known by its own network alone.
+_SEEN = tuple(name for name, rule in RULES.items() if not rule.has_canvas)
 OVERRIDES = ("mask_token_id", "shift", "block_length", "attention", "eos_token_ids", "family")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Where a model may lie. Kernels are for CUDA; on the others its networks are plain torch, and the sampler is on the host.
@@ -240,7 +242,7 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
     attention = overrides.get("attention")
     if attention is not None and not (isinstance(attention, str) and attention in RULES):
         raise InvalidValueError(
-            f"attention must be one of {', '.join(RULES)}, got {shown(attention)}; leave it out for that of the family"
+            f"attention must be one of {', '.join(_SEEN)}, got {shown(attention)}; leave it out for that of the family"
         )
     shift = overrides.get("shift")
     if shift is not None and not (isinstance(shift, int) and shift in (0, 1)):

@@ -14,7 +14,7 @@ import torch
 from dllm_fast.checkpoint import head
 from dllm_fast.errors import CheckpointError, DllmFastError, InvalidTypeError, LoweredTextWarning, shown
 from dllm_fast.families import layouts
-from dllm_fast.families.config_keys import CONTEXT_KEYS, Settings
+from dllm_fast.families.config_keys import CONTEXT_KEYS, Settings, with_text
 from dllm_fast.families.form import settle
 from dllm_fast.families.layouts import Layout
 from dllm_fast.families.model_info import Built, Sources, resolve
@@ -194,10 +194,10 @@ _MOST_LAYERS, _MOST_EXPERTS = 1024, 4096
 
 def _check_counts(checkpoint: Checkpoint) -> None:
     """Refuses more layers or experts than any model has, or than there are tensors, before that many are built."""
-    there = len(checkpoint.tensors)
+    there, config = len(checkpoint.tensors), with_text(checkpoint.config)
     shared = checkpoint.config.get("num_hidden_groups") is not None  # ALBERT's layers share their weights
     for name in ("num_hidden_layers", "n_layers", "n_layer", "num_experts", "num_local_experts"):
-        value = checkpoint.config.get(name)
+        value = config.get(name)
         most = _MOST_EXPERTS if "experts" in name else _MOST_LAYERS
         most = most if shared else min(most, there)
         if isinstance(value, int) and value > most:
@@ -217,9 +217,8 @@ def _resolved(
     source: str,
     place: tuple[torch.dtype, torch.device],
 ) -> ModelInfo:
-    context = next(
-        (f"config.json: {key}" for key in CONTEXT_KEYS if checkpoint.config.get(key) is not None), f"family {family.name}"
-    )
+    config = with_text(checkpoint.config)
+    context = next((f"config.json: {key}" for key in CONTEXT_KEYS if config.get(key) is not None), f"family {family.name}")
     dtype, device = place
     return resolve(
         Sources(
@@ -233,7 +232,7 @@ def _resolved(
                 verified=family.verified,
                 notes=(*getattr(network, "notes", ()), *_ignored(checkpoint)),
             ),
-            config=Settings("config.json", checkpoint.config),
+            config=Settings("config.json", config),
             generation_config=Settings("generation_config.json", checkpoint.generation_config),
             tokenizer=tokenizer,
             caller=asked.overrides,

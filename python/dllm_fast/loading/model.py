@@ -68,12 +68,14 @@ class LoadedModel:
             InvalidTypeError, InvalidValueError: no int64 ids of two dimensions, or a canvas longer than the context.
         """
         self._check(ids)
-        ends = self.info.attention_rule.whole(ids.shape[1])
+        rule = self.info.attention_rule
+        ends = rule.whole(ids.shape[1])
         with torch.inference_mode():
             batch = Batch(
                 ids=ids,
                 positions=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
                 end=None if ends is None else torch.from_numpy(ends).to(ids.device).expand_as(ids),
+                origin=ids.new_full((len(ids), 1), rule.last_block(ids.shape[1])) if rule.has_canvas else None,
             )
             return self.network.logits(self.network.hidden(batch))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -85,9 +86,10 @@ def _filled(
     rows = target.view(-1, width) if target.dim() > 2 else target
     place = 0
     for key in keys:
-        count = checkpoint.tensors[key].shape[0]
+        shape = checkpoint.tensors[key].shape
+        count = math.prod(shape[:-1]) if len(shape) > 2 else shape[0]
         if scale is None:
-            checkpoint.copy(key, rows[place : place + count], files)
+            checkpoint.copy(key, rows[place : place + count].view(shape), files)
         else:
             for begin, piece in checkpoint.pieces(key, width, files):
                 first = place + begin // width
@@ -152,6 +154,8 @@ def _check_shapes(checkpoint: Checkpoint, keys: Sequence[str], parameter: torch.
     stacked = parameter.dim() > 2
     shape = (parameter.shape[0] * parameter.shape[1], *parameter.shape[2:]) if stacked else tuple(parameter.shape)
     found = [checkpoint.tensors[key].shape for key in keys]
+    if found == [tuple(parameter.shape)]:
+        return  # as it is, a stack or not
     fits = all(len(f) == len(shape) and f[1:] == shape[1:] for f in found) and sum(f[0] for f in found) == shape[0]
     if not fits:
         info = checkpoint.tensors[keys[0]]

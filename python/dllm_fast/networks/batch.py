@@ -49,6 +49,16 @@ class Network(Protocol):
         ...
 
 
+@runtime_checkable
+class Conditioned(Network, Protocol):
+    """A network that is shown what it predicted a step before (self-conditioning, 2208.04202), as `Batch.soft`."""
+
+    def soft(self, logits: Tensor, temperature: Tensor) -> Tensor:
+        """Features `[N, H]` of predictions: the token table, weighted by the probabilities of logits `[N, V]`, each line of
+        which is divided by its temperature `[N]` first."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Batch:
     """Q queries of each of B rows. A query has a position and sees a range of key slots, from 0 to its own end.
@@ -65,6 +75,10 @@ class Batch:
         cache: keys and values that outlive the forward, or None.
         slots: where the queries write, int64 `[B, Q]`, or a slice of length Q for all rows; needed with a cache.
         keys: number of slots that anybody sees; needed with a cache.
+        origin: where the canvas that is being filled begins, int64 `[B, 1]`, for a model that reads it otherwise than what lies
+            before it (`AttentionRule.has_canvas`); else None.
+        soft: what the step before predicted at each query of the canvas, as features `[B, Q, H]`, 0 where there was none
+            (`Conditioned`); None where there was none anywhere.
     """
 
     ids: Tensor
@@ -73,11 +87,13 @@ class Batch:
     cache: SlotCache | None = None
     slots: Tensor | slice | None = None
     keys: int | None = None
+    origin: Tensor | None = None
+    soft: Tensor | None = None
     _slots: Tensor | None = field(default=None, repr=False)
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
-    def with_ids(self, ids: Tensor) -> Batch:
+    def with_ids(self, ids: Tensor, soft: Tensor | None = None) -> Batch:
         """The same queries of other tokens."""
         return Batch(
             ids=ids,
@@ -86,6 +102,8 @@ class Batch:
             cache=self.cache,
             slots=self.slots,
             keys=self.keys,
+            origin=self.origin,
+            soft=soft,
             _slots=self._slots,
             _ranges=self._ranges,
         )
@@ -122,7 +140,8 @@ class Batch:
 
         Args:
             layer: number of the layer, from 0.
-            reach: a query sees only keys at most so many positions away (local attention); None for all.
+            reach: a query sees only keys at most so many positions away (local attention); None for all. Of a canvas all see as
+                far back as its first, and all of it.
             scale: factor on the scores; None for `1 / sqrt(D)`.
             bias: what is added to the scaled scores.
 
@@ -149,7 +168,7 @@ class Batch:
             seen = queries
         else:
             assert self.keys is not None
-            keys, values, seen = self.cache.keys[layer, :rows], self.cache.values[layer, :rows], self.keys
+            keys, values, seen = self.cache.keys[layer][:rows], self.cache.values[layer][:rows], self.keys
         if self._slots is None:
             slots = slice(0, queries) if self.cache is None or self.slots is None else self.slots
             if isinstance(slots, slice):
@@ -177,7 +196,8 @@ class Batch:
             end = torch.full_like(self.positions, keys) if self.end is None else self.end.clamp(max=keys)
             if reach is not None:
                 # Slots stand for positions, as in `_mask`.
-                begin, end = (self.positions - reach).clamp(min=0), end.minimum(self.positions + reach + 1)
+                begin = (self._looks_from() - reach).clamp(min=0)
+                end = end if self.origin is not None else end.minimum(self.positions + reach + 1)
             self._ranges[reach] = begin.int(), end.int()
         return self._ranges[reach]
 
@@ -196,5 +216,10 @@ class Batch:
             seen = slots < self.end[:, :, None]
         if reach is not None:
             # Slots stand for positions: only a model that reorders its tokens separates the two, and none such is local.
-            seen = seen & ((slots - self.positions[:, :, None]).abs() <= reach)
+            away = slots - self._looks_from()[:, :, None]
+            seen = seen & ((away.abs() <= reach) if self.origin is None else (away >= -reach))
         return seen[:, None]
+
+    def _looks_from(self) -> Tensor:
+        """From where the reach of a query counts."""
+        return self.positions if self.origin is None else self.positions.minimum(self.origin)

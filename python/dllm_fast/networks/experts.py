@@ -133,14 +133,17 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        weights, experts = self.router(flat)
+        mixed = self.mixed(flat, *self.router(flat)).view_as(x)
+        return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
+
+    def mixed(self, flat: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """Of tokens `[N, width]` the weighted sum of what their experts say, both `[N, chosen]`."""
         chosen = experts.shape[1]
         rows = Sorted.by_expert(experts, len(self.gate_up))
         inner = gated(self._products(flat[rows.pairs // chosen], "gate_up", rows), self.act)
         # Back in the order of the tokens, then summed over the experts of each: no row depends on another's place.
         said = flat.new_empty(len(inner), flat.shape[1]).index_copy_(0, rows.pairs, self._products(inner, "down", rows))
-        mixed: Tensor = (said.view(len(flat), chosen, flat.shape[1]) * weights[..., None].to(x.dtype)).sum(dim=1).view_as(x)
-        return mixed if self.shared is None else mixed + cast("Tensor", self.shared(x))
+        return (said.view(len(flat), chosen, flat.shape[1]) * weights[..., None].to(flat.dtype)).sum(dim=1)
 
     def _products(self, x: Tensor, name: str, rows: Sorted) -> Tensor:
         stack, scale = self.get_parameter(name), getattr(self, f"{name}_scale")

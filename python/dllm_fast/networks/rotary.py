@@ -23,7 +23,8 @@ class Rotary:
     Attributes:
         width: numbers at the front of a head that turn, in two halves; the rest passes.
         theta: base of the wavelengths.
-        kind: `default`, `linear`, `llama3` or `yarn`.
+        kind: `default`, `linear`, `llama3`, `yarn` or `proportional`, in which only the first `turned` pairs of a whole head
+            turn, as fast as they would if all did.
         factor: how far the context is stretched.
         original: context before that.
         low, high: `llama3`: where it begins and ends to stretch; `yarn`: its slow and fast turns.
@@ -39,6 +40,7 @@ class Rotary:
     high: float = 4.0
     truncate: bool = True
     magnitude: float = 1.0
+    turned: int = 0
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], head_dim: int, *, theta: float = 10000.0) -> Self:
@@ -50,14 +52,14 @@ class Rotary:
         scaling = {**mapping(config, "rope_scaling"), **mapping(config, "rope_parameters")}
         theta = positive(scaling, "rope_theta", positive(config, "rope_theta", theta))
         share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+        kind = scaling.get("rope_type", scaling.get("type")) or "default"
         # 0 means no share of its own in some configs.
         width = int(head_dim * (positive({"partial_rotary_factor": share}, "partial_rotary_factor", 1.0) if share else 1.0))
-        if width > head_dim or width % 2:
+        if width > head_dim or (head_dim if kind == "proportional" else width) % 2:
             raise CheckpointError(
                 f"partial_rotary_factor in config.json must turn an even part of a head of {head_dim}, got {shown(share)}; "
                 "fetch the file again"
             )
-        kind = scaling.get("rope_type", scaling.get("type")) or "default"
         factor = positive(scaling, "factor", 1.0)
         longest = whole(config, "max_position_embeddings", 0, least=0)
         original = whole(scaling, "original_max_position_embeddings", longest, least=0)
@@ -66,6 +68,8 @@ class Rotary:
             return plain
         if kind == "linear":
             return replace(plain, kind=kind, factor=factor)
+        if kind == "proportional":
+            return replace(plain, width=head_dim, kind=kind, factor=factor, turned=width // 2)
         if kind == "llama3":
             low, high = positive(scaling, "low_freq_factor", 1.0), positive(scaling, "high_freq_factor", 4.0)
             return replace(plain, kind=kind, factor=factor, original=original, low=low, high=high)
@@ -83,7 +87,8 @@ class Rotary:
                 magnitude=_yarn_magnitude(scaling, factor),
             )
         raise CheckpointError(
-            f"rope_scaling in config.json must be default, linear, llama3 or yarn, got {kind!r}; this kind is not computed here"
+            f"rope_scaling in config.json must be default, linear, llama3, yarn or proportional, got {kind!r}; this kind is "
+            "not computed here"
         )
 
     def frequencies(self, device: torch.device) -> Tensor:
@@ -94,6 +99,8 @@ class Rotary:
             return plain
         if self.kind == "linear":
             return plain / self.factor
+        if self.kind == "proportional":
+            return torch.where(torch.arange(self.width // 2, device=device) < self.turned, plain / self.factor, 0.0)
         if self.kind == "llama3":
             turns = self.original * plain / (2 * math.pi)
             smooth = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)

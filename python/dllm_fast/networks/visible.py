@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 # What users type; the keys of `RULES`.
-Attention = Literal["full", "block_causal", "causal_context", "causal_reordered"]
+Attention = Literal["full", "block_causal", "causal_context", "causal_reordered", "encoder_canvas"]
 
 
 class AttentionRule:
@@ -29,6 +29,7 @@ class AttentionRule:
         is_fixed: what a position sees does not depend on the block that is being filled, so whole canvases can be run as ever.
         hides_nothing: a class that sees both ways needs no mask.
         reorders: known tokens are read first and masks last.
+        has_canvas: the network reads the block that is being filled otherwise than what lies before it.
         block_length: of attention by blocks, or None.
     """
 
@@ -38,6 +39,7 @@ class AttentionRule:
     is_fixed: ClassVar[bool] = True
     hides_nothing: ClassVar[bool] = True
     reorders: ClassVar[bool] = False
+    has_canvas: ClassVar[bool] = False
 
     def __init__(self, block_length: int | None = None) -> None:
         self.block_length = block_length
@@ -83,10 +85,14 @@ class AttentionRule:
         """The ends of all positions of a canvas whose last block is the one that is being filled; None where all see all."""
         if self.hides_nothing:
             return None
-        size = self.block_length or length
-        origin, stop = np.array([max(length - 1, 0) // size * size]), np.array([length])
+        origin, stop = np.array([self.last_block(length)]), np.array([length])
         ends: Ints = self.end(np.arange(length)[None], origin, stop, stop)[0]
         return ends
+
+    def last_block(self, length: int) -> int:
+        """Where the last block of a canvas begins whose blocks are counted from its beginning."""
+        size = self.block_length or length
+        return max(length - 1, 0) // size * size if size else 0
 
     def order(self, is_open: NDArray[np.bool_], lengths: Ints) -> Ints:
         """The positions of each row `[n, Q]` in the order in which they are read, padding last.
@@ -137,7 +143,7 @@ class BlockCausal(AttentionRule):
 class CausalContext(AttentionRule):
     """What lies before the block is causal; the block that is being filled sees all of that and all of itself."""
 
-    name = "causal_context"
+    name: ClassVar[Attention] = "causal_context"
     needs_blocks = True
     is_exact = True
     is_fixed = False
@@ -148,6 +154,17 @@ class CausalContext(AttentionRule):
 
     def end(self, positions: Ints, origin: Ints, stop: Ints, lengths: Ints) -> Ints:
         return np.where(positions < origin[:, None], positions + 1, stop[:, None])
+
+
+class EncoderCanvas(CausalContext):
+    """As `causal_context`, by a network that encodes what lies before the block and denoises the block, which is its canvas
+    and always whole (DiffusionGemma)."""
+
+    name = "encoder_canvas"
+    has_canvas = True
+
+    def allows(self, block: int) -> bool:
+        return block == self.block_length
 
 
 class CausalReordered(AttentionRule):
@@ -167,4 +184,6 @@ class CausalReordered(AttentionRule):
         return np.argsort(np.where(behind, 2, is_open), axis=1, kind="stable")
 
 
-RULES: dict[str, type[AttentionRule]] = {rule.name: rule for rule in (Full, BlockCausal, CausalContext, CausalReordered)}
+RULES: dict[str, type[AttentionRule]] = {
+    rule.name: rule for rule in (Full, BlockCausal, CausalContext, CausalReordered, EncoderCanvas)
+}

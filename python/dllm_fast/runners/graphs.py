@@ -26,6 +26,7 @@ from dllm_fast import switches
 from dllm_fast._core import Lock
 from dllm_fast.errors import DllmFastWarning, warn
 from dllm_fast.modules.keep import stepping
+from dllm_fast.networks.batch import Conditioned
 from dllm_fast.networks.experts import Experts
 from dllm_fast.networks.slots import SlotCache
 from dllm_fast.ops import commit, launcher
@@ -88,6 +89,8 @@ class Engine:
         """`reads` looks on when a shape is computed for the first time, for a network of which nobody knows what it does."""
         self._most_tokens = _most_tokens(network)
         self.trouble = None if self._most_tokens else "the number of tokens of each expert is read on the host"
+        if isinstance(network, Conditioned):
+            self.trouble = "each step reads what the one before predicted, which graphs do not hand on"
         self.traceback: str | None = None
         self._network = network
         self._dtype, self._where = dtype, where
@@ -153,8 +156,7 @@ class Engine:
                 self.forget()
             elif not is_well and self._cache is not None:
                 with stepping():
-                    self._cache.keys.zero_()
-                    self._cache.values.zero_()
+                    self._cache.clear()
         except Exception:  # of a broken device; after an interrupt it is done once more
             self._user = None
             raise
@@ -185,7 +187,7 @@ class Engine:
     def cache(self, lines: int, length: int) -> SlotCache:
         """Slots for so many lines of so many positions, the same ones as long as they are enough."""
         cache = self._cache
-        if cache is None or cache.keys.shape[1] < lines or cache.spare < length:
+        if cache is None or cache.lines < lines or cache.spare < length:
             self.forget()  # graphs know the addresses of the old one
             length = -(-length // _LENGTH_STEP) * _LENGTH_STEP
             self._cache = cache = SlotCache(self._network, lines, length, dtype=self._dtype, device=self._where)

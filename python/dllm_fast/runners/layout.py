@@ -51,24 +51,29 @@ class Layout:
         self._span = span
         self._positions, self._end, self._keys = positions, seen, keys
         self._slots = None if cache is None else slots
+        self._origin = span.origin[:, None] if rule.has_canvas else None
         self._device = device
         self._batch: Batch | None = None
 
     def is_of(self, span: Span) -> bool:
         """Are these the queries of that span, of the same rows?"""
         mine = self._span
-        return span is mine or bool((span.begin == mine.begin).all() and (span.end == mine.end).all())
+        if span is mine:
+            return True
+        if self._origin is not None and (span.origin != mine.origin).any():
+            return False
+        return bool((span.begin == mine.begin).all() and (span.end == mine.end).all())
 
     def inputs(self, ids: Ints, lines: Ints) -> Inputs:
         """With tokens `[B, Q]`, and the lines of the features that are scored."""
         return Inputs(ids=ids, positions=self._positions, end=self._end, slots=self._slots, keys=self._keys, lines=lines)
 
-    def batch(self, ids: Tensor, cache: SlotCache | None) -> Batch:
-        """What a network takes for these tokens."""
-        self._batch = self._first(ids, cache) if self._batch is None else self._batch.with_ids(ids)
+    def batch(self, ids: Tensor, cache: SlotCache | None, soft: Tensor | None = None) -> Batch:
+        """What a network takes for these tokens, and for what it predicted of them."""
+        self._batch = self._first(ids, cache, soft) if self._batch is None else self._batch.with_ids(ids, soft)
         return self._batch
 
-    def _first(self, ids: Tensor, cache: SlotCache | None) -> Batch:
+    def _first(self, ids: Tensor, cache: SlotCache | None, soft: Tensor | None) -> Batch:
         slots = None
         if self._slots is not None:
             begin, width = int(self._slots[0, 0]), self._slots.shape[1]
@@ -82,6 +87,8 @@ class Layout:
             cache=cache,
             slots=slots,
             keys=self._keys,
+            origin=None if self._origin is None else self._to_device(self._origin),
+            soft=soft,
         )
 
     def _to_device(self, array: Ints) -> Tensor:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dllm_fast.networks.batch import Batch
+from dllm_fast.networks.batch import Batch, Conditioned
 from dllm_fast.networks.slots import SlotCache
 from dllm_fast.ops import launcher
 from dllm_fast.runners import caches
 from dllm_fast.runners.caches import Windows
+from dllm_fast.runners.feedback import Feedback
 from dllm_fast.runners.forwards import Forwards
 from dllm_fast.runners.layout import Layout
 from dllm_fast.runners.ready import make_ready
@@ -86,6 +87,9 @@ class NetworkSession:
         self._cache: SlotCache | None = None
         self._carried: Tensor | None = None  # of each line, where the policy carries features
         self._room = min(rows, task.max_rows or rows), max(task.lengths, default=0)
+        self._feedback: Feedback | None = None
+        if isinstance(self._network, Conditioned):
+            self._feedback = Feedback(self._network, task.suppressed, runner.info.device)
 
     @property
     def policy(self) -> str:
@@ -130,8 +134,11 @@ class NetworkSession:
         if answer is not None:
             hidden, scored = answer.hidden, answer.scored
         else:
-            forward = functools.partial(self._eager, layout, ids, lines, cache)
+            soft = None if self._feedback is None else self._feedback.before(at, span)
+            forward = functools.partial(self._eager, layout, ids, lines, cache, soft)
             hidden, scored = self.forwards.run(forward, *ids.shape)
+            if self._feedback is not None:
+                self._feedback.after(request, at, span, scored)
         if carries and hidden is not None:
             self._carry(hidden, span.origin - 1 - span.begin)
         self._policy.after(at, span)
@@ -175,14 +182,16 @@ class NetworkSession:
         self.forwards.replayed += answer is not None and answer.is_replayed
         return answer
 
-    def _eager(self, layout: Layout, ids: Ints, lines: Ints, cache: SlotCache | None) -> tuple[Tensor, Tensor]:
+    def _eager(
+        self, layout: Layout, ids: Ints, lines: Ints, cache: SlotCache | None, soft: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Features `[B, Q, H]` of a forward, and the logits of what is scored."""
-        hidden = self._network.hidden(layout.batch(self._to_device(ids), cache))
+        hidden = self._network.hidden(layout.batch(self._to_device(ids), cache, soft))
         features = hidden.flatten(0, 1)
         if self._policy.carries:
             if self._carried is None:
                 assert cache is not None
-                self._carried = hidden.new_zeros(cache.keys.shape[1], hidden.shape[-1])
+                self._carried = hidden.new_zeros(cache.lines, hidden.shape[-1])
             features = torch.cat((features, self._carried[: len(hidden)]))
         return hidden, self._network.logits(features.index_select(0, self._to_device(lines)))
 
@@ -213,14 +222,14 @@ class NetworkSession:
             if self._carried is not None:
                 self._carried[: len(stay)] = self._carried[lines]
         self._active = rows
-        if len(rows) > cache.keys.shape[1] or self._room[1] > cache.spare:
+        if len(rows) > cache.lines or self._room[1] > cache.spare:
             cache = self._grow(cache, len(stay), len(rows))
         self._share(request, at, cache, first=len(stay))
         return cache
 
     def _grow(self, old: SlotCache, used: int, rows: int) -> SlotCache:
         """A cache with room for so many rows, some of which have joined, whose first `used` lines are as they were."""
-        lines = old.keys.shape[1]
+        lines = old.lines
         if rows > lines:
             lines = max(rows, min(2 * lines, self._max_rows or 2 * lines))
         self._room = lines, self._room[1]
@@ -229,7 +238,7 @@ class NetworkSession:
         kept = torch.arange(used, device=self._info.device)
         cache.take(old, kept, kept, old.spare)
         if self._carried is not None:
-            carried = self._carried.new_zeros(cache.keys.shape[1], self._carried.shape[1])
+            carried = self._carried.new_zeros(cache.lines, self._carried.shape[1])
             carried[:used] = self._carried[:used]
             self._carried = carried
         return cache

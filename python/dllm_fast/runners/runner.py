@@ -42,6 +42,7 @@ class Task:
         refresh_every: forwards between full ones under an approximate policy; None for one a block.
         max_rows: rows in a forward at most, or None.
         predictor: of the run, for forwards that predict, too.
+        suppressed: tokens that are never written, for a model that is shown what it predicted.
     """
 
     lengths: Sequence[int]
@@ -54,6 +55,7 @@ class Task:
     refresh_every: int | None = None
     max_rows: int | None = None
     predictor: Predictor | None = None
+    suppressed: tuple[int, ...] = ()
 
 
 class Session(Protocol):

@@ -62,7 +62,7 @@ class Shape:
         lines = _lines(rows)
         keys = wide
         if cache is not None:
-            lines = min(lines, cache.keys.shape[1])
+            lines = min(lines, cache.lines)
             keys = min(max(_power_of_two(inputs.keys), _LEAST_KEYS), cache.spare + 1)
         return cls(rows=lines, width=wide, keys=keys, scored=room(len(inputs.lines)), kind=kind, rule=rule)
 
