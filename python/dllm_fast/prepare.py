@@ -153,6 +153,12 @@ def check_ends(config: SamplerConfig, tokenizer: Any, *, infilling: bool) -> Non
         )
 
 
+def _canvas(model: Runner) -> int:
+    """How many tokens a model denoises at once, always all of them; 1 for a model that takes any number."""
+    info = model.info
+    return info.block_length or 1 if info is not None and info.attention_rule.has_canvas else 1
+
+
 def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerConfig:
     """The settings with the mask and the end tokens of the model or the tokenizer, where the caller left them open."""
     mask, ends, sources = config.mask_token_id, config.eos_token_id, dict(config.sources)
@@ -205,9 +211,11 @@ def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> Sam
     if block is not None and info.attention_rule.allows(block):
         return config
     if "block_length" in resolved.given and block is not None:
+        must = (
+            "be the canvas of this model" if info.attention_rule.has_canvas else "divide the block of this block-causal model"
+        )
         raise InvalidValueError(
-            f"block_length must divide the block of this block-causal model, got {block} and {whole}; "
-            "leave it out, or load the model with another block_length"
+            f"block_length must {must}, got {block} and {whole}; leave it out, or load the model with another block_length"
         )
     sources = dict(config.sources) | {"block_length": info.sources.get("block_length", "model")}
     return changed(config, block_length=whole, sources=sources)
@@ -257,7 +265,7 @@ def with_length(
 ) -> SamplerConfig:
     """The settings with the number of new tokens, the block and the end rule decided."""
     longest = max(len(prompt.ids) + len(prompt.tail) for prompt in prompts)
-    context = model.context
+    context, canvas = model.context, _canvas(model)
     if infilling:
         if "max_new_tokens" in resolved.given:
             raise InvalidValueError(
@@ -265,12 +273,16 @@ def with_length(
             )
         if context is not None and longest > context:
             raise InvalidValueError(f"a canvas must fit the model's context of {context} tokens, got {longest}; shorten it")
+        if short := next((length for prompt in prompts if (length := len(prompt.ids)) % canvas), None):
+            raise InvalidValueError(
+                f"what is filled must be whole canvases of this model, of {canvas} tokens each, got {short} tokens; lengthen it"
+            )
         return changed(config, stop_at_eos=bool(config.stop_at_eos))
 
     new_tokens, least = config.max_new_tokens, config.min_new_tokens
     if new_tokens is None:
-        usual = max(DEFAULT_NEW_TOKENS, least)
-        new_tokens = usual if context is None else min(usual, max(context - longest, 1))
+        usual = -(-max(DEFAULT_NEW_TOKENS, least) // canvas) * canvas
+        new_tokens = usual if context is None else min(usual, max((context - longest) // canvas, 1) * canvas)
     if context is not None and config.max_new_tokens is None and longest < context < longest + least:
         raise InvalidValueError(
             f"prompt and new tokens must fit the model's context of {context} tokens, got {longest} + {least} at least; "
@@ -284,6 +296,12 @@ def with_length(
         raise InvalidValueError(
             f"prompt and new tokens must fit the model's context of {context} tokens, got {longest} + {new_tokens}; "
             "shorten the prompt or lower max_new_tokens"
+        )
+    if new_tokens % canvas:
+        nearest = [n for n in (new_tokens // canvas * canvas, -(-new_tokens // canvas) * canvas) if n]
+        raise InvalidValueError(
+            f"max_new_tokens must be whole canvases of this model, of {canvas} tokens each, got {new_tokens}; use "
+            f"{' or '.join(map(str, nearest))}"
         )
     block = config.block_length
     absolute = _is_absolute(model)
