@@ -165,7 +165,12 @@ def canvases(draw, max_length: int = 14) -> np.ndarray:
 
 batches = st.lists(canvases(), min_size=1, max_size=4)
 
-ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral", "certainty-prior")
+ORDERS = (
+    *("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral", "certainty-prior"),
+    "ranks",
+)
+# Those that need nothing of the caller beside settings.
+PLAIN_ORDERS = tuple(order for order in ORDERS if order != "ranks")
 SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
 
 thresholds = st.one_of(st.sampled_from([-0.5, 0.0, 0.2, 0.5, 0.9, 1.0, 1.5]), st.floats(0, 1))
@@ -232,7 +237,7 @@ def endings(draw, chosen: dict) -> dict:
 
 
 @st.composite
-def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures, annealed: bool = True) -> dict:
+def settings(draw, orders=PLAIN_ORDERS, schedules=SCHEDULES, temperatures=temperatures, annealed: bool = True) -> dict:
     """Settings of `SamplerConfig`, all of which any canvas can be run with (so `steps_per_block`, not `steps`).
 
     Without `annealed` there is no noise on the order under the maskgit schedule, which has a rule of its own for it.
@@ -262,7 +267,7 @@ def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures
     else:
         chosen |= draw(cuts)
     # Noise under the maskgit schedule needs a score that is a probability.
-    if chosen["schedule"] == "maskgit" and (not annealed or order in ("entropy", "left-to-right")):
+    if chosen["schedule"] == "maskgit" and (not annealed or order in ("entropy", "left-to-right", "ranks")):
         optional.pop("order_temperature", None)
     if chosen["schedule"] == "first-hitting":
         del optional["steps_per_block"]
@@ -280,7 +285,7 @@ def settings(draw, orders=ORDERS, schedules=SCHEDULES, temperatures=temperatures
 def editing(draw, **arguments) -> dict:
     """Settings of `SamplerConfig` that edit tokens; any canvas can be run with them. Rules that are the reverse process
     itself write each mask once, and do not go with it."""
-    once = {"orders": tuple(order for order in ORDERS if order != "ancestral"), "schedules": SCHEDULES[:-1]}
+    once = {"orders": tuple(order for order in PLAIN_ORDERS if order != "ancestral"), "schedules": SCHEDULES[:-1]}
     chosen = draw(settings(annealed=False, **(once | arguments)))
     chosen["edit_threshold"] = draw(st.one_of(st.sampled_from([0.0, 0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 2.0]), st.floats(0, 1)))
     chosen["max_post_steps"] = draw(st.sampled_from([0, 1, 2, 5, 16]))

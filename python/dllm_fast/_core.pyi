@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dllm_fast.settings.keywords import After, Ranks
+
 __all__ = [
     "Edit",
     "Lock",
@@ -335,6 +337,10 @@ class Sampler:
         request: index of the sample for its prompt, one or one for each row; default 0.
         block_start: position from which blocks are counted, one or one for each row; default 0.
         open: which positions are written, a bool array for each row: for settings without a mask token.
+        order: where the settings say `order="ranks"`: a rank for each position of the canvas, the lowest written first and ties
+            from the left; one array for all rows, or one for each. Of given positions nobody asks.
+        eligible_after: positions of the canvas, and for each those that must be written before it, as `{4: [2, 3]}`; one
+            mapping for all rows, or one (or None) for each. Whoever is waited for lies in the same block or an earlier one.
         score_all: ask for every open position of a block, also where the rule chooses without looking; the edits are the same.
         max_rows: rows in a request at most; one that is done makes room for the next.
 
@@ -352,6 +358,8 @@ class Sampler:
         request: int | Sequence[int] | None = None,
         block_start: int | Sequence[int] | None = None,
         open: Sequence[NDArray[np.bool_] | Sequence[bool]] | None = None,
+        order: Ranks | None = None,
+        eligible_after: After | Sequence[After | None] | None = None,
         score_all: bool = False,
         max_rows: int | None = None,
     ) -> Sampler: ...
@@ -364,6 +372,8 @@ class Sampler:
         request: int | None = None,
         block_start: int | None = None,
         open: NDArray[np.bool_] | Sequence[bool] | None = None,
+        order: Ranks | None = None,
+        eligible_after: After | None = None,
     ) -> int:
         """One more row, also while others wait for answers; it takes part from the next request on, as soon as there is room.
 
@@ -374,6 +384,7 @@ class Sampler:
             request: index of the sample for its prompt; default 0.
             block_start: position from which its blocks are counted; default 0.
             open: which positions are written: for settings without a mask token.
+            order, eligible_after: as the sampler takes them for one row.
 
         Returns:
             The row's index: the number of rows so far.

@@ -16,6 +16,7 @@ import numpy as np
 from dllm_fast.arrays import MOST_NUMBERS, as_array, check_many
 from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown, warn
 from dllm_fast.families.model_info import for_call
+from dllm_fast.orders import moved, ranks_of, shifted, waits_of
 from dllm_fast.records import count, scalar
 from dllm_fast.settings.config import changed
 from dllm_fast.tensors import is_tensor
@@ -47,6 +48,8 @@ class Plan:
         open: which positions of each are written, bool.
         starts: first position that `sample` appended; 0 for `infill`.
         block_starts: from where blocks are counted: `starts`, but the beginning of the canvas for a block-causal model.
+        ranks: of each position of a canvas, where the caller gave an order.
+        waits: pairs of a position and those that must be written before it, where the caller gave some.
         prompts: number of the prompt.
         seeds, requests: the random stream.
         seed: as it was given, or drawn.
@@ -62,6 +65,8 @@ class Plan:
     open: list[NDArray[np.bool_]]
     starts: list[int]
     block_starts: list[int]
+    ranks: list[NDArray[np.float64]] | None
+    waits: list[dict[int, list[int]]] | None
     prompts: list[int]
     seeds: list[int]
     requests: list[int]
@@ -84,6 +89,8 @@ def plan(
     seed: int | Sequence[int] | None,
     num_samples: int,
     is_infilling: bool,
+    ranks: object = None,
+    eligible_after: object = None,
 ) -> Plan:
     """What a run starts from.
 
@@ -94,6 +101,7 @@ def plan(
         read: makes prompts of what the caller gave, once the tokenizer and, to fill in, the mask are known.
         seed, num_samples: as `sample` takes them.
         is_infilling: fill the masks that are there and append nothing.
+        ranks, eligible_after: what the caller wants of the order of the positions, or None.
 
     Raises:
         InvalidValueError, InvalidTypeError: what cannot work.
@@ -113,6 +121,7 @@ def plan(
     of_rows = [number for number in range(len(prompts)) for _ in range(each)]
     starts = [0 if is_infilling else len(prompts[number].ids) for number in of_rows]
     canvases = [canvas_of(prompts[number], config, infilling=is_infilling) for number in of_rows]
+    ranked, waits = row_orders(ranks, eligible_after, prompts, config, infilling=is_infilling)
     return Plan(
         tokenizer=tokenizer,
         config=config,
@@ -126,6 +135,8 @@ def plan(
         open=[canvas == config.mask_token_id for canvas in canvases],
         starts=starts,
         block_starts=[0] * len(starts) if _is_absolute(runner) else starts,
+        ranks=None if ranked is None else [ranked[number] for number in of_rows],
+        waits=None if waits is None else [waits[number] for number in of_rows],
         prompts=of_rows,
         seeds=seeds,
         requests=requests,
@@ -349,6 +360,22 @@ def canvas_of(prompt: Prompt, config: SamplerConfig, *, infilling: bool) -> NDAr
     if infilling:
         return prompt.ids.copy()  # they may be the caller's, who may write into them while the model runs
     return np.concatenate([prompt.ids, np.full(config.max_new_tokens or 0, config.mask_token_id, dtype=np.int64), prompt.tail])
+
+
+def row_orders(
+    ranks: object, eligible_after: object, prompts: list[Prompt], config: SamplerConfig, *, infilling: bool
+) -> tuple[list[NDArray[np.float64]] | None, list[dict[int, list[int]]] | None]:
+    """For each prompt the ranks of its canvas, and positions of it that wait for others; None where the caller gave none."""
+    new = config.max_new_tokens or 0
+    ranked = None if ranks is None else ranks_of(ranks, len(prompts))
+    waits = None if eligible_after is None else waits_of(eligible_after, len(prompts))
+    if not infilling:
+        places = [(len(prompt.ids), len(prompt.ids) + new + len(prompt.tail)) for prompt in prompts]
+        if ranked is not None:
+            ranked = [moved(row, start, new, length) for row, (start, length) in zip(ranked, places, strict=True)]
+        if waits is not None:
+            waits = [shifted(row, start, new) for row, (start, _) in zip(waits, places, strict=True)]
+    return ranked, None if waits is None else [dict(row) for row in waits]
 
 
 def plain_seed(seed: int | Sequence[int] | None) -> int | list[int]:

@@ -96,10 +96,15 @@ class Run:
             request=plan.requests,
             block_start=plan.block_starts,
             open=plan.open if config.mask_token_id is None else None,
+            order=plan.ranks,
+            eligible_after=plan.waits,
             score_all=guesses,
             max_rows=config.max_batch_rows,
         )
-        made = Predictor(self._sampler, plan.rule, plan.special) if predictor is None else predictor(plan, self._sampler)
+        if predictor is None:
+            made = Predictor(self._sampler, plan.rule, plan.special, waits=plan.waits is not None)
+        else:
+            made = predictor(plan, self._sampler)
         self._predict: Predictor | None = made
         session = runner.begin(
             Task(

@@ -10,6 +10,7 @@ from dllm_fast import prepare
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.modules.hold import Settled
 from dllm_fast.open import open_runner
+from dllm_fast.orders import is_ranks
 from dllm_fast.records import scalar
 from dllm_fast.run import Run
 from dllm_fast.settings.resolve import resolve, unknown
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from dllm_fast.result import Result
     from dllm_fast.run import OnStep
     from dllm_fast.settings.config import SamplerConfig
-    from dllm_fast.settings.keywords import InfillSettings, SamplerSettings
+    from dllm_fast.settings.keywords import After, InfillSettings, SamplerSettings
 
     Model = str | Path | LoadedModel | Callable[[torch.Tensor], Any]
     Prompt = str | Mapping[str, Any] | Sequence[Any] | NDArray[np.int64] | torch.Tensor
@@ -47,6 +48,7 @@ def sample(
     on_step: OnStep | None = None,
     guesses: bool = False,
     like: Model | None = None,
+    eligible_after: After | Sequence[After | None] | None = None,
     **settings: Unpack[SamplerSettings],
 ) -> Result:
     """Appends `max_new_tokens` masks to each prompt and fills them.
@@ -80,9 +82,14 @@ def sample(
         like: for a plain function around a model of transformers, one that `dllm_fast.load` opened, or that of a folder or hub
             id: that model. The function is run, on a few tokens first; shift, blocks, ids, end tokens, recommended rule and
             tokenizer are those of the model. Of a function without it nothing is known.
+        eligible_after: positions, and for each those that must be written before it, as `{4: [2, 3]}`; one mapping for all
+            prompts, or one (or None) for each. They are counted from the first new one (by `infill` from the beginning of the
+            canvas), and whoever is waited for lies in the same block or an earlier one.
         settings: single settings over the preset, as in `SamplerConfig`; the names of LLaDA, Dream, Fast-dLLM, SDAR, dInfer,
             Diffusers, transformers and vLLM are understood (`gen_length`, `remasking`, `num_inference_steps`, ...) or answered
             with what to use instead. A type checker knows our names alone; it takes others as `**theirs`, a `dict[str, Any]`.
+            `order` may also be an array of ranks, one for each new position (by `infill` one for each of the canvas, of which
+            only the masks count): the lowest is written first, ties from the left. One array for all prompts, or one for each.
 
     Raises:
         InvalidValueError, InvalidTypeError: before the first forward wherever that is possible.
@@ -102,6 +109,7 @@ def sample(
         on_step=on_step,
         guesses=guesses,
         like=like,
+        eligible_after=eligible_after,
         **settings,
     ).result()
 
@@ -119,6 +127,7 @@ def infill(
     on_step: OnStep | None = None,
     guesses: bool = False,
     like: Model | None = None,
+    eligible_after: After | Sequence[After | None] | None = None,
     **settings: Unpack[InfillSettings],
 ) -> Result:
     """Fills exactly the mask tokens of each canvas and appends nothing. Blocks are counted from position 0.
@@ -141,6 +150,7 @@ def infill(
         on_step=on_step,
         guesses=guesses,
         like=like,
+        eligible_after=eligible_after,
         **settings,
     ).result()
 
@@ -160,6 +170,7 @@ def stream(
     on_step: OnStep | None = None,
     guesses: bool = False,
     like: Model | None = None,
+    eligible_after: After | Sequence[After | None] | None = None,
     **settings: Unpack[SamplerSettings],
 ) -> Run:
     """Begins what `sample` (of a prompt) or `infill` (of a canvas) does, to be carried out step by step.
@@ -170,8 +181,8 @@ def stream(
         result = run.result()
 
     Args:
-        model, prompt, canvas, preset, config, tokenizer, attention_mask, chat, seed, num_samples, on_step, like, settings: as
-            `sample` and `infill` take them; either a prompt or a canvas.
+        model, prompt, canvas, preset, config, tokenizer, attention_mask, chat, seed, num_samples, on_step, like,
+            eligible_after, settings: as `sample` and `infill` take them; either a prompt or a canvas.
         guesses: events also tell what the model would write at the masks that are left in the block. All of them are scored in
             every step then, also where the rule looks at fewer, which takes longer; no token is another.
 
@@ -194,6 +205,11 @@ def stream(
     given, name = (prompt, "prompt") if canvas is None else (canvas, "canvas")
     read = functools.partial(text.prompts, given, name=name, attention_mask=attention_mask, chat=chat)
     lacking = () if canvas is None else ("chat", "max_new_tokens")
+    ranks = settings.get("order")
+    if not is_ranks(ranks):
+        ranks = None
+    else:
+        settings["order"] = "ranks"
     rule = functools.partial(resolve, preset, config, settings, lacking=lacking)
     with Settled(), Settled():
         rule()  # what is wrong by itself is refused before a checkpoint is opened
@@ -206,6 +222,8 @@ def stream(
             seed=seed,
             num_samples=num_samples,
             is_infilling=canvas is not None,
+            ranks=ranks,
+            eligible_after=eligible_after,
         )
         return Run(plan, runner, on_step=on_step, guesses=wants_guesses)
 

@@ -1,4 +1,5 @@
 //! The canvas of a row: what stands at its positions, and which of them may change.
+pub mod dependencies;
 pub mod edit;
 pub mod window;
 

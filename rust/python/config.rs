@@ -388,5 +388,5 @@ pub(super) fn most_forwards(
     let masks = whole(masks, "masks", (0, most), "no canvas has more")?;
     let remedy = "a block that counts holds a mask";
     let blocks = whole(blocks, "blocks", (0, masks), remedy)?;
-    Ok(rule.most_forwards(masks as usize, blocks as usize))
+    Ok(rule.most_forwards(masks as usize, blocks as usize, false))
 }

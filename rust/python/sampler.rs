@@ -14,9 +14,9 @@ use crate::error::Error;
 use crate::logits::predict::Site;
 use crate::rng::Stream;
 use crate::rules::order::Proposal;
-use crate::sampler::{Answer, Pace, Sampler as Core, Start};
+use crate::sampler::{Answer, Pace, Sampler as Core, Start, Wishes};
 use crate::watch::Watch;
-use numpy::{PyArray1, PyArray2};
+use numpy::{PyArray1, PyArray2, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::collections::HashMap;
@@ -62,6 +62,35 @@ fn each_since(rows: &[usize], since: &Bound<'_, PyAny>, of: &str) -> PyResult<Ve
     )))
 }
 
+/// What callers want of the order of the positions of `n` rows; `dllm_fast.orders` reads it, and explains refusals.
+fn wishes(
+    py: Python<'_>,
+    order: Option<&Bound<'_, PyAny>>,
+    eligible_after: Option<&Bound<'_, PyAny>>,
+    n: usize,
+) -> PyResult<Vec<Wishes>> {
+    let mut wishes = vec![Wishes::default(); n];
+    if order.is_none() && eligible_after.is_none() {
+        return Ok(wishes);
+    }
+    let orders = py.import("dllm_fast.orders")?;
+    if let Some(order) = order {
+        let rows: Vec<PyReadonlyArray1<'_, f64>> =
+            orders.call_method1("ranks_of", (order, n))?.extract()?;
+        for (wish, ranks) in wishes.iter_mut().zip(rows) {
+            wish.ranks = Some(ranks.as_slice()?.to_vec());
+        }
+    }
+    if let Some(after) = eligible_after {
+        let rows: Vec<Vec<(u32, Vec<u32>)>> =
+            orders.call_method1("waits_of", (after, n))?.extract()?;
+        for (wish, pairs) in wishes.iter_mut().zip(rows) {
+            wish.after = pairs;
+        }
+    }
+    Ok(wishes)
+}
+
 fn index_of_row(row: &Bound<'_, PyAny>) -> PyResult<usize> {
     let remedy = "count from 0, or use what add() returned";
     whole(row, "row", (0, u64::from(u32::MAX)), remedy).map(|row| row as usize)
@@ -70,7 +99,7 @@ fn index_of_row(row: &Bound<'_, PyAny>) -> PyResult<usize> {
 #[pymethods]
 impl Sampler {
     #[new]
-    #[pyo3(signature = (config, canvases, *, seed=None, request=None, block_start=None, open=None, score_all=false, max_rows=None))]
+    #[pyo3(signature = (config, canvases, *, seed=None, request=None, block_start=None, open=None, order=None, eligible_after=None, score_all=false, max_rows=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         config: &Bound<'_, PyAny>,
@@ -79,6 +108,8 @@ impl Sampler {
         request: Option<&Bound<'_, PyAny>>,
         block_start: Option<&Bound<'_, PyAny>>,
         open: Option<&Bound<'_, PyAny>>,
+        order: Option<&Bound<'_, PyAny>>,
+        eligible_after: Option<&Bound<'_, PyAny>>,
         #[pyo3(from_py_with = scored)] score_all: bool,
         max_rows: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -99,11 +130,12 @@ impl Sampler {
         )?;
         let origins = each(block_start, "block_start", "a position from 0")?;
         let open = flag_lists(open, n, "open")?;
+        let wishes = wishes(py, order, eligible_after, n)?;
         let starts = canvases
             .into_iter()
-            .zip(open)
+            .zip(open.into_iter().zip(wishes))
             .enumerate()
-            .map(|(i, (canvas, open))| Start {
+            .map(|(i, (canvas, (open, wishes)))| Start {
                 canvas,
                 open,
                 stream: Stream {
@@ -111,6 +143,7 @@ impl Sampler {
                     request: requests[i],
                 },
                 origin: origins[i] as usize,
+                wishes,
             })
             .collect();
         let core = detached(py, |watch| Core::new(settings, starts, score_all, watch))?;
@@ -126,7 +159,7 @@ impl Sampler {
     /// One more row, also while others wait for answers: it takes part from the next request on, as soon as there is room.
     ///
     /// `config` are its own settings; without them it has those that the sampler was made with. Returns its index.
-    #[pyo3(signature = (canvas, config=None, *, seed=None, request=None, block_start=None, open=None))]
+    #[pyo3(signature = (canvas, config=None, *, seed=None, request=None, block_start=None, open=None, order=None, eligible_after=None))]
     #[allow(clippy::too_many_arguments)]
     fn add(
         &self,
@@ -137,6 +170,8 @@ impl Sampler {
         request: Option<&Bound<'_, PyAny>>,
         block_start: Option<&Bound<'_, PyAny>>,
         open: Option<&Bound<'_, PyAny>>,
+        order: Option<&Bound<'_, PyAny>>,
+        eligible_after: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<usize> {
         let number = |object: Option<&Bound<'_, PyAny>>, name, most| {
             let remedy = "leave it out for 0";
@@ -150,6 +185,7 @@ impl Sampler {
                 request: number(request, "request", u64::from(u32::MAX))? as u32,
             },
             origin: number(block_start, "block_start", u64::MAX)? as usize,
+            wishes: wishes(py, order, eligible_after, 1)?.remove(0),
         };
         let settings = config.map(|config| config::config(config));
         let settings = settings.transpose()?;

@@ -215,7 +215,12 @@ impl Config {
                 ));
             }
         }
-        if self.noise.annealed && noisy && matches!(self.order, Order::Entropy | Order::LeftToRight)
+        if self.noise.annealed
+            && noisy
+            && matches!(
+                self.order,
+                Order::Entropy | Order::LeftToRight | Order::Ranks
+            )
         {
             return Err(Error::Mismatch(
                 "order_temperature under the maskgit schedule perturbs the logarithm of a probability, got an order without one; \

@@ -152,17 +152,19 @@ impl Rule {
     ///
     /// Every forward of a block that is not full commits at least one position, so there are at most `open` of them, and no
     /// more than the steps that were asked for; under a schedule that spends forwards on idle steps, all of those. Where written
-    /// tokens are revised, each block may take so many more as `Ends::most_post_steps` says.
-    pub fn most_forwards(&self, open: usize, blocks: usize) -> usize {
+    /// tokens are revised, each block may take so many more as `Ends::most_post_steps` says. Where positions wait for others
+    /// (`waits`), a step may find fewer than it commits, and what is left behind the last step comes one by one at worst.
+    pub fn most_forwards(&self, open: usize, blocks: usize, waits: bool) -> usize {
         let asked = match self.steps {
             Steps::Open => open,
             Steps::Total(steps) => steps,
             Steps::PerBlock(steps) => steps.saturating_mul(blocks),
         };
-        let filling = if self.steps != Steps::Open && self.schedule.keeps_idle_steps() {
-            asked
-        } else {
-            asked.min(open)
+        let filling = match (self.schedule.keeps_idle_steps(), waits) {
+            (true, true) => asked.saturating_add(open),
+            (true, false) if self.steps != Steps::Open => asked,
+            (false, true) => open,
+            (_, false) => asked.min(open),
         };
         filling + blocks * self.revise.ends().most_post_steps()
     }

@@ -24,6 +24,8 @@ pub enum Order {
     Ancestral,
     /// Largest probability times how much around the position is known (d2Cache; `nearby::density`).
     CertaintyPrior,
+    /// The rank that came with the row, the lowest first.
+    Ranks,
 }
 
 /// Statistics of one position, as far as decisions need them.
@@ -82,11 +84,13 @@ pub struct Place {
     pub position: u32,
     /// Forward of the row.
     pub step: u32,
+    /// Rank of the position, where the row has ranks.
+    pub rank: f64,
 }
 
 impl Order {
     /// All of them, each at the place that is its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Confidence,
         Self::Margin,
         Self::Entropy,
@@ -95,6 +99,7 @@ impl Order {
         Self::SampledConfidence,
         Self::Ancestral,
         Self::CertaintyPrior,
+        Self::Ranks,
     ];
 
     /// The name in settings.
@@ -108,12 +113,16 @@ impl Order {
             Self::SampledConfidence => "sampled-confidence",
             Self::Ancestral => "ancestral",
             Self::CertaintyPrior => "certainty-prior",
+            Self::Ranks => "ranks",
         }
     }
 
     /// Needs no statistics of the position?
     pub fn is_blind(self) -> bool {
-        matches!(self, Self::Random | Self::LeftToRight | Self::Ancestral)
+        matches!(
+            self,
+            Self::Random | Self::LeftToRight | Self::Ancestral | Self::Ranks
+        )
     }
 
     /// The confidence that thresholds and factors test.
@@ -135,6 +144,7 @@ impl Order {
             Self::Entropy => of(|p| -p.entropy),
             Self::SampledConfidence => of(|p| p.probability),
             Self::LeftToRight => -f64::from(place.position),
+            Self::Ranks => -place.rank,
             Self::Random | Self::Ancestral => {
                 place
                     .stream

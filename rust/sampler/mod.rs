@@ -6,6 +6,7 @@ mod memory;
 mod question;
 mod row;
 mod step;
+mod wishes;
 
 use crate::canvas::edit::Edit;
 use crate::error::{Error, Result};
@@ -20,6 +21,7 @@ use row::Row;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 pub use step::Pace;
+pub use wishes::Wishes;
 
 /// What a row starts from.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct Start {
     pub stream: Stream,
     /// Where its blocks are counted from.
     pub origin: usize,
+    /// What it is told of the order of its positions.
+    pub wishes: Wishes,
 }
 
 impl Start {
@@ -90,7 +94,7 @@ impl Sampler {
         let row = |(i, start): (usize, Start)| {
             going_on(watch)?;
             start.check(i, &rule)?;
-            Ok(Row::new(Arc::clone(&rule), start))
+            Row::new(Arc::clone(&rule), start, i)
         };
         let starts = starts.into_iter().enumerate();
         let rows: Vec<Row> = starts.map(row).collect::<Result<_>>()?;
@@ -121,7 +125,7 @@ impl Sampler {
         };
         let index = self.rows.len();
         start.check(index, &rule)?;
-        let row = Row::new(Arc::clone(&rule), start);
+        let row = Row::new(Arc::clone(&rule), start, index)?;
         rule.check_blocks(index, row.block_count())?;
         self.rows.push(row);
         Ok(index)

@@ -3,9 +3,11 @@
 use super::Start;
 use super::memory::Memory;
 use super::step::{Pending, Planned};
+use super::wishes::Heeded;
 use crate::canvas::edit::{Edit, Kind};
 use crate::canvas::window::Blocks;
 use crate::canvas::{Canvas, State};
+
 use crate::rng::Stream;
 use crate::rules::Rule;
 use crate::rules::ends::{Standing, first_end};
@@ -45,6 +47,7 @@ pub struct Row {
     pub(super) canvas: Canvas,
     pub(super) stream: Stream,
     blocks: Blocks,
+    pub(super) wishes: Heeded,
     /// Number of blocks with open positions at the start.
     block_count: usize,
     pub(super) block: Option<Block>,
@@ -64,19 +67,22 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn new(rule: Arc<Rule>, start: Start) -> Self {
+    /// The row of that number.
+    pub fn new(rule: Arc<Rule>, start: Start, index: usize) -> crate::error::Result<Self> {
         let canvas = Canvas::new(start.canvas, rule.mask, start.open.as_deref());
         let blocks = rule.blocks(start.origin);
         let early = match rule.min_new_tokens {
             0 => 0,
             least => canvas.place_of(least),
         };
-        Self {
+        let wishes = Heeded::new(start.wishes, &rule, &canvas, blocks, index)?;
+        Ok(Self {
             block_count: blocks.count(canvas.states(), canvas.len()),
             rule,
             canvas,
             stream: start.stream,
             blocks,
+            wishes,
             block: None,
             forwards: 0,
             scheduled: 0,
@@ -87,7 +93,7 @@ impl Row {
             is_cancelled: false,
             early,
             ending: None,
-        }
+        })
     }
 
     pub fn rule(&self) -> &Arc<Rule> {

@@ -58,7 +58,7 @@ impl Row {
     /// the decisions of this one are known here. Never where they say how many it commits.
     pub fn next_pace(&self) -> Option<Pace> {
         let rule = &self.rule;
-        if rule.revise.looks_back() || rule.gap_stop.is_some() {
+        if rule.revise.looks_back() || rule.gap_stop.is_some() || self.wishes.after.is_some() {
             return None;
         }
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
@@ -92,7 +92,7 @@ impl Row {
         score_all: bool,
     ) -> Option<Pending> {
         let rule = &self.rule;
-        let eligible = self.open_positions(step);
+        let eligible = self.eligible(step);
         let floor = rule.floor(step, published_mean);
         let chosen = self.choose_blindly(&eligible, floor, step);
         let commits = chosen.as_ref().map_or(floor, Vec::len);
@@ -109,6 +109,7 @@ impl Row {
         }
         let mut positions = match &chosen {
             Some(chosen) if !score_all => chosen.clone(),
+            _ if score_all && self.wishes.after.is_some() => self.open_positions(step),
             _ => eligible,
         };
         if rule.revise.scores_written() {
@@ -154,6 +155,20 @@ impl Row {
         positions
     }
 
+    /// Those of them that may be written now.
+    fn eligible(&self, step: Step) -> Vec<u32> {
+        let mut positions = self.open_positions(step);
+        if self.wishes.after.is_some() {
+            positions.retain(|&p| self.is_eligible(p));
+        }
+        positions
+    }
+
+    /// May an open position of the block be written now?
+    fn is_eligible(&self, position: u32) -> bool {
+        self.wishes.allow(position, self.canvas.states())
+    }
+
     /// The positions of this step, where the rule does not look at the model.
     fn choose_blindly(&self, eligible: &[u32], floor: usize, step: Step) -> Option<Vec<u32>> {
         let rule = &self.rule;
@@ -189,6 +204,7 @@ impl Row {
             stream: self.stream,
             position,
             step: self.forwards,
+            rank: self.wishes.rank(position),
         }
     }
 
@@ -246,7 +262,7 @@ impl Row {
         let densities = self.densities(pending, watch)?;
         let mut candidates = Vec::with_capacity(pending.positions.len());
         for (index, &position) in pending.positions.iter().enumerate() {
-            if states[position as usize] != State::Open {
+            if states[position as usize] != State::Open || !self.is_eligible(position) {
                 continue;
             }
             candidates.push(match answer {

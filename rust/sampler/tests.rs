@@ -45,6 +45,7 @@ fn start(canvas: &[u32], seed: u64) -> Start {
         open: None,
         stream: Stream { seed, request: 0 },
         origin: 0,
+        wishes: Wishes::default(),
     }
 }
 

@@ -95,6 +95,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "open": NONE,  # beside a mask, which says it
     "generation_config": NONE,
     "position_ids": (*NONE, *IDS, *ROWS),
+    "eligible_after": (*NONE, "{}"),
     **dict.fromkeys(("preset", "cache_policy", "revision", "kind", "name"), NONE),
 }
 # What an argument means beside that at one door, and why.
@@ -109,6 +110,7 @@ DOORS: dict[tuple[str, str], tuple[str, ...]] = {
         for name in ("temperature", "top_k", "top_p", "min_p")
     },
     ("_core.row_laws", "rows"): WHOLE,  # how many, where elsewhere they are which
+    **{(door, "order"): (*STATISTICS, *ROWS) for door in ("sample", "infill", "stream", "generate")},  # ranks
     ("Edit", "token"): WHOLE,  # one, where elsewhere they are several
     ("Edit.from_dict of", "token"): WHOLE,
     ("StepEvent.from_dict of", "positions"): ROWS,  # one row for each of its rows

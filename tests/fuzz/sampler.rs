@@ -19,7 +19,7 @@ use dllm_fast::rules::gap::GapStop;
 use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
 use dllm_fast::rules::revise::Revise;
 use dllm_fast::rules::schedule::Schedule;
-use dllm_fast::sampler::{Answer, Sampler, Start};
+use dllm_fast::sampler::{Answer, Sampler, Start, Wishes};
 use dllm_fast::watch::Watch;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -170,6 +170,7 @@ fn config(dice: &mut Dice) -> Config {
         Order::SampledConfidence,
         Order::Ancestral,
         Order::CertaintyPrior,
+        Order::Ranks,
     ]);
     let id = |dice: &mut Dice| {
         if dice.one_in(20) {
@@ -312,7 +313,12 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
             });
         }
     }
-    if config.noise.annealed && matches!(config.order, Order::Entropy | Order::LeftToRight) {
+    if config.noise.annealed
+        && matches!(
+            config.order,
+            Order::Entropy | Order::LeftToRight | Order::Ranks
+        )
+    {
         config.noise.temperature = 0.0;
     }
     let mask = mask_of(&config);
@@ -326,7 +332,8 @@ fn mask_of(config: &Config) -> u32 {
     config.mask.expect("drawn with one")
 }
 
-fn start(mask: u32, dice: &mut Dice) -> Start {
+fn start(config: &Config, dice: &mut Dice) -> Start {
+    let mask = mask_of(config);
     let length = dice.below(14);
     let canvas = (0..length).map(|_| {
         if dice.one_in(2) {
@@ -336,15 +343,49 @@ fn start(mask: u32, dice: &mut Dice) -> Start {
         }
     });
     let canvas: Vec<u32> = canvas.collect();
+    let wishes = wishes(config, &canvas, dice);
     Start {
         stream: Stream {
             seed: dice.bits(),
             request: dice.below(3) as u32,
         },
         origin: dice.below(length + 3),
+        wishes,
         canvas,
         open: None,
     }
+}
+
+/// Ranks where the rule wants them, and positions that wait for others: nearly always for open ones on their left.
+fn wishes(config: &Config, canvas: &[u32], dice: &mut Dice) -> Wishes {
+    let mut wishes = Wishes::default();
+    if (config.order == Order::Ranks) != dice.one_in(40) {
+        let rank = |_| {
+            if dice.one_in(200) {
+                f64::NAN
+            } else {
+                dice.below(5) as f64 - 2.0
+            }
+        };
+        wishes.ranks = Some((0..canvas.len()).map(rank).collect());
+    }
+    let open: Vec<u32> = (0..canvas.len() as u32)
+        .filter(|&p| canvas[p as usize] == mask_of(config))
+        .collect();
+    if open.len() > 1 && dice.one_in(3) {
+        for _ in 0..dice.below(6) {
+            let (a, b) = (dice.below(open.len()), dice.below(open.len()));
+            let (earlier, later) = if dice.one_in(60) {
+                (b, a)
+            } else {
+                (a.min(b), a.max(b))
+            };
+            if earlier != later || dice.one_in(60) {
+                wishes.after.push((open[later], vec![open[earlier]]));
+            }
+        }
+    }
+    wishes
 }
 
 /// What a caller answers for a position: a function of the row's seed, its step and the position, whoever else is there.
@@ -396,7 +437,7 @@ fn bound(config: &Config, start: &Start) -> usize {
     let blocks = config.blocks(start.origin);
     let blocks = blocks.count(canvas.states(), canvas.len());
     let rule = Rule::new(config.clone()).expect("a sampler was made with it");
-    rule.most_forwards(canvas.open(), blocks)
+    rule.most_forwards(canvas.open(), blocks, !start.wishes.after.is_empty())
 }
 
 /// Answers that must be refused, or may be taken: then the run goes on from there.
@@ -545,9 +586,10 @@ fn run(
             );
             assert!(
                 sampler.forwards(r) as usize <= bound(config, &starts[r]),
-                "{} forwards, at most {}",
+                "{} forwards, at most {}: {config:?} {:?}",
                 sampler.forwards(r),
-                bound(config, &starts[r])
+                bound(config, &starts[r]),
+                starts[r]
             );
         }
     }
@@ -590,9 +632,7 @@ fn drive(case: u64) {
     } else {
         tame(wild, dice)
     };
-    let starts: Vec<Start> = (0..dice.below(5))
-        .map(|_| start(mask_of(&config), dice))
-        .collect();
+    let starts: Vec<Start> = (0..dice.below(5)).map(|_| start(&config, dice)).collect();
     run(&config, &starts, dice.one_in(2), Some(dice));
     company(case);
     // A row alone and in company; only Dream's published mean over the batch makes a difference.
@@ -615,7 +655,7 @@ fn company(case: u64) {
     let mut cases: Vec<(Config, Start, Sampler)> = Vec::new();
     for _ in 0..=dice.below(4) {
         let config = tame(config(dice), dice);
-        let start = start(mask_of(&config), dice);
+        let start = start(&config, dice);
         if let Some(alone) = run(&config, std::slice::from_ref(&start), false, None) {
             cases.push((config, start, alone));
         }
@@ -726,6 +766,7 @@ fn a_block_longer_than_any_canvas_is_one_block() {
             cut: Cut::Threshold(0.0),
             schedule: Schedule::Even,
             order: Order::LeftToRight,
+            revise: Revise::None,
             ends: vec![],
             stop_at_end: false,
             stops: vec![],
@@ -741,6 +782,7 @@ fn a_block_longer_than_any_canvas_is_one_block() {
                 request: 0,
             },
             origin: 1,
+            wishes: Wishes::default(),
         };
         let sampler = run(&config, &[start], false, None).expect("usable settings");
         assert_eq!(sampler.forwards(0), 1, "{length}");

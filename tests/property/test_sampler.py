@@ -18,7 +18,7 @@ import toys
 from driving import assert_equals_reference, batches, drive, edits_of, first_commit, first_steps, lines, same
 from reference import sampler as reference
 from reference.schedule import counts
-from strategies import CUTS, END, MASK, ORDERS, OTHER_END, VOCABULARY
+from strategies import CUTS, END, MASK, OTHER_END, PLAIN_ORDERS, VOCABULARY
 
 STATISTIC_ORDERS = ("confidence", "margin", "entropy", "sampled-confidence")
 GREEDY = st.just(0.0)
@@ -197,7 +197,7 @@ def test_invariants_of_a_run(config, batch, model):
 
 
 @given(
-    strategies.settings(orders=[o for o in ORDERS if o != "ancestral"], schedules=strategies.SCHEDULES[:5]),
+    strategies.settings(orders=[o for o in PLAIN_ORDERS if o != "ancestral"], schedules=strategies.SCHEDULES[:5]),
     strategies.canvases(),
     tables,
     st.integers(1, 20),
@@ -255,7 +255,7 @@ def test_limits_of_the_cuts(canvas, model, order, block_length):
         assert drive({**base, **config}, [canvas], model).nfe_per_row == [len(blocks)]
 
 
-@given(strategies.canvases(), tables, st.sampled_from(ORDERS), strategies.temperatures)
+@given(strategies.canvases(), tables, st.sampled_from(PLAIN_ORDERS), strategies.temperatures)
 def test_blocks_of_one_are_left_to_right(canvas, model, order, temperature):
     """I12, I16: and left to right is greedy (or sampled) decoding, one token after the other."""
     base = {"mask_token_id": MASK, "temperature": temperature}

@@ -75,6 +75,8 @@ class Row:
         canvas: the tokens.
         stream: (seed, request), the row's randomness.
         origin: where blocks are counted from.
+        ranks: of each position, where the order is theirs.
+        after: positions, and for each those that must be written before it.
         nfe: forwards so far.
         scheduled: steps of the schedule so far, those that were passed over included.
         trajectory: what was written, in order.
@@ -87,6 +89,8 @@ class Row:
     canvas: np.ndarray
     stream: tuple[int, int]
     origin: int = 0
+    ranks: np.ndarray | None = None
+    after: dict[int, list[int]] = field(default_factory=dict)
     nfe: int = 0
     scheduled: int = 0
     time: float = math.nan
@@ -104,6 +108,10 @@ class Row:
         """Positions of a window that are still masks."""
         return [p for p in window if self.canvas[p] == self.config.mask_token_id]
 
+    def eligible(self, window) -> list[int]:
+        """Those of them that may be written now: they wait for no other."""
+        return [p for p in self.masked(window) if not {*self.after.get(p, ())} & {*self.masked(range(len(self.canvas)))}]
+
     def written(self, window) -> list[int]:
         """Positions of a window that were masks and are none now."""
         return [p for p in window if not self.given[p] and self.canvas[p] != self.config.mask_token_id]
@@ -115,10 +123,11 @@ class Row:
         if self.config.schedule == "first-hitting":
             self.time = 1.0
         for index in itertools.count():
-            eligible = self.masked(window)
-            if not eligible:
+            left = len(self.masked(window))
+            if not left:
                 break
-            step = Step(index, steps, masks, len(eligible))
+            eligible = self.eligible(window)
+            step = Step(index, steps, masks, left)
             if self.config.order == "ancestral":
                 self.ancestral_step(eligible, step)
             else:
@@ -147,7 +156,7 @@ class Row:
         keys = {}
         for p in eligible:
             place = (*self.stream, p, self.nfe)
-            score = select.score(c.order, proposals[p], p, place)
+            score = -self.ranks[p] if c.order == "ranks" else select.score(c.order, proposals[p], p, place)
             if c.order == "certainty-prior":
                 score *= nearby.density([token != c.mask_token_id for token in self.canvas], p, c.prior_sigma)
             if c.schedule == "maskgit":
@@ -276,7 +285,9 @@ class Row:
         return philox.uniform(*self.stream, position, step, draw)
 
 
-def run(model, canvas, config, *, seed: int = 0, request: int = 0, block_start: int = 0) -> Row:
+def run(
+    model, canvas, config, *, seed: int = 0, request: int = 0, block_start: int = 0, order=None, eligible_after=None
+) -> Row:
     """Fills the masks of `canvas`.
 
     Args:
@@ -285,9 +296,11 @@ def run(model, canvas, config, *, seed: int = 0, request: int = 0, block_start: 
         config: a mapping with the names of `SamplerConfig`; those left out have their defaults.
         seed, request: the row's randomness.
         block_start: where blocks are counted from.
+        order: a rank for each position.
+        eligible_after: positions, and for each those that must be written before it.
     """
     settings = SimpleNamespace(**(DEFAULTS | dict(config)))
-    row = Row(model, settings, np.array(canvas, dtype=np.int64), (seed, request), block_start)
+    row = Row(model, settings, np.array(canvas, dtype=np.int64), (seed, request), block_start, order, eligible_after or {})
     fill_all(row, block_start)
     return row
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 import dllm_fast
-from dllm_fast.settings.keywords import InfillSettings, ModelSettings, SamplerSettings
+from dllm_fast.settings.keywords import InfillSettings, ModelSettings, Ranks, SamplerSettings
 
 ROOT = Path(__file__).parents[2]
 # As strict as mypy can be, without the types of other libraries, which take it half a minute.
@@ -57,7 +57,8 @@ def test_every_field_is_a_keyword_of_its_type() -> None:
     keywords = get_type_hints(SamplerSettings)
     assert keywords.keys() == fields.keys()
     for name, kind in fields.items():
-        alone = {"suppress_tokens": {int}, "stop": {int, str}}.get(name, set())
+        # An order may also be ranks, which are no setting.
+        alone = {"suppress_tokens": {int}, "stop": {int, str}, "order": set(get_args(Ranks))}.get(name, set())
         assert set(get_args(keywords[name])) == taken(kind) | alone, name
     assert SamplerSettings.__annotations__.keys() - InfillSettings.__annotations__.keys() == {
         "max_new_tokens",

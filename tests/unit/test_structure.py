@@ -18,6 +18,7 @@ LAYERS = [
     ("cores", "nearest", "tensors"),
     ("errors",),
     ("arrays",),
+    ("orders",),
     ("records", "switches", "confined"),
     ("kernels", "checkpoint", "modules"),
     ("text", "settings"),

@@ -123,12 +123,14 @@ class Predictor:
     On a device the logits stay where they are; what comes to the host are 60 bytes a position, in one copy.
     """
 
-    def __init__(self, sampler: Sampler, config: SamplerConfig, special: tuple[int, ...] = ()) -> None:
+    def __init__(self, sampler: Sampler, config: SamplerConfig, special: tuple[int, ...] = (), *, waits: bool = False) -> None:
         """`sampler` is fed, and knows the settings of each row; `config` are those that it was made with.
 
-        `special` are those of the suppressed tokens that the tokenizer says, not the caller.
+        `special` are those of the suppressed tokens that the tokenizer says, not the caller. `waits` says that positions wait
+        for others, of which a device knows nothing.
         """
         self._sampler = sampler
+        self._waits = waits
         self._last_special = max(special, default=-1)
         self._configs: list[_Configured] = [_Configured(config)]
         self._indices: dict[bytes, tuple[int, ...]] = {}
@@ -193,6 +195,8 @@ class Predictor:
             return None  # no graph rounds, or knows what stands where
         rules = {commit.Rule.of(self._configs[i].config, info.device) for i in set(index)}
         only = rules.pop() if len(rules) == 1 else commit.Refusal("rows of a step commit by different rules")
+        if self._waits:
+            only = commit.Refusal("positions wait for others, which the host knows")
         return self._laws_of(index, vocabulary, info.device), None if isinstance(only, commit.Refusal) else only
 
     def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> _core.Prediction:

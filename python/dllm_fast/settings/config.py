@@ -49,10 +49,11 @@ class SamplerConfig:
             `dllm_fast.schedule` computes them.
         eps: last time of the `dream` schedule, in (0, 1).
         order: what positions are ranked by: `confidence`, `margin`, `entropy`, `random`, `left-to-right`,
-            `sampled-confidence`, `ancestral` or `certainty-prior`. Confidence is the largest probability; `sampled-confidence`
-            that of the drawn token, as several published loops have it; `ancestral` ranks nothing, each position commits by
-            itself with the probability of the schedule; `certainty-prior` is confidence times how much around the position is
-            known (d2Cache, 2509.23094).
+            `sampled-confidence`, `ancestral`, `certainty-prior` or `ranks`. Confidence is the largest probability;
+            `sampled-confidence` that of the drawn token, as several published loops have it; `ancestral` ranks nothing, each
+            position commits by itself with the probability of the schedule; `certainty-prior` is confidence times how much
+            around the position is known (d2Cache, 2509.23094); `ranks` are the caller's own, which `sample` takes as
+            `order=[3, 1, 2]`.
         order_temperature: scale of Gumbel noise on the ranking, at least 0. With the `maskgit` schedule it is added to the
             log-probability and fades out over the steps, as published.
         prior_sigma: how wide the order `certainty-prior` looks around a position; a standard deviation in positions, above 0

@@ -7,8 +7,13 @@ shows, and what is misspelled is refused. Who has others passes `**theirs`, a `d
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypedDict
+
+# The caller's own order of positions, which is no setting: a rank for each, the lowest first; for all rows, or for each row.
+Ranks = Collection[float] | Collection[Collection[float]]
+# Positions, and for each those that must be written before it.
+After = Mapping[int, Sequence[int]]
 
 
 class ModelSettings(TypedDict, total=False):
@@ -31,7 +36,7 @@ class InfillSettings(ModelSettings, total=False):
     steps_per_block: int | None
     schedule: str | None
     eps: float | None
-    order: str | None
+    order: str | Ranks | None  # ranks are the caller's own, beside the settings
     order_temperature: float | None
     prior_sigma: float | None
     threshold: float | None

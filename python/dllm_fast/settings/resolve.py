@@ -22,7 +22,10 @@ _LEFT: dict[str, Any] = {field.name: field.default for field in dataclasses.fiel
 # Letters of a name that is shown.
 _LONGEST = 100
 # Of `sample`, for those who misspell them.
-ARGUMENTS = ("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step", "guesses", "like")
+ARGUMENTS = (
+    *("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step", "guesses", "like"),
+    "eligible_after",
+)
 
 
 class Recommends(Protocol):

@@ -1,0 +1,108 @@
+//! What a row is told of the order in which its positions are written.
+
+use crate::canvas::dependencies::Dependencies;
+use crate::canvas::window::Blocks;
+use crate::canvas::{Canvas, State};
+use crate::error::{Error, Result};
+use crate::rules::Rule;
+use crate::rules::order::Order;
+use crate::rules::schedule::Schedule;
+
+/// As a caller has them.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// A rank for each position of the canvas, the lowest first; of those that are not open nobody asks.
+    pub ranks: Option<Vec<f64>>,
+    /// Positions, and for each those that must be written before it.
+    pub after: Vec<(u32, Vec<u32>)>,
+}
+
+/// As a row heeds them.
+pub(super) struct Heeded {
+    ranks: Option<Vec<f64>>,
+    pub(super) after: Option<Dependencies>,
+}
+
+impl Heeded {
+    /// Refuses what does not fit the rule or the canvas of a row of this number.
+    pub(super) fn new(
+        wishes: Wishes,
+        rule: &Rule,
+        canvas: &Canvas,
+        blocks: Blocks,
+        row: usize,
+    ) -> Result<Self> {
+        check_ranks(wishes.ranks.as_deref(), rule, canvas, row)?;
+        let after = Dependencies::new(&wishes.after, canvas.states(), blocks, row)?;
+        if after.is_some() && rule.order == Order::Ancestral {
+            return Err(Error::Mismatch(
+                "order 'ancestral' commits every position by itself, as the reverse process does, got eligible_after beside it; \
+                 leave eligible_after out, or choose another order"
+                    .into(),
+            ));
+        }
+        if after.is_some() && rule.schedule == Schedule::FirstHitting {
+            return Err(Error::Mismatch(
+                "schedule 'first-hitting' may commit any mask next, as the reverse process does, got eligible_after beside it; \
+                 leave eligible_after out, or choose another schedule"
+                    .into(),
+            ));
+        }
+        if after.is_some() && rule.gap_stop.is_some() {
+            return Err(Error::Mismatch(
+                "gap_stop ends a block at once, got eligible_after beside it, where some positions still wait for others; \
+                 leave eligible_after out, or set gap_stop to None"
+                    .into(),
+            ));
+        }
+        Ok(Self {
+            ranks: wishes.ranks,
+            after,
+        })
+    }
+
+    /// Rank of a position; 0 where there are none.
+    pub(super) fn rank(&self, position: u32) -> f64 {
+        let ranks = self.ranks.as_ref();
+        ranks.map_or(0.0, |ranks| ranks[position as usize])
+    }
+
+    /// May an open position be written now?
+    pub(super) fn allow(&self, position: u32, states: &[State]) -> bool {
+        let after = self.after.as_ref();
+        after.is_none_or(|after| after.allow(position, states))
+    }
+}
+
+fn check_ranks(ranks: Option<&[f64]>, rule: &Rule, canvas: &Canvas, row: usize) -> Result<()> {
+    let Some(ranks) = ranks else {
+        return if rule.order == Order::Ranks {
+            Err(Error::Mismatch(format!(
+                "order 'ranks' needs a rank for each position, got none for row {row}; pass order= an array, or choose another order"
+            )))
+        } else {
+            Ok(())
+        };
+    };
+    if rule.order != Order::Ranks {
+        return Err(Error::Mismatch(format!(
+            "ranks are what the order 'ranks' goes by, got some for row {row} with the order '{}'; leave them out, or set order='ranks'",
+            rule.order.name()
+        )));
+    }
+    if ranks.len() != canvas.len() {
+        return Err(Error::Mismatch(format!(
+            "order must have a rank for each position of the canvas, got {} for the {} of row {row}; give one also to what is given",
+            ranks.len(),
+            canvas.len()
+        )));
+    }
+    match ranks.iter().position(|rank| !rank.is_finite()) {
+        None => Ok(()),
+        Some(position) => Err(Error::Mismatch(format!(
+            "order must hold finite ranks, got {} at canvas position {position} of row {row}; give it a number, the highest for \
+             what comes last",
+            ranks[position]
+        ))),
+    }
+}
