@@ -319,6 +319,24 @@ class Request:
         Raises:
             InvalidValueError: another number of canvases, or a canvas of another length.
         """
+    def with_rows(
+        self,
+        places: NDArray[np.int64] | Sequence[int],
+        rows: NDArray[np.int64] | Sequence[int],
+        canvases: Sequence[NDArray[np.int64] | Sequence[int] | None],
+        moves: NDArray[np.int64] | Sequence[int],
+    ) -> Request:
+        """A request of other rows, each like one of these: for a row beside another one, as guidance needs it.
+
+        Args:
+            places: `[m]` which of these rows each is like.
+            rows: `[m]` their numbers.
+            canvases: the tokens of each; None for those of the row that it is like.
+            moves: `[m]` how much further right everything that is asked stands in them: positions, and the block.
+
+        Raises:
+            InvalidValueError: not as many of each, no such place, or a canvas that does not hold what is asked.
+        """
 
 @final
 class Sampler:

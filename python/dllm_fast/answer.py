@@ -10,6 +10,7 @@ import numpy as np
 from dllm_fast.errors import DllmFastError
 from dllm_fast.events import CANCELLED, LENGTH, STOP
 from dllm_fast.result import Result, Stats
+from dllm_fast.runners.guides import PAIR
 from dllm_fast.text import prompts as text
 from dllm_fast.text import stops, tokens
 
@@ -69,7 +70,7 @@ class Cost:
     """What a run took.
 
     Attributes:
-        forwards: calls of the model.
+        forwards: calls of the model; one of guided rows counts two.
         replayed: those of them that were replayed from CUDA graphs.
         model_s: seconds in them.
         seconds: all in all.
@@ -117,7 +118,10 @@ def answer(
         trajectory=trajectory,
         stats=Stats(
             nfe=cost.forwards,
-            nfe_per_row=sampler.nfe_per_row,
+            nfe_per_row=[
+                forwards * (1 if guide is None else PAIR)
+                for forwards, guide in zip(sampler.nfe_per_row, plan.guides, strict=True)
+            ],
             tokens_per_forward=committed / cost.forwards if cost.forwards else 0.0,
             replayed=cost.replayed,
             model_ms=cost.model_s * 1e3,

@@ -18,6 +18,7 @@ from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValue
 from dllm_fast.families.model_info import for_call
 from dllm_fast.orders import moved, ranks_of, shifted, waits_of
 from dllm_fast.records import count, scalar
+from dllm_fast.runners.guides import PAIR, guides, negatives_of
 from dllm_fast.settings.config import changed
 from dllm_fast.tensors import is_tensor
 from dllm_fast.text import tokens
@@ -25,6 +26,7 @@ from dllm_fast.text import tokens
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dllm_fast.runners.guides import Guide
     from dllm_fast.runners.runner import Runner
     from dllm_fast.settings.config import SamplerConfig
     from dllm_fast.settings.resolve import Resolved
@@ -51,6 +53,7 @@ class Plan:
         ranks: of each position of a canvas, where the caller gave an order.
         waits: pairs of a position and those that must be written before it, where the caller gave some.
         prompts: number of the prompt.
+        guides: how it is guided, or None.
         seeds, requests: the random stream.
         seed: as it was given, or drawn.
         aliases: names of peers that the caller typed.
@@ -68,6 +71,7 @@ class Plan:
     ranks: list[NDArray[np.float64]] | None
     waits: list[dict[int, list[int]]] | None
     prompts: list[int]
+    guides: list[Guide | None]
     seeds: list[int]
     requests: list[int]
     seed: int | list[int]
@@ -78,6 +82,12 @@ class Plan:
     def stops(self) -> tuple[str, ...]:
         """Texts that end an answer."""
         return self.config.stop_texts
+
+    @property
+    def max_rows(self) -> int | None:
+        """Rows of the run in a forward at most, beside their twins."""
+        most = self.config.max_batch_rows
+        return most if most is None or not any(self.guides) else most // PAIR
 
 
 def plan(
@@ -91,6 +101,7 @@ def plan(
     is_infilling: bool,
     ranks: object = None,
     eligible_after: object = None,
+    negative: Callable[..., list[Prompt]] | None = None,
 ) -> Plan:
     """What a run starts from.
 
@@ -102,6 +113,7 @@ def plan(
         seed, num_samples: as `sample` takes them.
         is_infilling: fill the masks that are there and append nothing.
         ranks, eligible_after: what the caller wants of the order of the positions, or None.
+        negative: as `read`, of what guidance leads away from; None for the prompt in masks.
 
     Raises:
         InvalidValueError, InvalidTypeError: what cannot work.
@@ -112,16 +124,18 @@ def plan(
     prompts = read(tokenizer=tokenizer, mask=named.mask_token_id if is_infilling else None)
     blocked = with_blocks(named, resolved, runner)
     check_ids(prompts, blocked, runner, special, infilling=is_infilling)
-    config = with_length(blocked, resolved, prompts, runner, infilling=is_infilling)
+    negatives = None if negative is None else _negatives(negative(tokenizer=tokenizer), len(prompts), blocked, resolved, runner)
+    config = with_length(blocked, resolved, prompts, runner, infilling=is_infilling, negatives=negatives)
     plain = plain_seed(seed)
     seeds, requests = streams(plain, num_samples, len(prompts))
     each = len(seeds) // len(prompts)
     check_samples(each, config)
-    check_size(prompts, config, each, infilling=is_infilling)
+    check_size(prompts, config, each, infilling=is_infilling, negatives=negatives)
     of_rows = [number for number in range(len(prompts)) for _ in range(each)]
     starts = [0 if is_infilling else len(prompts[number].ids) for number in of_rows]
     canvases = [canvas_of(prompts[number], config, infilling=is_infilling) for number in of_rows]
     ranked, waits = row_orders(ranks, eligible_after, prompts, config, infilling=is_infilling)
+    open_ = [canvas == config.mask_token_id for canvas in canvases]
     return Plan(
         tokenizer=tokenizer,
         config=config,
@@ -132,12 +146,13 @@ def plan(
         ),
         special=special,
         canvases=canvases,
-        open=[canvas == config.mask_token_id for canvas in canvases],
+        open=open_,
         starts=starts,
         block_starts=[0] * len(starts) if _is_absolute(runner) else starts,
         ranks=None if ranked is None else [ranked[number] for number in of_rows],
         waits=None if waits is None else [waits[number] for number in of_rows],
         prompts=of_rows,
+        guides=guides(config, open_, starts, None if negatives is None else [negatives[number] for number in of_rows]),
         seeds=seeds,
         requests=requests,
         seed=plain,
@@ -258,12 +273,7 @@ def check_ids(
     name = "canvas" if infilling else "prompt"
     for row, prompt in enumerate(prompts):
         ids = np.concatenate([prompt.ids, prompt.tail])
-        low, high = ids.min(), ids.max()
-        if low < 0 or (vocabulary is not None and high >= vocabulary):
-            raise InvalidValueError(
-                f"ids of the {name} must lie in [0, {vocabulary or '2^32'}), "
-                f"got {low if low < 0 else high} in row {row}; use the tokenizer of this model"
-            )
+        _check_ids_in(ids, model, name, row)
         if not infilling and (found := np.flatnonzero(ids == config.mask_token_id)).size:
             raise InvalidValueError(
                 f"a prompt must hold no mask tokens, got one at position {found[0]} of row {row}; "
@@ -271,11 +281,43 @@ def check_ids(
             )
 
 
+def _negatives(given: list[Prompt], prompts: int, config: SamplerConfig, resolved: Resolved, model: Runner) -> list[Prompt]:
+    """The negative prompt of each prompt. It may hold masks, where nothing is told.
+
+    Raises:
+        InvalidValueError: without guidance, not one for each prompt, or ids outside the vocabulary.
+    """
+    if config.guidance == 0 and "guidance" not in resolved.given:
+        raise InvalidValueError(
+            "negative_prompt is what guidance leads away from, got one without guidance; pass guidance=1.0, or leave it out"
+        )
+    for row, prompt in enumerate(given):
+        _check_ids_in(prompt.ids, model, "negative_prompt", row)
+    return negatives_of(given, prompts)
+
+
+def _check_ids_in(ids: NDArray[np.int64], model: Runner, name: str, row: int) -> None:
+    low, high = ids.min(), ids.max()
+    if low < 0 or (model.vocabulary is not None and high >= model.vocabulary):
+        raise InvalidValueError(
+            f"ids of the {name} must lie in [0, {model.vocabulary or '2^32'}), "
+            f"got {low if low < 0 else high} in row {row}; use the tokenizer of this model"
+        )
+
+
 def with_length(
-    config: SamplerConfig, resolved: Resolved, prompts: list[Prompt], model: Runner, *, infilling: bool
+    config: SamplerConfig,
+    resolved: Resolved,
+    prompts: list[Prompt],
+    model: Runner,
+    *,
+    infilling: bool,
+    negatives: list[Prompt] | None = None,
 ) -> SamplerConfig:
     """The settings with the number of new tokens, the block and the end rule decided."""
     longest = max(len(prompt.ids) + len(prompt.tail) for prompt in prompts)
+    if negatives is not None:
+        longest = max(longest, *(len(other.ids) + len(own.tail) for own, other in zip(prompts, negatives, strict=True)))
     context, canvas = model.context, _canvas(model)
     if infilling:
         if "max_new_tokens" in resolved.given:
@@ -344,10 +386,20 @@ def _block_error(block: int, new_tokens: int) -> str:
     )
 
 
-def check_size(prompts: list[Prompt], config: SamplerConfig, num_samples: int, *, infilling: bool) -> None:
-    """Refuses more positions in all rows than can be allocated."""
+def check_size(
+    prompts: list[Prompt],
+    config: SamplerConfig,
+    num_samples: int,
+    *,
+    infilling: bool,
+    negatives: list[Prompt] | None = None,
+) -> None:
+    """Refuses more positions in all rows, and their twins under guidance, than can be allocated."""
     new_tokens = 0 if infilling else config.max_new_tokens or 0
-    positions = num_samples * sum(len(prompt.ids) + new_tokens + len(prompt.tail) for prompt in prompts)
+    own = [len(prompt.ids) for prompt in prompts]
+    twins = [] if config.guidance == 0 else own if negatives is None else [len(prompt.ids) for prompt in negatives]
+    answers = sum(new_tokens + len(prompt.tail) for prompt in prompts)
+    positions = num_samples * (sum(own) + answers + (sum(twins) + answers if twins else 0))
     if positions > MOST_NUMBERS:
         raise InvalidValueError(
             f"the canvases must hold at most 2^27 positions in all, got {positions}; lower max_new_tokens, or sample in "

@@ -19,6 +19,7 @@ from dllm_fast.modules.hold import Hold, Settled
 from dllm_fast.modules.keep import stepping
 from dllm_fast.records import scalar
 from dllm_fast.run_async import AsyncSteps
+from dllm_fast.runners import guided
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.runner import Task
 from dllm_fast.settings.config import changed
@@ -99,14 +100,15 @@ class Run:
             order=plan.ranks,
             eligible_after=plan.waits,
             score_all=guesses,
-            max_rows=config.max_batch_rows,
+            max_rows=plan.max_rows,
         )
         if predictor is None:
             made = Predictor(self._sampler, plan.rule, plan.special, waits=plan.waits is not None)
         else:
             made = predictor(plan, self._sampler)
         self._predict: Predictor | None = made
-        session = runner.begin(
+        session = guided.begin(
+            runner,
             Task(
                 lengths=[len(canvas) for canvas in plan.canvases],
                 starts=plan.starts,
@@ -119,7 +121,8 @@ class Run:
                 max_rows=config.max_batch_rows,
                 predictor=made,
                 suppressed=tuple(token for token in plan.rule.suppress_tokens if isinstance(token, int)),
-            )
+            ),
+            plan.guides,
         )
         self._session = session
         self._config = changed(config, cache=session.policy)

@@ -43,6 +43,7 @@ def sample(
     tokenizer: Any = None,
     attention_mask: Any = None,
     chat: bool | None = None,
+    negative_prompt: Prompt | None = None,
     seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
@@ -73,6 +74,9 @@ def sample(
             result; rows of any lengths need none.
         chat: True gives a string to the chat template as a user's message; by default it is taken as it is. Messages always go
             through the template; where the last is the assistant's, the answer continues it.
+        negative_prompt: under `guidance`, what stands in place of the prompt in the forward that it leads away from: one for
+            all prompts, or one for each, given as prompts are, of any length. Default: masks, as many as the prompt has tokens.
+            Ids may hold masks, where nothing is told.
         seed: from 0 below 2^64, one for all prompts or one for each; None draws one, which `Result.seed` tells.
         num_samples: answers per prompt; they differ where the temperature is above 0 or the order is random, and a warning
             says where nothing is drawn.
@@ -104,6 +108,7 @@ def sample(
         tokenizer=tokenizer,
         attention_mask=attention_mask,
         chat=chat,
+        negative_prompt=negative_prompt,
         seed=seed,
         num_samples=num_samples,
         on_step=on_step,
@@ -165,6 +170,7 @@ def stream(
     tokenizer: Any = None,
     attention_mask: Any = None,
     chat: bool | None = None,
+    negative_prompt: Prompt | None = None,
     seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
@@ -181,8 +187,8 @@ def stream(
         result = run.result()
 
     Args:
-        model, prompt, canvas, preset, config, tokenizer, attention_mask, chat, seed, num_samples, on_step, like,
-            eligible_after, settings: as `sample` and `infill` take them; either a prompt or a canvas.
+        model, prompt, canvas, preset, config, tokenizer, attention_mask, chat, negative_prompt, seed, num_samples, on_step,
+            like, eligible_after, settings: as `sample` and `infill` take them; either a prompt or a canvas.
         guesses: events also tell what the model would write at the masks that are left in the block. All of them are scored in
             every step then, also where the rule looks at fewer, which takes longer; no token is another.
 
@@ -199,11 +205,19 @@ def stream(
         )
     if canvas is not None and chat is not None:
         raise InvalidValueError(unknown("chat", chat))
+    if canvas is not None and negative_prompt is not None:
+        raise InvalidValueError(
+            f"negative_prompt stands in place of a prompt, got {shown(negative_prompt)} beside a canvas, whose given tokens "
+            "guidance shows as masks; leave it out"
+        )
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
     wants_guesses = _flag(guesses)
     given, name = (prompt, "prompt") if canvas is None else (canvas, "canvas")
     read = functools.partial(text.prompts, given, name=name, attention_mask=attention_mask, chat=chat)
+    # Ids and messages are what they are, whatever becomes of a text.
+    templated = chat if text.is_text(negative_prompt) else None
+    negative = functools.partial(text.prompts, negative_prompt, name="negative_prompt", chat=templated)
     lacking = () if canvas is None else ("chat", "max_new_tokens")
     ranks = settings.get("order")
     if not is_ranks(ranks):
@@ -224,6 +238,7 @@ def stream(
             is_infilling=canvas is not None,
             ranks=ranks,
             eligible_after=eligible_after,
+            negative=None if negative_prompt is None else negative,
         )
         return Run(plan, runner, on_step=on_step, guesses=wants_guesses)
 

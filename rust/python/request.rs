@@ -1,6 +1,6 @@
 //! What a step asks of the model, as Python sees it.
 
-use super::arrays::{indices, list, token_lists, tokens};
+use super::arrays::{indices, list, maybe_tokens, signed, token_lists, tokens};
 use super::config::flag;
 use super::error::bad_value;
 use super::signals::heard;
@@ -177,6 +177,72 @@ impl Request {
             windows: self.windows.clone(),
             step: self.step,
         })
+    }
+    /// A request of other rows, each like one of these, the `places[i]`-th: under the number `rows[i]`, with the tokens
+    /// `canvases[i]` (None for its own), in which everything asked stands `moves[i]` further right. For a row beside another
+    /// one, as guidance needs it.
+    fn with_rows(
+        &self,
+        places: &Bound<'_, PyAny>,
+        rows: &Bound<'_, PyAny>,
+        canvases: &Bound<'_, PyAny>,
+        moves: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let (places, rows) = (indices(places, "places")?, indices(rows, "rows")?);
+        let (canvases, moves) = (maybe_tokens(canvases)?, signed(moves, "moves")?);
+        let counts = [places.len(), rows.len(), canvases.len(), moves.len()];
+        if counts.iter().any(|&n| n != rows.len()) {
+            return Err(bad_value(format!(
+                "places, rows, canvases and moves must be as many, got {counts:?}; check their lengths"
+            )));
+        }
+        let mut made = Self {
+            rows,
+            canvases: Vec::with_capacity(places.len()),
+            positions: Vec::with_capacity(places.len()),
+            open: Vec::with_capacity(places.len()),
+            windows: Vec::with_capacity(places.len()),
+            step: self.step,
+        };
+        for ((place, canvas), by) in places.into_iter().zip(canvases).zip(moves) {
+            let Some(own) = self.canvases.get(place) else {
+                return Err(bad_value(format!(
+                    "places must be rows of this request, got {place} of {}; count from 0",
+                    self.rows.len()
+                )));
+            };
+            let canvas = canvas.unwrap_or_else(|| own.clone());
+            let shifted_to = |p: usize| (p as i64).checked_add(by);
+            let inside = |p: &u32| {
+                shifted_to(*p as usize).is_some_and(|p| (0..canvas.len() as i64).contains(&p))
+            };
+            let window = &self.windows[place];
+            let end = shifted_to(window.end).filter(|&end| end > 0 && end <= canvas.len() as i64);
+            let Some(end) = end.filter(|_| self.positions[place].iter().all(inside)) else {
+                return Err(bad_value(format!(
+                    "canvases must hold what is asked of their row, got {} tokens for row {}, moved by {by}; let what follows the prompt stand as it is",
+                    canvas.len(),
+                    self.rows[place]
+                )));
+            };
+            // A window may begin with given tokens, of which there may be fewer.
+            let begin = shifted_to(window.start).map_or(0, |begin| begin.max(0));
+            let positions = self.positions[place]
+                .iter()
+                .map(|&p| (i64::from(p) + by) as u32);
+            made.positions.push(positions.collect());
+            made.windows.push(begin as usize..end as usize);
+            let mut open = vec![false; canvas.len()];
+            for (p, &is_open) in self.open[place].iter().enumerate() {
+                let to = shifted_to(p).and_then(|to| usize::try_from(to).ok());
+                if let Some(flag) = to.and_then(|to| open.get_mut(to)) {
+                    *flag = is_open;
+                }
+            }
+            made.open.push(open);
+            made.canvases.push(canvas);
+        }
+        Ok(made)
     }
     fn __repr__(&self) -> String {
         let positions: usize = self.positions.iter().map(Vec::len).sum();

@@ -60,9 +60,12 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("softcap", "time", "tokens_per_forward", "model_ms", "sampler_ms"), (*NUMBER, *NONE)),
     **dict.fromkeys(("score_all", "held_out", "chat", "synced_gpus", "guesses"), (*FLAG, *NONE)),
     **dict.fromkeys(("prompt", "canvas"), (*IDS, *ROWS)),
+    "negative_prompt": (*NONE, *IDS, *ROWS),
     **dict.fromkeys(("suppress_tokens", "eos_token_id", "eos_token_ids"), (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT)),
     "stop": (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT, *ROWS),  # texts, ids, and sequences of them
-    **dict.fromkeys(("suppress", "current", "positions", "rows", "index", "begin", "end", "ids", "since"), (*NONE, *IDS)),
+    **dict.fromkeys(
+        ("suppress", "current", "positions", "rows", "index", "begin", "end", "ids", "since", "places", "moves"), (*NONE, *IDS)
+    ),
     **dict.fromkeys(("seed", "request", "block_start"), (*WHOLE, *NONE, *IDS, *ITEMS, "[2**64]", "[10**400]", "np uint64 max")),
     **dict.fromkeys(("attention_mask", "token_type_ids"), (*NONE, *MASKED)),
     **dict.fromkeys(("probability", "top1", "top2", "entropy", "logsumexp", "probabilities"), (*NUMBER, *NONE, *STATISTICS)),

@@ -116,7 +116,10 @@ def _keyed(of: Callable[[dict[str, Any]], Any], whole: Callable[[], dict[str, An
 
 # How each is called with what it takes. A class stands for its constructor.
 BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
-    "sample": (dllm_fast.sample, lambda: {"model": model, "prompt": [1, 2], **SAMPLED}),
+    "sample": (
+        dllm_fast.sample,
+        lambda: {"model": model, "prompt": [1, 2], "guidance": 0.5, "negative_prompt": [1], **SAMPLED},
+    ),
     "infill": (dllm_fast.infill, lambda: {"model": model, "canvas": [1, MASK], "mask_token_id": MASK}),
     "distributions": (dllm_fast.distributions, lambda: {"model": model, "canvas": [1, MASK], "mask_token_id": MASK, "top": 2}),
     "stream": (dllm_fast.stream, lambda: {"model": model, "prompt": [1, 2], **SAMPLED}),
@@ -155,6 +158,10 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Request.batch": (lambda **given: waiting()[1].batch(**given), lambda: {"begin": [0], "end": [2]}),
     "Request.groups": (lambda **given: waiting()[1].groups(**given), dict),
     "Request.with_canvases": (lambda **given: waiting()[1].with_canvases(**given), lambda: {"canvases": [[MASK, 1]]}),
+    "Request.with_rows": (
+        lambda **given: waiting()[1].with_rows(**given),
+        lambda: {"places": [0, 0], "rows": [0, 1], "canvases": [None, [1, MASK, MASK]], "moves": [0, 1]},
+    ),
     "Prediction": (_core.Prediction, statistics),
     "Prediction.rounded": (lambda **given: _core.Prediction(**statistics()).rounded(**given), lambda: {"dtype": "float32"}),
     "Edit": (_core.Edit, lambda: dict(EDIT)),
@@ -210,7 +217,7 @@ METHODS = {
     "Sampler.feed": _core.Sampler.feed, "Sampler.add": _core.Sampler.add, "Sampler.cancel": _core.Sampler.cancel,
     "Sampler.is_done": _core.Sampler.is_done, "Sampler.stable": _core.Sampler.stable, "Sampler.config": _core.Sampler.config,
     "Request.with_canvases": _core.Request.with_canvases, "Request.batch": _core.Request.batch,
-    "Request.groups": _core.Request.groups,
+    "Request.groups": _core.Request.groups, "Request.with_rows": _core.Request.with_rows,
     "Prediction.rounded": _core.Prediction.rounded, "Run.cancel": dllm_fast.Run.cancel,
     "Sampler.edits": _core.Sampler.edits, "Sampler.end": _core.Sampler.end, "Sampler.endings": _core.Sampler.endings,
     "Sampler.written": _core.Sampler.written,

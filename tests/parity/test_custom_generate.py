@@ -34,7 +34,6 @@ REFUSED = {
     "force_words_ids": [[3]],
     "forced_bos_token_id": 3,
     "forced_eos_token_id": 3,
-    "guidance_scale": 1.5,
     "max_time": 1.0,
     "min_length": 3,
     "no_repeat_ngram_size": 2,
@@ -98,6 +97,38 @@ def test_generate_draws_as_the_generation_config_says():
     found = model.generate(ids, num_return_sequences=2, temperature=2.0, top_k=0, **draw)
     expected = dllm_fast.sample(model, PROMPTS[0], max_new_tokens=NEW, temperature=2.0, num_samples=2, seed=3).sequences
     np.testing.assert_array_equal(found.numpy(), np.stack(expected))
+
+
+def test_generate_reads_guidance_in_their_words():
+    """Theirs is 1 more than ours, and a negative prompt comes with its padding."""
+    model = model_of("Qwen2", pad_token_id=0, eos_token_id=None)
+    padded, mask = left_padded()
+    settings = {"block_length": 8, **PLAIN}
+    negative = torch.tensor([[0, 3, 4], [5, 6, 7], [0, 0, 8]])
+    found = [
+        model.generate(padded, attention_mask=mask, guidance_scale=2.5, **settings),
+        model.generate(padded, attention_mask=mask, guidance=1.5, negative_prompt=[[3, 4], [5, 6, 7], [8]], **settings),
+        model.generate(
+            padded,
+            attention_mask=mask,
+            guidance_scale=2.5,
+            negative_prompt_ids=negative,
+            negative_prompt_attention_mask=(negative != 0).long(),
+            **settings,
+        ),
+    ]
+    expected = [
+        dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, block_length=8, guidance=1.5, negative_prompt=given).sequences
+        for given in (None, [[3, 4], [5, 6, 7], [8]])
+    ]
+    for rows, sequences in zip(found, (expected[0], expected[1], expected[1]), strict=True):
+        for row, sequence in zip(rows.numpy(), sequences, strict=True):
+            np.testing.assert_array_equal(row[padded.shape[1] :], sequence[-NEW:])
+    config = dllm_fast.SamplerConfig(block_length=8)
+    plain = model.generate(padded, attention_mask=mask, guidance_scale=2.5, config=config, **PLAIN)
+    torch.testing.assert_close(plain, found[0])
+    with pytest.raises(DllmFastError, match="negative_prompt and negative_prompt_ids are the same, got both"):
+        model.generate(padded, guidance_scale=2.5, negative_prompt_ids=negative, negative_prompt=[3], **settings)
 
 
 def test_generate_takes_the_policy_of_the_cache_under_a_name_of_its_own():
@@ -220,7 +251,7 @@ def ours() -> set[str]:
 
 def test_the_signature_names_every_setting():
     settings = set(inspect.signature(dllm_fast.SamplerConfig).parameters) - {"sources", "max_new_tokens", "cache"}
-    assert ours() == settings | {"cache_policy", "preset", "config", "seed", "on_step", "guesses"}
+    assert ours() == settings | {"cache_policy", "preset", "config", "negative_prompt", "seed", "on_step", "guesses"}
     first = [name for name in inspect.signature(GenerationMixin._sample).parameters if name != "self"]
     mine = list(inspect.signature(dllm_fast.generate).parameters)
     assert mine[: len(first)] == ["model", *first[:-1]]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dllm_fast import sample
 from parity.compare import assert_same, order_draws
 from parity.loops import llada
 from parity.models import Case, Table, cases
@@ -52,6 +53,31 @@ def test_random_given_the_same_draws(data, lengths, excluded):
         )
 
     assert_same(case, loop, preset="llada-random", suppress_tokens=excluded, **lengths)
+
+
+@given(st.data(), lengths(), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from(["confidence", "random"]))
+def test_guidance(data, lengths, cfg_scale, order):
+    """Confidences of mixed rows are apart by luck alone, so a case in which two nearly meet is none."""
+    case = data.draw(cases(lengths["gen_length"]))
+    if isinstance(case.model, Table):
+        assume(len(case.model.templates) >= lengths["gen_length"])
+    preset = "llada-semi-ar" if order == "confidence" else "llada-random"
+    settings = {"mask_token_id": case.mask, "stop_at_eos": False, "preset": preset, **lengths}
+    result = sample(case.model, case.prompts, seed=case.seeds, cfg_scale=cfg_scale, **settings)
+    assert result.config.guidance == cfg_scale
+    for row, (prompt, seed) in enumerate(zip(case.prompts, case.seeds, strict=True)):
+        canvas = llada.generate(
+            case.model.alone,
+            prompt,
+            mask=case.mask,
+            order=order,
+            uniform=order_draws(seed),
+            cfg_scale=cfg_scale,
+            **lengths,
+        )
+        assume(canvas.is_clear)
+        assert [(edit.step, edit.position, edit.token) for edit in result.trajectory[row]] == canvas.edits
+        assert result.stats.nfe_per_row[row] == 2 * canvas.forwards
 
 
 @given(st.data(), st.integers(1, 12))

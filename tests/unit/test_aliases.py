@@ -115,6 +115,14 @@ UNDERSTOOD: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"stop_at_eos": True, "ignore_eos": False, "eos_id": 6}, {"stop_at_eos": True}),
     ({"return_dict_in_generate": False}, {}),
     # Numbers of NumPy and torch are Python's own.
+    ({"cfg_scale": 1.5}, {"guidance": 1.5}),
+    ({"cfg_scale": None}, {"guidance": 0.0}),
+    ({"unsupervised_cfg_scale": 0}, {"guidance": 0.0}),
+    ({"cfg_scale": 0, "cfg_keep_tokens": [1]}, {"guidance": 0.0}),
+    ({"guidance_scale": 2.5}, {"guidance": 1.5}),
+    ({"guidance_scale": None}, {"guidance": 0.0}),
+    ({"guidance_scale": torch.tensor(1.0)}, {"guidance": 0.0}),
+    ({"guidance_scale": 2, "cfg_scale": 1}, {"guidance": 1.0}),
     ({"cfg_scale": np.float32(0), "n": np.int64(1), "use_cache": np.False_}, {"cache": "none"}),
     ({"n": torch.tensor(1), "top_k": np.int64(-1), "ignore_eos": torch.tensor(True)}, {"top_k": None, "stop_at_eos": False}),
     ({"parallel_decoding": "threshold"}, {"order": "sampled-confidence", "threshold": 0.9}),
@@ -155,13 +163,11 @@ def test_names_of_peers_are_understood_and_recorded(typed: dict[str, Any], ours:
 @pytest.mark.parametrize(
     "typed",
     [
-        *({"cfg_scale": 0.0}, {"cfg_scale": None}, {"guidance_scale": None}, {"guidance_scale": 1.0}),
         *({"output_history": False}, {"return_dict_in_generate": True}, {"return_dict": True}, {"output_scores": False}),
         *({"n": 1}, {"num_return_sequences": 1}, {"num_beams": 1}, {"repetition_penalty": 1.0}, {"no_repeat_ngram_size": 0}),
         *({"logits_processor": []}, {"logits_processor": None}, {"stopping_criteria": []}),
         *({"streamer": None}, {"callback_on_step_end": None}, {"generator": None}, {"past_key_values": None}),
         *({"logits_eos_inf": False}, {"confidence_eos_eot_inf": False}, {"stochastic_transfer": False}, {"echo": False}),
-        {"cfg_scale": 0, "cfg_keep_tokens": [1]},
         {"penalty_lambda": 0},
     ],
 )
@@ -201,9 +207,8 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("stream", True, "dllm_fast.stream(...), or use on_step="),
     ("timeout", 3.0, "returns False"),
     ("use_tqdm", True, "on_step="),
-    ("guidance_scale", 2.0, "guidance is not implemented"),
-    ("cfg_scale", 1.5, "guidance is not implemented"),
-    ("cfg_keep_tokens", [3], "guidance is not implemented"),
+    ("cfg_keep_tokens", [3], "negative_prompt="),
+    ("negative_prompt_ids", [3], "negative_prompt="),
     ("generator", object(), "seed="),
     ("random_seed", 3, "seed="),
     ("manual_seed", 3, "seed="),
@@ -214,7 +219,7 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("system", "Be brief", '"role": "system"'),
     ("max_time", 3.0, "on_step="),
     ("max_steps", 8, "steps="),
-    ("cfg_weight", 2.0, "guidance is not implemented"),
+    ("cfg_weight", 2.0, "guidance="),
     ("penalty_alpha", 0.6, "leave it out"),
     ("prompt_lookup_num_tokens", 3, "leave it out"),
     ("use_bd", True, "block_length="),
@@ -281,7 +286,6 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("use_cache", 3, "cache="),
     # True and False are no numbers, and numbers are neither.
     ("n", True, "num_samples="),
-    ("cfg_scale", False, "guidance is not implemented"),
     ("use_cache", 0, "cache="),
     ("do_sample", 0, "temperature="),
 ]

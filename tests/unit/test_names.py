@@ -67,6 +67,7 @@ def test_editors_and_help_describe_everything_public_of_the_core() -> None:
         "mask_predict",
         "Edit",
         "Request.with_canvases",
+        "Request.with_rows",
         "Sampler.add",
         "Sampler.stable",
     }

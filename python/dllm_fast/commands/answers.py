@@ -78,7 +78,8 @@ def _known(name: str, options: Collection[str], *, meant: bool = False) -> str:
 
     alias = aliases.ALIASES.get(name)
     ours = name if alias is None or alias.ours is None else alias.ours
-    called = [_option(other) for other in (*_CALLED.get(name, ()), ours) if _option(other) in options]
+    is_same = alias is None or not alias.more
+    called = [_option(other) for other in (*_CALLED.get(name, ()), *[ours] * is_same) if _option(other) in options]
     if called:
         return f"; did you mean {called[0]}?"
     guess = f"if {_option(name)} is meant, " if meant else ""

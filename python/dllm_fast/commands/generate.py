@@ -30,6 +30,9 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="the prompt is a user's message for the chat template, or taken as it is (default: --chat where there is one)",
     )
     generate.add_argument("--system", metavar="TEXT", help="system message, for checkpoints with a chat template")
+    generate.add_argument(
+        "--negative-prompt", metavar="TEXT", help="what --guidance leads away from, written as the prompt is (default: masks)"
+    )
     _add_common(generate)
     generate.set_defaults(run=_generate)
 
@@ -62,11 +65,20 @@ def _generate(options: argparse.Namespace) -> int:
             else f"--system needs a checkpoint with a chat template, got {options.model} without one; put it into the prompt"
         )
     given = [_messages(prompt, options.system) for prompt in prompts] if templated else prompts
+    negative = options.negative_prompt
+    if negative is not None and templated:
+        negative = _messages(negative, options.system)
     from dllm_fast import sample
 
     with rule.said_plainly(options):
         result = sample(
-            model, given, preset=options.preset, seed=options.seed, num_samples=options.num_samples, **rule.given(options)
+            model,
+            given,
+            preset=options.preset,
+            negative_prompt=negative,
+            seed=options.seed,
+            num_samples=options.num_samples,
+            **rule.given(options),
         )
     return _print(result, prompts, options, lines=options.prompts is not None)
 

@@ -65,6 +65,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     *,
     preset: str | None = None,
     config: SamplerConfig | None = None,
+    negative_prompt: Any = None,
     seed: int | Sequence[int] | None = 0,
     on_step: Callable[[StepEvent], object] | None = None,
     guesses: bool = False,
@@ -82,6 +83,8 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
         given: settings. Of the arguments for a forward, `attention_mask` is read: 0 where a prompt is padding. Prompts are run
             without their padding and returned with it.
         on_step, guesses: as in `sample`.
+        negative_prompt: as in `sample`, in place of which `negative_prompt_ids` may be given to `model.generate`. With neither,
+            `guidance_scale` leads away from the prompt in masks; in transformers from its last token.
         seed: as in `sample`; rows of `num_return_sequences` are its samples.
 
     Returns:
@@ -99,7 +102,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     check_config(generation_config, told)
     check_objects("logits processors", logits_processor)
     check_objects("stopping criteria", stopping_criteria)
-    _check_withheld(streamer)
+    negative_prompt = _withheld(streamer, negative_prompt)
     if not isinstance(synced_gpus, bool | None):
         raise InvalidTypeError(f"synced_gpus must be True or False, got {shown(synced_gpus)}; leave it out")
     if (padding := told.get("pad_token_id")) is not None:
@@ -109,6 +112,8 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     num_samples = _num_samples(prompts, told, given)
     if config is None:
         settings = settings_of(generation_config, told) | settings
+    elif told.get("guidance_scale") is not None:
+        settings = {"guidance_scale": told["guidance_scale"]} | settings
     top_k = records.scalar(settings.get("top_k"))
     if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k == 0:
         del settings["top_k"]  # which is how transformers says that it is off
@@ -118,6 +123,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
         prompts[::num_samples],
         preset=preset,
         config=config,
+        negative_prompt=negative_prompt,
         seed=seed,
         num_samples=num_samples,
         on_step=on_step,
@@ -152,8 +158,11 @@ def _signature() -> inspect.Signature:
 vars(generate)["__signature__"] = _signature()
 
 
-def _check_withheld(streamer: object) -> None:
-    """Refuses a streamer and an assistant. `model.generate` hands neither on, so they are looked for in its frame."""
+def _withheld(streamer: object, negative_prompt: Any) -> Any:
+    """The negative prompt. Refuses a streamer and an assistant.
+
+    `model.generate` hands on none of the three, so they are looked for in its frame.
+    """
     frame = inspect.currentframe()
     caller = frame.f_back.f_back if frame is not None and frame.f_back is not None else None
     theirs = caller.f_locals if caller is not None and caller.f_code.co_name == "generate" else {}
@@ -165,6 +174,15 @@ def _check_withheld(streamer: object) -> None:
     assistant = theirs.get("assistant_model")
     if assistant is not None:
         raise InvalidValueError(f"dllm_fast.generate has no assistants, got a {type(assistant).__name__}; leave it out")
+    ids = theirs.get("negative_prompt_ids")
+    if ids is None:
+        return negative_prompt
+    if negative_prompt is not None:
+        raise InvalidValueError(
+            f"negative_prompt and negative_prompt_ids are the same, got both, {shown(negative_prompt)} the first; keep one"
+        )
+    real = theirs.get("negative_prompt_attention_mask")
+    return _prompts(ids, real, None, name="negative_prompt_ids")
 
 
 def _settings_among(given: dict[str, Any]) -> dict[str, Any]:
@@ -218,13 +236,19 @@ def _length(input_ids: torch.Tensor, told: dict[str, Any]) -> dict[str, Any]:
     return {} if new_tokens is None else {"max_new_tokens": new_tokens}
 
 
-def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None) -> list[Any]:
+def _prompts(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    *,
+    name: str = "input_ids",
+) -> list[Any]:
     """Rows without their padding."""
     if not is_tensor(input_ids) or not is_readable(input_ids) or input_ids.ndim != 2:
-        raise InvalidTypeError(f"input_ids must be a tensor [B, L], got {type(input_ids).__name__}; pass one row a prompt")
-    check_many(input_ids.numel(), "input_ids")
+        raise InvalidTypeError(f"{name} must be a tensor [B, L], got {type(input_ids).__name__}; pass one row a prompt")
+    check_many(input_ids.numel(), name)
     real = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
-    rows = unpadded(input_ids, real, "input_ids")
+    rows = unpadded(input_ids, real, name)
     if position_ids is not None:
         kept = np.array(flat_rows(real, "attention_mask", flags=True)).astype(bool)
         places = flat_rows(position_ids, "position_ids")  # one row of them stands for all

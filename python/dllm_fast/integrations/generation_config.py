@@ -25,6 +25,7 @@ READ = frozenset(
         "min_new_tokens",
         "stop_strings",
         "suppress_tokens",
+        "guidance_scale",
         "bad_words_ids",
         "use_cache",
         "pad_token_id",
@@ -62,7 +63,7 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 # Values that switch a setting off, beside its default.
-_OFF: dict[str, object] = {"guidance_scale": 1, "penalty_alpha": 0}
+_OFF: dict[str, object] = {"penalty_alpha": 0}
 # Where `generate` returns a tensor, what the table says of `sample` is not enough.
 _REMEDIES = {
     "output_scores": "return_dict_in_generate=True gives .result, whose trajectory has the probability of each written token",
@@ -77,6 +78,7 @@ _THEIRS = frozenset(
         "MinPLogitsWarper",
         "SuppressTokensLogitsProcessor",
         "NoBadWordsLogitsProcessor",  # of words of one token
+        "UnbatchedClassifierFreeGuidanceLogitsProcessor",  # whose unconditional branch is the last token alone
         "LogitNormalization",  # changes no probability
         "MinNewTokensLengthLogitsProcessor",
         "StopStringCriteria",
@@ -105,7 +107,7 @@ def settings_of(generation_config: Any, told: Mapping[str, Any]) -> dict[str, An
     drawn = ("temperature", "top_k", "top_p", "min_p") if told.get("do_sample") else ()
     theirs = {*READ, *_defaults(generation_config), "cache"}
     ours = (name for name in (*NAMES, *ALIASES) if name not in theirs)
-    names = ("eos_token_id", "suppress_tokens", "min_new_tokens", "stop_strings", *drawn, *ours)
+    names = ("eos_token_id", "suppress_tokens", "guidance_scale", "min_new_tokens", "stop_strings", *drawn, *ours)
     found = {name: told[name] for name in names if told.get(name) is not None}
     if drawn:
         found.setdefault("temperature", 1.0)

@@ -34,6 +34,7 @@ class CallableRunner:
         info: None; nothing is known of its family.
         vocabulary: number of token ids, or None.
         context: longest canvas, or None.
+        rows: of the only batches that it takes, or None.
     """
 
     def __init__(self, model: Callable[[torch.Tensor], Any]) -> None:
@@ -45,6 +46,7 @@ class CallableRunner:
         self._model = model
         self._device = _device(model)
         self.info: ModelInfo | None = None
+        self.rows = _exported_rows(model)
         self.vocabulary = whole(_config(model), "vocab_size")
         self.context = next((n for name in CONTEXT_KEYS if (n := whole(_config(model), name)) is not None), None)
 
@@ -176,6 +178,16 @@ def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]
 
 def _device(model: object) -> torch.device:
     return places(model).devices[0] if isinstance(model, torch.nn.Module) else torch.device("cpu")
+
+
+def _exported_rows(model: object) -> int | None:
+    """The rows of the batch that `torch.export` made a module for; None for any number, and where nobody knows."""
+    if not isinstance(model, torch.fx.GraphModule):
+        return None
+    given = next((node for node in model.graph.nodes if node.op == "placeholder"), None)
+    value = None if given is None else given.meta.get("val")
+    rows = value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else None
+    return rows if isinstance(rows, int) else None
 
 
 def _config(model: object) -> object:

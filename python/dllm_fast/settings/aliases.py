@@ -29,6 +29,7 @@ class Alias:
         idle_beside: a setting, under whatever name, and those of its values beside which this one changes nothing, but for
             the values that are listed.
         ambiguous: those of their values that mean one thing here and another there, to what to say instead.
+        more: what is added to their number to make it ours.
     """
 
     meaning: str
@@ -38,6 +39,7 @@ class Alias:
     defaults: Mapping[object, Mapping[str, object]] = field(default_factory=dict)
     idle_beside: tuple[str, Container[object]] | None = None
     ambiguous: Mapping[object, str] = field(default_factory=dict)
+    more: float = 0.0
 
 
 class _Above:
@@ -74,7 +76,8 @@ def translate(name: str, value: object, settings: Mapping[str, Any]) -> tuple[di
         if any(_key(given) in idle for given in beside):
             return {}, NOTHING
     if alias.ours is not None and not alias.remedy:
-        return {alias.ours: value}, alias.ours
+        is_number = isinstance(key, int | float) and not isinstance(key, bool)
+        return {alias.ours: key + alias.more if alias.more and is_number else value}, alias.ours  # type: ignore[operator]
     if alias.ours is not None:
         known = ", ".join(str(known) for known in alias.values)
         raise InvalidValueError(f"{name} must be one of {known}, got {shown(value)}; {alias.remedy}")
@@ -93,6 +96,8 @@ def answer(name: str) -> str:
         return alias.remedy
     values = [meant for meant in alias.values.values() if not isinstance(meant, str)]
     ours = dict.fromkeys(setting for meant in values for setting, value in meant.items() if value is not None)
+    if alias.more:
+        return f"use {alias.ours}=, which is their number and {alias.more:g}"
     return f"use {' and '.join(f'{setting}=' for setting in ours or [alias.ours])}"
 
 
@@ -101,6 +106,7 @@ def markdown() -> str:
     lines = ["| name | there | here |", "| --- | --- | --- |"]
     for name, alias in sorted(ALIASES.items()):
         here = [f"`{alias.ours}`"] if alias.ours is not None and not alias.values else []
+        here += [f"`{alias.ours}`: their number and {alias.more:g}"] if alias.more else []
         for value, meant in alias.values.items():
             said = meant if isinstance(meant, str) else ", ".join(f"`{ours}={given!r}`" for ours, given in meant.items())
             here.append(f"`{[] if value == () else value!r}`: {said}")
@@ -161,7 +167,7 @@ _STREAM = "iterate over dllm_fast.stream(...), or use on_step=: tokens come in a
 _WATCH = "use on_step=, a function that is called with a StepEvent after every step"
 _LOGITS = "pass a function that calls the model and changes its logits, with like= the model, or use suppress_tokens="
 _SUPPRESS = "suppress_tokens= takes ids that are never written"
-_NO_GUIDANCE = "leave it out: classifier-free guidance is not implemented yet"
+_GUIDANCE = "use guidance=, the w of u + (w + 1)(c - u)"
 _NO_STABILITY = "leave it out: canvases of noise, which end once they stay the same, are not implemented yet"
 # The trap of token editing: what 0 is. It is nobody's to guess, so each says it by our name.
 _ZERO = (
@@ -304,16 +310,20 @@ ALIASES: dict[str, Alias] = {
         {"greedy": {"temperature": 0.0}, "auto": NOTHING, "multinomial": NOTHING, None: NOTHING},
         "or say temperature=, of which 0 is greedy",
     ),
-    "cfg_scale": _answer("guidance (LLaDA); 0 is none", _NO_GUIDANCE, 0),
-    "unsupervised_cfg_scale": _answer("guidance; 0 is none", _NO_GUIDANCE, 0),
+    "cfg_scale": _same("guidance", "guidance; 0 is none (LLaDA, dllm)"),
+    "unsupervised_cfg_scale": _same("guidance", "guidance; 0 is none"),
     **dict.fromkeys(
-        ("cfg", "cfg_weight", "guidance_weight", "classifier_free_guidance"), _answer("guidance; 0 is none", _NO_GUIDANCE, 0)
+        ("cfg", "cfg_weight", "guidance_weight", "classifier_free_guidance"),
+        _answer("guidance; 0 is none", f"{_GUIDANCE}, or guidance_scale=, of which 1 is none", 0),
     ),
-    "guidance": _answer("guidance", _NO_GUIDANCE),
-    "cfg_keep_tokens": _answer("tokens kept under guidance (dllm)", _NO_GUIDANCE, (), beside=("cfg_scale", (None, 0))),
-    "guidance_scale": _answer("guidance; 1 is none", _NO_GUIDANCE, 1),
-    "negative_prompt": _answer("what guidance leads away from", _NO_GUIDANCE),
-    "negative_prompt_ids": _answer("what guidance leads away from", _NO_GUIDANCE),
+    "cfg_keep_tokens": _answer(
+        "tokens kept under guidance (dllm)",
+        "use negative_prompt=, ids of the prompt with masks in place of all others",
+        (),
+        beside=("cfg_scale", (None, 0)),
+    ),
+    "guidance_scale": Alias("guidance; 1 is none (transformers, Diffusers)", "guidance", {1: {"guidance": 0.0}}, more=-1.0),
+    "negative_prompt_ids": _answer("what guidance leads away from", "use negative_prompt=, which takes ids, too"),
     "repetition_penalty": _answer("1 is none", _NO_PENALTY, 1),
     "frequency_penalty": _answer("0 is none", _NO_PENALTY, 0),
     "presence_penalty": _answer("0 is none", _NO_PENALTY, 0),

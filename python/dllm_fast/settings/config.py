@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 MOST_IDS = 2**20
 # Texts or ids that end an answer, and characters of one.
 MOST_STOPS, MOST_STOP_LETTERS = 1024, 4096
+# More than any logits bear.
+MOST_GUIDANCE = 2.0**20
 # What concerns the forwards, of which the core knows nothing.
-_OF_FORWARDS = frozenset(("allow_special", "cache", "refresh_every", "max_batch_rows", "sources"))
+_OF_FORWARDS = frozenset(("allow_special", "cache", "refresh_every", "max_batch_rows", "guidance", "sources"))
 # Values that are kept as they come, nearly all of them.
 _PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict))
 # What decides how many masks a step commits, beside the schedule; at most one of these, or a threshold and one of the second.
@@ -105,6 +107,9 @@ class SamplerConfig:
         shift: the logits of row i - 1 predict position i; a property of the model (Dream, Fast-dLLM v2), which says it itself.
         as_published: keep the quirks of the published loops where their rule and their code differ; ties of float32 and
             bfloat16 softmaxes, Dream's counts over the batch, Fast-dLLM's factor, float32 in `linear` and `cosine`.
+        guidance: weight w of classifier-free guidance, 0 is none: logits are u + (w + 1)(c - u). c are those of the row, u
+            those of the same row without its prompt: with masks in its place (LLaDA, 2502.09992), or a `negative_prompt=`. Both
+            ride in one forward, which counts as two. Others say 1 + w (UDLM's gamma, `guidance_scale` of transformers).
         cache: which keys and values are kept: `auto`, `none`, `prefix`, `dual` or `exact_block`. For models that dllm_fast runs
             itself. `auto` is the fastest that gives the same tokens as `none`; `exact_block`, for block-causal models, gives
             them, too; `prefix` and `dual` are approximate where the model sees both ways (Fast-dLLM).
@@ -151,6 +156,7 @@ class SamplerConfig:
     allow_special: bool | None = None
     shift: bool = False
     as_published: bool = False
+    guidance: float = 0.0
     cache: str = "auto"
     refresh_every: int | None = None
     max_batch_rows: int | None = None
@@ -245,6 +251,12 @@ class SamplerConfig:
         for name in ("refresh_every", "max_batch_rows"):
             if (value := getattr(self, name)) is not None:
                 records.count(value, name, remedy="leave it out for the default")
+        _set(self, "guidance", _weight(self.guidance))
+        if self.guidance and self.max_batch_rows == 1:
+            raise InvalidValueError(
+                "max_batch_rows must be at least 2 beside guidance, whose two branches ride in one forward, got 1; raise it, "
+                "or leave guidance out"
+            )
         if not isinstance(self.sources, Mapping) or not {*map(type, self.sources), *map(type, self.sources.values())} <= {str}:
             raise InvalidTypeError(
                 f"sources must name who set each setting, got {shown(self.sources)}; leave it out: a run fills it in"
@@ -267,6 +279,20 @@ class SamplerConfig:
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
         return all(getattr(self, name) is None for name in CUTS)
+
+
+def _weight(value: object) -> float:
+    """The weight of guidance.
+
+    Raises:
+        InvalidTypeError: no number.
+        InvalidValueError: a negative one, or one that no logits can be multiplied by.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidTypeError(f"guidance must be a number, got {shown(value)}; 0 is none")
+    if not 0 <= value <= MOST_GUIDANCE:
+        raise InvalidValueError(f"guidance must lie in [0, 2^20], got {shown(value)}; 0 is none, published ones lie around 1")
+    return float(value)
 
 
 def _listed(ids: Any, name: str) -> Any:

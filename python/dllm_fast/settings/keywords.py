@@ -24,6 +24,7 @@ class ModelSettings(TypedDict, total=False):
     block_length: int | None
     suppress_tokens: Collection[int | str] | int | None
     allow_special: bool | None
+    guidance: float | None
     cache: str | None
     refresh_every: int | None
     max_batch_rows: int | None

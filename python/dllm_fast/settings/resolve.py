@@ -23,8 +23,8 @@ _LEFT: dict[str, Any] = {field.name: field.default for field in dataclasses.fiel
 _LONGEST = 100
 # Of `sample`, for those who misspell them.
 ARGUMENTS = (
-    *("preset", "config", "tokenizer", "attention_mask", "chat", "seed", "num_samples", "on_step", "guesses", "like"),
-    "eligible_after",
+    *("preset", "config", "tokenizer", "attention_mask", "chat", "negative_prompt", "seed", "num_samples", "on_step"),
+    *("guesses", "like", "eligible_after"),
 )
 
 

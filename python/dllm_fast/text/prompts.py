@@ -164,6 +164,11 @@ def _array(ids: list[int]) -> NDArray[np.int64]:
     return np.array(ids, dtype=np.int64)
 
 
+def is_text(prompt: object) -> bool:
+    """Is this a text, or a list with one?"""
+    return isinstance(prompt, str) or (isinstance(prompt, list | tuple) and any(isinstance(item, str) for item in prompt))
+
+
 def is_messages(item: object) -> bool:
     """Is this one conversation: a list of mappings?"""
     return isinstance(item, list | tuple) and bool(item) and isinstance(item[0], Mapping)
@@ -174,7 +179,7 @@ def _of_messages(messages: Any, tokenizer: Any, name: str) -> Prompt:
 
     With what opens an answer behind it, or, where the last message is the assistant's, cut behind that, so that it goes on.
     """
-    if name != "prompt":
+    if name == "canvas":
         raise InvalidTypeError(f"a {name} is filled in place, got messages; pass text with masks, or give messages to sample")
     if not getattr(tokenizer, "chat_template", None):
         have = "none" if tokenizer is None else f"{type(tokenizer).__name__} without one"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+# Nearer than this, confidences may be ranked either way by those who round differently.
+_NEAR = 1e-9
+
 
 class Canvas:
     """Tokens being filled.
@@ -13,6 +16,7 @@ class Canvas:
         tokens: int64 `[L]`.
         forwards: questions to the model so far.
         edits: what was written, in order: (forward, position, token).
+        is_clear: no two positions had confidences that are nearly, but not quite, the same.
     """
 
     def __init__(self, model, tokens, mask: int, excluded=(), shift: bool = False):
@@ -20,6 +24,7 @@ class Canvas:
         self.excluded = sorted({mask, *excluded})
         self.tokens = np.array(tokens, dtype=np.int64)
         self.forwards = 0
+        self.is_clear = True
         self.edits: list[tuple[int, int, int]] = []
 
     def masked(self, start: int = 0, end: int | None = None) -> list[int]:
@@ -33,7 +38,10 @@ class Canvas:
             # The logits of a position predict its right neighbour; the first position has nobody to its left.
             logits = logits[[0, *range(len(logits) - 1)]]
         self.forwards += 1
-        return softmax(logits, self.excluded, dtype)
+        p = softmax(logits, self.excluded, dtype)
+        between = np.diff(np.unique(p[self.masked()].max(axis=-1)))
+        self.is_clear &= not between.size or between.min() > _NEAR
+        return p
 
     def write(self, position: int, token) -> None:
         """Replaces a mask. To be called after the forward that led to it."""

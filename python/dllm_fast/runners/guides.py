@@ -1,0 +1,97 @@
+"""What guidance needs of a row: its weight, and what stands in place of the prompt in the twin that rides beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dllm_fast.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dllm_fast.settings.config import SamplerConfig
+    from dllm_fast.text.prompts import Prompt
+
+    Ints = NDArray[np.int64]
+
+#: Forwards that a guided pair counts.
+PAIR = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """How a row is guided. Exactly one of `hidden` and `prompt` is given.
+
+    Attributes:
+        weight: w of `u + (w + 1)(c - u)`, above 0.
+        hidden: positions that show the mask in the twin, int64.
+        prompt: what stands in place of the prompt there, int64.
+        start: first position behind the prompt of the row.
+    """
+
+    weight: float
+    hidden: Ints | None = None
+    prompt: Ints | None = None
+    start: int = 0
+
+    @property
+    def moves(self) -> int:
+        """How much further right the answer stands in the twin."""
+        return 0 if self.prompt is None else len(self.prompt) - self.start
+
+    def twin(self, canvas: Ints, mask: int | None) -> Ints:
+        """What the twin of a canvas shows."""
+        if self.prompt is not None:
+            return np.concatenate((self.prompt, canvas[self.start :]))
+        assert mask is not None
+        shown = canvas.copy()
+        shown[self.hidden] = mask
+        return shown
+
+
+def guides(
+    config: SamplerConfig, open_: Sequence[NDArray[np.bool_]], starts: Sequence[int], negatives: Sequence[Prompt] | None
+) -> list[Guide | None]:
+    """The guide of each row, or None without guidance.
+
+    The twin of a row of `sample` shows masks in place of its prompt (LLaDA), or a negative prompt; what closes a text behind
+    the answer stays. That of a canvas that is filled in place shows masks at every given position, wherever it is.
+
+    Args:
+        config: settings, ids and all.
+        open_: which positions are filled.
+        starts: first position behind the prompt; 0 where nothing was appended.
+        negatives: of each row, or None.
+
+    Raises:
+        InvalidValueError: a model without a mask to show.
+    """
+    if config.guidance == 0:
+        return [None] * len(open_)
+    if negatives is not None:
+        pairs = zip(negatives, starts, strict=True)
+        return [Guide(config.guidance, prompt=other.ids.copy(), start=start) for other, start in pairs]
+    if config.mask_token_id is None:
+        raise InvalidValueError("guidance shows masks in place of a prompt, got a model without a mask; pass negative_prompt=")
+    return [
+        Guide(config.guidance, hidden=np.arange(start) if start else np.flatnonzero(~positions))
+        for positions, start in zip(open_, starts, strict=True)
+    ]
+
+
+def negatives_of(negatives: Sequence[Prompt], prompts: int) -> list[Prompt]:
+    """The negative prompt of each prompt: one for all, or one for each.
+
+    Raises:
+        InvalidValueError: another number of them.
+    """
+    if len(negatives) not in (1, prompts):
+        raise InvalidValueError(
+            f"negative_prompt must be one, or one for each of {prompts} prompts, got {len(negatives)}; check its length"
+        )
+    return list(negatives) * prompts if len(negatives) == 1 else list(negatives)
