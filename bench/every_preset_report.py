@@ -165,7 +165,7 @@ def _repairs(of: Mapping[str, Record]) -> str:
         if not revises or name not in of:
             continue
         others = dict.fromkeys([*([preset.claim.than] if preset.claim else []), "llada", "llada-random"])
-        for task, forwards in ((task, int(n)) for task in ("shuffle", "latin") for n in of[name][task].get("at", {})):
+        for task, forwards in ((on, int(n)) for on in ("shuffle", "latin") for n in of[name][on].get("at", {})):
             mine = _point(of[name], task, forwards)
             for other in filter(of.__contains__, others):
                 theirs = _point(of[other], task, forwards)
