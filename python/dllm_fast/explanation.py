@@ -15,11 +15,12 @@ from dllm_fast.loading.load import load
 from dllm_fast.loading.model import LoadedModel
 from dllm_fast.modules.hold import Settled
 from dllm_fast.networks.decoder import Decoder
+from dllm_fast.networks.diffusion_gemma import DiffusionGemma
 from dllm_fast.networks.fallback import left_to_torch
 from dllm_fast.open import open_runner
 from dllm_fast.runners import caches
 from dllm_fast.text import tokens
-from dllm_fast.transformers import native_engine
+from dllm_fast.transformers import canvas, native_engine
 from dllm_fast.transformers.like import LikeRunner, known
 from dllm_fast.transformers.probe import study
 from dllm_fast.transformers.study import NATIVE, PLAIN
@@ -169,6 +170,11 @@ def _called(runner: LikeRunner, reason: str, why: str) -> Explanation:
 
 def _way(opened: Any, tokenizer: Any) -> Explanation:
     """How a model in memory would be run."""
+    if is_pretrained(opened) and canvas.has_canvas(opened):
+        network, info = canvas.around(opened, tokenizer)
+        reason = f"{type(network).__name__} on the weights of the model"
+        refused = [*_policies(info, cached=True), *_left_to_torch(info, network, network.head_dim)]
+        return _explained(info, "own decoder", reason, refused, {}, cached=True)
     if is_pretrained(opened):
         found = study(cast("nn.Module", opened), tokenizer)
         cached = found.plan is not None
@@ -178,7 +184,7 @@ def _way(opened: Any, tokenizer: Any) -> Explanation:
             refused += _left_to_torch(found.info, None, found.plan.head_dim)
         return _explained(found.info, found.tier, reason, refused, found.probed, cached=cached)
     if isinstance(opened, LoadedModel):
-        tier = "own decoder" if isinstance(opened.network, Decoder) else "own encoder"
+        tier = "own decoder" if isinstance(opened.network, Decoder | DiffusionGemma) else "own encoder"
         reason = f"opened by dllm_fast.load: {type(opened.network).__name__}"
         refused = _policies(opened.info, cached=True)
         engine = opened.engine

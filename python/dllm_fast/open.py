@@ -11,6 +11,7 @@ from dllm_fast.loading.load import load
 from dllm_fast.loading.model import LoadedModel
 from dllm_fast.runners.callable import CallableRunner
 from dllm_fast.runners.network import NetworkRunner
+from dllm_fast.transformers import canvas
 from dllm_fast.transformers.like import LikeRunner, known
 from dllm_fast.transformers.marks import refuse_carried
 from dllm_fast.transformers.native import NativeRunner
@@ -58,6 +59,8 @@ def open_runner(model: Any, tokenizer: Any = None, like: Any = None) -> tuple[Ru
         runner = _loaded(inside)
         return runner, inside.model.tokenizer if tokenizer is None else tokenizer
     if is_pretrained(model):
+        if canvas.has_canvas(model):
+            return NetworkRunner(*canvas.around(model, tokenizer)), tokenizer
         return runner_of(model, study(model, tokenizer)), tokenizer
     refuse_carried(model)
     return CallableRunner(model), tokenizer

@@ -81,8 +81,8 @@ class Ours:
     """A session that is asked by hand: rows with a prompt each, and the canvas behind it."""
 
     def __init__(self, model, prompts: list[torch.Tensor], canvases: int, cache: str = "auto", suppressed=()) -> None:
-        size = model.info.block_length
         runner, _ = open_runner(model)
+        size = runner.info.block_length
         self.starts = [len(p) for p in prompts]
         self.texts = [np.concatenate([p.numpy(), np.zeros(size * canvases, dtype=np.int64)]) for p in prompts]
         self.begins, self.size = list(self.starts), size

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from dllm_fast.checkpoint.checkpoint import Checkpoint
 
 _ENCODER, _DECODER = "model.encoder.language_model.", "model.decoder."
-_TABLE, _HEAD = "embed_tokens.weight", "lm_head.weight"
+_TABLE = "embed_tokens.weight"
+TABLE, HEAD = _DECODER + _TABLE, "lm_head.weight"
 _IMAGES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 # Every sixth layer is global where the config does not say.
 _EVERY = 6
-_WINDOW, _GLOBAL_HEAD = 512, 512
+_WINDOW, _WIDE = 512, 512
 _ROTARY: Mapping[str, Mapping[str, Any]] = {
     LOCAL: {"rope_type": "default", "rope_theta": 10_000.0},
     GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
@@ -75,14 +76,14 @@ def build(checkpoint: Checkpoint) -> tuple[DiffusionGemma, dict[str, tuple[str, 
     config = read(checkpoint.config)
     output = head.decide(
         checkpoint,
-        table=(_DECODER + _TABLE, _ENCODER + _TABLE),
-        head=(_HEAD,),
+        table=(TABLE, _ENCODER + _TABLE),
+        head=(HEAD,),
         tied=flag(checkpoint.config, _TIED, default=True),
     )
     network = DiffusionGemma(replace(config, tied=output.tied))
-    pieces = {name: _keys(name, config) for name, _ in network.named_parameters()}
+    pieces = {name: keys(name, config) for name, _ in network.named_parameters()}
     pieces["embed.weight"] = (output.table,)
-    spare = [re.escape(_HEAD)] if output.tied else []
+    spare = [re.escape(HEAD)] if output.tied else []
     spare += [re.escape(key) for key in _again(checkpoint)]
     notes = list(output.notes)
     for place in _IMAGES:
@@ -118,12 +119,12 @@ def _again(checkpoint: Checkpoint) -> list[str]:
     return [own for own, other in twice if other in checkpoint.tensors]
 
 
-def _keys(name: str, config: DiffusionGemmaConfig) -> tuple[str, ...]:
+def keys(name: str, config: DiffusionGemmaConfig) -> tuple[str, ...]:
     """Of one of our parameters the keys whose rows make it."""
     if name == "embed.weight":
-        return (_DECODER + _TABLE,)
+        return (TABLE,)
     if name == "head.weight":
-        return (_HEAD,)
+        return (HEAD,)
     if name in _ONCE:
         return tuple(_DECODER + key for key in _ONCE[name])
     _, layer, part = name.split(".", 2)
@@ -198,7 +199,7 @@ def _shapes(text: Mapping[str, Any], kinds: Sequence[str], kv_heads: int, head_d
     """Heads of keys and their width: transformers writes them by layer, the first configs for all global layers."""
     by_layer = text.get("per_layer_config")
     if by_layer is None:
-        wide = whole(text, "num_global_key_value_heads", kv_heads), whole(text, "global_head_dim", _GLOBAL_HEAD)
+        wide = whole(text, "num_global_key_value_heads", kv_heads), whole(text, "global_head_dim", _WIDE)
         return tuple(wide if kind == GLOBAL else (kv_heads, head_dim) for kind in kinds)
     by_layer = mapping(text, "per_layer_config")
     shapes = []

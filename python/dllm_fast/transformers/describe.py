@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.families.config_keys import CONTEXT_KEYS, Settings, entry, whole
+from dllm_fast.families.config_keys import CONTEXT_KEYS, Settings, entry, whole, with_text
 from dllm_fast.families.layouts import Layout
 from dllm_fast.families.model_info import Built, Sources, resolve
 from dllm_fast.families.recognise import find
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from dllm_fast.families.model_info import ModelInfo
     from dllm_fast.families.table import Family
 
-# They sample from a canvas of random tokens, or insert and delete: no mask to fill.
-_NOT_MASKED = ("diffusion_gemma", "udlm")
+# It samples from a canvas of random tokens, by a network that nobody here knows.
+_NOT_MASKED = ("udlm",)
 
 
 def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
@@ -42,11 +42,14 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
             f"a model must fill mask tokens, got {type(model).__name__} ({model_type}), which has none; use its own generate"
         )
     family = family_of(model)
+    settings = config
+    if family is not None and family.attention_rule.has_canvas:
+        settings = with_text(config.to_dict())  # type: ignore[union-attr]
     where = places(model)
     kind = type(model).__name__
     built = Built(
         vocabulary=_vocabulary(model, config),
-        context=_context(model, config),
+        context=_context(model, settings),
         dtype=next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32),
         device=where.devices[0],
         verified="probe of this model",
@@ -59,7 +62,7 @@ def describe(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
             name=model_type or kind,
             built=built,
             model=model,
-            config=Settings("config", config),
+            config=Settings("config", settings),
             generation_config=Settings("generation config", getattr(model, "generation_config", None)),
             tokenizer=tokenizer,
         )

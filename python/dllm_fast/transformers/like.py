@@ -49,6 +49,11 @@ def known(like: Any, tokenizer: Any = None) -> tuple[ModelInfo, Any]:
             "like must be a model of transformers, what dllm_fast.load opened, a folder or a hub id, got "
             f"{type(like).__name__}; pass the model that the function calls"
         )
+    if info.attention_rule.has_canvas:
+        raise InvalidValueError(
+            f"like must be a model that a function of ids can stand for, got one of {info.family}, whose canvas is shown what "
+            "it predicted; pass the model itself"
+        )
     return info, own if tokenizer is None else tokenizer
 
 

@@ -57,6 +57,11 @@ def study(model: nn.Module, tokenizer: Any = None) -> Study:
     """
     found = unwrap(model)
     info = describe(found.model, tokenizer)
+    if info.attention_rule.has_canvas:
+        raise InvalidValueError(
+            f"a model with a canvas cannot be probed as one that fills masks, got {type(found.model).__name__}; pass the model "
+            "itself to sample"
+        )
     state = _state(found, info)
     kept = _STUDIES.get(found.model)
     if kept is None or kept[0] != state:
