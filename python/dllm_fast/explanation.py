@@ -271,6 +271,7 @@ def _unknown(model: Any, runner: Runner, tokenizer: Any) -> Explanation:
     mask, by_mask = for_call("mask_token_id", runner, tokenizer)
     ends, by_ends = for_call("eos_token_id", runner, tokenizer)
     sources = {"family": "class", "mask_token_id": by_mask, "eos_token_ids": by_ends}
+    rows = getattr(runner, "rows", None)
     return Explanation(
         family=type(model).__name__,
         mask_token_id=mask if isinstance(mask, int) else None,
@@ -286,8 +287,9 @@ def _unknown(model: Any, runner: Runner, tokenizer: Any) -> Explanation:
         context=runner.context,
         dtype=None,
         device=None,
-        refused=tuple(
-            (way, "needs a model of transformers, or a folder for dllm_fast.load") for way in ("own decoder", NATIVE)
+        refused=(
+            *((way, "needs a model of transformers, or a folder for dllm_fast.load") for way in ("own decoder", NATIVE)),
+            *([] if rows is None else [("other batches", f"exported for {rows} rows, which guidance doubles")]),
         ),
         sources=sources | {"shift": "default", "attention": "not probed"},
         verified="no; its logits are taken as they are",

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dllm_fast import sample
+from dllm_fast.ops.guide import guide_
 from parity.compare import assert_same, order_draws
 from parity.loops import llada
 from parity.models import Case, Table, cases
@@ -78,6 +79,15 @@ def test_guidance(data, lengths, cfg_scale, order):
         assume(canvas.is_clear)
         assert [(edit.step, edit.position, edit.token) for edit in result.trajectory[row]] == canvas.edits
         assert result.stats.nfe_per_row[row] == 2 * canvas.forwards
+
+
+@given(seed=st.integers(0, 2**32 - 1), cfg_scale=st.floats(0.01, 20), dtype=st.sampled_from([torch.bfloat16, torch.float32]))
+def test_guidance_as_published_is_rounded_as_its_expression_is(seed, cfg_scale, dtype):
+    logits, un_logits = torch.randn(2, 3, 500, generator=torch.Generator().manual_seed(seed)).mul(8).to(dtype)
+    published = un_logits + (cfg_scale + 1) * (logits - un_logits)
+    lines, scales = torch.arange(3), torch.full((3,), cfg_scale + 1)
+    guide_(logits, lines, un_logits, lines, scales, as_published=True)
+    assert torch.equal(logits, published)
 
 
 @given(st.data(), st.integers(1, 12))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import warnings
 import weakref
@@ -107,6 +108,28 @@ def test_classes_without_the_registry_compute_the_head_on_scored_rows(name):
     agree(dllm_fast.sample(model, PROMPTS, max_new_tokens=NEW, block_length=8, stop_at_eos=False).sequences, expected)
     hook.remove()
     assert max(rows) <= (8 * len(PROMPTS) if study(model).plan else 8)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Bert", "remote", "no head", "function"])
+def test_every_way_of_running_is_guided_alike(name):
+    """A row without its prompt beside each, of equal lengths and of others."""
+    model = remote() if name == "remote" else remote(remote_like.NoHeadLike) if name == "no head" else model_of("Llama")
+    model = model_of(name) if name == "Bert" else model
+    called = full(model) if name == "function" else model
+    given = {"mask_token_id": MASK, "stop_at_eos": False, "max_new_tokens": NEW, "block_length": 8, "guidance": 1.5}
+    for negative in (None, [9, 8, 7, 6]):
+
+        def guided(ids, prompt, negative=negative):
+            shown = negative or [MASK] * len(prompt)
+            other = torch.tensor([[*shown, *ids[0, len(prompt) :]]])
+            c, u = full(model)(ids)[0], full(model)(other)[0]
+            c[len(prompt) :] = u[len(shown) :] + 2.5 * (c[len(prompt) :] - u[len(shown) :])
+            return c[None]
+
+        expected = [loop(functools.partial(guided, prompt=prompt), prompt, block=8, origin=len(prompt)) for prompt in PROMPTS]
+        result = dllm_fast.sample(called, PROMPTS, negative_prompt=negative, **given)
+        agree(result.sequences, expected)
+        assert result.stats.nfe_per_row == [2 * NEW] * len(PROMPTS)
 
 
 def remote(cls=remote_like.RemoteLike, **more):

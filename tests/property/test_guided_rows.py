@@ -37,8 +37,8 @@ weights = st.one_of(st.sampled_from([0.5, 1.0, 1.5, 3.0, 1e-9]), st.floats(1e-3,
 # --- the arithmetic
 
 
-@given(data=st.data(), weight=weights, piece=st.sampled_from([1, 7, 600, 2**22]))
-def test_the_mix_is_that_of_the_reference_to_the_bit(data, weight, piece):
+@given(data=st.data(), weight=weights, piece=st.sampled_from([1, 7, 600, 2**22]), as_published=st.booleans())
+def test_the_mix_is_that_of_the_reference_to_the_bit(data, weight, piece, as_published):
     """In any dtype, also of infinities, a line of a matrix that the others are in, in pieces of any size."""
     logits = data.draw(strategies.logits(max_rows=6, vocabularies=(1, 3, 255, 600)))
     count, dtype = len(logits), str(logits.dtype).removeprefix("torch.")
@@ -49,11 +49,12 @@ def test_the_mix_is_that_of_the_reference_to_the_bit(data, weight, piece):
     before = strategies.widened(logits).copy()
     whole, guide._PIECE = guide._PIECE, piece
     try:
-        guide.guide_(logits, *map(torch.from_numpy, (lines,)), logits, torch.from_numpy(others), torch.from_numpy(scales))
+        at, other, scale = map(torch.from_numpy, (lines, others, scales))
+        guide.guide_(logits, at, logits, other, scale, as_published=as_published)
     finally:
         guide._PIECE = whole
     expected = before.copy()
-    expected[lines] = mixed(before[lines], before[others], weight, dtype)
+    expected[lines] = mixed(before[lines], before[others], weight, dtype, as_published=as_published)
     assert np.array_equal(strategies.widened(logits), expected, equal_nan=True)
 
 

@@ -19,15 +19,18 @@ def rounded(x, dtype):
     return x
 
 
-def mixed(c, u, weight, dtype="float32"):
+def mixed(c, u, weight, dtype="float32", *, as_published=False):
     """`u + (w + 1) * (c - u)` of logits as float32, each operation rounded, then to the dtype of the logits.
 
     Infinities have their limits: where both are equal it is that, and where the difference is infinite it is the difference.
+    As published, each operation is rounded to that dtype.
     """
-    c, u = np.asarray(c, dtype=F32), np.asarray(u, dtype=F32)
+    c, u, scale = np.asarray(c, dtype=F32), np.asarray(u, dtype=F32), F32(weight + 1)
+    between = (lambda x: rounded(x, dtype)) if as_published else (lambda x: x)
     with np.errstate(invalid="ignore", over="ignore"):
-        found = u + F32(weight + 1) * (c - u)
-        found = np.where(np.isinf(c - u), c - u, found)
+        difference = between(c - u)
+        found = u + between(scale * difference)
+    found = np.where(np.isinf(difference), difference, found)
     return rounded(np.where(c == u, c, found), dtype)
 
 

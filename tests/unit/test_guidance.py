@@ -112,6 +112,7 @@ def test_a_callable_that_takes_no_other_batch_is_refused_by_name():
     asked = {**ASKED, "max_new_tokens": length - 2, "block_length": length - 2}
     with pytest.raises(DllmFastError, match=r"other batches, got GraphModule\S* for 2 rows, and 2 with their twins are 4"):
         dllm_fast.sample(fixed, [[1, 2], [4, 5]], guidance=1.0, **asked)
+    assert ("other batches", "exported for 2 rows, which guidance doubles") in dllm_fast.explain(fixed).refused
     assert dllm_fast.sample(fixed, [1, 2], guidance=1.0, **asked).stats.nfe == 6
     assert dllm_fast.sample(free, [[1, 2], [4, 5]], guidance=1.0, **asked).stats.nfe == 6
 

@@ -15,7 +15,9 @@ _PIECE = 2**22
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def guide_(logits: Tensor, lines: Tensor, others: Tensor, other_lines: Tensor, scales: Tensor) -> None:
+def guide_(
+    logits: Tensor, lines: Tensor, others: Tensor, other_lines: Tensor, scales: Tensor, *, as_published: bool = False
+) -> None:
     """Writes `u + scale * (c - u)` in place of `c`.
 
     In float32: each of the three operations is rounded by itself, and what comes out is rounded once to the dtype of the
@@ -27,12 +29,15 @@ def guide_(logits: Tensor, lines: Tensor, others: Tensor, other_lines: Tensor, s
         others: `[M, V]` of the same dtype, which may be the same matrix.
         other_lines: `[n]` those that are u, none of which is among `lines` where the matrices are the same.
         scales: `[n]` float32, a weight plus 1.
+        as_published: round each operation to the dtype of the logits, as LLaDA's loop does.
     """
     step = max(_PIECE // max(logits.shape[1], 1), 1)
     for start in range(0, len(lines), step):
         piece = slice(start, start + step)
         at = lines[piece]
-        mixed, other = logits.index_select(0, at).float(), others.index_select(0, other_lines[piece]).float()
+        mixed, other = logits.index_select(0, at), others.index_select(0, other_lines[piece])
+        if not as_published:
+            mixed, other = mixed.float(), other.float()
         equal = mixed == other
         mixed.sub_(other).masked_fill_(equal, 0)
         other.masked_fill_(mixed.isinf(), 0)

@@ -238,13 +238,14 @@ def _mixed(rows: list[_Row], found: dict[int, _Lines]) -> Scored:
         lines = None
     ends = np.cumsum([len(one.lines) for one in own])
     own_lines = np.split(np.arange(ends[-1]) if lines is None else lines, ends[:-1])
-    # Twins of one matrix at a time: most often there is one.
-    of_matrix: dict[int, list[tuple[Ints, _Lines, np.float32]]] = {}
+    # Twins of one matrix at a time, and of one way to round: most often there is one.
+    of_matrix: dict[tuple[int, bool], list[tuple[Ints, _Lines, np.float32]]] = {}
     for row, written in zip(rows, own_lines, strict=True):
         if row.twin is not None and row.guide is not None:
             twin = found[row.twin]
-            of_matrix.setdefault(id(twin.logits), []).append((written, twin, np.float32(row.guide.weight + 1)))
-    for pairs in of_matrix.values():
+            key = id(twin.logits), row.guide.as_published
+            of_matrix.setdefault(key, []).append((written, twin, np.float32(row.guide.weight + 1)))
+    for (_, as_published), pairs in of_matrix.items():
         if logits.dtype not in guide.DTYPES:
             break  # the core has the words for it
         guide.guide_(
@@ -253,6 +254,7 @@ def _mixed(rows: list[_Row], found: dict[int, _Lines]) -> Scored:
             pairs[0][1].logits,
             _on(np.concatenate([twin.lines for _, twin, _ in pairs]), logits),
             _on(np.concatenate([np.full(len(written), scale) for written, _, scale in pairs]), logits),
+            as_published=as_published,
         )
     return logits, lines
 

@@ -32,12 +32,14 @@ class Guide:
         hidden: positions that show the mask in the twin, int64.
         prompt: what stands in place of the prompt there, int64.
         start: first position behind the prompt of the row.
+        as_published: each operation of the mix is rounded to the dtype of the logits.
     """
 
     weight: float
     hidden: Ints | None = None
     prompt: Ints | None = None
     start: int = 0
+    as_published: bool = False
 
     @property
     def moves(self) -> int:
@@ -75,11 +77,18 @@ def guides(
         return [None] * len(open_)
     if negatives is not None:
         pairs = zip(negatives, starts, strict=True)
-        return [Guide(config.guidance, prompt=other.ids.copy(), start=start) for other, start in pairs]
+        return [
+            Guide(config.guidance, prompt=other.ids.copy(), start=start, as_published=config.as_published)
+            for other, start in pairs
+        ]
     if config.mask_token_id is None:
         raise InvalidValueError("guidance shows masks in place of a prompt, got a model without a mask; pass negative_prompt=")
     return [
-        Guide(config.guidance, hidden=np.arange(start) if start else np.flatnonzero(~positions))
+        Guide(
+            config.guidance,
+            hidden=np.arange(start) if start else np.flatnonzero(~positions),
+            as_published=config.as_published,
+        )
         for positions, start in zip(open_, starts, strict=True)
     ]
 
