@@ -231,6 +231,16 @@ def endings(draw, chosen: dict) -> dict:
     """Settings, and what ends a row besides: stops, and the least number of tokens before. None of them is suppressed."""
     more = draw(st.fixed_dictionaries({}, optional={"stop": stop_tokens.map(tuple), "min_new_tokens": st.integers(0, 8)}))
     ends = {*np.atleast_1d(chosen.get("eos_token_id", ())).tolist()} if more.get("min_new_tokens") else set()
+    single = [stop for stop in more.get("stop", ()) if isinstance(stop, int)]
+    policies = ["allow"]
+    if chosen.get("eos_token_id") is not None or single:
+        policies += ["penalise"] + ["delay"] * (chosen["order"] != "ancestral") + ["suffix"] * ("edit_threshold" not in chosen)
+    more["eos_policy"] = draw(st.sampled_from(policies))
+    if more["eos_policy"] == "penalise":
+        more["eos_penalty"] = draw(st.sampled_from([0.0, 0.1, 1.0, 5.0, 1e300, np.inf]))
+        ends = {*np.atleast_1d(chosen.get("eos_token_id", ())).tolist()}
+    elif more["eos_policy"] == "suffix":
+        ends = {*np.atleast_1d(chosen.get("eos_token_id", ())).tolist()}
     named = {token for stop in more.get("stop", ()) for token in np.atleast_1d(stop).tolist()}
     kept = tuple(token for token in chosen.get("suppress_tokens", ()) if token not in named | ends)
     return chosen | more | ({"suppress_tokens": kept} if "suppress_tokens" in chosen else {})

@@ -173,6 +173,11 @@ def check_ends(config: SamplerConfig, tokenizer: Any, *, infilling: bool) -> Non
                 f"infill keeps what stands behind a gap, so that nothing ends it, got {name}={shown(value)}; leave it out, or "
                 "use sample"
             )
+    if infilling and config.eos_policy == "suffix":
+        raise InvalidValueError(
+            "infill keeps what stands behind a gap, got eos_policy='suffix', which fills it with end tokens; use 'delay' or "
+            "'penalise', or use sample"
+        )
     if config.stop_texts and tokenizer is None:
         raise InvalidValueError(
             f"a stop of text needs a tokenizer, got {config.stop_texts[0][:40]!r} and none; pass tokenizer=, or token ids"
@@ -264,7 +269,8 @@ def check_ids(
                     f"{setting} must be an id of the vocabulary, got {outside[0]} for {vocabulary} ids; "
                     "check it against the tokenizer"
                 )
-        early = {*ends, *(one for one in config.stop if isinstance(one, int))} if config.min_new_tokens else ()
+        may_be_barred = config.min_new_tokens or config.eos_policy in {"suffix", "penalise"}
+        early = {*ends, *(one for one in config.stop if isinstance(one, int))} if may_be_barred else ()
         if len({*suppressed, *masks, *special, *early}) >= vocabulary:
             raise InvalidValueError(
                 f"suppress_tokens must leave a token that may be written, got {len(set(suppressed))} of {vocabulary} ids "

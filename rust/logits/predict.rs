@@ -17,6 +17,10 @@ pub struct Law {
     pub sampling: Sampling,
     /// Rising ids that count as -inf.
     pub suppressed: Arc<[u32]>,
+    /// Rising ids whose logits count as smaller by the penalty.
+    pub penalised: Arc<[u32]>,
+    /// At least 0, finite.
+    pub penalty: f32,
 }
 
 /// The random numbers and the current token of one row.
@@ -128,7 +132,9 @@ fn one(
     law: &Law,
     scratch: &mut Scratch<'_>,
 ) -> Result<Prediction, Unusable> {
-    let row = matrix.row(site.row, &law.suppressed, scratch.isa);
+    let row = matrix
+        .row(site.row, &law.suppressed, scratch.isa)
+        .penalised(&law.penalised, law.penalty);
     let stats = stats(&row, scratch)?;
     let token = if law.sampling.temperature == 0.0 {
         stats.argmax
@@ -176,6 +182,8 @@ mod tests {
         Law {
             sampling,
             suppressed: [].into(),
+            penalised: [0].into(),
+            penalty: if temperature == 0.7 { 1.5 } else { 0.0 },
         }
     }
 

@@ -75,6 +75,8 @@ impl<'a> Logits<'a> {
 pub struct Row<'a> {
     logits: Logits<'a>,
     suppressed: &'a [u32],
+    penalised: &'a [u32],
+    penalty: f32,
     softcap: Option<Softcap>,
     isa: Isa,
 }
@@ -91,6 +93,8 @@ impl<'a> Row<'a> {
         Self {
             logits,
             suppressed,
+            penalised: &[],
+            penalty: 0.0,
             softcap: None,
             isa,
         }
@@ -99,6 +103,15 @@ impl<'a> Row<'a> {
     /// The same with its logits bounded, and rounded to their dtype again.
     pub fn bounded(self, softcap: Option<Softcap>) -> Self {
         Self { softcap, ..self }
+    }
+
+    /// The same with the logits of some rising ids smaller by a penalty, in float32, behind the bound.
+    pub fn penalised(self, penalised: &'a [u32], penalty: f32) -> Self {
+        Self {
+            penalised,
+            penalty,
+            ..self
+        }
     }
 
     /// Size of the vocabulary.
@@ -120,12 +133,16 @@ impl<'a> Row<'a> {
     pub fn tile<'b>(&'b self, t: usize, scratch: &'b mut [f32; TILE]) -> &'b [f32] {
         let start = t * TILE;
         let end = self.len().min(start + TILE);
-        let suppressed = self.suppressed_between(start, end);
-        if let (Logits::F32(x), [], None) = (self.logits, suppressed, self.softcap) {
+        let suppressed = between(self.suppressed, start, end);
+        let penalised = between(self.penalised, start, end);
+        if let (Logits::F32(x), [], [], None) = (self.logits, suppressed, penalised, self.softcap) {
             return &x[start..end];
         }
         let values = &mut scratch[..end - start];
         self.read(start, values);
+        for &id in penalised {
+            values[id as usize - start] -= self.penalty;
+        }
         for &id in suppressed {
             values[id as usize - start] = f32::NEG_INFINITY;
         }
@@ -139,6 +156,9 @@ impl<'a> Row<'a> {
         }
         let mut value = [0.0];
         self.read(id, &mut value);
+        if self.penalised.binary_search(&(id as u32)).is_ok() {
+            value[0] -= self.penalty;
+        }
         value[0]
     }
 
@@ -157,15 +177,16 @@ impl<'a> Row<'a> {
             }
         }
     }
+}
 
-    fn suppressed_between(&self, start: usize, end: usize) -> &'a [u32] {
-        if self.suppressed.is_empty() {
-            return &[];
-        }
-        let from = self.suppressed.partition_point(|&id| (id as usize) < start);
-        let to = self.suppressed.partition_point(|&id| (id as usize) < end);
-        &self.suppressed[from..to]
+/// Those of rising ids that lie in a range.
+fn between(ids: &[u32], start: usize, end: usize) -> &[u32] {
+    if ids.is_empty() {
+        return &[];
     }
+    let from = ids.partition_point(|&id| (id as usize) < start);
+    let to = ids.partition_point(|&id| (id as usize) < end);
+    &ids[from..to]
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::logits::filter::Filters;
 use crate::rules::Rule;
 use crate::rules::config::{Config, Steps};
 use crate::rules::cut::Cut;
+use crate::rules::eos::EosPolicy;
 use crate::rules::gap::GapStop;
 use crate::rules::order::{Order, OrderNoise};
 use crate::rules::revise::Revise;
@@ -266,6 +267,31 @@ fn id_list(config: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
     items.iter().map(id).collect()
 }
 
+/// Where end tokens may be written.
+fn eos(config: &Bound<'_, PyAny>) -> PyResult<EosPolicy> {
+    let name: String = get(config, "eos_policy", "a name")?.unwrap_or_else(|| "allow".into());
+    let penalty: Option<f64> = get(config, "eos_penalty", NUMBER)?;
+    let found = EosPolicy::ALL
+        .into_iter()
+        .find(|policy| policy.name() == name);
+    let known = EosPolicy::ALL.map(EosPolicy::name);
+    let remedy = "allow is the default";
+    match (
+        found.ok_or_else(|| unknown("eos_policy", &known, &name, remedy))?,
+        penalty,
+    ) {
+        (EosPolicy::Penalise(_), Some(penalty)) => Ok(EosPolicy::Penalise(penalty)),
+        (EosPolicy::Penalise(_), None) => Err(bad_value(
+            "eos_policy 'penalise' needs an eos_penalty, got none; pass how much the logits of end tokens are smaller, inf for never".into(),
+        )),
+        (policy, None) => Ok(policy),
+        (policy, Some(penalty)) => Err(bad_value(format!(
+            "eos_penalty is of eos_policy 'penalise', got {penalty} beside '{}'; leave it out, or pass eos_policy='penalise'",
+            policy.name()
+        ))),
+    }
+}
+
 /// Sequences of ids that end a row; texts are the run's, which has a tokenizer.
 fn stops(config: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u32>>> {
     let value = setting(config, "stop")?;
@@ -331,6 +357,7 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
         ends: id_list(object, "eos_token_id")?,
         stop_at_end: flag("stop_at_eos")?,
         stops: stops(object)?,
+        eos: eos(object)?,
         min_new_tokens: get(object, "min_new_tokens", FROM_ZERO)?.unwrap_or(0),
         as_published,
     };

@@ -277,6 +277,7 @@ pub(super) fn mask_predict(
     let law = |&sampling: &Sampling| Law {
         sampling,
         suppressed: Arc::clone(&suppressed),
+        ..Law::default()
     };
     let laws: Vec<Law> = laws.distinct.iter().map(law).collect();
     let predictions = detached(py, |watch| {

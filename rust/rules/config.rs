@@ -1,6 +1,7 @@
 //! The settings of a sampler, checked once.
 
 use super::cut::Cut;
+use super::eos::EosPolicy;
 use super::gap::GapStop;
 use super::nearby;
 use super::order::{Order, OrderNoise};
@@ -57,6 +58,8 @@ pub struct Config {
     pub stop_at_end: bool,
     /// Sequences of tokens that finish their row.
     pub stops: Vec<Vec<u32>>,
+    /// Where an end token may be written.
+    pub eos: EosPolicy,
     /// Written positions before the first that an end token may have, or a stop.
     pub min_new_tokens: usize,
     /// Keep the quirks of the published loops.
@@ -150,12 +153,42 @@ impl Config {
             ));
         }
         stops::check(&self.stops, &self.excluded())?;
+        self.check_eos()?;
         if self.stop_at_end && self.ends.is_empty() {
             return Err(Error::setting(
                 "stop_at_eos",
                 "needs an eos_token_id",
                 "none",
                 "pass eos_token_id, or stop_at_eos=False",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a policy of end tokens needs, and what it does not go with.
+    fn check_eos(&self) -> Result<()> {
+        self.eos.check()?;
+        let name = self.eos.name();
+        if self.eos != EosPolicy::Allow && self.enders().is_empty() {
+            return Err(Error::setting(
+                "eos_policy",
+                "needs an eos_token_id",
+                name,
+                "pass eos_token_id, or leave eos_policy out",
+            ));
+        }
+        if self.eos == EosPolicy::Delay && self.order == Order::Ancestral {
+            return Err(Error::Mismatch(
+                "order 'ancestral' commits each mask by itself, as the reverse process does, got eos_policy 'delay' beside it, which holds \
+                 some back; use eos_policy 'suffix' or 'penalise', or choose another order"
+                    .into(),
+            ));
+        }
+        if self.eos == EosPolicy::Suffix && self.revise.looks_back() {
+            return Err(Error::Mismatch(
+                "eos_policy 'suffix' fills what is behind an end token for good, got a rule beside it that revises what is written; \
+                 use eos_policy 'delay' or 'penalise', or a rule that revises nothing"
+                    .into(),
             ));
         }
         Ok(())

@@ -4,6 +4,7 @@
 pub mod config;
 pub mod cut;
 pub mod ends;
+pub mod eos;
 pub mod gap;
 pub mod memory;
 pub mod nearby;
@@ -17,6 +18,7 @@ use crate::error::Result;
 use crate::logits::predict::Law;
 use config::{Config, Steps};
 use cut::Cut;
+use eos::EosPolicy;
 use memory::Keeps;
 use order::Order;
 use schedule::{Schedule, Step};
@@ -37,19 +39,32 @@ impl Rule {
     /// Checks every range and combination that does not depend on a canvas.
     pub fn new(config: Config) -> Result<Self> {
         config.check()?;
-        let law = Law {
-            sampling: config.sampling,
-            suppressed: config.excluded().into(),
-        };
         let enders = config.enders();
-        let early = (config.min_new_tokens > 0).then(|| {
-            let mut suppressed = [&law.suppressed, &enders[..]].concat();
+        let endless = || {
+            let mut suppressed = [config.excluded(), enders.clone()].concat();
             suppressed.sort_unstable();
             suppressed.dedup();
-            Law {
-                suppressed: suppressed.into(),
-                ..law.clone()
+            suppressed
+        };
+        let mut law = Law {
+            sampling: config.sampling,
+            suppressed: config.excluded().into(),
+            ..Law::default()
+        };
+        match config.eos {
+            EosPolicy::Penalise(penalty) if (penalty as f32).is_infinite() => {
+                law.suppressed = endless().into();
             }
+            EosPolicy::Penalise(penalty) if penalty > 0.0 => {
+                law.penalised = enders.clone().into();
+                law.penalty = penalty as f32;
+            }
+            _ => {}
+        }
+        let bars_ends = config.min_new_tokens > 0 || config.eos == EosPolicy::Suffix;
+        let early = bars_ends.then(|| Law {
+            suppressed: endless().into(),
+            ..law.clone()
         });
         Ok(Self {
             config,
@@ -91,7 +106,8 @@ impl Rule {
 
     /// Can the positions be chosen before the model is asked?
     pub fn chooses_blindly(&self) -> bool {
-        let is_counted = self.cut == Cut::Count && self.gap_stop.is_none();
+        let is_counted =
+            self.cut == Cut::Count && self.gap_stop.is_none() && self.eos != EosPolicy::Delay;
         self.order.is_blind() && (is_counted || self.order == Order::Ancestral)
     }
 
@@ -179,11 +195,12 @@ impl Deref for Rule {
 }
 
 /// For each kind of names, all of them; the place of a name is its number wherever numbers stand for names.
-pub fn names() -> [(&'static str, Vec<&'static str>); 4] {
+pub fn names() -> [(&'static str, Vec<&'static str>); 5] {
     [
         ("order", Order::ALL.map(Order::name).to_vec()),
         ("cut", Cut::ALL.map(Cut::name).to_vec()),
         ("schedule", Schedule::ALL.map(Schedule::name).to_vec()),
+        ("eos_policy", EosPolicy::ALL.map(EosPolicy::name).to_vec()),
         ("kind", Kind::ALL.map(Kind::name).to_vec()),
     ]
 }

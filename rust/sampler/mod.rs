@@ -2,6 +2,7 @@
 //! does no input or output of its own, so a model, a table of numbers or another engine can drive it.
 
 mod answer;
+mod eos;
 mod memory;
 mod question;
 mod row;
@@ -354,7 +355,7 @@ impl Sampler {
         }
         let mut i: usize = 0;
         for &row in rows {
-            let rule = self.rule(row);
+            let (rule, early) = (self.rule(row), self.rows[row].early());
             for &position in self.positions(row) {
                 if i.is_multiple_of(1 << 16) {
                     going_on(watch)?;
@@ -381,9 +382,9 @@ impl Sampler {
                         "a proposed token must not be the mask or suppressed, got {token} for row {row}, position {position}; choose another id"
                     )));
                 }
-                if (position as usize) < self.rows[row].early() && rule.is_end(token) {
+                if (position as usize) < early && rule.is_end(token) {
                     return Err(Error::Mismatch(format!(
-                        "a proposed token must not end its row so early (min_new_tokens), got {token} for row {row}, position {position}; \
+                        "a proposed token must not end its row so early (min_new_tokens, or eos_policy 'suffix'), got {token} for row {row}, position {position}; \
                          choose another id"
                     )));
                 }

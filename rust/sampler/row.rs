@@ -233,11 +233,16 @@ impl Row {
         if let Some(memory) = &mut self.memory {
             memory.note(&planned.edits, planned.notes);
         }
+        let left_open = self.canvas.open();
+        let has_padded = self.fill_behind_end(&planned.edits);
         let revise = self.rule.revise;
         let block = self.block.as_mut().expect("a step is of a block");
         // Those behind the last open position are no steps of the schedule.
         let is_post_step = block.left == 0;
-        block.left = block.left + self.canvas.open() - open;
+        block.left = block.left + left_open - open;
+        if has_padded {
+            block.left = self.canvas.count(block.window.clone(), State::Open);
+        }
         block.post_steps += usize::from(is_post_step);
         block.is_finished = revise.ends().is_over(Standing {
             open: block.left,
@@ -282,9 +287,15 @@ impl Row {
         ending(&self.canvas, ends, &rule.stops, self.early)
     }
 
-    /// Before this position no end token may be proposed.
-    pub fn early(&self) -> usize {
+    /// Before this position stand too few tokens for an end.
+    pub(super) fn least_place(&self) -> usize {
         self.early
+    }
+
+    /// What fills the places behind an end.
+    pub(super) fn fill(&self, end: usize) -> u32 {
+        let known = self.rule.ends.first().copied();
+        known.unwrap_or(self.canvas.tokens()[end])
     }
 
     /// What ended it before its last position, if anything did.
@@ -320,8 +331,7 @@ impl Row {
     fn end(&mut self, ending: Ending, step: u32) {
         self.ending = Some(ending);
         let end = ending.last;
-        let known = self.rule.ends.first().copied();
-        let fill = known.unwrap_or(self.canvas.tokens()[end]);
+        let fill = self.fill(end);
         let (states, tokens) = (self.canvas.states(), self.canvas.tokens());
         let differs = |&p: &usize| match states[p] {
             State::Given => false,
@@ -352,7 +362,7 @@ impl Row {
         }
     }
 
-    fn carry_out(&mut self, plan: &[Edit]) {
+    pub(super) fn carry_out(&mut self, plan: &[Edit]) {
         self.canvas.apply(plan);
         self.trajectory.extend_from_slice(plan);
     }

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::rng::Draw;
 use crate::rules::config::Steps;
 use crate::rules::cut::{Candidate, Cut, select};
+use crate::rules::eos::EosPolicy;
 use crate::rules::gap::{GapStop, gap};
 use crate::rules::nearby::density;
 use crate::rules::order::{Order, Place, Proposal};
@@ -58,7 +59,12 @@ impl Row {
     /// the decisions of this one are known here. Never where they say how many it commits.
     pub fn next_pace(&self) -> Option<Pace> {
         let rule = &self.rule;
-        if rule.revise.looks_back() || rule.gap_stop.is_some() || self.wishes.after.is_some() {
+        let places_ends = matches!(rule.eos, EosPolicy::Suffix | EosPolicy::Delay);
+        if rule.revise.looks_back()
+            || rule.gap_stop.is_some()
+            || self.wishes.after.is_some()
+            || places_ends
+        {
             return None;
         }
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
@@ -214,7 +220,7 @@ impl Row {
             .pending
             .as_ref()
             .expect("only waiting rows are answered");
-        let picks = match &pending.chosen {
+        let mut picks = match &pending.chosen {
             Some(chosen) if *chosen == pending.positions => (0..chosen.len()).collect(),
             Some(chosen) => {
                 // More positions than the chosen ones were scored; those rise.
@@ -228,6 +234,7 @@ impl Row {
             }
             None => self.pick(pending, answer, watch)?,
         };
+        self.drop_behind_end(&mut picks, pending, answer);
         let edit = |i: usize, kind| {
             let (token, probability) = answer.token(i);
             self.edit(pending.positions[i], token, probability, kind)
@@ -242,7 +249,9 @@ impl Row {
                     && revise.replaces(self.canvas.tokens()[p], token, probability)
             };
             let replaced = (0..pending.positions.len()).filter(replaced);
-            edits.extend(replaced.map(|i| edit(i, Kind::Edit)));
+            let replaced = replaced.map(|i| edit(i, Kind::Edit));
+            let replaced: Vec<Edit> = replaced.filter(|e| self.may_become(e, &edits)).collect();
+            edits.extend(replaced);
         }
         Ok(Planned {
             edits,
@@ -293,8 +302,11 @@ impl Row {
             (Some(stop), Answer::Proposals(p)) if self.stops(stop, pending, p) => candidates.len(),
             _ => pending.floor,
         };
+        let held = self.hold_back(&mut candidates, answer);
         let count = select(&mut candidates, rule.cut, floor, watch)?;
+        // Once all others are written, the leftmost has nothing open before it, and then the next one.
         let chosen = candidates[..count].iter();
+        let chosen = chosen.chain(held.iter().take(floor.saturating_sub(count)));
         Ok(chosen.map(|c| c.index as usize).collect())
     }
 

@@ -5,6 +5,7 @@ use crate::logits::draw::Sampling;
 use crate::logits::row::Logits;
 use crate::rules::config::Steps;
 use crate::rules::cut::Cut;
+use crate::rules::eos::EosPolicy;
 use crate::rules::order::{Order, OrderNoise, Proposal};
 use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
@@ -34,6 +35,7 @@ fn config() -> Config {
         ends: vec![],
         stop_at_end: false,
         stops: vec![],
+        eos: EosPolicy::Allow,
         min_new_tokens: 0,
         as_published: false,
     }
@@ -190,6 +192,7 @@ fn the_end_of_the_answer_finishes_the_row() {
         ends: vec![4],
         stop_at_end: true,
         stops: vec![],
+        eos: EosPolicy::Allow,
         min_new_tokens: 0,
         order: Order::LeftToRight,
         ..config()

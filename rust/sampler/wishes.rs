@@ -5,6 +5,7 @@ use crate::canvas::window::Blocks;
 use crate::canvas::{Canvas, State};
 use crate::error::{Error, Result};
 use crate::rules::Rule;
+use crate::rules::eos::EosPolicy;
 use crate::rules::order::Order;
 use crate::rules::schedule::Schedule;
 
@@ -52,6 +53,13 @@ impl Heeded {
             return Err(Error::Mismatch(
                 "gap_stop ends a block at once, got eligible_after beside it, where some positions still wait for others; \
                  leave eligible_after out, or set gap_stop to None"
+                    .into(),
+            ));
+        }
+        if after.is_some() && rule.eos == EosPolicy::Delay {
+            return Err(Error::Mismatch(
+                "eos_policy 'delay' has end tokens wait for all that is open to their left, got eligible_after beside it, where the leftmost \
+                 may wait, too; leave eligible_after out, or use eos_policy 'suffix' or 'penalise'"
                     .into(),
             ));
         }

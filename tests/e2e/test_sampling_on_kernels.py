@@ -58,7 +58,29 @@ def same(ours, core):
         assert [(e.step, e.position, e.token, e.kind) for e in ours_row] == [
             (e.step, e.position, e.token, e.kind) for e in core_row
         ]
-        assert [e.probability for e in ours_row] == [e.probability for e in core_row]
+        np.testing.assert_array_equal([e.probability for e in ours_row], [e.probability for e in core_row])
+
+
+@pytest.mark.parametrize(
+    ("given", "is_predicted"),
+    [
+        ({"min_new_tokens": 3}, False),
+        ({"eos_policy": "suffix"}, False),
+        ({"eos_policy": "penalise", "eos_penalty": 2.0}, False),
+        ({"eos_policy": "delay"}, True),
+        ({"stop": [(5, 6), 7]}, True),
+    ],
+)
+@pytest.mark.parametrize("rule", [{}, {"threshold": 0.01}, {"temperature": 1.0}])
+def test_where_end_tokens_may_stand(given, is_predicted, rule):
+    """What the kernels do not know of the laws of a row is left to the core, and the tokens are the same."""
+    model = HashTable(VOCABULARY, grid=4.0)
+    given = {"max_new_tokens": 6, "eos_token_id": tuple(range(40)), "stop_at_eos": True, **given, **rule}
+    core = run(model, **given)
+    with emulated(PREDICTION) as launched:
+        ours = run(model, **given)
+    assert bool(launched) == is_predicted
+    same(ours, core)
 
 
 @pytest.mark.parametrize("preset", dllm_fast.presets())

@@ -15,6 +15,7 @@ use dllm_fast::rng::{Draw, Stream};
 use dllm_fast::rules::Rule;
 use dllm_fast::rules::config::{Config, Steps};
 use dllm_fast::rules::cut::Cut;
+use dllm_fast::rules::eos::EosPolicy;
 use dllm_fast::rules::gap::GapStop;
 use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
 use dllm_fast::rules::revise::Revise;
@@ -218,6 +219,12 @@ fn config(dice: &mut Dice) -> Config {
         stops: (0..dice.below(3))
             .map(|_| (0..dice.below(4)).map(|_| id(dice)).collect())
             .collect(),
+        eos: match dice.below(6) {
+            0 => EosPolicy::Suffix,
+            1 => EosPolicy::Delay,
+            2 => EosPolicy::Penalise(dice.number()),
+            _ => EosPolicy::Allow,
+        },
         min_new_tokens: if dice.one_in(3) { dice.size() } else { 0 },
         as_published: dice.one_in(4),
     }
@@ -770,6 +777,7 @@ fn a_block_longer_than_any_canvas_is_one_block() {
             ends: vec![],
             stop_at_end: false,
             stops: vec![],
+            eos: EosPolicy::Allow,
             min_new_tokens: 0,
             suppressed: vec![],
             ..config.clone()

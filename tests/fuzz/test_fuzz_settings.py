@@ -70,6 +70,7 @@ plausible = {entry.name: typed.get(entry.kind.removesuffix(" | None")) for entry
     "mask_token_id": st.sampled_from([None, 7, 0, 2**32 - 1, 2**32]),
     "eos_token_id": st.sampled_from([None, 3, 7, (3, 5), [3], (), (3, 7)]),
     "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1), "[UNK]", ["[UNK]", 1]]),
+    "eos_policy": st.sampled_from(["allow", "suffix", "delay", "penalise", "", "late"]),
     "stop": st.sampled_from([(), 1, "a", ["ab", 3], [(1, 2)], [[1], 5], "", [7], (2**32,), np.array([1, 2]), [()]]),
     "cache": st.sampled_from(["auto", "none", "prefix", "dual", "exact_block"]),
 }

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from reference import nearby, philox, schedule, select, stops
+from reference import eos, nearby, philox, schedule, select, stops
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -43,6 +43,8 @@ DEFAULTS = {
     "stop_at_eos": False,
     "stop": (),
     "min_new_tokens": 0,
+    "eos_policy": "allow",
+    "eos_penalty": None,
     "suppress_tokens": (),
     "shift": False,
     "as_published": False,
@@ -140,6 +142,7 @@ class Row:
     def ancestral_step(self, eligible, step: Step) -> None:
         """Every position commits by itself, with the probability of the schedule."""
         chance = schedule.probability(self.config.schedule, step, self.config.eps, as_published=self.config.as_published)
+        assert self.config.eos_policy != "delay"  # it holds back what commits by itself here
         picks = [p for p in eligible if self.uniform(p, self.scheduled, philox.COMMIT) < chance]
         if picks or self.config.schedule == "dream":
             self.forward(picks, lambda proposals: picks, step)
@@ -154,7 +157,9 @@ class Row:
         """Positions that commit, the best first."""
         c = self.config
         keys = {}
-        for p in eligible:
+        held = [p for p in eligible if self.is_held(p, proposals[p].token)]
+        candidates = [p for p in eligible if p not in held]
+        for p in candidates:
             place = (*self.stream, p, self.nfe)
             score = -self.ranks[p] if c.order == "ranks" else select.score(c.order, proposals[p], p, place)
             if c.order == "certainty-prior":
@@ -163,15 +168,17 @@ class Row:
                 keys[p] = select.annealed(score, c.order_temperature, (step.index + 1) / step.steps, place)
             else:
                 keys[p] = select.noisy(score, c.order_temperature, place)
-        confidences = {p: select.confidence(c.order, proposals[p]) for p in eligible}
-        entropies = {p: proposals[p].entropy for p in eligible}
+        confidences = {p: select.confidence(c.order, proposals[p]) for p in candidates}
+        entropies = {p: proposals[p].entropy for p in candidates}
         if c.gap_stop is not None:
             looked_at = eligible if c.gap_start is None else sorted(set(proposals) & set(self.span()))
             gaps = [nearby.gap(proposals[p]) for p in looked_at]
             if nearby.is_sure(gaps, c.gap_stop, min((step.index + 1) / step.steps, 1.0)):
                 floor = len(eligible)
         cut = {name: getattr(c, name) for name in CUTS}
-        return select.select(keys, confidences, entropies, floor, **cut)
+        chosen = select.select(keys, confidences, entropies, floor, **cut)
+        # Once all others are chosen, the leftmost that was held back has nothing open to its left, and then the next one.
+        return chosen + held[: max(floor - len(chosen), 0)]
 
     def span(self) -> range:
         """The answer whose gaps count: of a canvas that is one block."""
@@ -198,8 +205,15 @@ class Row:
             u = self.uniform(0, self.scheduled, philox.TIME)
             self.time = schedule.first_hit(self.time, step.left, u)
         edits = [p for p in revisable if self.is_better(p, proposals[p])]
-        for p in choose(proposals):
+        c = self.config
+        tokens = {p: proposals[p].token for p in choose(proposals)}
+        written = eos.kept(c.eos_policy, tokens, self.enders)
+        for p in written:
             self.write(p, proposals[p].token, proposals[p].probability, "commit")
+        if c.eos_policy == "suffix" and (ended := [p for p in written if tokens[p] in self.enders]):
+            for p in self.masked(range(ended[0], len(self.canvas))):
+                self.write(p, self.ends[0] if self.ends else self.canvas[ended[0]], math.nan, "pad")
+        edits = [p for p in edits if not self.is_held(p, proposals[p].token)]
         for p in edits:
             self.write(p, proposals[p].token, proposals[p].probability, "edit")
 
@@ -234,7 +248,7 @@ class Row:
         for p in positions:
             line = max(p - 1, 0) if c.shift else p
             proposals[p] = predict(
-                logits[line],
+                eos.penalised(logits[line], c.eos_penalty, self.enders),
                 temperature=c.temperature,
                 top_k=c.top_k,
                 top_p=c.top_p,
@@ -254,8 +268,19 @@ class Row:
 
     def barred(self, position: int) -> set[int]:
         """Tokens that are not proposed at a position: those that would end the row too early."""
-        if position >= stops.begin(self.given, self.config.min_new_tokens):
-            return set()
+        c = self.config
+        is_early = position < stops.begin(self.given, c.min_new_tokens)
+        written = ~self.given & (self.canvas != c.mask_token_id)
+        is_barred = eos.is_barred(c.eos_policy, self.canvas, written, position, self.enders)
+        return self.enders if is_early or is_barred else set()
+
+    def is_held(self, position: int, token: int) -> bool:
+        """Is a token not to be written at a position while the canvas is as it is?"""
+        return eos.is_held(self.config.eos_policy, self.canvas == self.config.mask_token_id, position, token, self.enders)
+
+    @property
+    def enders(self) -> set[int]:
+        """The end tokens, and stops of one token."""
         return {*self.ends, *(stop for stop in self.config.stop if isinstance(stop, int))}
 
     def pad(self) -> None:

@@ -276,7 +276,7 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("dllm_algorithm", "JointThresholdInDel", "preset="),
     ("stability_threshold", 1, "not implemented"),
     ("logits_eos_inf", True, "suppress_tokens="),
-    ("confidence_eos_eot_inf", True, "suppress_tokens="),
+    ("confidence_eos_eot_inf", True, "eos_policy="),
     ("do_sample", True, "temperature="),
     ("mask_token", "[MASK]", "mask_token_id="),
     ("structured_outputs", {"json": {}}, "not implemented"),

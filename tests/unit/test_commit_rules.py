@@ -30,17 +30,20 @@ BY_NAME = {
     "cut": lambda name: CUTS[name],
     "schedule": lambda name: {"schedule": name},
     "revise": lambda _: {},
+    "eos_policy": lambda name: {"eos_policy": name} | ({"eos_penalty": 1.0} if name == "penalise" else {}),
 }
 # Settings that the rule of the kernel follows, and those that change nothing about it: they say where a run begins and ends,
 # how tokens are predicted, or how many the host wants at least.
 FOLLOWED = {
     *("order", "order_temperature", "threshold", "factor", "entropy_bound", "schedule", "as_published", "mask_token_id"),
     *("eos_token_id", "stop_at_eos", "edit_threshold", "neighbour_threshold", "run_threshold", "gap_stop"),
+    *("eos_policy", "min_new_tokens"),
 }
 ELSEWHERE = {
     *("max_new_tokens", "steps", "steps_per_block", "block_length", "eps", "min_commit", "temperature", "top_k", "top_p"),
     *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
     *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma"),
+    *("stop", "eos_penalty"),
 }
 
 

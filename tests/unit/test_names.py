@@ -21,20 +21,23 @@ NAMES = _core.names()
 
 
 def test_the_names_are_those_that_settings_take() -> None:
-    assert sorted(NAMES) == ["cut", "kind", "order", "schedule"]
-    for setting in ("order", "schedule"):
+    assert sorted(NAMES) == ["cut", "eos_policy", "kind", "order", "schedule"]
+    for setting in ("order", "schedule", "eos_policy"):
         for name in NAMES[setting]:
-            assert getattr(dllm_fast.SamplerConfig(**{setting: name}), setting) == name  # type: ignore[arg-type]
+            more = {"eos_penalty": 1.0} if name == "penalise" else {}
+            assert getattr(dllm_fast.SamplerConfig(**{setting: name}, **more), setting) == name  # type: ignore[arg-type]
         with pytest.raises(dllm_fast.DllmFastError, match=f"{setting} must be one of {', '.join(NAMES[setting])}, got"):
             dllm_fast.SamplerConfig(**{setting: "nonsense"})  # type: ignore[arg-type]
     for kind in NAMES["kind"]:
         assert _core.Edit(step=0, position=0, token=0, probability=1.0, kind=kind).kind == kind
 
 
-@pytest.mark.parametrize("setting", ["order", "schedule"])
+@pytest.mark.parametrize("setting", ["order", "schedule", "eos_policy"])
 def test_what_people_read_names_all_of_them_and_no_other(setting: str) -> None:
     (line,) = (entry.line for entry in manual.entries() if entry.name == setting)
     assert re.findall(r"`([a-z-]+)`", line) == NAMES[setting]
+    if setting == "eos_policy":
+        return  # they are drawn where end tokens are
     assert list(getattr(strategies, f"{setting.upper()}S")) == NAMES[setting]
 
 

@@ -30,6 +30,7 @@ KNOWN = {
     "cut": ("count", "threshold", "factor", "factor as published", "entropy_bound"),
     "schedule": ("even", "linear", "cosine", "dream", "maskgit", "first-hitting"),
     "revise": ("none",),
+    "eos_policy": ("allow",),
 }
 
 
@@ -60,11 +61,14 @@ class Rule:
         cut = "factor as published" if cut == "factor" and config.as_published else cut
         cut = next((name for name in BESIDE_THRESHOLD if getattr(config, name) is not None), cut)
         revise = "none" if config.edit_threshold is None else "edit"
-        for kind, name in (("order", config.order), ("cut", cut), ("schedule", config.schedule), ("revise", revise)):
+        named = {"order": config.order, "cut": cut, "schedule": config.schedule, "revise": revise}
+        named["eos_policy"] = config.eos_policy
+        for kind, name in named.items():
             if name not in KNOWN[kind]:
                 return Refusal(f"the commit kernel does not know the {kind} {name!r}")
-        if config.gap_stop is not None:
-            return Refusal("the commit kernel does not know gap_stop")
+        for setting in ("gap_stop", "min_new_tokens"):
+            if getattr(config, setting):
+                return Refusal(f"the commit kernel does not know {setting}")
         if cut == "count" and config.order in {"random", "left-to-right"}:
             return Refusal(f"the order {config.order!r} with the cut {cut!r} chooses positions before the forward")
         if config.mask_token_id is None:

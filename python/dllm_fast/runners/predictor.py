@@ -97,6 +97,8 @@ class _Configured:
     Attributes:
         config: itself.
         law: how tokens are drawn.
+        is_plain: all positions are drawn by that law. Where end tokens are penalised, or barred at some positions, the core
+            alone predicts.
         is_rounded: probabilities are those of a softmax in the dtype of the logits, so that sure positions tie, as in the
             published count loops.
         asks_current: the probability of written tokens is wanted, too.
@@ -104,6 +106,7 @@ class _Configured:
 
     def __init__(self, config: SamplerConfig) -> None:
         self.config = config
+        self.is_plain = not config.min_new_tokens and config.eos_policy in {"allow", "delay"}
         self.is_rounded = config.as_published and config.commits_counts
         self.asks_current = _core.asks_current(config)
         mask = () if config.mask_token_id is None else (config.mask_token_id,)
@@ -189,7 +192,7 @@ class Predictor:
         self, index: tuple[int, ...], vocabulary: int, info: ModelInfo
     ) -> tuple[device.Laws, commit.Rule | None] | None:
         takes = device.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
-        if not takes or not self._fits(index, vocabulary):
+        if not takes or not self._fits(index, vocabulary) or not all(self._configs[i].is_plain for i in index):
             return None
         if any(self._configs[i].is_rounded or self._configs[i].asks_current for i in index):
             return None  # no graph rounds, or knows what stands where
@@ -215,6 +218,8 @@ class Predictor:
         if not isinstance(logits, torch.Tensor) or not device.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)
         index = self._index(rows)
+        if not all(self._configs[i].is_plain for i in index):
+            return self._sampler.predict(logits.cpu(), rows=rows, index=lines)
         if not self._fits(index, logits.shape[1]):
             return self._sampler.predict(logits, rows=rows, index=lines)
         lines = np.arange(len(logits)) if lines is None else lines

@@ -343,8 +343,14 @@ ALIASES: dict[str, Alias] = {
     "allowed_token_ids": _answer("the only tokens (vLLM)", f"use {_SUPPRESS}: all others", ()),
     "logit_bias": _answer("added to logits", _LOGITS, ()),
     "begin_suppress_tokens": _answer("not the first token (dllm)", f"{_SUPPRESS}, at every position", ()),
-    "logits_eos_inf": _answer("no end tokens (LLaDA)", "use suppress_tokens= with the ids of the end tokens", False),
-    "confidence_eos_eot_inf": _answer("end tokens last (LLaDA)", "use suppress_tokens=, which is near", False),
+    "logits_eos_inf": _answer(
+        "no end token, but others that end an answer (LLaDA)",
+        "use suppress_tokens= with its id, or eos_policy='penalise' with eos_penalty=inf, which is for all end tokens",
+        False,
+    ),
+    "confidence_eos_eot_inf": _answer(
+        "end tokens last (LLaDA)", "use eos_policy='delay': an end token waits until nothing to its left is open", False
+    ),
     "logits_processor": _answer("changes logits", _LOGITS, ()),
     "logits_processors": _answer("changes logits (vLLM)", _LOGITS, ()),
     "logits_hook": _answer("changes logits", _LOGITS),

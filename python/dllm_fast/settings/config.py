@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # More than any vocabulary has.
 MOST_IDS = 2**20
+# An id that nothing has, in place of one that a model or a tokenizer says later.
+_SOME_ID = 2**32 - 1
 # Texts or ids that end an answer, and characters of one.
 MOST_STOPS, MOST_STOP_LETTERS = 1024, 4096
 # More than any logits bear.
@@ -97,6 +99,12 @@ class SamplerConfig:
             prompt; a text needs a tokenizer and may straddle tokens. The answer's text ends before the stop, as in vLLM;
             `new_tokens` keep its tokens, as they keep an end token, and what follows is filled like behind one. Not for
             `infill`.
+        eos_policy: where end tokens may be written: `allow` (anywhere), `suffix`, `delay` or `penalise`. So that no answer is
+            cut by an end token that came too early: under `suffix` none is proposed left of another token that was written, and
+            what is open behind one becomes an end token, too; under `delay` none is written while something to its left is
+            open; `penalise` makes their logits smaller by `eos_penalty`. End tokens are those of `eos_token_id`, and stops of
+            one id.
+        eos_penalty: what the logits of end tokens are made smaller by under `eos_policy="penalise"`; inf: never proposed.
         min_new_tokens: tokens of an answer at least before what ends it. Before them no end token is ever proposed, nor a stop
             that is one id, and no other stop counts. Not for `infill`.
         suppress_tokens: tokens that are never proposed, by id or by name; they count as -inf everywhere. Names need a
@@ -151,6 +159,8 @@ class SamplerConfig:
     eos_token_id: int | tuple[int, ...] | None = None
     stop_at_eos: bool | None = None
     stop: tuple[int | str | tuple[int, ...], ...] = ()
+    eos_policy: str = "allow"
+    eos_penalty: float | None = None
     min_new_tokens: int = 0
     suppress_tokens: tuple[int | str, ...] = ()
     allow_special: bool | None = None
@@ -202,8 +212,11 @@ class SamplerConfig:
         if stop is True and self.eos_token_id is None:
             _set(self, "stop_at_eos", None)
         _set(self, "stop", tuple(one for one in stops if not isinstance(one, str)))
+        if (ends := self.eos_token_id) is None and isinstance(self.eos_policy, str) and self.eos_policy != "allow":
+            _set(self, "eos_token_id", _SOME_ID)
         _core.check_config(self)
         _set(self, "stop", stops)
+        _set(self, "eos_token_id", ends)
         _set(self, "suppress_tokens", names if isinstance(names, tuple) else (int(names),))
         _set(self, "stop_at_eos", stop)
 

@@ -58,6 +58,8 @@ class InfillSettings(ModelSettings, total=False):
     min_p: float | None
     eos_token_id: Collection[int] | int | None
     stop_at_eos: bool | None
+    eos_policy: str | None
+    eos_penalty: float | None
     as_published: bool | None
 
 
