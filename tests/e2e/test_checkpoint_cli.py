@@ -141,6 +141,31 @@ def test_chat_and_no_chat(run, folder, tmp_path):
     assert "messages need a tokenizer with a chat template" in err
 
 
+def test_generate_leads_away_from_a_negative_prompt(run, folder):
+    """Which is written as the prompt is: as a user's message, with the same system message, or as it is."""
+    model = dllm_fast.load(folder)
+
+    def said(*more):
+        status, out, _ = run("generate", folder, "-p", "Hello", "--max-new-tokens", 8, "--guidance", 1.5, *more)
+        assert status == 0
+        return out.removesuffix("\n")
+
+    given = {"max_new_tokens": 8, "guidance": 1.5}
+    plain = dllm_fast.sample(model, "Hello", chat=False, negative_prompt="Good bye", **given).text
+    assert said("--no-chat", "--negative-prompt", "Good bye") == plain
+    templated = dllm_fast.sample(model, "Hello", chat=True, negative_prompt="Good bye", **given).text
+    assert said("--negative-prompt", "Good bye") == templated != plain
+    messages = [[{"role": "system", "content": "Brief"}, {"role": "user", "content": text}] for text in ("Hello", "Good bye")]
+    both = dllm_fast.sample(model, messages[0], negative_prompt=messages[1], **given).text
+    assert said("--negative-prompt", "Good bye", "--system", "Brief") == both
+    # Ids are what they are, also beside a text that becomes a message.
+    ids = model.tokenizer.apply_chat_template([{"role": "user", "content": "Good bye"}])
+    assert dllm_fast.sample(model, "Hello", chat=True, negative_prompt=ids, **given).text == templated
+    status, _, err = run("generate", folder, "-p", "Hello", "--negative-prompt", "Good bye")
+    assert status == 2
+    assert "pass --guidance 1.0, or leave it out" in err
+
+
 def test_an_encoder_answers_before_its_closing_token(run, tmp_path):
     folder = text_models.save(tmp_path / "bert")
     status, out, err = run("generate", folder, "-p", "Paris % is", "--max-new-tokens", 3, "--json")
