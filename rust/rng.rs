@@ -16,6 +16,8 @@ pub enum Draw {
     Commit = 2,
     /// Time at which the next mask is filled (first-hitting sampling).
     Time = 3,
+    /// What an open position shows (uniform noise).
+    Noise = 4,
 }
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -292,6 +292,34 @@ def settings(draw, orders=PLAIN_ORDERS, schedules=SCHEDULES, temperatures=temper
 
 
 @st.composite
+def drafting(draw) -> dict:
+    """Settings of `SamplerConfig` for uniform noise, whose picks are drafts; any canvas can be run with them."""
+    orders = [order for order in ORDERS if order not in ("ancestral", "certainty-prior", "ranks")]
+    chosen = {
+        "noise": "uniform",
+        "vocabulary": draw(st.sampled_from([1, VOCABULARY, 7])),
+        "drafts": True,
+        "order": draw(st.sampled_from(orders)),
+        "steps_per_block": draw(st.integers(1, 8)),
+        "temperature": draw(st.sampled_from([0.0, 0.4, 1.0, 3.0])),
+        "stop_stable": draw(st.integers(0, 3)),
+        "stop_entropy": draw(st.sampled_from([0.0, 0.005, 0.5, 1.0, 1e9])),
+        **draw(cuts.filter(len)),
+        **draw(ends),
+        **draw(filters(VOCABULARY)),
+    }
+    if chosen["temperature"]:
+        chosen |= draw(st.fixed_dictionaries({}, optional={"temperature_end": st.sampled_from([0.001, 0.4, 1.0, 2.0])}))
+    optional = {
+        "block_length": st.integers(1, 8),
+        "min_commit": st.integers(1, 4),
+        "suppress_tokens": st.lists(st.integers(0, VOCABULARY - 1), max_size=3).map(tuple),
+        "shift": st.booleans(),
+    }
+    return chosen | draw(st.fixed_dictionaries({}, optional=optional))
+
+
+@st.composite
 def editing(draw, **arguments) -> dict:
     """Settings of `SamplerConfig` that edit tokens; any canvas can be run with them. Rules that are the reverse process
     itself write each mask once, and do not go with it."""

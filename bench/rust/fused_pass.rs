@@ -72,7 +72,7 @@ fn law(temperature: f64, filters: Filters) -> Law {
     };
     Law {
         sampling,
-        suppressed: [].into(),
+        ..Law::default()
     }
 }
 

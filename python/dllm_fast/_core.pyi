@@ -202,6 +202,7 @@ class Prediction:
         entropy: `[N]`, in nats.
         logsumexp: `[N]`, logarithms of the sums of exponentials.
         current: `[N]`, probabilities of the current tokens; a rule that asks for them needs them where something is written.
+        argmax: `[N]`, the most probable tokens; rules with drafts need them.
 
     Raises:
         InvalidValueError: arrays of different lengths.
@@ -218,6 +219,7 @@ class Prediction:
         entropy: NDArray[np.float64],
         logsumexp: NDArray[np.float64] | None = None,
         current: NDArray[np.float64] | None = None,
+        argmax: NDArray[np.int64] | Sequence[int] | None = None,
     ) -> Prediction: ...
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]: ...
     @property
@@ -241,6 +243,9 @@ class Prediction:
     @property
     def current(self) -> NDArray[np.float64] | None:
         """Probabilities of the current tokens, where those were given."""
+    @property
+    def argmax(self) -> NDArray[np.int64] | None:
+        """The most probable tokens, where those are known."""
     def rounded(self, dtype: str) -> Prediction:
         """The same with probabilities as a softmax in a dtype gives them, so that sure positions tie.
 
@@ -268,6 +273,15 @@ class Request:
     @property
     def open(self) -> list[NDArray[np.bool_]]:
         """Which positions `[L]` nothing was written at, an array for each such row. What shows there means nothing."""
+    @property
+    def temperatures(self) -> NDArray[np.float64]:
+        """The temperature `[n]` at which the tokens of each such row are drawn in this step."""
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Forwards `[n]` that each such row has behind it."""
+    @property
+    def block_steps(self) -> NDArray[np.int64]:
+        """Forwards `[n]` of the block that each such row is filling, before this one: 0 in the first."""
     @property
     def step(self) -> int:
         """Forwards that the first of these rows has behind it; rows that wait for room, or join later, have fewer."""

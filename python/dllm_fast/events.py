@@ -34,12 +34,16 @@ class Source:
         request: what the step was asked.
         predictions: what the model said, for some rows each.
         reason_of: why a row is done, from its index, its canvas and which positions of it are open.
+        canvases: the canvases after the step, where the edits do not tell them; None where they do.
+        has_drafts: what the model would write is what it finds most probable, whatever was drawn.
         has_guesses: the event tells what the model would write at the masks that are left.
     """
 
     request: Request
     predictions: Sequence[tuple[Ints, Prediction]]
     reason_of: Callable[[int, Ints, Flags], str]
+    canvases: list[Ints] | None
+    has_drafts: bool
     has_guesses: bool
 
 
@@ -68,7 +72,7 @@ class StepEvent(_Late):
         edits: what was written in this step, in order.
         positions: where, rising, int64.
         tokens: the tokens that stand there now, int64.
-        canvases: the canvases after the step, int64.
+        canvases: the canvases after the step, int64; at open positions what the model sees next: masks, or noise and drafts.
         open_positions: where nothing is written yet, rising, int64; what a canvas shows there is no part of an answer.
         stable_prefix: so many new tokens from the start of a row can no longer change.
         is_done: takes the row no further part?
@@ -148,6 +152,8 @@ def _last(event: StepEvent) -> list[dict[int, int]]:
 
 
 def _canvases(event: StepEvent) -> list[Ints]:
+    if event._source.canvases is not None:
+        return [canvas.copy() for canvas in event._source.canvases]
     after = event._source.request.canvases
     for canvas, row in zip(after, event.edits, strict=True):
         for edit in row:
@@ -193,7 +199,8 @@ def _guess_tokens(event: StepEvent) -> list[Ints] | None:
     guesses: dict[int, Ints] = {}
     for group, prediction in event._source.predictions:
         ends = np.cumsum([len(scored[row]) for row in group.tolist()])
-        guesses.update(zip(group.tolist(), np.split(prediction.token, ends[:-1]), strict=True))
+        told = prediction.argmax if event._source.has_drafts and prediction.argmax is not None else prediction.token
+        guesses.update(zip(group.tolist(), np.split(told, ends[:-1]), strict=True))
     return [guesses[row][left] for row, left in zip(scored, _left(event), strict=True)]
 
 

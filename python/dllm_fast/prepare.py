@@ -16,6 +16,7 @@ import numpy as np
 from dllm_fast.arrays import MOST_NUMBERS, as_array, check_many
 from dllm_fast.errors import EqualSamplesWarning, InvalidTypeError, InvalidValueError, shown, warn
 from dllm_fast.families.model_info import for_call
+from dllm_fast.open_positions import open_of, opened
 from dllm_fast.orders import moved, ranks_of, shifted, waits_of
 from dllm_fast.records import count, scalar
 from dllm_fast.runners.guides import PAIR, guides, negatives_of
@@ -102,6 +103,7 @@ def plan(
     ranks: object = None,
     eligible_after: object = None,
     negative: Callable[..., list[Prompt]] | None = None,
+    open_: object = None,
 ) -> Plan:
     """What a run starts from.
 
@@ -114,6 +116,7 @@ def plan(
         is_infilling: fill the masks that are there and append nothing.
         ranks, eligible_after: what the caller wants of the order of the positions, or None.
         negative: as `read`, of what guidance leads away from; None for the prompt in masks.
+        open_: which positions of each canvas are written, where no mask says it.
 
     Raises:
         InvalidValueError, InvalidTypeError: what cannot work.
@@ -126,6 +129,7 @@ def plan(
     check_ids(prompts, blocked, runner, special, infilling=is_infilling)
     negatives = None if negative is None else _negatives(negative(tokenizer=tokenizer), len(prompts), blocked, resolved, runner)
     config = with_length(blocked, resolved, prompts, runner, infilling=is_infilling, negatives=negatives)
+    flags = opened(open_, prompts, blocked, infilling=is_infilling)
     plain = plain_seed(seed)
     seeds, requests = streams(plain, num_samples, len(prompts))
     each = len(seeds) // len(prompts)
@@ -135,7 +139,9 @@ def plan(
     starts = [0 if is_infilling else len(prompts[number].ids) for number in of_rows]
     canvases = [canvas_of(prompts[number], config, infilling=is_infilling) for number in of_rows]
     ranked, waits = row_orders(ranks, eligible_after, prompts, config, infilling=is_infilling)
-    open_ = [canvas == config.mask_token_id for canvas in canvases]
+    is_open = [
+        open_of(canvas, prompts[number], config, flags[number]) for canvas, number in zip(canvases, of_rows, strict=True)
+    ]
     return Plan(
         tokenizer=tokenizer,
         config=config,
@@ -146,13 +152,13 @@ def plan(
         ),
         special=special,
         canvases=canvases,
-        open=open_,
+        open=is_open,
         starts=starts,
         block_starts=[0] * len(starts) if _is_absolute(runner) else starts,
         ranks=None if ranked is None else [ranked[number] for number in of_rows],
         waits=None if waits is None else [waits[number] for number in of_rows],
         prompts=of_rows,
-        guides=guides(config, open_, starts, None if negatives is None else [negatives[number] for number in of_rows]),
+        guides=guides(config, is_open, starts, None if negatives is None else [negatives[number] for number in of_rows]),
         seeds=seeds,
         requests=requests,
         seed=plain,
@@ -191,19 +197,40 @@ def _canvas(model: Runner) -> int:
 
 
 def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerConfig:
-    """The settings with the mask and the end tokens of the model or the tokenizer, where the caller left them open."""
+    """The settings with the mask, the end tokens and, for noise, the size of the vocabulary, where the caller left them open.
+
+    Raises:
+        InvalidValueError: no mask for a rule of masks, a mask beside noise, or a vocabulary that nobody knows.
+    """
     mask, ends, sources = config.mask_token_id, config.eos_token_id, dict(config.sources)
+    vocabulary, has_noise = config.vocabulary, config.noise != "mask"
     if mask is None:
         mask, sources["mask_token_id"] = for_call("mask_token_id", model, tokenizer)
-    if mask is None:
+    if has_noise:
+        if mask is not None:
+            raise InvalidValueError(
+                f"noise={config.noise!r} is for models that never saw a mask, got one with the mask {mask} "
+                f"({sources['mask_token_id']}); leave noise out, or choose a preset for models with masks"
+            )
+        if vocabulary is None:
+            vocabulary, sources["vocabulary"] = model.vocabulary, "model"
+        if vocabulary is None:
+            raise InvalidValueError(
+                "noise is drawn from the vocabulary, got a model that does not say how many ids it has; pass vocabulary="
+            )
+        if model.vocabulary is not None and vocabulary > model.vocabulary:
+            raise InvalidValueError(
+                f"vocabulary must be at most that of the model, got {vocabulary} for {model.vocabulary} ids; leave it out"
+            )
+    elif mask is None:
         raise InvalidValueError(
             "a mask token is needed, got none from the model or the tokenizer; pass mask_token_id= "
-            "(LLaDA 126336, Dream 151666, LLaDA2 156895, BERT 103)"
+            "(LLaDA 126336, Dream 151666, LLaDA2 156895, BERT 103), or noise='uniform' for a model of uniform noise"
         )
     if ends is None:
         ends, source = for_call("eos_token_id", model, tokenizer)
         sources["eos_token_id"] = "default" if ends is None else source
-    return changed(config, mask_token_id=mask, eos_token_id=ends, sources=sources)
+    return changed(config, mask_token_id=mask, vocabulary=vocabulary, eos_token_id=ends, sources=sources)
 
 
 def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tuple[SamplerConfig, tuple[int, ...]]:
@@ -417,7 +444,8 @@ def canvas_of(prompt: Prompt, config: SamplerConfig, *, infilling: bool) -> NDAr
     """The canvas that is filled: the prompt, its masks and what closes a text, or what `infill` was given."""
     if infilling:
         return prompt.ids.copy()  # they may be the caller's, who may write into them while the model runs
-    return np.concatenate([prompt.ids, np.full(config.max_new_tokens or 0, config.mask_token_id, dtype=np.int64), prompt.tail])
+    shown = 0 if config.mask_token_id is None else config.mask_token_id  # noise covers it
+    return np.concatenate([prompt.ids, np.full(config.max_new_tokens or 0, shown, dtype=np.int64), prompt.tail])
 
 
 def row_orders(
@@ -481,6 +509,8 @@ def check_samples(num_samples: int, config: SamplerConfig) -> None:
     """Warns where several samples are asked of a rule that certainly draws nothing that could tell them apart."""
     if num_samples == 1:
         return
+    if config.noise != "mask":
+        return  # each sees noise of its own
     picks = config.temperature > 0 and config.top_k != 1
     ranks = config.order_temperature > 0 or config.order in {"random", "ancestral"}
     if picks or (ranks and not _at_once(config)):

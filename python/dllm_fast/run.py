@@ -322,6 +322,7 @@ class Run:
         rows, sampler = request.rows, self._sampler
         edits = sampler.edits(rows, self._told[rows])
         self._told[rows] += [len(written) for written in edits]
+        canvases = sampler.canvases if self._config.noise != "mask" else []
         plan, config, cancelled = self._plan, self._config, self._cancelled
         done = [sampler.is_done(row) for row in rows.tolist()]
         endings = dict(zip(rows.tolist(), sampler.endings(rows), strict=True)) if any(done) else {}
@@ -335,6 +336,9 @@ class Run:
             # Only guesses are made of them.
             predictions=predictions if self._guesses else (),
             reason_of=reason_of,
+            # Where noise is shown it changes with every step.
+            canvases=None if config.noise == "mask" else [canvases[row] for row in rows.tolist()],
+            has_drafts=config.drafts,
             has_guesses=self._guesses,
         )
         return event_after(source, edits, stable=sampler.stable(rows).tolist(), done=done)

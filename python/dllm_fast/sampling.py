@@ -127,6 +127,7 @@ def infill(
     config: SamplerConfig | None = None,
     tokenizer: Any = None,
     attention_mask: Any = None,
+    open: Any = None,
     seed: int | Sequence[int] | None = 0,
     num_samples: int = 1,
     on_step: OnStep | None = None,
@@ -137,7 +138,8 @@ def infill(
 ) -> Result:
     """Fills exactly the mask tokens of each canvas and appends nothing. Blocks are counted from position 0.
 
-    Arguments and errors are those of `sample`, without `max_new_tokens` and `chat`.
+    Arguments and errors are those of `sample`, without `max_new_tokens` and `chat`. `open`, for models without a mask: True for
+    each position that is written, whatever stands there; an array as long as the canvas, or one for each.
     In a text each [MASK] is one mask, however the tokenizer spells its own; a space before it belongs to the token that fills
     it where words carry the space before them. A canvas of ids without masks comes back
     unchanged after zero forwards; text without any is refused.
@@ -150,6 +152,7 @@ def infill(
         config=config,
         tokenizer=tokenizer,
         attention_mask=attention_mask,
+        open=open,
         seed=seed,
         num_samples=num_samples,
         on_step=on_step,
@@ -169,6 +172,7 @@ def stream(
     config: SamplerConfig | None = None,
     tokenizer: Any = None,
     attention_mask: Any = None,
+    open: Any = None,
     chat: bool | None = None,
     negative_prompt: Prompt | None = None,
     seed: int | Sequence[int] | None = 0,
@@ -187,8 +191,8 @@ def stream(
         result = run.result()
 
     Args:
-        model, prompt, canvas, preset, config, tokenizer, attention_mask, chat, negative_prompt, seed, num_samples, on_step,
-            like, eligible_after, settings: as `sample` and `infill` take them; either a prompt or a canvas.
+        model, prompt, canvas, preset, config, tokenizer, attention_mask, open, chat, negative_prompt, seed, num_samples,
+            on_step, like, eligible_after, settings: as `sample` and `infill` take them; either a prompt or a canvas.
         guesses: events also tell what the model would write at the masks that are left in the block. All of them are scored in
             every step then, also where the rule looks at fewer, which takes longer; no token is another.
 
@@ -209,6 +213,10 @@ def stream(
         raise InvalidValueError(
             f"negative_prompt stands in place of a prompt, got {shown(negative_prompt)} beside a canvas, whose given tokens "
             "guidance shows as masks; leave it out"
+        )
+    if canvas is None and open is not None:
+        raise InvalidValueError(
+            f"open says which positions of a canvas are written, got {shown(open)} beside a prompt; leave it out"
         )
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
@@ -239,6 +247,7 @@ def stream(
             ranks=ranks,
             eligible_after=eligible_after,
             negative=None if negative_prompt is None else negative,
+            open_=open,
         )
         return Run(plan, runner, on_step=on_step, guesses=wants_guesses)
 

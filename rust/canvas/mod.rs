@@ -17,7 +17,7 @@ pub enum State {
     Written,
 }
 
-/// Tokens and the states of their positions. `apply` alone changes them.
+/// Tokens and the states of their positions. `apply` alone changes what is written, `show` what open positions show.
 #[derive(Clone, Debug)]
 pub struct Canvas {
     tokens: Vec<u32>,
@@ -104,6 +104,13 @@ impl Canvas {
         let states = self.states[window.clone()].iter();
         let places = (window.start as u32..).zip(states);
         places.filter(move |&(_, &s)| s == state).map(|(p, _)| p)
+    }
+
+    /// Shows something else at an open position, where nothing is written.
+    pub fn show(&mut self, position: u32, token: u32) {
+        let p = position as usize;
+        assert!(self.states[p] == State::Open, "only open positions show");
+        self.tokens[p] = token;
     }
 
     /// Carries out a plan.

@@ -21,6 +21,8 @@ pub struct Law {
     pub penalised: Arc<[u32]>,
     /// At least 0, finite.
     pub penalty: f32,
+    /// Are the statistics those of the distribution at this temperature, too, and not at 1? (0 leaves them at 1.)
+    pub is_tempered: bool,
 }
 
 /// The random numbers and the current token of one row.
@@ -40,7 +42,23 @@ pub struct Site {
     pub current: Option<u32>,
 }
 
-/// What is predicted at one position. Probabilities are those of the softmax at temperature 1, before any filter.
+impl Law {
+    /// What the logits are divided by before anything else, and how a token is drawn from what comes of it.
+    fn scale(&self) -> (Option<f32>, Sampling) {
+        let sampling = self.sampling;
+        if !self.is_tempered || sampling.temperature == 0.0 {
+            return (None, sampling);
+        }
+        let plain = Sampling {
+            temperature: 1.0,
+            ..sampling
+        };
+        (Some(sampling.temperature as f32), plain)
+    }
+}
+
+/// What is predicted at one position. Probabilities are those of the softmax at temperature 1, before any filter; under a
+/// tempered law, of the logits divided by its temperature.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prediction {
     /// The proposed token.
@@ -57,6 +75,8 @@ pub struct Prediction {
     pub logsumexp: f64,
     /// Probability of the current token, NaN if none was given.
     pub current: f64,
+    /// The most probable token; the lowest on a tie.
+    pub argmax: u32,
 }
 
 impl Prediction {
@@ -132,15 +152,17 @@ fn one(
     law: &Law,
     scratch: &mut Scratch<'_>,
 ) -> Result<Prediction, Unusable> {
+    let (divisor, sampling) = law.scale();
     let row = matrix
         .row(site.row, &law.suppressed, scratch.isa)
-        .penalised(&law.penalised, law.penalty);
+        .penalised(&law.penalised, law.penalty)
+        .divided(divisor);
     let stats = stats(&row, scratch)?;
-    let token = if law.sampling.temperature == 0.0 {
+    let token = if sampling.temperature == 0.0 {
         stats.argmax
     } else {
         let u = site.stream.uniform(site.position, site.step, Draw::Token);
-        Distribution::new(&row, &stats, &law.sampling, scratch)?.draw(u, scratch)?
+        Distribution::new(&row, &stats, &sampling, scratch)?.draw(u, scratch)?
     };
     let probability = |id: u32| stats.probability(row.value(id as usize));
     Ok(Prediction {
@@ -151,6 +173,7 @@ fn one(
         entropy: stats.entropy,
         logsumexp: stats.logsumexp,
         current: site.current.map_or(f64::NAN, probability),
+        argmax: stats.argmax,
     })
 }
 
@@ -184,6 +207,7 @@ mod tests {
             suppressed: [].into(),
             penalised: [0].into(),
             penalty: if temperature == 0.7 { 1.5 } else { 0.0 },
+            ..Law::default()
         }
     }
 

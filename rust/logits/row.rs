@@ -78,6 +78,7 @@ pub struct Row<'a> {
     penalised: &'a [u32],
     penalty: f32,
     softcap: Option<Softcap>,
+    divisor: Option<f32>,
     isa: Isa,
 }
 
@@ -96,6 +97,7 @@ impl<'a> Row<'a> {
             penalised: &[],
             penalty: 0.0,
             softcap: None,
+            divisor: None,
             isa,
         }
     }
@@ -112,6 +114,11 @@ impl<'a> Row<'a> {
             penalty,
             ..self
         }
+    }
+
+    /// The same with each logit divided, as float32, which it then stays.
+    pub fn divided(self, divisor: Option<f32>) -> Self {
+        Self { divisor, ..self }
     }
 
     /// Size of the vocabulary.
@@ -135,7 +142,8 @@ impl<'a> Row<'a> {
         let end = self.len().min(start + TILE);
         let suppressed = between(self.suppressed, start, end);
         let penalised = between(self.penalised, start, end);
-        if let (Logits::F32(x), [], [], None) = (self.logits, suppressed, penalised, self.softcap) {
+        let is_bare = self.softcap.is_none() && self.divisor.is_none();
+        if let (Logits::F32(x), [], [], true) = (self.logits, suppressed, penalised, is_bare) {
             return &x[start..end];
         }
         let values = &mut scratch[..end - start];
@@ -143,6 +151,7 @@ impl<'a> Row<'a> {
         for &id in penalised {
             values[id as usize - start] -= self.penalty;
         }
+        self.divide(values);
         for &id in suppressed {
             values[id as usize - start] = f32::NEG_INFINITY;
         }
@@ -159,7 +168,16 @@ impl<'a> Row<'a> {
         if self.penalised.binary_search(&(id as u32)).is_ok() {
             value[0] -= self.penalty;
         }
+        self.divide(&mut value);
         value[0]
+    }
+
+    fn divide(&self, values: &mut [f32]) {
+        if let Some(divisor) = self.divisor {
+            for value in values {
+                *value /= divisor;
+            }
+        }
     }
 
     /// The float32 values from `start` on, suppressed or not.

@@ -9,6 +9,7 @@ use crate::rules::config::{Config, Steps};
 use crate::rules::cut::Cut;
 use crate::rules::eos::EosPolicy;
 use crate::rules::gap::GapStop;
+use crate::rules::noise::{Drafts, Noise};
 use crate::rules::order::{Order, OrderNoise};
 use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
@@ -230,6 +231,26 @@ fn revise(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
     Ok(threshold.map_or(Revise::None, edit))
 }
 
+fn noise(config: &Bound<'_, PyAny>) -> PyResult<(Noise, Option<Drafts>)> {
+    let name: String = get(config, "noise", "a name")?.unwrap_or_else(|| "mask".into());
+    let known = Noise::ALL.map(Noise::name);
+    let found = Noise::ALL.into_iter().find(|noise| noise.name() == name);
+    let found = found.ok_or_else(|| unknown("noise", &known, &name, "mask is the usual one"))?;
+    let vocabulary = get::<u32>(config, "vocabulary", COUNT)?;
+    let shows = match found {
+        Noise::Mask => found,
+        Noise::Uniform { .. } => Noise::Uniform { vocabulary },
+    };
+    // Whether or not there are any: a number that is out of range is never meant.
+    let drafts = Drafts {
+        stable: get(config, "stop_stable", FROM_ZERO)?.unwrap_or(1),
+        entropy: get(config, "stop_entropy", NUMBER)?.unwrap_or(0.005),
+    };
+    drafts.check().map_err(raise)?;
+    let has_drafts = get::<bool>(config, "drafts", FLAG)?.unwrap_or(false);
+    Ok((shows, has_drafts.then_some(drafts)))
+}
+
 fn steps(config: &Bound<'_, PyAny>) -> PyResult<Steps> {
     match (
         get::<usize>(config, "steps", COUNT)?,
@@ -328,8 +349,12 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
     let name: String = get(object, "schedule", "a name")?.unwrap_or_else(|| "even".into());
     let eps = get(object, "eps", NUMBER)?.unwrap_or(1e-3);
     let schedule = schedule(&name, eps, as_published)?;
+    let (shows, drafts) = noise(object)?;
     let read = Config {
         mask,
+        shows,
+        drafts,
+        temperature_end: get(object, "temperature_end", NUMBER)?,
         block_length: get(object, "block_length", COUNT)?,
         steps: steps(object)?,
         schedule,

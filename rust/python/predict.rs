@@ -43,6 +43,9 @@ pub(super) struct Prediction {
     /// Probabilities of the current tokens, where those were given.
     #[pyo3(get)]
     current: Option<Py<PyArray1<f64>>>,
+    /// The most probable tokens, int64.
+    #[pyo3(get)]
+    argmax: Option<Py<PyArray1<i64>>>,
 }
 
 impl Prediction {
@@ -57,6 +60,7 @@ impl Prediction {
             entropy: field(|p| p.entropy),
             logsumexp: Some(field(|p| p.logsumexp)),
             current: has_current.then(|| field(|p| p.current)),
+            argmax: Some(tokens(py, predictions.iter().map(|p| p.argmax)).unbind()),
         }
     }
 
@@ -78,6 +82,9 @@ impl Prediction {
         }
         let current = self.current.as_ref().map(|a| a.bind(py).readonly());
         let current = current.as_ref().map(|a| a.as_slice()).transpose()?;
+        let argmax = self.argmax.as_ref();
+        let argmax = argmax.map(|a| ids(a.bind(py).as_any(), "argmax"));
+        let argmax = argmax.transpose()?;
         let proposal = |(i, token)| Proposal {
             token,
             probability: columns[0][i],
@@ -85,6 +92,7 @@ impl Prediction {
             top2: columns[2][i],
             entropy: columns[3][i],
             current: current.and_then(|c| c.get(i)).map_or(f64::NAN, |&c| c),
+            argmax: argmax.as_ref().and_then(|a| a.get(i).copied()),
         };
         Ok(token.into_iter().enumerate().map(proposal).collect())
     }
@@ -93,7 +101,7 @@ impl Prediction {
 #[pymethods]
 impl Prediction {
     #[new]
-    #[pyo3(signature = (*, token, probability, top1, top2, entropy, logsumexp=None, current=None))]
+    #[pyo3(signature = (*, token, probability, top1, top2, entropy, logsumexp=None, current=None, argmax=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -104,6 +112,7 @@ impl Prediction {
         entropy: &Bound<'_, PyAny>,
         logsumexp: Option<&Bound<'_, PyAny>>,
         current: Option<&Bound<'_, PyAny>>,
+        argmax: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let copy = |values: &Bound<'_, PyAny>, name: &str| {
             Ok::<_, PyErr>(PyArray1::from_vec(py, numbers(values, name)?).unbind())
@@ -118,10 +127,23 @@ impl Prediction {
                 .map(|values| copy(values, "logsumexp"))
                 .transpose()?,
             current: current.map(|values| copy(values, "current")).transpose()?,
+            argmax: argmax
+                .map(|values| {
+                    Ok::<_, PyErr>(tokens(py, ids(values, "argmax")?.into_iter()).unbind())
+                })
+                .transpose()?,
         };
         let tokens = made.proposals(py)?.len();
-        for (name, array) in [("logsumexp", &made.logsumexp), ("current", &made.current)] {
-            let count = array.as_ref().map_or(Ok(tokens), |a| a.bind(py).len())?;
+        let numbers = |array: &Option<Py<PyArray1<f64>>>| {
+            array.as_ref().map_or(Ok(tokens), |a| a.bind(py).len())
+        };
+        let most = made.argmax.as_ref();
+        for (name, count) in [
+            ("logsumexp", numbers(&made.logsumexp)),
+            ("current", numbers(&made.current)),
+            ("argmax", most.map_or(Ok(tokens), |a| a.bind(py).len())),
+        ] {
+            let count = count?;
             if count != tokens {
                 return Err(bad_value(format!(
                     "the arrays of a prediction must have one length, got {tokens} tokens and {count} of {name}; fill every field"
@@ -155,12 +177,15 @@ impl Prediction {
                 entropy: p.entropy,
                 logsumexp: f64::NAN,
                 current: p.current,
+                argmax: p.argmax.unwrap_or_default(),
             })
             .map(|p| p.rounded(dtype))
             .collect();
         let logsumexp = self.logsumexp.as_ref().map(|x| x.clone_ref(py));
+        let argmax = self.argmax.as_ref().map(|x| x.clone_ref(py));
         Ok(Self {
             logsumexp,
+            argmax,
             ..Self::from_core(py, &all, self.current.is_some())
         })
     }
@@ -177,6 +202,7 @@ impl Prediction {
         arguments.set_item("entropy", &self.entropy)?;
         arguments.set_item("logsumexp", &self.logsumexp)?;
         arguments.set_item("current", &self.current)?;
+        arguments.set_item("argmax", &self.argmax)?;
         Ok((PyTuple::empty(py), arguments))
     }
 

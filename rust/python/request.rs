@@ -17,6 +17,9 @@ pub(super) struct Request {
     pub canvases: Vec<Vec<u32>>,
     pub positions: Vec<Vec<u32>>,
     pub open: Vec<Vec<bool>>,
+    pub temperatures: Vec<f64>,
+    pub steps: Vec<u32>,
+    pub block_steps: Vec<u32>,
     pub windows: Vec<Range<usize>>,
     pub step: u32,
 }
@@ -42,6 +45,21 @@ impl Request {
     #[getter]
     fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         list(py, &self.open, |flags| PyArray1::from_slice(py, flags))
+    }
+    /// The temperature at which the tokens of each such row are drawn in this step, float64.
+    #[getter]
+    fn temperatures<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
+        PyArray1::from_slice(py, &self.temperatures)
+    }
+    /// Forwards that each such row has behind it, int64.
+    #[getter]
+    fn steps<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        tokens(py, self.steps.iter().copied())
+    }
+    /// Those of them that were of the block being filled, int64.
+    #[getter]
+    fn block_steps<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        tokens(py, self.block_steps.iter().copied())
     }
     /// Forwards that the first of these rows has behind it. Rows that wait for room, or join later, have fewer than others.
     #[getter]
@@ -174,6 +192,9 @@ impl Request {
             canvases,
             positions: self.positions.clone(),
             open: self.open.clone(),
+            temperatures: self.temperatures.clone(),
+            steps: self.steps.clone(),
+            block_steps: self.block_steps.clone(),
             windows: self.windows.clone(),
             step: self.step,
         })
@@ -201,6 +222,9 @@ impl Request {
             canvases: Vec::with_capacity(places.len()),
             positions: Vec::with_capacity(places.len()),
             open: Vec::with_capacity(places.len()),
+            temperatures: Vec::with_capacity(places.len()),
+            steps: Vec::with_capacity(places.len()),
+            block_steps: Vec::with_capacity(places.len()),
             windows: Vec::with_capacity(places.len()),
             step: self.step,
         };
@@ -231,6 +255,9 @@ impl Request {
                 .iter()
                 .map(|&p| (i64::from(p) + by) as u32);
             made.positions.push(positions.collect());
+            made.temperatures.push(self.temperatures[place]);
+            made.steps.push(self.steps[place]);
+            made.block_steps.push(self.block_steps[place]);
             made.windows.push(begin as usize..end as usize);
             let mut open = vec![false; canvas.len()];
             for (p, &is_open) in self.open[place].iter().enumerate() {

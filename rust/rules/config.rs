@@ -4,6 +4,7 @@ use super::cut::Cut;
 use super::eos::EosPolicy;
 use super::gap::GapStop;
 use super::nearby;
+use super::noise::{self, Drafts, Noise};
 use super::order::{Order, OrderNoise};
 use super::revise::Revise;
 use super::schedule::Schedule;
@@ -28,6 +29,10 @@ pub enum Steps {
 pub struct Config {
     /// Token that marks what may be written; `None` where whoever begins a row says which positions are open.
     pub mask: Option<u32>,
+    /// What an open position shows.
+    pub shows: Noise,
+    /// Are picks only shown until their block is finished?
+    pub drafts: Option<Drafts>,
     /// Positions in a block; `None` makes the whole canvas one.
     pub block_length: Option<usize>,
     /// Number of forwards.
@@ -50,6 +55,8 @@ pub struct Config {
     pub revise: Revise,
     /// How a token is drawn.
     pub sampling: Sampling,
+    /// The temperature goes to this one over the steps of a block.
+    pub temperature_end: Option<f64>,
     /// Ids that count as -inf besides the mask.
     pub suppressed: Vec<u32>,
     /// Tokens that end an answer; the first also fills what follows it.
@@ -144,6 +151,7 @@ impl Config {
         self.schedule.check()?;
         self.revise.check()?;
         self.check_combinations()?;
+        noise::check(self)?;
         if let Some(mask) = self.mask.filter(|mask| self.ends.contains(mask)) {
             return Err(Error::setting(
                 "eos_token_id",

@@ -8,6 +8,7 @@ pub mod eos;
 pub mod gap;
 pub mod memory;
 pub mod nearby;
+pub mod noise;
 pub mod order;
 pub mod revise;
 pub mod schedule;
@@ -49,6 +50,7 @@ impl Rule {
         let mut law = Law {
             sampling: config.sampling,
             suppressed: config.excluded().into(),
+            is_tempered: config.drafts.is_some(),
             ..Law::default()
         };
         match config.eos {
@@ -111,6 +113,20 @@ impl Rule {
         self.order.is_blind() && (is_counted || self.order == Order::Ancestral)
     }
 
+    /// Is every open position of a block decided anew in each of its steps?
+    pub fn redecides(&self) -> bool {
+        self.drafts.is_some()
+    }
+
+    /// The temperature of a step with `left` of `steps` to go, itself included.
+    pub fn temperature(&self, left: usize, steps: usize) -> f64 {
+        let first = self.sampling.temperature;
+        match self.temperature_end {
+            None => first,
+            Some(last) => noise::temperature(first, last, left, steps),
+        }
+    }
+
     /// Are probabilities those of a softmax in the dtype of the logits? The published count loops take it so, and sure
     /// positions tie.
     pub fn is_rounded(&self) -> bool {
@@ -124,7 +140,11 @@ impl Rule {
 
     /// Why tokens and scores are no answer for it, where it asks more of a position.
     pub fn beyond_scores(&self) -> Option<&'static str> {
-        if matches!(self.cut, Cut::EntropyBound(_)) {
+        if self.drafts.is_some() {
+            Some(
+                "drafts need the statistics of every position, got scores; feed logits or a prediction",
+            )
+        } else if matches!(self.cut, Cut::EntropyBound(_)) {
             Some(
                 "entropy_bound needs entropies, got scores; feed logits or a prediction, or choose another cut",
             )
@@ -158,7 +178,7 @@ impl Rule {
         };
         let least = match self.cut {
             Cut::Count => count.max(self.min_commit.unwrap_or(0)),
-            _ if is_open => self.min_commit.unwrap_or(1),
+            _ if is_open || self.redecides() => self.min_commit.unwrap_or(1),
             _ => count.max(self.min_commit.unwrap_or(1)),
         };
         least.min(step.left)
@@ -176,7 +196,7 @@ impl Rule {
             Steps::Total(steps) => steps,
             Steps::PerBlock(steps) => steps.saturating_mul(blocks),
         };
-        let filling = match (self.schedule.keeps_idle_steps(), waits) {
+        let filling = match (self.redecides() || self.schedule.keeps_idle_steps(), waits) {
             (true, true) => asked.saturating_add(open),
             (true, false) if self.steps != Steps::Open => asked,
             (false, true) => open,

@@ -43,6 +43,8 @@ pub struct Proposal {
     pub entropy: f64,
     /// Probability of the token that stands there; NaN where none was asked for.
     pub current: f64,
+    /// The most probable token, where that is known.
+    pub argmax: Option<u32>,
 }
 
 impl Proposal {
@@ -62,6 +64,7 @@ impl From<&Prediction> for Proposal {
             top2,
             entropy,
             current,
+            argmax,
             ..
         } = made;
         Self {
@@ -71,6 +74,7 @@ impl From<&Prediction> for Proposal {
             top2,
             entropy,
             current,
+            argmax: Some(argmax),
         }
     }
 }

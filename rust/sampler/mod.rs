@@ -2,6 +2,7 @@
 //! does no input or output of its own, so a model, a table of numbers or another engine can drive it.
 
 mod answer;
+mod drafts;
 mod eos;
 mod memory;
 mod question;
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::rules::Rule;
 use crate::rules::config::Config;
+use crate::rules::noise::Noise;
 use crate::rules::stops::Ending;
 use crate::watch::Watch;
 pub use answer::Answer;
@@ -55,6 +57,9 @@ impl Start {
                 "open must have a flag for each of the {positions} positions of row {row}, got {}; pass an array as long as the canvas",
                 open.len()
             ))),
+            _ if rule.shows == (Noise::Uniform { vocabulary: None }) => Err(Error::Order(
+                "noise 'uniform' needs the number of token ids that it is drawn from, got none; pass vocabulary=",
+            )),
             _ => Ok(()),
         }
     }
@@ -318,6 +323,16 @@ impl Sampler {
         self.rows[row].window()
     }
 
+    /// The temperature of the step that a row waits for.
+    pub fn temperature(&self, row: usize) -> f64 {
+        self.rows[row].temperature()
+    }
+
+    /// Forwards that the block of a row has behind it.
+    pub fn block_steps(&self, row: usize) -> u32 {
+        self.rows[row].block_forwards()
+    }
+
     /// Forwards that a row has taken part in.
     pub fn forwards(&self, row: usize) -> u32 {
         self.rows[row].forwards()
@@ -382,11 +397,26 @@ impl Sampler {
                         "a proposed token must not be the mask or suppressed, got {token} for row {row}, position {position}; choose another id"
                     )));
                 }
-                if (position as usize) < early && rule.is_end(token) {
+                let is_early = (position as usize) < early;
+                if is_early && rule.is_end(token) {
                     return Err(Error::Mismatch(format!(
                         "a proposed token must not end its row so early (min_new_tokens, or eos_policy 'suffix'), got {token} for row {row}, position {position}; \
                          choose another id"
                     )));
+                }
+                if let Answer::Proposals(p) = answer
+                    && rule.drafts.is_some()
+                {
+                    match p[i].argmax {
+                        Some(id) if !(rule.excludes(id) || is_early && rule.is_end(id)) => {}
+                        found => {
+                            let found = found.map_or("none".into(), |id| id.to_string());
+                            return Err(Error::Mismatch(format!(
+                                "drafts need the most probable token of every position, which is neither the mask nor suppressed, got {found} \
+                                 for row {row}, position {position}; feed logits, or a prediction with argmax="
+                            )));
+                        }
+                    }
                 }
                 i += 1;
             }

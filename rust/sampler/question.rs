@@ -133,23 +133,33 @@ impl Sampler {
     /// The laws of some rows, each once, and the indices of each row's: where any token may be proposed, and where it is too
     /// early for an end token.
     fn laws(&self, rows: &[usize]) -> (Vec<Law>, Vec<[u32; 2]>) {
-        fn index<'a>(laws: &mut Vec<&'a Law>, law: &'a Law) -> u32 {
-            let same = |&known: &&Law| std::ptr::eq(known, law) || known == law;
+        fn index<'a>(laws: &mut Vec<(&'a Law, f64)>, law: &'a Law, temperature: f64) -> u32 {
+            let same = |&(known, at): &(&Law, f64)| {
+                at == temperature && (std::ptr::eq(known, law) || known == law)
+            };
             let found = laws.iter().position(same);
             found.unwrap_or_else(|| {
-                laws.push(law);
+                laws.push((law, temperature));
                 laws.len() - 1
             }) as u32
         }
         let mut laws = Vec::new();
         let of_row = rows.iter().map(|&r| {
-            let rule = self.rows[r].rule();
-            let law = index(&mut laws, rule.law());
+            let (rule, temperature) = (self.rows[r].rule(), self.rows[r].temperature());
+            let law = index(&mut laws, rule.law(), temperature);
             let early = rule.early_law();
-            [law, early.map_or(law, |early| index(&mut laws, early))]
+            [
+                law,
+                early.map_or(law, |early| index(&mut laws, early, temperature)),
+            ]
         });
         let of_row = of_row.collect();
-        (laws.into_iter().cloned().collect(), of_row)
+        let law = |(law, temperature): (&Law, f64)| {
+            let mut law = law.clone();
+            law.sampling.temperature = temperature;
+            law
+        };
+        (laws.into_iter().map(law).collect(), of_row)
     }
 
     /// Refuses a question whose rows do not wait for the answer to this very one any more.

@@ -1,6 +1,7 @@
 //! One row of the batch: its canvas, its rule, where it is in its schedule. `step.rs` has its steps.
 
 use super::Start;
+use super::drafts::Last;
 use super::memory::Memory;
 use super::step::{Pending, Planned};
 use super::wishes::Heeded;
@@ -28,6 +29,10 @@ pub(super) struct Block {
     /// Forwards that had nothing left to fill.
     post_steps: usize,
     is_finished: bool,
+    /// Forwards of the row before its first.
+    since: u32,
+    /// Of a rule with drafts.
+    pub(super) last: Last,
 }
 
 impl Block {
@@ -76,7 +81,7 @@ impl Row {
             least => canvas.place_of(least),
         };
         let wishes = Heeded::new(start.wishes, &rule, &canvas, blocks, index)?;
-        Ok(Self {
+        let mut row = Self {
             block_count: blocks.count(canvas.states(), canvas.len()),
             rule,
             canvas,
@@ -93,7 +98,24 @@ impl Row {
             is_cancelled: false,
             early,
             ending: None,
-        })
+        };
+        row.show_first();
+        Ok(row)
+    }
+
+    /// The temperature at which tokens of the waiting step are drawn.
+    pub fn temperature(&self) -> f64 {
+        let (left, steps) = match &self.block {
+            Some(block) => (block.steps.saturating_sub(block.index).max(1), block.steps),
+            None => (1, 1),
+        };
+        self.rule.temperature(left, steps)
+    }
+
+    /// Forwards that its block has behind it.
+    pub fn block_forwards(&self) -> u32 {
+        let since = self.block.as_ref().map_or(self.forwards, |b| b.since);
+        self.forwards - since
     }
 
     pub fn rule(&self) -> &Arc<Rule> {
@@ -221,6 +243,8 @@ impl Row {
             index: 0,
             post_steps: 0,
             is_finished: false,
+            since: self.forwards,
+            last: Last::default(),
         });
         block.step()
     }
@@ -258,6 +282,11 @@ impl Row {
             self.end(ending, self.forwards);
         }
         self.forwards += 1;
+        let shown = planned.shown;
+        self.show(&shown);
+        if let Some(block) = self.block.as_mut().filter(|_| !shown.argmax.is_empty()) {
+            block.last.note(shown.argmax);
+        }
         if !is_post_step {
             self.count_steps(1);
         }

@@ -1,6 +1,7 @@
 //! A step of a row: which positions it asks for, and what it writes there.
 
 use super::Answer;
+use super::drafts::Shown;
 use super::memory::Notes;
 use super::row::Row;
 use crate::canvas::State;
@@ -12,6 +13,7 @@ use crate::rules::cut::{Candidate, Cut, select};
 use crate::rules::eos::EosPolicy;
 use crate::rules::gap::{GapStop, gap};
 use crate::rules::nearby::density;
+use crate::rules::noise::Noise;
 use crate::rules::order::{Order, Place, Proposal};
 use crate::rules::schedule::{Schedule, Step, first_hit};
 use crate::watch::Watch;
@@ -35,6 +37,8 @@ pub struct Planned {
     pub edits: Vec<Edit>,
     /// What the row will remember of it.
     pub notes: Notes,
+    /// What open positions show afterwards.
+    pub shown: Shown,
 }
 
 /// What of a step is known before its scores.
@@ -59,11 +63,13 @@ impl Row {
     /// the decisions of this one are known here. Never where they say how many it commits.
     pub fn next_pace(&self) -> Option<Pace> {
         let rule = &self.rule;
+        let is_plain = rule.shows == Noise::Mask && rule.temperature_end.is_none();
         let places_ends = matches!(rule.eos, EosPolicy::Suffix | EosPolicy::Delay);
         if rule.revise.looks_back()
             || rule.gap_stop.is_some()
             || self.wishes.after.is_some()
             || places_ends
+            || !is_plain
         {
             return None;
         }
@@ -103,7 +109,8 @@ impl Row {
         let chosen = self.choose_blindly(&eligible, floor, step);
         let commits = chosen.as_ref().map_or(floor, Vec::len);
         // Nothing to fill is left only where what is written is looked at once more.
-        if commits == 0 && step.left > 0 && !rule.schedule.keeps_idle_steps() {
+        let may_pass = !rule.schedule.keeps_idle_steps() && !rule.redecides();
+        if commits == 0 && step.left > 0 && may_pass {
             return None;
         }
         if rule.schedule == Schedule::FirstHitting {
@@ -220,7 +227,7 @@ impl Row {
             .pending
             .as_ref()
             .expect("only waiting rows are answered");
-        let mut picks = match &pending.chosen {
+        let mut picks: Vec<usize> = match &pending.chosen {
             Some(chosen) if *chosen == pending.positions => (0..chosen.len()).collect(),
             Some(chosen) => {
                 // More positions than the chosen ones were scored; those rise.
@@ -235,6 +242,14 @@ impl Row {
             None => self.pick(pending, answer, watch)?,
         };
         self.drop_behind_end(&mut picks, pending, answer);
+        if let Some(drafts) = self.rule.drafts {
+            let (edits, shown) = self.draft(drafts, pending, &picks, answer);
+            return Ok(Planned {
+                edits,
+                shown,
+                notes: Notes::default(),
+            });
+        }
         let edit = |i: usize, kind| {
             let (token, probability) = answer.token(i);
             self.edit(pending.positions[i], token, probability, kind)
@@ -256,6 +271,7 @@ impl Row {
         Ok(Planned {
             edits,
             notes: Notes::default(),
+            shown: Shown::default(),
         })
     }
 

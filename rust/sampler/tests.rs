@@ -17,6 +17,9 @@ const MASK: u32 = 9;
 fn config() -> Config {
     Config {
         mask: Some(MASK),
+        shows: Noise::Mask,
+        drafts: None,
+        temperature_end: None,
         block_length: None,
         steps: Steps::Open,
         schedule: Schedule::Even,
@@ -61,6 +64,7 @@ fn proposal(p: u32) -> Proposal {
         top2: (1.0 - top1) / 2.0,
         entropy: 1.0 - top1,
         current: f64::NAN,
+        argmax: None,
     }
 }
 

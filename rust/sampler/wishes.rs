@@ -49,6 +49,11 @@ impl Heeded {
                     .into(),
             ));
         }
+        if rule.drafts.is_some() && after.is_some() {
+            return Err(Error::Mismatch(format!(
+                "drafts of a block are written together, got eligible_after beside them for row {row}; leave it out"
+            )));
+        }
         if after.is_some() && rule.gap_stop.is_some() {
             return Err(Error::Mismatch(
                 "gap_stop ends a block at once, got eligible_after beside it, where some positions still wait for others; \

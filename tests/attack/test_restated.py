@@ -21,8 +21,8 @@ VOCABULARY, MASK, ENDS = 13, 5, (2, 9)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
 ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral")
-# Of other orders it says nothing.
-PRESETS = {name: preset for name, preset in dllm_fast.presets().items() if preset.order in ORDERS}
+# Of other orders, and of noise, it says nothing.
+PRESETS = {name: preset for name, preset in dllm_fast.presets().items() if preset.order in ORDERS and preset.noise == "mask"}
 # What a preset says, as far as it concerns the rule.
 RULE = ("order", "schedule", "temperature", "threshold", "factor", "entropy_bound", "block_length", "edit_threshold")
 

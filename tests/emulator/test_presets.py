@@ -64,7 +64,7 @@ def run(config, canvases, model, predict):
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("preset", dllm_fast.presets())
+@pytest.mark.parametrize("preset", [name for name, rule in dllm_fast.presets().items() if rule.noise == "mask"])
 def test_every_preset_gives_the_same_tokens(preset, draw):
     given = dict(DRAWS[draw])
     if draw == "greedy":

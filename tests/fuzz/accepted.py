@@ -64,7 +64,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("suppress_tokens", "eos_token_id", "eos_token_ids"), (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT)),
     "stop": (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT, *ROWS),  # texts, ids, and sequences of them
     **dict.fromkeys(
-        ("suppress", "current", "positions", "rows", "index", "begin", "end", "ids", "since", "places", "moves"), (*NONE, *IDS)
+        ("suppress", "current", "argmax", "positions", "rows", "index", "begin", "end", "ids", "since", "places", "moves"),
+        (*NONE, *IDS),
     ),
     **dict.fromkeys(("seed", "request", "block_start"), (*WHOLE, *NONE, *IDS, *ITEMS, "[2**64]", "[10**400]", "np uint64 max")),
     **dict.fromkeys(("attention_mask", "token_type_ids"), (*NONE, *MASKED)),

@@ -17,6 +17,7 @@ use dllm_fast::rules::config::{Config, Steps};
 use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::eos::EosPolicy;
 use dllm_fast::rules::gap::GapStop;
+use dllm_fast::rules::noise::Noise;
 use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
 use dllm_fast::rules::revise::Revise;
 use dllm_fast::rules::schedule::Schedule;
@@ -120,6 +121,7 @@ impl Dice {
 
 const VOCABULARY: usize = 9;
 
+#[allow(clippy::too_many_lines)] // a field a line
 fn config(dice: &mut Dice) -> Config {
     let as_published = dice.one_in(2);
     let schedule = match dice.below(6) {
@@ -182,6 +184,9 @@ fn config(dice: &mut Dice) -> Config {
     };
     Config {
         mask: Some(id(dice)),
+        shows: Noise::Mask,
+        drafts: None,
+        temperature_end: None,
         block_length: dice.maybe(Dice::size),
         steps,
         schedule,
@@ -418,6 +423,7 @@ fn proposal(config: &Config, stream: Stream, step: u32, position: u32) -> Propos
         top2: number(&mut dice),
         entropy: number(&mut dice),
         current: number(&mut dice),
+        argmax: None,
     }
 }
 
@@ -473,6 +479,7 @@ fn provoke(sampler: &mut Sampler, dice: &mut Dice) {
             top2: dice.number(),
             entropy: dice.number(),
             current: dice.number(),
+            argmax: None,
         };
         let proposals: Vec<_> = (0..length).map(|_| any(dice)).collect();
         sampler.feed(&rows, &Answer::Proposals(&proposals), &Watch::never())
@@ -768,6 +775,9 @@ fn a_block_longer_than_any_canvas_is_one_block() {
     for length in [usize::MAX, usize::MAX / 2, usize::MAX / 2 + 1, 1 << 62] {
         let config = Config {
             mask: Some(0),
+            shows: Noise::Mask,
+            drafts: None,
+            temperature_end: None,
             block_length: Some(length),
             steps: Steps::Open,
             cut: Cut::Threshold(0.0),

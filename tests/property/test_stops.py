@@ -47,7 +47,7 @@ def test_what_ended_a_row_is_where_it_says(config, batch, model):
     ):
         given_ = before != MASK
         named = ends if config.get("stop_at_eos") else ()
-        found = reference.ending(after, given_, MASK, ends=named, stops=stops, least=least)
+        found = reference.ending(after, given_, after == MASK, ends=named, stops=stops, least=least)
         if last < 0:
             assert found is None
             assert "pad" not in [edit.kind for edit in sampler.trajectory[i]]

@@ -90,12 +90,14 @@ class Prediction:
     entropy: float
     logsumexp: float
     current: float | None
+    argmax: int
 
 
 def predict(
     logits,
     *,
     temperature=0.0,
+    is_tempered=False,
     top_k=None,
     top_p=None,
     min_p=None,
@@ -106,7 +108,14 @@ def predict(
     position=0,
     step=0,
 ) -> Prediction:
-    """Token and statistics of one row. Filters and temperature decide the token and nothing else."""
+    """Token and statistics of one row. Filters and temperature decide the token and nothing else.
+
+    Where a rule `is_tempered`, the statistics are those at the temperature, too: it divides every logit first, in float32.
+    """
+    if is_tempered and temperature > 0:
+        with np.errstate(over="ignore"):
+            logits = np.asarray(logits, dtype=np.float32) / np.float32(temperature)
+        temperature = 1.0
     x = allowed(logits, suppress)
     stats = statistics(x)
     u = philox.uniform(seed, request, position, step, philox.TOKEN)
@@ -119,4 +128,5 @@ def predict(
         entropy=stats.entropy,
         logsumexp=stats.logsumexp,
         current=None if current is None else stats.probability(current),
+        argmax=stats.argmax,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TOKEN, ORDER, COMMIT, TIME = range(4)
+TOKEN, ORDER, COMMIT, TIME, NOISE = range(5)
 _WORD = 2**32
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
 
-from reference import eos, nearby, philox, schedule, select, stops
+from reference import eos, nearby, noise, philox, schedule, select, stops
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -35,7 +35,13 @@ DEFAULTS = {
     "min_commit": None,
     "edit_threshold": None,
     "max_post_steps": 16,
+    "noise": "mask",
+    "vocabulary": None,
+    "drafts": False,
+    "stop_stable": 1,
+    "stop_entropy": 0.005,
     "temperature": 0.0,
+    "temperature_end": None,
     "top_k": None,
     "top_p": None,
     "min_p": None,
@@ -79,6 +85,7 @@ class Row:
         origin: where blocks are counted from.
         ranks: of each position, where the order is theirs.
         after: positions, and for each those that must be written before it.
+        open: positions that nothing was written at; by default those that show the mask.
         nfe: forwards so far.
         scheduled: steps of the schedule so far, those that were passed over included.
         trajectory: what was written, in order.
@@ -93,6 +100,7 @@ class Row:
     origin: int = 0
     ranks: np.ndarray | None = None
     after: dict[int, list[int]] = field(default_factory=dict)
+    open: np.ndarray | None = None
     nfe: int = 0
     scheduled: int = 0
     time: float = math.nan
@@ -101,14 +109,16 @@ class Row:
     stable: list[int] = field(default_factory=list)
 
     def __post_init__(self):
-        self.given = self.canvas != self.config.mask_token_id
+        self.open = self.canvas == self.config.mask_token_id if self.open is None else np.array(self.open, dtype=bool)
+        self.given = ~self.open
+        self.show(range(len(self.canvas)), {})
         self.revises = self.config.edit_threshold is not None
         # In the reverse process itself each mask is written once.
         assert not self.revises or (self.config.order != "ancestral" and self.config.schedule != "first-hitting")
 
     def masked(self, window) -> list[int]:
         """Positions of a window that are still masks."""
-        return [p for p in window if self.canvas[p] == self.config.mask_token_id]
+        return [p for p in window if self.open[p]]
 
     def eligible(self, window) -> list[int]:
         """Those of them that may be written now: they wait for no other."""
@@ -116,21 +126,30 @@ class Row:
 
     def written(self, window) -> list[int]:
         """Positions of a window that were masks and are none now."""
-        return [p for p in window if not self.given[p] and self.canvas[p] != self.config.mask_token_id]
+        return [p for p in window if not self.given[p] and not self.open[p]]
+
+    def show(self, window, drafts: dict[int, int]) -> None:
+        """Drafts, and noise at all other open positions of a window, where there is noise."""
+        if self.config.noise == "uniform":
+            for p in self.masked(window):
+                self.canvas[p] = drafts.get(p, noise.shown(*self.stream, p, self.nfe, self.config.vocabulary))
 
     def fill(self, window, steps: int) -> None:
         """Steps through a block until it holds no mask; then, where tokens are edited, until they stay."""
         self.window, self.is_finished, self.post_steps = window, False, 0
-        masks = len(self.masked(window))
+        masks, self.argmax = len(self.masked(window)), []
         if self.config.schedule == "first-hitting":
             self.time = 1.0
         for index in itertools.count():
             left = len(self.masked(window))
+            self.temperature = noise.temperature(self.config, max(steps - index, 1), steps)
             if not left:
                 break
             eligible = self.eligible(window)
             step = Step(index, steps, masks, left)
-            if self.config.order == "ancestral":
+            if self.config.drafts:
+                self.draft_step(eligible, step)
+            elif self.config.order == "ancestral":
                 self.ancestral_step(eligible, step)
             else:
                 self.ranked_step(eligible, step)
@@ -152,6 +171,22 @@ class Row:
         floor = least(self.config, step)
         if floor > 0 or self.config.schedule == "dream":
             self.forward(eligible, lambda proposals: self.best(eligible, proposals, floor, step), step, self.answer())
+
+    def draft_step(self, eligible, step: Step) -> None:
+        """What is picked is shown; in the last step, or once nothing changes any more, the most probable tokens are written."""
+
+        def choose(proposals):
+            self.argmax.append([proposals[p].argmax for p in eligible])
+            entropies = [proposals[p].entropy for p in eligible]
+            if noise.is_finished(self.config, self.argmax, entropies, is_last=step.index + 1 >= step.steps):
+                for p in eligible:
+                    proposals[p] = replace(proposals[p], token=proposals[p].argmax, probability=proposals[p].top1)
+                return eligible
+            picks = self.best(eligible, proposals, self.config.min_commit or 1, step)
+            self.drafts = {p: proposals[p].token for p in picks}
+            return []
+
+        self.forward(eligible, choose, step)
 
     def best(self, eligible, proposals, floor: int, step: Step) -> list[int]:
         """Positions that commit, the best first."""
@@ -199,6 +234,7 @@ class Row:
             step: of the schedule; None in a forward behind it, which only edits.
             looked_at: written positions that are scored, whatever becomes of them.
         """
+        self.drafts: dict[int, int] = {}
         revisable = self.written(self.window) if self.revises else []
         proposals = self.propose([*positions, *(revisable or looked_at)])
         if self.config.schedule == "first-hitting":
@@ -224,6 +260,7 @@ class Row:
         if self.is_finished or not self.revises:
             self.pad()
         self.nfe += 1
+        self.show(self.window, self.drafts)
         self.masks_left.append(len(self.masked(range(len(self.canvas)))))
         self.stable.append(self.count_stable())
 
@@ -249,11 +286,12 @@ class Row:
             line = max(p - 1, 0) if c.shift else p
             proposals[p] = predict(
                 eos.penalised(logits[line], c.eos_penalty, self.enders),
-                temperature=c.temperature,
+                temperature=self.temperature,
+                is_tempered=c.drafts,
                 top_k=c.top_k,
                 top_p=c.top_p,
                 min_p=c.min_p,
-                suppress={c.mask_token_id, *c.suppress_tokens, *self.barred(p)},
+                suppress={*c.suppress_tokens, *self.barred(p)} | ({c.mask_token_id} - {None}),
                 seed=seed,
                 request=request,
                 position=p,
@@ -270,7 +308,7 @@ class Row:
         """Tokens that are not proposed at a position: those that would end the row too early."""
         c = self.config
         is_early = position < stops.begin(self.given, c.min_new_tokens)
-        written = ~self.given & (self.canvas != c.mask_token_id)
+        written = ~self.given & ~self.open
         is_barred = eos.is_barred(c.eos_policy, self.canvas, written, position, self.enders)
         return self.enders if is_early or is_barred else set()
 
@@ -289,7 +327,7 @@ class Row:
         found = stops.ending(
             self.canvas,
             self.given,
-            c.mask_token_id,
+            self.open,
             ends=self.ends if c.stop_at_eos else (),
             stops=c.stop,
             least=c.min_new_tokens,
@@ -299,11 +337,11 @@ class Row:
         last = found[1]
         fill = self.ends[0] if self.ends else self.canvas[last]
         for q in range(last + 1, len(self.canvas)):
-            if not self.given[q] and self.canvas[q] != fill:
+            if not self.given[q] and (self.open[q] or self.canvas[q] != fill):
                 self.write(q, fill, math.nan, "pad")
 
     def write(self, position, token, probability, kind) -> None:
-        self.canvas[position] = token
+        self.canvas[position], self.open[position] = token, False
         self.trajectory.append(Edit(self.nfe, position, int(token), probability, kind, self.time))
 
     def uniform(self, position, step, draw) -> float:
@@ -311,7 +349,7 @@ class Row:
 
 
 def run(
-    model, canvas, config, *, seed: int = 0, request: int = 0, block_start: int = 0, order=None, eligible_after=None
+    model, canvas, config, *, seed: int = 0, request: int = 0, block_start: int = 0, order=None, eligible_after=None, open=None
 ) -> Row:
     """Fills the masks of `canvas`.
 
@@ -323,9 +361,12 @@ def run(
         block_start: where blocks are counted from.
         order: a rank for each position.
         eligible_after: positions, and for each those that must be written before it.
+        open: which positions are written, where no mask says it.
     """
     settings = SimpleNamespace(**(DEFAULTS | dict(config)))
-    row = Row(model, settings, np.array(canvas, dtype=np.int64), (seed, request), block_start, order, eligible_after or {})
+    row = Row(
+        model, settings, np.array(canvas, dtype=np.int64), (seed, request), block_start, order, eligible_after or {}, open
+    )
     fill_all(row, block_start)
     return row
 

@@ -11,13 +11,13 @@ def begin(given: np.ndarray, least: int) -> int:
     return int(own[least]) if least < len(own) else len(given)
 
 
-def ending(canvas, given, mask: int, *, ends, stops, least: int) -> tuple[int, int] | None:
+def ending(canvas, given, is_open, *, ends, stops, least: int) -> tuple[int, int] | None:
     """Positions of the first and the last token of what ends a row.
 
     Args:
         canvas: its tokens.
         given: which of them came with the canvas.
-        mask: what stands where nothing was written.
+        is_open: where nothing was written.
         ends: tokens that end it.
         stops: sequences of tokens that end it.
         least: tokens before what ends it.
@@ -29,7 +29,7 @@ def ending(canvas, given, mask: int, *, ends, stops, least: int) -> tuple[int, i
         for first in range(early, len(canvas) - len(sequence) + 1):
             last = first + len(sequence) - 1
             is_written = not given[first : last + 1].any()
-            is_final = mask not in canvas[: last + 1]
+            is_final = not is_open[: last + 1].any()
             if is_written and is_final and tuple(canvas[first : last + 1]) == sequence:
                 found.append((last, first))
     if not found:

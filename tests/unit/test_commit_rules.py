@@ -44,6 +44,8 @@ ELSEWHERE = {
     *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
     *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma"),
     *("stop", "eos_penalty"),
+    # Noise has no mask; who changes the temperature is predicted on the host.
+    *("noise", "vocabulary", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
 }
 
 
@@ -79,6 +81,11 @@ def test_a_name_that_is_not_known_is_refused(monkeypatch, kind):
 
 def test_a_rule_that_looks_back_is_refused():
     assert rule_of(threshold=0.9, edit_threshold=0.5) == commit.Refusal("the commit kernel does not know the revise 'edit'")
+
+
+def test_noise_is_refused():
+    found = commit.Rule.of(SamplerConfig(noise="uniform", vocabulary=9), CPU)
+    assert found == commit.Refusal("the commit kernel needs a mask, by which it knows what is open")
 
 
 def test_a_stop_that_only_the_host_sees_is_refused():

@@ -30,6 +30,7 @@ LAYERS = [
     ("loading",),
     ("transformers",),
     ("demo",),
+    ("open_positions",),
     ("open", "prepare"),
     ("answer", "run_async"),
     ("run",),
@@ -140,4 +141,4 @@ def test_nobody_but_the_canvas_compares_a_token_with_the_mask() -> None:
         if compared.search(line)
     ]
     # Which setting an id outside the vocabulary came from.
-    assert found == ["sampler/question.rs: let name = if rows.iter().any(|&r| self.rule(r).mask == id) {"]
+    assert found == ["sampler/question.rs: let name = if rows.iter().any(|&r| self.rule(r).mask == Some(id)) {"]

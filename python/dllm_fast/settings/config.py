@@ -85,7 +85,20 @@ class SamplerConfig:
             off, which is None here. From 1 on nothing is replaced.
         max_post_steps: forwards of a block at most once it has no mask left, for editing alone. One that changes nothing ends
             the block. Without `edit_threshold` there are none.
+        noise: what an open position shows to the model: `mask`, or `uniform` for models that never saw a mask. A position of
+            uniform noise shows a token of the vocabulary, each as likely as any other (those that are suppressed, too, for the
+            model was trained so), and a fresh one in every forward of its block.
+        vocabulary: number of token ids that noise is drawn from; default: the model's.
+        drafts: what a step picks is only shown, and decided anew in the next step (DiffusionGemma). Everything else shows fresh
+            noise; when the block is finished the most probable token is written at each of its positions. Entropies and
+            probabilities are then those at the temperature of the step.
+        stop_stable: with drafts: a block is finished when its most probable tokens are those of so many steps before, and
+            its entropies say so, too; 0: whatever they were.
+        stop_entropy: with drafts: a block is finished when its mean entropy is below this, in nats, and its tokens are stable;
+            0: only with its last step.
         temperature: of the draw of tokens: 0 takes the most probable; confidence, margin and entropy ignore it.
+        temperature_end: the temperature goes there, in equal steps from `temperature` in the first of a block. The last is a
+            step short of it, as in transformers. Default: one temperature.
         top_k: draw from so many tokens, the most probable ones; `top_k`, `top_p` and `min_p` are applied in this order, after
             the temperature.
         top_p: draw from the most probable tokens that have this share together.
@@ -151,7 +164,13 @@ class SamplerConfig:
     min_commit: int | None = None
     edit_threshold: float | None = None
     max_post_steps: int = 16
+    noise: str = "mask"
+    vocabulary: int | None = None
+    drafts: bool = False
+    stop_stable: int = 1
+    stop_entropy: float = 0.005
     temperature: float = 0.0
+    temperature_end: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None

@@ -52,7 +52,13 @@ class InfillSettings(ModelSettings, total=False):
     min_commit: int | None
     edit_threshold: float | None
     max_post_steps: int | None
+    noise: str | None
+    vocabulary: int | None
+    drafts: bool | None
+    stop_stable: int | None
+    stop_entropy: float | None
     temperature: float | None
+    temperature_end: float | None
     top_k: int | None
     top_p: float | None
     min_p: float | None

@@ -211,6 +211,22 @@ PRESETS: dict[str, Preset] = {
         claim=Claim("more right than confidence alone, by going nearly left to right", "better", "llada"),
         quirks=_TIES,
     ),
+    # Uniform noise in place of masks: for models that were trained so, as DiffusionGemma is.
+    "diffusion-gemma": Preset(
+        settings=SamplerConfig(
+            noise="uniform",
+            drafts=True,
+            order="entropy",
+            entropy_bound=0.1,
+            steps_per_block=48,
+            temperature=0.8,
+            temperature_end=0.4,
+            block_length=256,
+        ),
+        does="Shows tokens of low entropy among fresh noise in each of 48 steps; writes the most probable ones once they stay.",
+        paper=Paper("EB-Sampler", "Ben-Hamu et al.", "2505.24857"),
+        remark="Of Google's DiffusionGemma; for models of uniform noise, which have no mask.",
+    ),
     "left-to-right": Preset(
         settings=SamplerConfig(order="left-to-right"),
         does="Commits positions in reading order, evenly many a step.",

@@ -1,0 +1,146 @@
+//! What an open position shows to the model, and rules whose picks are only shown until their block is finished.
+
+use super::config::{Config, Steps};
+use super::cut::Cut;
+use super::eos::EosPolicy;
+use super::order::Order;
+use super::revise::Revise;
+use crate::error::{Error, Result};
+use crate::rng::{Draw, Stream};
+
+/// What an open position shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noise {
+    /// The mask; without one, what the canvas came with.
+    Mask,
+    /// A token of the vocabulary, each as likely as any other, and a fresh one for every forward of its block.
+    Uniform {
+        /// Number of token ids; known at the latest when a row begins.
+        vocabulary: Option<u32>,
+    },
+}
+
+impl Noise {
+    /// All of them, each at the place that is its number.
+    pub const ALL: [Self; 2] = [Self::Mask, Self::Uniform { vocabulary: None }];
+
+    /// The name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mask => "mask",
+            Self::Uniform { .. } => "uniform",
+        }
+    }
+
+    /// Does it show tokens that mean nothing?
+    pub fn is_uniform(self) -> bool {
+        self != Self::Mask
+    }
+
+    /// What a position shows in a forward of its row; `None` where that does not change.
+    pub fn token(self, stream: Stream, position: u32, step: u32) -> Option<u32> {
+        match self {
+            Self::Mask => None,
+            Self::Uniform { vocabulary } => vocabulary.map(|vocabulary| {
+                let bits = stream.bits53(position, step, Draw::Noise);
+                ((u128::from(bits) * u128::from(vocabulary)) >> 53) as u32
+            }),
+        }
+    }
+}
+
+/// Picks are drafts: shown to the model, decided anew in every step, and written once, with the most probable token at each
+/// position of the block, when the block is finished (`DiffusionGemma`). It is with the last of its steps, or before, when
+/// the most probable tokens are those of the steps before and the distributions are sure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drafts {
+    /// They equal those of so many steps before.
+    pub stable: usize,
+    /// The mean entropy is less than this, in nats; 0 never is.
+    pub entropy: f64,
+}
+
+impl Drafts {
+    /// Checks the parameters.
+    pub fn check(self) -> Result<()> {
+        if self.entropy >= 0.0 {
+            return Ok(());
+        }
+        Err(Error::setting(
+            "stop_entropy",
+            "must be at least 0 (nats)",
+            self.entropy,
+            "0.005 is DiffusionGemma's; 0 takes all steps",
+        ))
+    }
+}
+
+/// The temperature of a step with `left` steps to go, itself included, of `steps`: from `first` in the first one down (or up) to
+/// `last`, which it never quite reaches; in float32, operation by operation, as transformers computes it.
+pub fn temperature(first: f64, last: f64, left: usize, steps: usize) -> f64 {
+    let share = left as f32 / steps as f32;
+    f64::from(last as f32 + (first - last) as f32 * share)
+}
+
+/// Refuses what means nothing beside noise or drafts.
+pub fn check(config: &Config) -> Result<()> {
+    let refuse = |text: String| Err(Error::Mismatch(text));
+    if let Some(last) = config.temperature_end {
+        for (name, value) in [
+            ("temperature_end", last),
+            ("temperature", config.sampling.temperature),
+        ] {
+            if !(value >= 1e-3 && value.is_finite()) {
+                let remedy = "leave temperature_end out for one temperature";
+                let rule = "must be at least 0.001 and finite where the temperature changes";
+                return Err(Error::setting(name, rule, value, remedy));
+            }
+        }
+    }
+    if let Noise::Uniform { vocabulary } = config.shows {
+        if let Some(mask) = config.mask {
+            return refuse(format!(
+                "noise 'uniform' is for models that never saw a mask, got mask_token_id={mask} beside it; use noise='mask', or a model of \
+                 uniform noise"
+            ));
+        }
+        if vocabulary == Some(0) {
+            let remedy = "leave it out for the model's own";
+            return Err(Error::setting(
+                "vocabulary",
+                "must be at least 1",
+                0,
+                remedy,
+            ));
+        }
+        if !matches!(config.revise, Revise::None | Revise::Edit { .. }) {
+            return refuse(
+                "noise 'uniform' has no mask to turn a token back into, got remask beside it; leave remask out".into(),
+            );
+        }
+    }
+    let Some(drafts) = config.drafts else {
+        return Ok(());
+    };
+    drafts.check()?;
+    let why = if !config.shows.is_uniform() {
+        "noise 'mask' beside them, which has no noise to show in place of what is not picked; set noise='uniform'"
+    } else if config.steps == Steps::Open {
+        "no number of steps; set steps_per_block (48 is DiffusionGemma's)"
+    } else if config.cut == Cut::Count {
+        "no threshold, factor or entropy_bound, which pick them; set entropy_bound=0.1"
+    } else if config.order == Order::Ancestral {
+        "order 'ancestral', which decides by itself; set order='entropy'"
+    } else if matches!(config.eos, EosPolicy::Suffix | EosPolicy::Delay) {
+        "an eos_policy that looks at what is written; use 'allow' or 'penalise': a block is written at once"
+    } else if config.gap_stop.is_some() {
+        "gap_stop, which ends a block in a way of its own; leave it out: stop_stable and stop_entropy do"
+    } else if config.revise != Revise::None {
+        "edit_threshold beside them, which replaces written tokens; leave it out: drafts are decided anew in every step"
+    } else {
+        return Ok(());
+    };
+    refuse(format!(
+        "drafts are shown until their block is finished, got {why}"
+    ))
+}

@@ -1,0 +1,99 @@
+//! What a row shows at its open positions: noise, and drafts among it.
+
+use super::Answer;
+use super::row::Row;
+use super::step::Pending;
+use crate::canvas::State;
+use crate::canvas::edit::{Edit, Kind};
+use crate::rules::noise::Drafts;
+
+/// What a step leaves on open positions.
+#[derive(Default)]
+pub struct Shown {
+    /// Position and token of what is not noise.
+    pub tokens: Vec<(u32, u32)>,
+    /// The most probable token of every position that was asked for.
+    pub argmax: Vec<u32>,
+}
+
+/// The last most probable tokens of a block, and how many steps in a row have had them.
+#[derive(Default)]
+pub struct Last {
+    argmax: Vec<u32>,
+    times: usize,
+}
+
+impl Last {
+    /// Are they these, and were they in each of `steps` steps before?
+    fn is(&self, argmax: &[u32], steps: usize) -> bool {
+        steps == 0 || self.times >= steps && self.argmax == argmax
+    }
+
+    pub(super) fn note(&mut self, argmax: Vec<u32>) {
+        if self.argmax == argmax {
+            self.times += 1;
+        } else {
+            *self = Self { argmax, times: 1 };
+        }
+    }
+}
+
+impl Row {
+    /// What stands on the canvas where nothing is written yet, before the first forward.
+    pub(super) fn show_first(&mut self) {
+        if self.rule.shows.is_uniform() {
+            self.show_noise(0..self.canvas.len());
+        }
+    }
+
+    /// Fresh noise at the open positions of the block for the next forward, and what else is shown there.
+    pub(super) fn show(&mut self, shown: &Shown) {
+        if self.rule.shows.is_uniform() {
+            self.show_noise(self.window());
+            for &(position, token) in &shown.tokens {
+                self.canvas.show(position, token);
+            }
+        }
+    }
+
+    fn show_noise(&mut self, window: std::ops::Range<usize>) {
+        let open: Vec<u32> = self.canvas.positions(window, State::Open).collect();
+        for position in open {
+            if let Some(token) = self.rule.shows.token(self.stream, position, self.forwards) {
+                self.canvas.show(position, token);
+            }
+        }
+    }
+
+    /// The step of a rule with drafts: `picks` are shown, or the block is finished and its most probable tokens are written.
+    pub(super) fn draft(
+        &self,
+        drafts: Drafts,
+        pending: &Pending,
+        picks: &[usize],
+        answer: &Answer<'_>,
+    ) -> (Vec<Edit>, Shown) {
+        let Answer::Proposals(proposals) = answer else {
+            unreachable!("scores were refused");
+        };
+        let argmax = |i: usize| proposals[i].argmax.expect("checked before");
+        let argmax: Vec<u32> = (0..proposals.len()).map(argmax).collect();
+        let mean = proposals.iter().map(|p| p.entropy).sum::<f64>() / proposals.len() as f64;
+        let block = self.block.as_ref().expect("a step is of a block");
+        let is_last = block.index + 1 >= block.steps;
+        let is_sure = mean < drafts.entropy && block.last.is(&argmax, drafts.stable);
+        if is_last || is_sure {
+            let edit = |(i, &token): (usize, &u32)| {
+                let p = pending.positions[i];
+                self.edit(p, token, proposals[i].top1, Kind::Commit)
+            };
+            return (
+                argmax.iter().enumerate().map(edit).collect(),
+                Shown::default(),
+            );
+        }
+        let token = |&i: &usize| (pending.positions[i], proposals[i].token);
+        let tokens = picks.iter().map(token).collect();
+        (vec![], Shown { tokens, argmax })
+    }
+}
