@@ -171,13 +171,22 @@ ORDERS = (
 )
 # Those that need nothing of the caller beside settings.
 PLAIN_ORDERS = tuple(order for order in ORDERS if order != "ranks")
+# Of those that count masks; one says which positions instead.
 SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
 
 thresholds = st.one_of(st.sampled_from([-0.5, 0.0, 0.2, 0.5, 0.9, 1.0, 1.5]), st.floats(0, 1))
 factors = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 2.0, 1e9]), st.floats(0, 5))
 bounds = st.one_of(st.sampled_from([0.0, 0.1, 1.0, 1e9]), st.floats(0, 10))
 # Settings that are cuts, or belong to one.
-CUTS = ("threshold", "factor", "entropy_bound", "neighbour_threshold", "neighbour_distance", "run_threshold")
+CUTS = (
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "entropy_threshold",
+    "neighbour_threshold",
+    "neighbour_distance",
+    "run_threshold",
+)
 
 
 @st.composite
@@ -193,6 +202,7 @@ cuts = st.one_of(
     st.fixed_dictionaries({"threshold": thresholds}),
     st.fixed_dictionaries({"factor": factors}),
     st.fixed_dictionaries({"entropy_bound": bounds}),
+    st.fixed_dictionaries({"entropy_threshold": bounds}),
     neighbours(),
     st.fixed_dictionaries({"run_threshold": thresholds}, optional={"threshold": thresholds}),
 )
@@ -288,6 +298,47 @@ def settings(draw, orders=PLAIN_ORDERS, schedules=SCHEDULES, temperatures=temper
         chosen |= draw(stops(is_one_block="block_length" not in chosen))
     chosen |= draw(ends)
     chosen |= draw(filters(VOCABULARY))
+    return chosen
+
+
+REACHES = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"sub_block_length": st.integers(1, 5)}, optional={"inherit_token": st.booleans()}),
+    st.just({"inherit_token": True}),
+    st.fixed_dictionaries({"window_length": st.integers(1, 8)}),
+    st.fixed_dictionaries(
+        {"add_block_at": st.sampled_from([0.1, 0.5, 1.0])}, optional={"activate_block_at": st.sampled_from([0.1, 0.7, 1.0])}
+    ),
+)
+
+
+@st.composite
+def placed(draw, **arguments) -> dict:
+    """Settings that also say which positions a step writes: far from each other, near the first, or in some part only."""
+    if draw(st.integers(0, 5)) == 0:
+        chosen = {"mask_token_id": MASK, "order": "left-to-right", "schedule": "dilated", "temperature": draw(temperatures)}
+        chosen["dilation"] = draw(st.integers(2, 5))
+        return chosen | draw(st.fixed_dictionaries({}, optional={"block_length": st.integers(1, 14)})) | draw(ends)
+    orders = tuple(order for order in PLAIN_ORDERS if order != "ancestral")
+    chosen = draw(settings(**({"annealed": False, "orders": orders, "schedules": SCHEDULES[:-1]} | arguments)))
+    chosen |= draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "spacing": st.sampled_from([1, 2, 3, 5, 99]),
+                "position_penalty": st.sampled_from([0.0, 0.02, 0.3, 10.0]),
+            },
+        )
+    )
+    if draw(st.booleans()):
+        reach = draw(REACHES)
+        chosen |= reach
+        if reach:
+            chosen["schedule"] = "even"
+            for name in ("steps_per_block", "gap_stop", "gap_start", "gap_length"):
+                chosen.pop(name, None)
+        if "add_block_at" in reach:
+            chosen.pop("min_commit", None)
     return chosen
 
 

@@ -395,7 +395,7 @@ def with_length(
         raise InvalidValueError(_block_error(block, new_tokens))
     block = block if block is None or absolute else min(block, new_tokens)
     steps = config.steps
-    plain = config.commits_counts and config.schedule == "even" and not absolute
+    plain = config.commits_counts and config.schedule == "even" and config.fills_blocks and not absolute
     if steps is None and config.steps_per_block is None and plain:
         # One token a forward, said in full; a short last block has no such number.
         steps = new_tokens if block is None or new_tokens % block == 0 else None

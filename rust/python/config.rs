@@ -11,6 +11,7 @@ use crate::rules::eos::EosPolicy;
 use crate::rules::gap::GapStop;
 use crate::rules::noise::{Drafts, Noise};
 use crate::rules::order::{Order, OrderNoise};
+use crate::rules::reach::Reach;
 use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
 use pyo3::exceptions::{PyAttributeError, PyException, PyOverflowError};
@@ -18,13 +19,19 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyTuple};
 
 /// A schedule by its name.
-pub(super) fn schedule(name: &str, eps: f64, as_published: bool) -> PyResult<Schedule> {
+pub(super) fn schedule(
+    name: &str,
+    eps: f64,
+    dilation: usize,
+    as_published: bool,
+) -> PyResult<Schedule> {
     // Whatever the schedule: a number that is out of range is never meant.
     Schedule::Dream { eps }.check().map_err(raise)?;
+    Schedule::Dilated { dilation }.check().map_err(raise)?;
     let found = Schedule::ALL.into_iter().find(|s| s.name() == name);
     let known = Schedule::ALL.map(Schedule::name);
     let schedule = found.ok_or_else(|| unknown("schedule", &known, name, "even is LLaDA's"))?;
-    Ok(schedule.with(eps, as_published))
+    Ok(schedule.with(eps, dilation, as_published))
 }
 
 /// A name that is none of the known ones; says which one it looks like, else the remedy.
@@ -166,13 +173,14 @@ fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {
         as_published,
     });
     let bound = get::<f64>(config, "entropy_bound", NUMBER)?.map(Cut::EntropyBound);
-    let mut given = [least.map(Cut::Threshold), factor, bound]
+    let bar = get::<f64>(config, "entropy_threshold", NUMBER)?.map(Cut::EntropyThreshold);
+    let mut given = [least.map(Cut::Threshold), factor, bound, bar]
         .into_iter()
         .flatten();
     let first = given.next().unwrap_or(Cut::Count);
     if given.next().is_some() {
         return Err(bad_value(
-            "at most one of threshold, factor and entropy_bound can decide what is committed, got several; set the others to None".into(),
+            "at most one of threshold, factor, entropy_bound and entropy_threshold can decide what is committed, got several; set the others to None".into(),
         ));
     }
     let distance = get::<u32>(config, "neighbour_distance", FROM_ZERO)?.unwrap_or(4);
@@ -217,6 +225,39 @@ fn gap_stop(config: &Bound<'_, PyAny>) -> PyResult<Option<GapStop>> {
         ));
     }
     Ok(bar.map(|bar| stop(bar, start)))
+}
+
+/// How far a step reaches, where any setting says it.
+fn reach(config: &Bound<'_, PyAny>) -> PyResult<Reach> {
+    let length = get::<usize>(config, "sub_block_length", COUNT)?;
+    let first_alone = get::<bool>(config, "inherit_token", FLAG)?.unwrap_or(false);
+    let parts = (first_alone || length.is_some()).then_some(Reach::Parts {
+        length,
+        first_alone,
+    });
+    let sliding = get::<usize>(config, "window_length", COUNT)?.map(Reach::Sliding);
+    let activate = get::<f64>(config, "activate_block_at", NUMBER)?;
+    let add = get::<f64>(config, "add_block_at", NUMBER)?;
+    let several = add.map(|add| Reach::Several {
+        add,
+        activate: activate.unwrap_or(1.0),
+    });
+    if activate.is_some() && several.is_none() {
+        return Err(bad_value(
+            "activate_block_at is about blocks that add_block_at adds, got no add_block_at; give both, D2F's are 0.95 and 0.1".into(),
+        ));
+    }
+    let mut given = [parts, sliding, several].into_iter().flatten();
+    let first = given.next().unwrap_or(Reach::Block);
+    match given.next() {
+        None => Ok(first),
+        Some(other) => Err(bad_value(format!(
+            "at most one of sub_block_length (or inherit_token), window_length and add_block_at can say how far a step reaches, \
+             got {} and {}; leave one of them out",
+            first.name(),
+            other.name()
+        ))),
+    }
 }
 
 fn revise(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
@@ -348,7 +389,8 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
     let mask = get::<u32>(object, "mask_token_id", ID)?;
     let name: String = get(object, "schedule", "a name")?.unwrap_or_else(|| "even".into());
     let eps = get(object, "eps", NUMBER)?.unwrap_or(1e-3);
-    let schedule = schedule(&name, eps, as_published)?;
+    let dilation = get(object, "dilation", COUNT)?.unwrap_or(2);
+    let schedule = schedule(&name, eps, dilation, as_published)?;
     let (shows, drafts) = noise(object)?;
     let read = Config {
         mask,
@@ -365,6 +407,9 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
             temperature: get(object, "order_temperature", NUMBER)?.unwrap_or(0.0),
             annealed: schedule == Schedule::MaskGit,
         },
+        position_penalty: get(object, "position_penalty", NUMBER)?.unwrap_or(0.0),
+        spacing: get(object, "spacing", COUNT)?.unwrap_or(1),
+        reach: reach(object)?,
         prior_sigma: get(object, "prior_sigma", NUMBER)?.unwrap_or(10.0),
         cut: cut(object, as_published)?,
         min_commit: get(object, "min_commit", COUNT)?,

@@ -32,7 +32,12 @@ fn schedule(
 ) -> PyResult<Vec<usize>> {
     let name: String = convert(name, "name", "a name")?;
     let as_published = convert(as_published, "as_published", FLAG)?;
-    let schedule = config::schedule(&name, convert(eps, "eps", NUMBER)?, as_published)?;
+    let schedule = config::schedule(&name, convert(eps, "eps", NUMBER)?, 2, as_published)?;
+    if let rules::schedule::Schedule::Dilated { .. } = schedule {
+        return Err(error::bad_value(
+            "a schedule must say how many masks each step commits, got 'dilated', which says which positions; choose another".into(),
+        ));
+    }
     schedule.check().map_err(error::raise)?;
     let remedy = "no canvas has more";
     let masks = config::whole(masks, "masks", (0, u64::from(u32::MAX)), remedy)? as usize;

@@ -6,6 +6,7 @@ use super::gap::GapStop;
 use super::nearby;
 use super::noise::{self, Drafts, Noise};
 use super::order::{Order, OrderNoise};
+use super::reach::Reach;
 use super::revise::Revise;
 use super::schedule::Schedule;
 use super::stops;
@@ -35,6 +36,8 @@ pub struct Config {
     pub drafts: Option<Drafts>,
     /// Positions in a block; `None` makes the whole canvas one.
     pub block_length: Option<usize>,
+    /// How far a step reaches.
+    pub reach: Reach,
     /// Number of forwards.
     pub steps: Steps,
     /// How many masks each step commits.
@@ -45,6 +48,10 @@ pub struct Config {
     pub noise: OrderNoise,
     /// Standard deviation of the certainty prior, in positions.
     pub prior_sigma: f64,
+    /// What a key loses for each position between it and the first that may be written.
+    pub position_penalty: f64,
+    /// Positions that one step writes stand at least so far apart, but for the floor.
+    pub spacing: u32,
     /// What ends the prefix of the ranking that is committed.
     pub cut: Cut,
     /// Masks committed at least in every forward; 1 where a cut decides, whatever the schedule says where it does.
@@ -149,6 +156,23 @@ impl Config {
         }
         self.gap_stop.map_or(Ok(()), GapStop::check)?;
         self.schedule.check()?;
+        self.reach.check()?;
+        if !(0.0..=1e6).contains(&self.position_penalty) {
+            return Err(Error::setting(
+                "position_penalty",
+                "must be at least 0 and at most 1000000",
+                self.position_penalty,
+                "0.02 is WeDLM's; 0 penalises nothing",
+            ));
+        }
+        if self.spacing == 0 {
+            return Err(Error::setting(
+                "spacing",
+                "must be at least 1",
+                0,
+                "1 keeps nothing apart",
+            ));
+        }
         self.revise.check()?;
         self.check_combinations()?;
         noise::check(self)?;
@@ -240,6 +264,7 @@ impl Config {
                     .into(),
             ));
         }
+        self.check_places()?;
         if let Some(stop) = self.gap_stop {
             if self.order == Order::Ancestral || self.schedule == Schedule::FirstHitting {
                 return Err(Error::Mismatch(
@@ -268,6 +293,107 @@ impl Config {
                  use confidence, sampled-confidence or margin, or another schedule"
                     .into(),
             ));
+        }
+        Ok(())
+    }
+
+    /// Settings that say which positions are written, beside others that say so, too, or how many.
+    fn check_places(&self) -> Result<()> {
+        let refuse = |rule: &str, beside: &str, remedy: &str| {
+            Err(Error::Mismatch(format!(
+                "{rule}, got {beside} beside it; {remedy}"
+            )))
+        };
+        let (writes_once, has_steps) = (!self.revise.looks_back(), self.steps != Steps::Open);
+        let places_ends = matches!(self.eos, EosPolicy::Suffix | EosPolicy::Delay);
+        let is_reverse = self.order == Order::Ancestral || self.schedule == Schedule::FirstHitting;
+        let is_dilated = matches!(self.schedule, Schedule::Dilated { .. });
+        if self.drafts.is_some() {
+            for (is_there, beside) in [
+                (is_dilated, "schedule 'dilated'"),
+                (self.position_penalty > 0.0, "position_penalty"),
+                (self.spacing > 1, "spacing"),
+                (self.reach != Reach::Block, self.reach.name()),
+            ] {
+                if is_there {
+                    let rule = "drafts of a block are written together";
+                    return refuse(rule, beside, "leave that out, or set drafts to False");
+                }
+            }
+        }
+        if is_dilated {
+            let rule = "schedule 'dilated' says which positions a step writes";
+            let remedy = "leave that out, or choose another schedule";
+            if self.order != Order::LeftToRight {
+                let beside = format!("order '{}'", self.order.name());
+                return refuse(
+                    rule,
+                    &beside,
+                    "set order='left-to-right', or choose another schedule",
+                );
+            }
+            for (is_there, beside) in [
+                (has_steps, "steps"),
+                (self.cut != Cut::Count, self.cut.name()),
+                (self.min_commit.is_some(), "min_commit"),
+                (self.noise.temperature > 0.0, "order_temperature"),
+                (self.position_penalty > 0.0, "position_penalty"),
+                (self.spacing > 1, "spacing"),
+                (self.reach != Reach::Block, self.reach.name()),
+                (self.gap_stop.is_some(), "gap_stop"),
+                (places_ends, "eos_policy 'suffix' or 'delay'"),
+                (!writes_once, "a rule that revises"),
+            ] {
+                if is_there {
+                    return refuse(rule, beside, remedy);
+                }
+            }
+        }
+        if is_reverse {
+            for (is_there, name) in [
+                (self.position_penalty > 0.0, "position_penalty"),
+                (self.spacing > 1, "spacing"),
+            ] {
+                if is_there {
+                    let rule = format!("{name} is about a ranking");
+                    let beside = "order 'ancestral' or schedule 'first-hitting', which are the reverse process itself,";
+                    return refuse(
+                        &rule,
+                        beside,
+                        "leave it out, or choose another order and schedule",
+                    );
+                }
+            }
+        }
+        if self.reach == Reach::Block {
+            return Ok(());
+        }
+        let rule = format!(
+            "{} says how far a step reaches, with one token a forward at least",
+            self.reach.name()
+        );
+        for (is_there, beside) in [
+            (has_steps, "steps"),
+            (
+                self.schedule != Schedule::Even,
+                "another schedule than 'even'",
+            ),
+            (self.order == Order::Ancestral, "order 'ancestral'"),
+            (self.gap_stop.is_some(), "gap_stop"),
+            (self.shows.is_uniform(), "uniform noise"),
+            (!writes_once, "a rule that revises"),
+            (
+                places_ends && matches!(self.reach, Reach::Several { .. }),
+                "eos_policy 'suffix' or 'delay'",
+            ),
+            (
+                self.min_commit.is_some() && matches!(self.reach, Reach::Several { .. }),
+                "min_commit",
+            ),
+        ] {
+            if is_there {
+                return refuse(&rule, beside, "leave one of them out");
+            }
         }
         Ok(())
     }

@@ -36,6 +36,8 @@ pub enum Cut {
     },
     /// Sum of the entropies minus their maximum is at most this (EB-Sampler, Ben-Hamu et al., 2505.24857).
     EntropyBound(f64),
+    /// Each entropy is below this (`WeDLM`, 2512.22737; d3LLM, 2601.07568).
+    EntropyThreshold(f64),
     /// Each by itself: a confidence of at least `threshold`, an anchor, or of at least `near` with an anchor no further away
     /// than `distance` (`LocalLeap`, Kong et al., 2510.07081).
     Neighbours {
@@ -58,7 +60,7 @@ pub enum Cut {
 
 impl Cut {
     /// All of them, each at the place that is its number, with bounds that mean nothing.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Count,
         Self::Threshold(0.0),
         Self::Factor {
@@ -79,6 +81,7 @@ impl Cut {
             threshold: 0.0,
             run: 0.0,
         },
+        Self::EntropyThreshold(0.0),
     ];
 
     /// Checks the parameters.
@@ -107,6 +110,12 @@ impl Cut {
                 "must be at least 0 (nats)",
                 bound,
                 "0.1 is common; 0 commits one a forward",
+            )),
+            Cut::EntropyThreshold(bar) if bar.is_nan() => Err(Error::setting(
+                "entropy_threshold",
+                "must be a number (nats)",
+                bar,
+                "0.4 is WeDLM's; 0 commits one a forward",
             )),
             Cut::Neighbours {
                 near, threshold, ..
@@ -139,6 +148,7 @@ impl Cut {
                 as_published: true, ..
             } => "factor as published",
             Self::EntropyBound(_) => "entropy_bound",
+            Self::EntropyThreshold(_) => "entropy_threshold",
             Self::Neighbours { .. } => "neighbour_threshold",
             Self::Runs { .. } => "run_threshold",
         }
@@ -179,7 +189,7 @@ fn bring_forward(candidates: &mut [Candidate]) -> usize {
 
 /// Many are sorted in pieces, then in pieces of pieces, where the sorting finds what is in order already: so that nobody waits
 /// long for an answer to Ctrl-C.
-fn sort(candidates: &mut [Candidate], watch: &Watch<'_>) -> Result<()> {
+pub(super) fn sort(candidates: &mut [Candidate], watch: &Watch<'_>) -> Result<()> {
     const PIECE: usize = 1 << 16;
     if candidates.len() <= PIECE {
         candidates.sort_unstable_by(order);
@@ -200,7 +210,8 @@ fn sort(candidates: &mut [Candidate], watch: &Watch<'_>) -> Result<()> {
     }
 }
 
-pub(super) fn order(a: &Candidate, b: &Candidate) -> Ordering {
+/// The better candidate first; ties go to the lower index.
+pub fn order(a: &Candidate, b: &Candidate) -> Ordering {
     let by_key = b.key.partial_cmp(&a.key).expect("keys are numbers");
     by_key.then(a.index.cmp(&b.index))
 }
@@ -217,6 +228,7 @@ fn passing(sorted: &[Candidate], cut: Cut) -> usize {
     match cut {
         Cut::Count | Cut::Neighbours { .. } | Cut::Runs { .. } => 0,
         Cut::Threshold(t) => prefix(&mut |_, c| c.confidence >= t),
+        Cut::EntropyThreshold(bar) => prefix(&mut |_, c| c.entropy < bar),
         Cut::Factor {
             factor,
             as_published: false,

@@ -10,8 +10,10 @@ pub mod memory;
 pub mod nearby;
 pub mod noise;
 pub mod order;
+pub mod reach;
 pub mod revise;
 pub mod schedule;
+pub mod spacing;
 pub mod stops;
 
 use crate::canvas::edit::Kind;
@@ -144,6 +146,10 @@ impl Rule {
             Some(
                 "drafts need the statistics of every position, got scores; feed logits or a prediction",
             )
+        } else if matches!(self.cut, Cut::EntropyThreshold(_)) {
+            Some(
+                "entropy_threshold needs entropies, got scores; feed logits or a prediction, or choose another cut",
+            )
         } else if matches!(self.cut, Cut::EntropyBound(_)) {
             Some(
                 "entropy_bound needs entropies, got scores; feed logits or a prediction, or choose another cut",
@@ -196,6 +202,10 @@ impl Rule {
             Steps::Total(steps) => steps,
             Steps::PerBlock(steps) => steps.saturating_mul(blocks),
         };
+        if let (Schedule::Dilated { dilation }, Some(length)) = (self.schedule, self.block_length) {
+            // A stride is a power of the dilation at least, and what is left behind the last one is a level, too.
+            return open.min(blocks.saturating_mul(length.ilog(dilation.max(2)) as usize + 1));
+        }
         let filling = match (self.redecides() || self.schedule.keeps_idle_steps(), waits) {
             (true, true) => asked.saturating_add(open),
             (true, false) if self.steps != Steps::Open => asked,

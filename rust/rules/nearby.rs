@@ -18,7 +18,11 @@ pub(super) fn mark(candidates: &mut [Candidate], cut: Cut) -> bool {
             distance,
         } => mark_around_anchors(candidates, threshold, near, distance),
         Cut::Runs { threshold, run } => mark_best_of_runs(candidates, threshold, run),
-        Cut::Count | Cut::Threshold(_) | Cut::Factor { .. } | Cut::EntropyBound(_) => return false,
+        Cut::Count
+        | Cut::Threshold(_)
+        | Cut::Factor { .. }
+        | Cut::EntropyBound(_)
+        | Cut::EntropyThreshold(_) => return false,
     }
     true
 }

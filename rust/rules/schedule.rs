@@ -25,6 +25,12 @@ pub enum Schedule {
     },
     /// Masks left follow a cosine (`MaskGIT`, Chang et al., 2202.04200).
     MaskGit,
+    /// Positions of a block by falling strides: its length over the dilation, over its square, ..., down to 1 (DUS, Luxembourg
+    /// et al., 2506.19037).
+    Dilated {
+        /// At least 2.
+        dilation: usize,
+    },
     /// One mask a step at the random times of the exact reverse process (Zheng et al., 2409.02908).
     FirstHitting,
 }
@@ -50,7 +56,7 @@ impl Step {
 
 impl Schedule {
     /// All of them, each at the place that is its number, with Dream's own `eps`.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Even,
         Self::Linear {
             as_published: false,
@@ -61,6 +67,7 @@ impl Schedule {
         Self::Dream { eps: 1e-3 },
         Self::MaskGit,
         Self::FirstHitting,
+        Self::Dilated { dilation: 2 },
     ];
 
     /// The name in settings.
@@ -72,15 +79,17 @@ impl Schedule {
             Self::Dream { .. } => "dream",
             Self::MaskGit => "maskgit",
             Self::FirstHitting => "first-hitting",
+            Self::Dilated { .. } => "dilated",
         }
     }
 
     /// The same schedule with these parameters, where it has them.
-    pub fn with(self, eps: f64, as_published: bool) -> Self {
+    pub fn with(self, eps: f64, dilation: usize, as_published: bool) -> Self {
         match self {
             Self::Linear { .. } => Self::Linear { as_published },
             Self::Cosine { .. } => Self::Cosine { as_published },
             Self::Dream { .. } => Self::Dream { eps },
+            Self::Dilated { .. } => Self::Dilated { dilation },
             Self::Even | Self::MaskGit | Self::FirstHitting => self,
         }
     }
@@ -93,6 +102,12 @@ impl Schedule {
                 "must lie in (0, 1)",
                 eps,
                 "1e-3 is Dream's",
+            )),
+            Self::Dilated { dilation } if dilation < 2 => Err(Error::setting(
+                "dilation",
+                "must be at least 2",
+                dilation,
+                "2 is that of DUS; steps_per_block=1 writes a block at once",
             )),
             _ => Ok(()),
         }
@@ -118,7 +133,8 @@ impl Schedule {
                 let remain = (masks as f64 * ratio) as usize;
                 left - remain.min(left.saturating_sub(1)).max(1).min(left)
             }
-            Self::FirstHitting => 1,
+            // Of these the positions are counted, not the masks.
+            Self::FirstHitting | Self::Dilated { .. } => 1,
         };
         count.min(left)
     }
@@ -177,7 +193,7 @@ impl Schedule {
         }
         match self {
             // Once these are idle they stay so.
-            Self::Even | Self::MaskGit | Self::FirstHitting => return last,
+            Self::Even | Self::MaskGit | Self::FirstHitting | Self::Dilated { .. } => return last,
             Self::Linear { .. } | Self::Cosine { .. } => {
                 let bound = 0.5 / step.left as f64;
                 let sure = |index| {
@@ -233,6 +249,38 @@ impl Schedule {
     }
 }
 
+/// The level of each position of a block of `length`, in the order in which they are written, and how many there are: a
+/// position belongs to the first stride that it lies on, and what lies on none to one more level. The last level is of the one
+/// before it where it is smaller.
+pub fn levels(length: usize, dilation: usize) -> (Vec<u32>, usize) {
+    const NONE: u32 = u32::MAX;
+    let mut level = vec![NONE; length];
+    let mut sizes: Vec<usize> = Vec::new();
+    let mut stride = length / dilation;
+    while stride >= 1 {
+        let mut size = 0;
+        for place in level.iter_mut().step_by(stride).filter(|l| **l == NONE) {
+            *place = sizes.len() as u32;
+            size += 1;
+        }
+        if size > 0 {
+            sizes.push(size);
+        }
+        stride /= dilation;
+    }
+    let rest = level.iter().filter(|&&l| l == NONE).count();
+    if rest > 0 {
+        sizes.push(rest);
+    }
+    let last = sizes.len().saturating_sub(1);
+    let merges = last > 0 && sizes[last] < sizes[last - 1];
+    let most = if merges { last - 1 } else { last } as u32;
+    for place in &mut level {
+        *place = (*place).min(most);
+    }
+    (level, if length == 0 { 0 } else { most as usize + 1 })
+}
+
 /// Time at which the first of `masks` masks alive at `time` is filled, given a uniform: `time * uniform^(1/masks)`.
 pub fn first_hit(time: f64, masks: usize, uniform: f64) -> f64 {
     time * exp64(ln(uniform.max(f64::MIN_POSITIVE)) / masks as f64)
@@ -256,6 +304,28 @@ mod tests {
         assert_eq!(dream.counts(8, 4), [1, 2, 2, 3]);
         assert_eq!(Schedule::MaskGit.counts(16, 4), [2, 3, 5, 6]);
         assert_eq!(Schedule::MaskGit.counts(3, 5), [1, 1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn levels_are_strides() {
+        let sizes = |length, dilation| {
+            let (level, count) = levels(length, dilation);
+            let size = |of| level.iter().filter(|&&l| l as usize == of).count();
+            (0..count).map(size).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(32, 2), [2, 2, 4, 8, 16]);
+        assert_eq!(sizes(27, 3), [3, 6, 18]);
+        assert_eq!(levels(8, 2).0, [0, 2, 1, 2, 0, 2, 1, 2]);
+        assert_eq!(sizes(8, 3), [4, 4], "stride 2, and what is left");
+        assert_eq!(
+            sizes(5, 2),
+            [5],
+            "the smaller last level joins the one before"
+        );
+        assert_eq!(
+            (sizes(1, 2), sizes(2, 3), sizes(0, 2)),
+            (vec![1], vec![2], vec![])
+        );
     }
 
     /// Every rule whose idle steps are passed over, and Dream's, whose are not.

@@ -12,7 +12,8 @@ use crate::canvas::{Canvas, State};
 use crate::rng::Stream;
 use crate::rules::Rule;
 use crate::rules::ends::{Standing, first_end};
-use crate::rules::schedule::{Schedule, Step};
+use crate::rules::reach::{Reach, active, live};
+use crate::rules::schedule::{Schedule, Step, levels};
 use crate::rules::stops::{Ending, ending};
 use std::ops::Range;
 use std::sync::Arc;
@@ -184,10 +185,25 @@ impl Row {
         self.pending.as_ref()
     }
 
-    /// The block being filled: all positions while there is none.
+    /// The block being filled, or the blocks that are: all positions while there is none.
     pub fn window(&self) -> Range<usize> {
+        if let (Reach::Several { add, .. }, Some(first)) =
+            (self.rule.reach, self.canvas.first_open())
+        {
+            return live(self.blocks, self.canvas.states(), first, add);
+        }
         let whole = 0..self.canvas.len();
         self.block.as_ref().map_or(whole, |b| b.window.clone())
+    }
+
+    /// The blocks that a step must write in, where it may write in several.
+    pub(super) fn active(&self) -> Vec<Range<usize>> {
+        match self.rule.reach {
+            Reach::Several { activate, .. } => {
+                active(self.blocks, self.canvas.states(), &self.window(), activate)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Where blocks are counted from.
@@ -223,13 +239,19 @@ impl Row {
 
     /// Begins with the block that holds `first`, its first open position.
     fn enter(&mut self, first: usize) -> Step {
-        let window = self.blocks.around(first, self.canvas.len());
+        let mut window = self.blocks.around(first, self.canvas.len());
+        if let Reach::Several { .. } = self.rule.reach {
+            window.end = self.canvas.len();
+        }
         let left = self.canvas.count(window.clone(), State::Open);
         if self.memory.is_none() {
             self.memory = Memory::new(self.rule.keeps(), self.canvas.len());
         }
         let index = self.blocks.count(self.canvas.states(), window.start);
-        let steps = self.rule.steps_of_block(index, self.block_count);
+        let steps = match self.rule.schedule {
+            Schedule::Dilated { dilation } => Some(levels(window.len(), dilation).1),
+            _ => self.rule.steps_of_block(index, self.block_count),
+        };
         self.time = if self.rule.schedule == Schedule::FirstHitting {
             1.0
         } else {

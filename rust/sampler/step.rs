@@ -9,13 +9,15 @@ use crate::canvas::edit::{Edit, Kind};
 use crate::error::Result;
 use crate::rng::Draw;
 use crate::rules::config::Steps;
-use crate::rules::cut::{Candidate, Cut, select};
+use crate::rules::cut::{Candidate, Cut, order, select};
 use crate::rules::eos::EosPolicy;
 use crate::rules::gap::{GapStop, gap};
 use crate::rules::nearby::density;
 use crate::rules::noise::Noise;
 use crate::rules::order::{Order, Place, Proposal};
-use crate::rules::schedule::{Schedule, Step, first_hit};
+use crate::rules::reach::Reach;
+use crate::rules::schedule::{Schedule, Step, first_hit, levels};
+use crate::rules::spacing::thin;
 use crate::watch::Watch;
 use std::ops::Range;
 
@@ -67,7 +69,7 @@ impl Row {
         let places_ends = matches!(rule.eos, EosPolicy::Suffix | EosPolicy::Delay);
         if rule.revise.looks_back()
             || rule.gap_stop.is_some()
-            || self.wishes.after.is_some()
+            || self.is_confined()
             || places_ends
             || !is_plain
         {
@@ -122,7 +124,7 @@ impl Row {
         }
         let mut positions = match &chosen {
             Some(chosen) if !score_all => chosen.clone(),
-            _ if score_all && self.wishes.after.is_some() => self.open_positions(step),
+            _ if score_all && self.is_confined() => self.open_positions(step),
             _ => eligible,
         };
         if rule.revise.scores_written() {
@@ -171,20 +173,41 @@ impl Row {
     /// Those of them that may be written now.
     fn eligible(&self, step: Step) -> Vec<u32> {
         let mut positions = self.open_positions(step);
-        if self.wishes.after.is_some() {
-            positions.retain(|&p| self.is_eligible(p));
-        }
+        self.keep_eligible(&mut positions);
         positions
     }
 
-    /// May an open position of the block be written now?
-    fn is_eligible(&self, position: u32) -> bool {
-        self.wishes.allow(position, self.canvas.states())
+    /// Leaves of the open positions, which rise, those that may be written now.
+    fn keep_eligible(&self, positions: &mut Vec<u32>) {
+        if !self.is_confined() {
+            return;
+        }
+        self.rule.reach.keep(positions, &self.window());
+        let states = self.canvas.states();
+        positions.retain(|&p| self.wishes.allow(p, states));
+    }
+
+    /// Are there open positions of the window that may not be written yet?
+    fn is_confined(&self) -> bool {
+        self.rule.reach != Reach::Block
+            || self.wishes.after.is_some()
+            || matches!(self.rule.schedule, Schedule::Dilated { .. })
+    }
+
+    /// Those of some positions that a step of a dilated schedule writes; `index` is the step's.
+    fn of_level(&self, positions: &[u32], dilation: usize, index: usize) -> Vec<u32> {
+        let window = self.window();
+        let (level, _) = levels(window.len(), dilation);
+        let is_of_it = |&&p: &&u32| level[p as usize - window.start] as usize == index;
+        positions.iter().filter(is_of_it).copied().collect()
     }
 
     /// The positions of this step, where the rule does not look at the model.
     fn choose_blindly(&self, eligible: &[u32], floor: usize, step: Step) -> Option<Vec<u32>> {
         let rule = &self.rule;
+        if let Schedule::Dilated { dilation } = rule.schedule {
+            return Some(self.of_level(eligible, dilation, step.index));
+        }
         if !rule.chooses_blindly() {
             return None;
         }
@@ -199,7 +222,7 @@ impl Row {
                 let place = self.place(eligible[index]);
                 let key = rule.noise.key(rule.order.score(None, place), 0.0, place);
                 Candidate {
-                    key,
+                    key: self.penalised(key, eligible[index], eligible[0]),
                     confidence: 0.0,
                     entropy: 0.0,
                     index: index as u32,
@@ -209,7 +232,18 @@ impl Row {
             .collect();
         let watch = Watch::never();
         let count = select(&mut candidates, Cut::Count, floor, &watch).expect("nobody stops it");
+        let count = thin(&mut candidates, count, floor, rule.spacing, &watch);
+        let count = count.expect("nobody stops it");
         Some(candidates[..count].iter().map(|c| c.position).collect())
+    }
+
+    /// A key, or an entropy turned round, less what it loses for standing behind the first that may be written.
+    fn penalised(&self, key: f64, position: u32, first: u32) -> f64 {
+        let penalty = self.rule.position_penalty;
+        if penalty == 0.0 {
+            return key;
+        }
+        key - penalty * f64::from(position - first)
     }
 
     fn place(&self, position: u32) -> Place {
@@ -286,13 +320,21 @@ impl Row {
         let states = self.canvas.states();
         let densities = self.densities(pending, watch)?;
         let mut candidates = Vec::with_capacity(pending.positions.len());
+        let eligible = self.eligible_of(&pending.positions);
+        let first = eligible
+            .as_ref()
+            .map_or(0, |e| e.first().copied().unwrap_or(0));
         for (index, &position) in pending.positions.iter().enumerate() {
-            if states[position as usize] != State::Open || !self.is_eligible(position) {
+            if states[position as usize] != State::Open
+                || eligible
+                    .as_ref()
+                    .is_some_and(|e| e.binary_search(&position).is_err())
+            {
                 continue;
             }
             candidates.push(match answer {
                 Answer::Choice(c) => Candidate {
-                    key: c[index].1,
+                    key: self.penalised(c[index].1, position, first),
                     confidence: c[index].1,
                     entropy: 0.0,
                     index: index as u32,
@@ -305,9 +347,13 @@ impl Row {
                         score *= densities[index];
                     }
                     Candidate {
-                        key: rule.noise.key(score, pending.progress, place),
+                        key: self.penalised(
+                            rule.noise.key(score, pending.progress, place),
+                            position,
+                            first,
+                        ),
                         confidence: rule.order.confidence(&p[index]),
-                        entropy: p[index].entropy,
+                        entropy: self.entropy(p[index].entropy, position, first),
                         index: index as u32,
                         position,
                     }
@@ -316,14 +362,43 @@ impl Row {
         }
         let floor = match (rule.gap_stop, answer) {
             (Some(stop), Answer::Proposals(p)) if self.stops(stop, pending, p) => candidates.len(),
+            // There each block has a floor of its own.
+            _ if matches!(rule.reach, Reach::Several { .. }) => 0,
             _ => pending.floor,
         };
         let held = self.hold_back(&mut candidates, answer);
         let count = select(&mut candidates, rule.cut, floor, watch)?;
+        let mut count = thin(&mut candidates, count, floor, rule.spacing, watch)?;
+        for block in self.active() {
+            count += force(&mut candidates, count, &block);
+        }
         // Once all others are written, the leftmost has nothing open before it, and then the next one.
         let chosen = candidates[..count].iter();
         let chosen = chosen.chain(held.iter().take(floor.saturating_sub(count)));
         Ok(chosen.map(|c| c.index as usize).collect())
+    }
+
+    /// The open positions among those requested that may be written, where that is not all of them or it counts which is the
+    /// first.
+    fn eligible_of(&self, requested: &[u32]) -> Option<Vec<u32>> {
+        if !self.is_confined() && self.rule.position_penalty == 0.0 {
+            return None;
+        }
+        let window = self.window();
+        let is_open = |&&p: &&u32| {
+            window.contains(&(p as usize)) && self.canvas.states()[p as usize] == State::Open
+        };
+        let mut positions = requested.iter().filter(is_open).copied().collect();
+        self.keep_eligible(&mut positions);
+        Some(positions)
+    }
+
+    /// An entropy as the cut tests it: where it is a threshold, what the key loses is added.
+    fn entropy(&self, entropy: f64, position: u32, first: u32) -> f64 {
+        match self.rule.cut {
+            Cut::EntropyThreshold(_) => -self.penalised(-entropy, position, first),
+            _ => entropy,
+        }
     }
 
     /// How much is known around each of the requested positions, where the order asks that.
@@ -340,6 +415,12 @@ impl Row {
     /// Steps from this one on, itself the first, that commit nothing.
     pub(super) fn idle_steps(&self, step: Step) -> usize {
         let rule = &self.rule;
+        if let Schedule::Dilated { dilation } = rule.schedule {
+            let open = self.open_positions(step);
+            let has_any = |&index: &usize| !self.of_level(&open, dilation, index).is_empty();
+            let next = (step.index + 1..step.steps).find(has_any);
+            return next.expect("an open position has a level") - step.index;
+        }
         if rule.order != Order::Ancestral {
             return rule.schedule.next_commit(step) - step.index;
         }
@@ -356,4 +437,19 @@ impl Row {
             .find(commits)
             .expect("the last step takes all")
     }
+}
+
+/// Where none of the first `count` candidates lies in a block, moves the best of it behind them; returns how many were.
+fn force(candidates: &mut [Candidate], count: usize, block: &Range<usize>) -> usize {
+    let lies = |c: &Candidate| block.contains(&(c.position as usize));
+    if candidates[..count].iter().any(lies) {
+        return 0;
+    }
+    let inside = (count..candidates.len()).filter(|&i| lies(&candidates[i]));
+    let best = inside.min_by(|&a, &b| order(&candidates[a], &candidates[b]));
+    let Some(best) = best else {
+        return 0;
+    };
+    candidates.swap(count, best);
+    1
 }

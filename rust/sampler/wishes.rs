@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::rules::Rule;
 use crate::rules::eos::EosPolicy;
 use crate::rules::order::Order;
+use crate::rules::reach::Reach;
 use crate::rules::schedule::Schedule;
 
 /// As a caller has them.
@@ -53,6 +54,20 @@ impl Heeded {
             return Err(Error::Mismatch(format!(
                 "drafts of a block are written together, got eligible_after beside them for row {row}; leave it out"
             )));
+        }
+        if after.is_some() && rule.reach != Reach::Block {
+            return Err(Error::Mismatch(format!(
+                "eligible_after says which positions of a block may be written, got {} beside it, which says so, too; \
+                 leave one of them out",
+                rule.reach.name()
+            )));
+        }
+        if after.is_some() && matches!(rule.schedule, Schedule::Dilated { .. }) {
+            return Err(Error::Mismatch(
+                "schedule 'dilated' says which positions a step writes, got eligible_after beside it; leave eligible_after out, or \
+                 choose another schedule"
+                    .into(),
+            ));
         }
         if after.is_some() && rule.gap_stop.is_some() {
             return Err(Error::Mismatch(

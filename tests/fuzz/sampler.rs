@@ -19,6 +19,7 @@ use dllm_fast::rules::eos::EosPolicy;
 use dllm_fast::rules::gap::GapStop;
 use dllm_fast::rules::noise::Noise;
 use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
+use dllm_fast::rules::reach::Reach;
 use dllm_fast::rules::revise::Revise;
 use dllm_fast::rules::schedule::Schedule;
 use dllm_fast::sampler::{Answer, Sampler, Start, Wishes};
@@ -124,7 +125,10 @@ const VOCABULARY: usize = 9;
 #[allow(clippy::too_many_lines)] // a field a line
 fn config(dice: &mut Dice) -> Config {
     let as_published = dice.one_in(2);
-    let schedule = match dice.below(6) {
+    let schedule = match dice.below(7) {
+        6 => Schedule::Dilated {
+            dilation: dice.size(),
+        },
         0 => Schedule::Even,
         1 => Schedule::Linear { as_published },
         2 => Schedule::Cosine { as_published },
@@ -146,7 +150,8 @@ fn config(dice: &mut Dice) -> Config {
         Steps::PerBlock(s) => Steps::PerBlock(s.min(5000)),
         Steps::Open => steps,
     };
-    let cut = match dice.below(7) {
+    let cut = match dice.below(8) {
+        7 => Cut::EntropyThreshold(dice.number()),
         0 => Cut::Threshold(dice.number()),
         1 => Cut::Factor {
             factor: dice.number(),
@@ -194,6 +199,24 @@ fn config(dice: &mut Dice) -> Config {
         noise: OrderNoise {
             temperature: if dice.one_in(3) { dice.number() } else { 0.0 },
             annealed: dice.one_in(2),
+        },
+        position_penalty: if dice.one_in(4) { dice.number() } else { 0.0 },
+        spacing: if dice.one_in(4) {
+            dice.size() as u32
+        } else {
+            1
+        },
+        reach: match dice.below(8) {
+            0 => Reach::Parts {
+                length: dice.maybe(Dice::size),
+                first_alone: dice.one_in(2),
+            },
+            1 => Reach::Sliding(dice.size()),
+            2 => Reach::Several {
+                add: dice.number(),
+                activate: dice.number(),
+            },
+            _ => Reach::Block,
         },
         prior_sigma: if dice.one_in(4) { dice.number() } else { 2.0 },
         cut,
@@ -256,6 +279,9 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
             as_published,
         },
         Cut::EntropyBound(b) => Cut::EntropyBound(range(b, 0.0, f64::INFINITY)),
+        Cut::EntropyThreshold(b) => {
+            Cut::EntropyThreshold(range(b, f64::NEG_INFINITY, f64::INFINITY))
+        }
         Cut::Neighbours {
             threshold,
             near,
@@ -333,10 +359,49 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
     {
         config.noise.temperature = 0.0;
     }
+    place(&mut config, &range);
     let mask = mask_of(&config);
     config.ends.retain(|&e| e != mask);
     config.stop_at_end &= !config.ends.is_empty();
     config
+}
+
+/// Puts in range, or takes away, what says which positions are written.
+fn place(config: &mut Config, range: &dyn Fn(f64, f64, f64) -> f64) {
+    config.position_penalty = range(config.position_penalty, 0.0, 1e6);
+    config.spacing = config.spacing.max(1);
+    config.reach = match config.reach {
+        Reach::Parts {
+            length,
+            first_alone,
+        } => Reach::Parts {
+            length: length.map(|length| length.max(1)),
+            first_alone,
+        },
+        Reach::Sliding(length) => Reach::Sliding(length.max(1)),
+        Reach::Several { add, activate } => Reach::Several {
+            add: range(add, 0.01, 1.0),
+            activate: range(activate, 0.01, 1.0),
+        },
+        Reach::Block => Reach::Block,
+    };
+    if let Schedule::Dilated { dilation } = &mut config.schedule {
+        *dilation = (*dilation).max(2);
+        (config.order, config.steps) = (Order::LeftToRight, Steps::Open);
+        (config.cut, config.min_commit, config.gap_stop) = (Cut::Count, None, None);
+        (config.noise.temperature, config.position_penalty) = (0.0, 0.0);
+        (config.spacing, config.reach, config.revise) = (1, Reach::Block, Revise::None);
+    }
+    if config.order == Order::Ancestral || config.schedule == Schedule::FirstHitting {
+        (config.position_penalty, config.spacing, config.reach) = (0.0, 1, Reach::Block);
+    }
+    if config.reach != Reach::Block {
+        (config.schedule, config.steps) = (Schedule::Even, Steps::Open);
+        (config.gap_stop, config.revise) = (None, Revise::None);
+        if let Reach::Several { .. } = config.reach {
+            config.min_commit = None;
+        }
+    }
 }
 
 /// The mask of settings that have one, as all of ours do.
@@ -784,6 +849,8 @@ fn a_block_longer_than_any_canvas_is_one_block() {
             schedule: Schedule::Even,
             order: Order::LeftToRight,
             revise: Revise::None,
+            reach: Reach::Block,
+            gap_stop: None,
             ends: vec![],
             stop_at_end: false,
             stops: vec![],

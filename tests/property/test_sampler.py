@@ -424,7 +424,9 @@ class SamplerMachine(RuleBasedStateMachine):
     def start(self, config, batch):
         self.config, self.edits = config, "edit_threshold" in config
         self.looks_back = self.edits or "gap_start" in config
-        self.takes_scores = not config.keys() & {"entropy_bound", "gap_stop"} and config["order"] != "certainty-prior"
+        self.takes_scores = (
+            not config.keys() & {"entropy_bound", "entropy_threshold", "gap_stop"} and config["order"] != "certainty-prior"
+        )
         self.before, self.seeds, self.requests, self.starts = batch
         arguments = {"seed": self.seeds, "request": self.requests, "block_start": self.starts}
         self.sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), self.before, **arguments)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from reference import eos, nearby, noise, philox, schedule, select, stops
+from reference import eos, nearby, noise, philox, reach, schedule, select, stops
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -18,14 +18,23 @@ DEFAULTS = {
     "steps": None,
     "steps_per_block": None,
     "block_length": None,
+    "sub_block_length": None,
+    "inherit_token": False,
+    "window_length": None,
+    "add_block_at": None,
+    "activate_block_at": None,
     "schedule": "even",
     "eps": 1e-3,
+    "dilation": 2,
     "order": "confidence",
     "order_temperature": 0.0,
+    "position_penalty": 0.0,
+    "spacing": 1,
     "prior_sigma": 10.0,
     "threshold": None,
     "factor": None,
     "entropy_bound": None,
+    "entropy_threshold": None,
     "neighbour_threshold": None,
     "neighbour_distance": 4,
     "run_threshold": None,
@@ -58,7 +67,15 @@ DEFAULTS = {
 
 
 # Those settings that say where the ranking is cut.
-CUTS = ("threshold", "factor", "entropy_bound", "neighbour_threshold", "neighbour_distance", "run_threshold")
+CUTS = (
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "entropy_threshold",
+    "neighbour_threshold",
+    "neighbour_distance",
+    "run_threshold",
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +139,10 @@ class Row:
 
     def eligible(self, window) -> list[int]:
         """Those of them that may be written now: they wait for no other."""
-        return [p for p in self.masked(window) if not {*self.after.get(p, ())} & {*self.masked(range(len(self.canvas)))}]
+        if self.config.add_block_at is not None:
+            return [p for block in reach.live(self, self.blocks) for p in self.masked(block)]
+        masks = reach.eligible(self.config, self.masked(window), window)
+        return [p for p in masks if not {*self.after.get(p, ())} & {*self.masked(range(len(self.canvas)))}]
 
     def written(self, window) -> list[int]:
         """Positions of a window that were masks and are none now."""
@@ -157,6 +177,15 @@ class Row:
         while self.revises and not self.is_finished:
             self.post_steps += 1
             self.forward([], lambda proposals: [], None)
+
+    def fill_by_strides(self, window) -> None:
+        """Writes a block level by level, whatever the model says of its own confidence."""
+        self.window, self.is_finished, self.post_steps = window, False, 0
+        for level in reach.levels(len(window), self.config.dilation):
+            picks = [p for p in self.masked(window) if p - window.start in level]
+            if picks:
+                self.forward(picks, lambda proposals, picks=picks: picks, Step(0, 1, len(picks), len(picks)))
+            self.scheduled += 1
 
     def ancestral_step(self, eligible, step: Step) -> None:
         """Every position commits by itself, with the probability of the schedule."""
@@ -203,17 +232,25 @@ class Row:
                 keys[p] = select.annealed(score, c.order_temperature, (step.index + 1) / step.steps, place)
             else:
                 keys[p] = select.noisy(score, c.order_temperature, place)
+            if c.position_penalty:
+                keys[p] -= c.position_penalty * (p - eligible[0])
         confidences = {p: select.confidence(c.order, proposals[p]) for p in candidates}
         entropies = {p: proposals[p].entropy for p in candidates}
+        if c.entropy_threshold is not None:
+            entropies = {p: entropies[p] + c.position_penalty * (p - eligible[0]) for p in candidates}
         if c.gap_stop is not None:
             looked_at = eligible if c.gap_start is None else sorted(set(proposals) & set(self.span()))
             gaps = [nearby.gap(proposals[p]) for p in looked_at]
             if nearby.is_sure(gaps, c.gap_stop, min((step.index + 1) / step.steps, 1.0)):
                 floor = len(eligible)
         cut = {name: getattr(c, name) for name in CUTS}
-        chosen = select.select(keys, confidences, entropies, floor, **cut)
+        floor = 0 if c.add_block_at is not None else floor
+        picks = select.select(keys, confidences, entropies, floor, **cut)
+        picks = reach.thin(picks, select.ranked(keys), floor, c.spacing)
+        if c.add_block_at is not None:
+            return picks + reach.forced(self, self.blocks, picks, keys)
         # Once all others are chosen, the leftmost that was held back has nothing open to its left, and then the next one.
-        return chosen + held[: max(floor - len(chosen), 0)]
+        return picks + held[: max(floor - len(picks), 0)]
 
     def span(self) -> range:
         """The answer whose gaps count: of a canvas that is one block."""
@@ -374,8 +411,15 @@ def run(
 def fill_all(row: Row, block_start: int) -> None:
     """Fills the blocks of a row from left to right; those without masks are passed over."""
     blocks = [w for w in windows(len(row.canvas), row.config.block_length, block_start) if row.masked(w)]
+    row.blocks = blocks
+    if row.config.add_block_at is not None:
+        for first in [block for block in blocks if row.masked(block)][:1]:
+            row.fill(range(first.start, len(row.canvas)), len(row.masked(range(len(row.canvas)))))
+        return
     for index, window in enumerate(blocks):
-        if masks := len(row.masked(window)):
+        if row.config.schedule == "dilated" and row.masked(window):
+            row.fill_by_strides(window)
+        elif masks := len(row.masked(window)):
             row.fill(window, steps_of_block(row.config, index, len(blocks), masks))
 
 
@@ -401,7 +445,7 @@ def steps_of_block(config, index: int, blocks: int, masks: int) -> int:
 def least(config, step: Step) -> int:
     """How many masks a step commits at least; exactly so many where counts alone decide."""
     is_open = config.steps is None and config.steps_per_block is None
-    has_cut = any(cut is not None for cut in (config.threshold, config.factor, config.entropy_bound, config.run_threshold))
+    has_cut = any(getattr(config, name) is not None for name in CUTS if name != "neighbour_distance")
     if is_open and config.schedule != "dream":
         count = 1
     else:

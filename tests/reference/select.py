@@ -51,7 +51,9 @@ def ranked(keys: dict[int, float]) -> list[int]:
     return sorted(keys, key=lambda position: (-keys[position], position))
 
 
-def passing(order: list[int], confidences, entropies, *, threshold=None, factor=None, entropy_bound=None) -> int:
+def passing(
+    order: list[int], confidences, entropies, *, threshold=None, factor=None, entropy_bound=None, entropy_threshold=None
+) -> int:
     """Length of the longest prefix of `order` that passes the cut. With no cut, nothing passes: the floor decides."""
 
     def passes(n: int) -> bool:
@@ -60,6 +62,8 @@ def passing(order: list[int], confidences, entropies, *, threshold=None, factor=
             return c >= threshold
         if factor is not None:
             return (n + 1) * (1.0 - c) < factor
+        if entropy_threshold is not None:
+            return entropies[order[n - 1]] < entropy_threshold
         if entropy_bound is not None:
             total = 0.0
             for position in order[:n]:

@@ -24,11 +24,12 @@ CUTS: dict[str, dict[str, Any]] = {
     "entropy_bound": {"entropy_bound": 0.5},
     "neighbour_threshold": {"threshold": 0.5, "neighbour_threshold": 0.4},
     "run_threshold": {"run_threshold": 0.4},
+    "entropy_threshold": {"entropy_threshold": 0.4},
 }
 BY_NAME = {
     "order": lambda name: {"order": name} | ({} if name == "ancestral" else {"threshold": 0.5}),
     "cut": lambda name: CUTS[name],
-    "schedule": lambda name: {"schedule": name},
+    "schedule": lambda name: {"schedule": name} | ({"order": "left-to-right"} if name == "dilated" else {}),
     "revise": lambda _: {},
     "eos_policy": lambda name: {"eos_policy": name} | ({"eos_penalty": 1.0} if name == "penalise" else {}),
 }
@@ -38,12 +39,13 @@ FOLLOWED = {
     *("order", "order_temperature", "threshold", "factor", "entropy_bound", "schedule", "as_published", "mask_token_id"),
     *("eos_token_id", "stop_at_eos", "edit_threshold", "neighbour_threshold", "run_threshold", "gap_stop"),
     *("eos_policy", "min_new_tokens"),
+    *("entropy_threshold", "position_penalty", "spacing", "sub_block_length", "inherit_token", "window_length", "add_block_at"),
 }
 ELSEWHERE = {
     *("max_new_tokens", "steps", "steps_per_block", "block_length", "eps", "min_commit", "temperature", "top_k", "top_p"),
     *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
-    *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma"),
-    *("stop", "eos_penalty"),
+    *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma", "stop", "eos_penalty", "dilation"),
+    "activate_block_at",
     # Noise has no mask; who changes the temperature is predicted on the host.
     *("noise", "vocabulary", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
 }

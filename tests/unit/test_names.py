@@ -24,8 +24,8 @@ def test_the_names_are_those_that_settings_take() -> None:
     assert sorted(NAMES) == ["cut", "eos_policy", "kind", "order", "schedule"]
     for setting in ("order", "schedule", "eos_policy"):
         for name in NAMES[setting]:
-            more = {"eos_penalty": 1.0} if name == "penalise" else {}
-            assert getattr(dllm_fast.SamplerConfig(**{setting: name}, **more), setting) == name  # type: ignore[arg-type]
+            more = {"penalise": {"eos_penalty": 1.0}, "dilated": {"order": "left-to-right"}}.get(name, {})
+            assert getattr(dllm_fast.SamplerConfig(**{setting: name, **more}), setting) == name  # type: ignore[arg-type]
         with pytest.raises(dllm_fast.DllmFastError, match=f"{setting} must be one of {', '.join(NAMES[setting])}, got"):
             dllm_fast.SamplerConfig(**{setting: "nonsense"})  # type: ignore[arg-type]
     for kind in NAMES["kind"]:
@@ -36,9 +36,9 @@ def test_the_names_are_those_that_settings_take() -> None:
 def test_what_people_read_names_all_of_them_and_no_other(setting: str) -> None:
     (line,) = (entry.line for entry in manual.entries() if entry.name == setting)
     assert re.findall(r"`([a-z-]+)`", line) == NAMES[setting]
-    if setting == "eos_policy":
-        return  # they are drawn where end tokens are
-    assert list(getattr(strategies, f"{setting.upper()}S")) == NAMES[setting]
+    drawn = {"order": strategies.ORDERS, "schedule": (*strategies.SCHEDULES, "dilated")}
+    if setting in drawn:  # others are drawn where end tokens are
+        assert list(drawn[setting]) == NAMES[setting]
 
 
 def test_what_people_read_names_every_cache() -> None:

@@ -33,6 +33,12 @@ KNOWN = {
     "eos_policy": ("allow",),
 }
 
+# Settings that the kernel knows as they are where nobody sets them.
+_OFF: dict[str, object] = {
+    **dict.fromkeys(("gap_stop", "sub_block_length", "window_length", "add_block_at")),
+    **{"inherit_token": False, "position_penalty": 0.0, "spacing": 1, "min_new_tokens": 0},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -56,7 +62,7 @@ class Rule:
     @classmethod
     def of(cls, config: SamplerConfig, device: torch.device) -> Rule | Refusal:
         """The rule of rows whose statistics are as the device makes them, or why the kernel cannot decide as they do."""
-        cuts = {name: getattr(config, name) for name in ("threshold", "factor", "entropy_bound")}
+        cuts = {name: getattr(config, name) for name in ("threshold", "factor", "entropy_bound", "entropy_threshold")}
         cut, bound = next(((name, bound) for name, bound in cuts.items() if bound is not None), ("count", 0.0))
         cut = "factor as published" if cut == "factor" and config.as_published else cut
         cut = next((name for name in BESIDE_THRESHOLD if getattr(config, name) is not None), cut)
@@ -66,9 +72,9 @@ class Rule:
         for kind, name in named.items():
             if name not in KNOWN[kind]:
                 return Refusal(f"the commit kernel does not know the {kind} {name!r}")
-        for setting in ("gap_stop", "min_new_tokens"):
-            if getattr(config, setting):
-                return Refusal(f"the commit kernel does not know {setting}")
+        for name, off in _OFF.items():
+            if getattr(config, name) != off:
+                return Refusal(f"the commit kernel does not know {name}")
         if cut == "count" and config.order in {"random", "left-to-right"}:
             return Refusal(f"the order {config.order!r} with the cut {cut!r} chooses positions before the forward")
         if config.mask_token_id is None:

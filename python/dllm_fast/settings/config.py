@@ -29,7 +29,7 @@ _OF_FORWARDS = frozenset(("allow_special", "cache", "refresh_every", "max_batch_
 # Values that are kept as they come, nearly all of them.
 _PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict))
 # What decides how many masks a step commits, beside the schedule; at most one of these, or a threshold and one of the second.
-CUTS = ("threshold", "factor", "entropy_bound", "run_threshold")
+CUTS = ("threshold", "factor", "entropy_bound", "entropy_threshold", "run_threshold")
 BESIDE_THRESHOLD = ("neighbour_threshold", "run_threshold")
 CACHES = ("auto", "none", "prefix", "dual", "exact_block")
 
@@ -49,9 +49,21 @@ class SamplerConfig:
             one for each. Default: one token a forward; with a threshold, factor or entropy bound, as few as it allows.
         steps_per_block: forwards in each block; give this or `steps`.
         block_length: positions that are finished before the next ones begin; default: the whole canvas, or the model's own.
-        schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit` or `first-hitting`.
-            `dllm_fast.schedule` computes them.
+        sub_block_length: positions of a block that are filled before the others, counted from where it begins; Fast-dLLM v2's
+            (2509.26328). Default: no parts.
+        inherit_token: write the first position of each block alone, before the others; Fast-dLLM v2's inherited token. Where
+            predictions are shifted, the finished block before it tells that token.
+        window_length: write only so many positions from the first mask on, wherever that is; WeDLM's streaming window
+            (2512.22737). 1 is left to right. Within a block where there are blocks.
+        add_block_at: fill the next block, too, once this share of the last one is written; above 0, at most 1 (D2F,
+            2508.09192). All that pass the threshold are committed, in any of them. Default: one block at a time, as 1 is.
+        activate_block_at: write at least one token a forward in a block once this share of the one before it is written; above
+            0, at most 1, for `add_block_at` alone, 1 by default. In the first block with masks there is always one.
+        schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit`, `first-hitting` or
+            `dilated`. `dllm_fast.schedule` computes them; `dilated` says which instead: positions of a block by falling strides
+            (DUS, 2506.19037), and needs the order `left-to-right`.
         eps: last time of the `dream` schedule, in (0, 1).
+        dilation: quotient of two strides of the `dilated` schedule, at least 2; the first one is the block's length over it.
         order: what positions are ranked by: `confidence`, `margin`, `entropy`, `random`, `left-to-right`,
             `sampled-confidence`, `ancestral`, `certainty-prior` or `ranks`. Confidence is the largest probability;
             `sampled-confidence` that of the drawn token, as several published loops have it; `ancestral` ranks nothing, each
@@ -60,12 +72,17 @@ class SamplerConfig:
             `order=[3, 1, 2]`.
         order_temperature: scale of Gumbel noise on the ranking, at least 0. With the `maskgit` schedule it is added to the
             log-probability and fades out over the steps, as published.
+        position_penalty: what each position between a mask and the first that may be written takes off its key, at least 0 and
+            at most 1000000. WeDLM's is 0.02 on entropies.
+        spacing: positions that one step writes stand at least so far apart (DUS, 2506.19037). The best come first; only where
+            fewer than the step's least are left do nearer ones fill up. 1 keeps nothing apart.
         prior_sigma: how wide the order `certainty-prior` looks around a position; a standard deviation in positions, above 0
             and at most 1000. Smaller ones go more from left to right.
         threshold: commit while the confidence is at least this; above 1: one a forward; 0: all (Fast-dLLM, 2505.22618).
         factor: commit n while `(n + 1) * (1 - confidence of the n-th) < factor`; of Fast-dLLM, too.
         entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats; the EB-Sampler's
             (2505.24857).
+        entropy_threshold: commit while the entropy, with the `position_penalty`, is below this, in nats; WeDLM's and d3LLM's.
         neighbour_threshold: a lower threshold around positions that pass the threshold in the same step (LocalLeap,
             2510.07081).
             What is written pulls nobody. Default: the threshold is asked of all.
@@ -147,14 +164,23 @@ class SamplerConfig:
     steps: int | None = None
     steps_per_block: int | None = None
     block_length: int | None = None
+    sub_block_length: int | None = None
+    inherit_token: bool = False
+    window_length: int | None = None
+    add_block_at: float | None = None
+    activate_block_at: float | None = None
     schedule: str = "even"
     eps: float = 1e-3
+    dilation: int = 2
     order: str = "confidence"
     order_temperature: float = 0.0
+    position_penalty: float = 0.0
+    spacing: int = 1
     prior_sigma: float = 10.0
     threshold: float | None = None
     factor: float | None = None
     entropy_bound: float | None = None
+    entropy_threshold: float | None = None
     neighbour_threshold: float | None = None
     neighbour_distance: int = 4
     run_threshold: float | None = None
@@ -311,6 +337,12 @@ class SamplerConfig:
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
         return all(getattr(self, name) is None for name in CUTS)
+
+    @property
+    def fills_blocks(self) -> bool:
+        """True where a step may write any mask of the block: no setting says how far it reaches, or which it takes."""
+        lengths = (self.sub_block_length, self.window_length, self.add_block_at)
+        return lengths == (None,) * 3 and not self.inherit_token and self.schedule != "dilated"
 
 
 def _weight(value: object) -> float:

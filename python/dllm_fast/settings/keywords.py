@@ -35,14 +35,23 @@ class InfillSettings(ModelSettings, total=False):
 
     steps: int | None
     steps_per_block: int | None
+    sub_block_length: int | None
+    inherit_token: bool | None
+    window_length: int | None
+    add_block_at: float | None
+    activate_block_at: float | None
     schedule: str | None
     eps: float | None
+    dilation: int | None
     order: str | Ranks | None  # ranks are the caller's own, beside the settings
     order_temperature: float | None
+    position_penalty: float | None
+    spacing: int | None
     prior_sigma: float | None
     threshold: float | None
     factor: float | None
     entropy_bound: float | None
+    entropy_threshold: float | None
     neighbour_threshold: float | None
     neighbour_distance: int | None
     run_threshold: float | None
