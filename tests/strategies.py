@@ -318,6 +318,8 @@ def placed(draw, **arguments) -> dict:
     if draw(st.integers(0, 5)) == 0:
         chosen = {"mask_token_id": MASK, "order": "left-to-right", "schedule": "dilated", "temperature": draw(temperatures)}
         chosen["dilation"] = draw(st.integers(2, 5))
+        if chosen["temperature"] > 0 and draw(st.booleans()):
+            chosen["temperature_end"] = draw(st.sampled_from([0.1, 1.0, 5.0]))
         return chosen | draw(st.fixed_dictionaries({}, optional={"block_length": st.integers(1, 14)})) | draw(ends)
     orders = tuple(order for order in PLAIN_ORDERS if order != "ancestral")
     chosen = draw(settings(**({"annealed": False, "orders": orders, "schedules": SCHEDULES[:-1]} | arguments)))

@@ -181,7 +181,9 @@ class Row:
     def fill_by_strides(self, window) -> None:
         """Writes a block level by level, whatever the model says of its own confidence."""
         self.window, self.is_finished, self.post_steps = window, False, 0
-        for level in reach.levels(len(window), self.config.dilation):
+        levels = reach.levels(len(window), self.config.dilation)
+        for index, level in enumerate(levels):
+            self.temperature = noise.temperature(self.config, len(levels) - index, len(levels))
             picks = [p for p in self.masked(window) if p - window.start in level]
             if picks:
                 self.forward(picks, lambda proposals, picks=picks: picks, Step(0, 1, len(picks), len(picks)))
