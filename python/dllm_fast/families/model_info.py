@@ -157,7 +157,10 @@ def resolve(said: Sources) -> ModelInfo:
         raise InvalidValueError(
             f"shift must be 0 for a model whose canvas predicts itself ({said.table}), got {shift}; leave it out"
         )
-    mask = choices.first("mask_token_id", said.by_caller("mask_token_id"), *_masks(said))
+    has_none = RULES[attention].has_canvas  # whatever the tokenizer of its kin has: it was trained on noise
+    mask = choices.first("mask_token_id", said.by_caller("mask_token_id"), *([] if has_none else _masks(said)))
+    if has_none and mask is None:
+        choices.by["mask_token_id"] = f"{said.table}: none, its canvas shows noise"
     ends = listed(choices.first("eos_token_ids", said.by_caller("eos_token_ids"), *_ends(said))) or ()
     if family is not None and said.tokenizer is not None and choices.by["eos_token_ids"] != "caller":
         more = {token: tokens.token_id(said.tokenizer, token) for token in family.end_tokens}
@@ -193,9 +196,11 @@ def for_call(name: str, model: Speaker, tokenizer: Any) -> Candidate:
         tokenizer: of the call, or None.
     """
     value = model.token_id(name)
-    if value is not None:
-        known = {} if model.info is None else model.info.sources
-        return value, known.get({"eos_token_id": "eos_token_ids"}.get(name, name), "model")
+    known = {} if model.info is None else model.info.sources
+    source = known.get({"eos_token_id": "eos_token_ids"}.get(name, name), "model")
+    is_none = name == "mask_token_id" and model.info is not None and source != "unknown"  # somebody says that there is none
+    if value is not None or is_none:
+        return value, source
     ask = tokens.mask_token_id if name == "mask_token_id" else tokens.eos_token_id
     return (None, "unknown") if (value := ask(tokenizer)) is None else (value, "tokenizer")
 

@@ -406,8 +406,9 @@ FAMILIES: tuple[Family, ...] = (
         attention="encoder_canvas",
         block_length=256,
         block_keys=("canvas_length",),
+        preset="diffusion-gemma",
         models="DiffusionGemma-26B-A4B, for text",
-        verified="twin (DiffusionGemma)",
+        verified="twin (DiffusionGemma), loop",
     ),
     Family(
         name="distilbert",

@@ -64,8 +64,7 @@ class Feedback:
         width = int((span.end - span.origin).max())
         cell = line * width + np.concatenate(request.positions) - span.origin[line]
         # At temperature 0 the token is the likeliest; what is known of the others is said by the logits as they are.
-        asked = getattr(request, "temperatures", np.ones(len(counts)))
-        temperatures = np.where(asked > 0, asked, 1.0).astype(np.float32)
+        temperatures = np.where(request.temperatures > 0, request.temperatures, 1.0).astype(np.float32)
         features = self._network.soft(logits, self._to_device(temperatures[line]))
         held = features.new_zeros(len(counts) * width, features.shape[1])
         self._held = held.index_copy_(0, self._to_device(cell), features).view(len(counts), width, -1)
