@@ -10,13 +10,31 @@ use pyo3::types::PyList;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// Where nothing was written in a canvas.
+#[derive(Clone)]
+pub(super) enum Open {
+    /// Where it shows this token: told when somebody asks, for a step asks nobody.
+    Mask(u32),
+    /// Flags of a canvas that shows no mask.
+    Flags(Vec<bool>),
+}
+
+impl Open {
+    fn flags(&self, canvas: &[u32]) -> Vec<bool> {
+        match self {
+            Self::Mask(mask) => canvas.iter().map(|token| token == mask).collect(),
+            Self::Flags(flags) => flags.clone(),
+        }
+    }
+}
+
 /// What must be scored before the next step.
 #[pyclass(frozen, module = "dllm_fast")]
 pub(super) struct Request {
     pub rows: Vec<usize>,
     pub canvases: Vec<Vec<u32>>,
     pub positions: Vec<Vec<u32>>,
-    pub open: Vec<Vec<bool>>,
+    pub open: Vec<Open>,
     pub temperatures: Vec<f64>,
     pub steps: Vec<u32>,
     pub block_steps: Vec<u32>,
@@ -44,7 +62,10 @@ impl Request {
     /// Which positions of each canvas nothing was written at, one bool array for each such row.
     #[getter]
     fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.open, |flags| PyArray1::from_slice(py, flags))
+        let rows = self.open.iter().zip(&self.canvases);
+        list(py, rows, |(open, canvas)| {
+            PyArray1::from_vec(py, open.flags(canvas))
+        })
     }
     /// The temperature at which the tokens of each such row are drawn in this step, float64.
     #[getter]
@@ -191,7 +212,12 @@ impl Request {
             rows: self.rows.clone(),
             canvases,
             positions: self.positions.clone(),
-            open: self.open.clone(),
+            open: self
+                .open
+                .iter()
+                .zip(&self.canvases)
+                .map(|(open, canvas)| Open::Flags(open.flags(canvas)))
+                .collect(),
             temperatures: self.temperatures.clone(),
             steps: self.steps.clone(),
             block_steps: self.block_steps.clone(),
@@ -260,13 +286,13 @@ impl Request {
             made.block_steps.push(self.block_steps[place]);
             made.windows.push(begin as usize..end as usize);
             let mut open = vec![false; canvas.len()];
-            for (p, &is_open) in self.open[place].iter().enumerate() {
+            for (p, is_open) in self.open[place].flags(own).into_iter().enumerate() {
                 let to = shifted_to(p).and_then(|to| usize::try_from(to).ok());
                 if let Some(flag) = to.and_then(|to| open.get_mut(to)) {
                     *flag = is_open;
                 }
             }
-            made.open.push(open);
+            made.open.push(Open::Flags(open));
             made.canvases.push(canvas);
         }
         Ok(made)

@@ -5,7 +5,7 @@ use super::arrays::{flag_lists, flags, ids, indices, list, one_or_each, token_li
 use super::config::{flag, whole};
 use super::edit::Edit;
 use super::error::{bad_type, bad_value, raise};
-use super::request::Request;
+use super::request::{Open, Request};
 use super::signals::detached;
 use super::turns::Turns;
 use super::{config, predict::Prediction};
@@ -298,9 +298,12 @@ impl Sampler {
             };
             let canvases = rows.iter().map(|&r| copy(core.canvas(r)));
             let positions = rows.iter().map(|&r| copy(core.positions(r)));
-            let open = rows.iter().map(|&r| {
-                let open = watch.goes_on().then(|| core.open(r));
-                open.ok_or(Error::Interrupted)
+            let open = rows.iter().map(|&r| match core.rule(r).mask {
+                Some(mask) => Ok(Open::Mask(mask)),
+                None => {
+                    let open = watch.goes_on().then(|| core.open(r));
+                    open.map(Open::Flags).ok_or(Error::Interrupted)
+                }
             });
             Ok(Some(Request {
                 canvases: canvases.collect::<Result<_, _>>()?,

@@ -371,6 +371,7 @@ impl Sampler {
         let mut i: usize = 0;
         for &row in rows {
             let (rule, early) = (self.rule(row), self.rows[row].early());
+            let asks_current = rule.revise.asks_current();
             for &position in self.positions(row) {
                 if i.is_multiple_of(1 << 16) {
                     going_on(watch)?;
@@ -381,7 +382,8 @@ impl Sampler {
                          give a bad position a low score"
                     )));
                 }
-                if self.rows[row].current(position).is_some()
+                if asks_current
+                    && self.rows[row].current(position).is_some()
                     && let Answer::Proposals(p) = answer
                     && !p[i].current.is_finite()
                 {
