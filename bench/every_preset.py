@@ -76,6 +76,7 @@ class Task:
         check: is a filled row right?
         common: settings of the task, laid over every preset.
         forwards: the numbers of forwards at which presets are compared.
+        batch_size: rows in a forward.
         needs: arguments that single presets need, by name.
     """
 
@@ -84,6 +85,7 @@ class Task:
     check: Check
     common: Mapping[str, Any]
     forwards: tuple[int, ...]
+    batch_size: int = 12
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -103,17 +105,19 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             check=model.check,
             common=common,
             forwards=forwards,
+            batch_size=rows,
         )
 
+    # The quickest first.
     return {
-        "sudoku": Task(
-            model=_loaded("sudoku"), canvases=puzzles.canvases, check=puzzles.check, common=puzzles.common, forwards=(8, 16)
-        ),
+        "latin": exact(square, (6, 10)),
+        "shuffle": exact(letters, (4, 6)),
         "text": Task(
             model=_loaded("text"), canvases=prompts.canvases, check=prompts.check, common=prompts.common, forwards=(2, 4)
         ),
-        "shuffle": exact(letters, (4, 6)),
-        "latin": exact(square, (6, 10)),
+        "sudoku": Task(
+            model=_loaded("sudoku"), canvases=puzzles.canvases, check=puzzles.check, common=puzzles.common, forwards=(8, 16)
+        ),
     }
 
 
@@ -130,7 +134,7 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
     def point(over: Mapping[str, Any], step: int = 1) -> Point:
         setting = Setting(family="", preset=preset, over=over)
         canvases = task.canvases[::step]
-        (found,) = quality.measure(task.model, canvases, task.check, [setting], common=common, batch_size=len(canvases))
+        (found,) = quality.measure(task.model, canvases, task.check, [setting], common=common, batch_size=task.batch_size)
         return found
 
     try:
@@ -200,24 +204,27 @@ def run(path: Path, names: Sequence[str], *, quick: bool = False) -> dict[str, A
         "weights_sha256": {name: quality.digest(name) for name in ("sudoku", "text")},
         "tasks": {name: {"n": len(task.canvases), "forwards": list(task.forwards)} for name, task in todo.items()},
     }
-    known = {}
+    known: dict[str, dict[str, Any]] = {}
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         if all(before[key] == record[key] for key in ("weights_sha256", "tasks")):
             known = {found["preset"]: found for found in before["presets"]}
+    defaults = SamplerConfig().to_dict()
     for name, preset in PRESETS.items():
-        settings = preset.settings.to_dict()
-        if name in known and name not in names and known[name]["settings"] == settings:
-            continue
+        # What a preset sets, so that a new setting makes nothing old.
+        settings = {key: value for key, value in preset.settings.to_dict().items() if value != defaults[key]}
+        if name in names or known.get(name, {}).get("settings") != settings:
+            known[name] = {"preset": name, "settings": settings}
+    # Task by task, so that whoever stops it has all presets on some.
+    for task, name in ((task, name) for task in todo for name in PRESETS if task not in known[name]):
         began = time.process_time()
         with harness.threads(1):
-            found = {task: measure(todo[task], name) for task in todo}
-        took = round(time.process_time() - began)
-        known[name] = {"preset": name, **harness.commit(), "settings": settings, "cpu_s": took, **found}
-        record["presets"] = [known[name] for name in PRESETS if name in known]
+            found = measure(todo[task], name)
+        known[name][task] = {**found, **harness.commit(), "cpu_s": round(time.process_time() - began)}
+        record["presets"] = [known[name] for name in PRESETS]
         harness.write_json(path, record)
-        own = {task: f"{at['own']['share']:.3f} in {at['own']['forwards']:.1f}" for task, at in found.items() if "own" in at}
-        harness.progress(f"{name:24s} {took:4d} s  {own}")
+        own = f"{found['own']['share']:.3f} in {found['own']['forwards']:.1f}" if "own" in found else found["refused"]
+        harness.progress(f"{task:8s} {name:24s} {known[name][task]['cpu_s']:4d} s  {own}")
     record["presets"] = [known[name] for name in PRESETS]
     harness.write_json(path, record)
     return record

@@ -37,9 +37,8 @@ def load(path: Path = RESULT) -> Record:
 def blocks(record: Record) -> dict[str, str]:
     """What stands between which markers of docs/quality.md."""
     of = {found["preset"]: found for found in record["presets"]}
-    missing = [name for name in PRESETS if name not in of]
     return {
-        "tasks": _tasks(record, missing),
+        "tasks": _tasks(record, of),
         "equal": "\n\n".join(
             _equal(of, task, forwards) for task, facts in record["tasks"].items() for forwards in facts["forwards"]
         ),
@@ -53,7 +52,7 @@ def blocks(record: Record) -> dict[str, str]:
 def at_equal_forwards(record: Record, preset: str) -> str:
     """The cell of docs/rules.md: solved puzzles of the embedded model at the numbers of forwards of the bench."""
     found = next((found for found in record["presets"] if found["preset"] == preset), None)
-    if found is None:
+    if found is None or "sudoku" not in found:
         return "not measured yet"
     points = [(forwards, _point(found, "sudoku", forwards)) for forwards in record["tasks"]["sudoku"]["forwards"]]
     if shown := [f"{_percent(point['share'])} at {forwards}" for forwards, point in points if point]:
@@ -62,21 +61,21 @@ def at_equal_forwards(record: Record, preset: str) -> str:
     return f"{_percent(own['share'])} in its own {own['forwards']:.1f}" if own else "needs another kind of model"
 
 
-def _tasks(record: Record, missing: Sequence[str]) -> str:
+def _tasks(record: Record, of: Mapping[str, Record]) -> str:
     lines = [("task", "rows", "compared at forwards")]
     for name, facts in record["tasks"].items():
         lines.append((TITLES[name], str(facts["n"]), ", ".join(map(str, facts["forwards"]))))
-    dirty = [found["preset"] for found in record["presets"] if found["uncommitted_changes"]]
+    each = [(found["preset"], found[task]) for found in record["presets"] for task in record["tasks"] if task in found]
+    dirty = sorted({preset for preset, at in each if at["uncommitted_changes"]})
+    absent = [(TITLES[task], [name for name in PRESETS if task not in of.get(name, {})]) for task in TITLES]
     notes = [
-        f"{len(record['presets'])} presets are measured.",
-        *([f"Not measured yet: {_names(missing)}."] if missing else []),
+        *(f"Not measured yet, {title}: {_names(missing)}." for title, missing in absent if missing),
         *([f"Measured with changes that were not committed: {_names(dirty)}."] if dirty else []),
     ]
     refused: dict[str, list[str]] = {}
     for found in record["presets"]:
-        for task in record["tasks"]:
-            if "refused" in found[task]:
-                refused.setdefault(f"`{found['preset']}`: {found[task]['refused']}", []).append(task)
+        for task in (task for task in record["tasks"] if "refused" in found.get(task, {})):
+            refused.setdefault(f"`{found['preset']}`: {found[task]['refused']}", []).append(TITLES[task])
     notes += [f"{reason} ({', '.join(on)})." for reason, on in refused.items()]
     return _table(lines) + "\n\n" + "\n".join(f"- {note}" for note in notes)
 
@@ -129,7 +128,7 @@ def _verdict(of: Mapping[str, Record], name: str, task: str, budgets: Sequence[i
     """Does the claim hold on this task? With the numbers that say so."""
     claim = PRESETS[name].claim
     assert claim is not None
-    mine, theirs = of[name][task], of.get(claim.than, {}).get(task, {})
+    mine, theirs = of[name].get(task, {}), of.get(claim.than, {}).get(task, {})
     if "own" not in mine or "own" not in theirs:
         return "not measured"
     a, b = mine["own"], theirs["own"]
@@ -165,7 +164,7 @@ def _repairs(of: Mapping[str, Record]) -> str:
         if not revises or name not in of:
             continue
         others = dict.fromkeys([*([preset.claim.than] if preset.claim else []), "llada", "llada-random"])
-        for task, forwards in ((on, int(n)) for on in ("shuffle", "latin") for n in of[name][on].get("at", {})):
+        for task, forwards in ((on, int(n)) for on in ("shuffle", "latin") for n in of[name].get(on, {}).get("at", {})):
             mine = _point(of[name], task, forwards)
             for other in filter(of.__contains__, others):
                 theirs = _point(of[other], task, forwards)
@@ -204,12 +203,12 @@ def rows(point: Record) -> NDArray[np.bool_]:
 
 def _point(found: Record, task: str, forwards: int) -> Record | None:
     """The point at so many forwards, where the preset reaches them."""
-    point = found[task].get("at", {}).get(str(forwards), {})
+    point = found.get(task, {}).get("at", {}).get(str(forwards), {})
     return point if "share" in point else None
 
 
 def _points(found: Record, task: str) -> Iterator[Record]:
-    if "own" in found[task]:
+    if "own" in found.get(task, {}):
         yield found[task]["own"]
         yield from (point for point in found[task]["at"].values() if "share" in point)
 
