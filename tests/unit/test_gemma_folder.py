@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import dllm_fast
 import gemma
-from checkpoints import change_config, change_weights, read_config
+from checkpoints import change_config, change_weights, read_config, write_json
 from dllm_fast.errors import CheckpointError, InvalidValueError
 
 IDS = torch.arange(20)[None]
@@ -187,3 +187,17 @@ def test_quantised_to_8_bits(folder):
     model = dllm_fast.load(folder, dtype="bfloat16", quantise="fp8")
     assert model.network.stack[0].mlp.down.weight.dtype == torch.float8_e4m3fn
     assert (model(IDS) - dllm_fast.load(folder)(IDS)).abs().max() < 1.0
+
+
+def test_adapters(folder, tmp_path):
+    """peft puts one into the layers that encode and another into those that denoise; here both are one set."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "base_model_name_or_path": None}
+    write_json(adapter / "adapter_config.json", settings)
+    place = "base_model.model.model.decoder.layers.0.self_attn.q_proj.lora_"
+    save_file(
+        {f"{place}A.weight": torch.ones(2, 32), f"{place}B.weight": torch.ones(32, 2)}, adapter / "adapter_model.safetensors"
+    )
+    with pytest.raises(CheckpointError, match=r"the adapter .* must be merged before: it changes the layers that encode"):
+        dllm_fast.load(folder, adapter=adapter)

@@ -73,6 +73,11 @@ def build(checkpoint: Checkpoint) -> tuple[DiffusionGemma, dict[str, tuple[str, 
         CheckpointError: a setting is missing or asks for what this forward does not compute, or the weights that encode are
             others than those that denoise.
     """
+    if checkpoint.adapter is not None:
+        raise CheckpointError(
+            f"the adapter {checkpoint.adapter.folder} must be merged before: it changes the layers that encode and those that "
+            "denoise, which are one set here, by itself; merge it with peft, and open the folder where the two are still equal"
+        )
     config = read(checkpoint.config)
     output = head.decide(
         checkpoint,
