@@ -81,6 +81,16 @@ class Cost:
     model_s: float
     seconds: float
 
+    def beside(self, other: Stats) -> Cost:
+        """Together with that of another run."""
+        model_s = other.model_ms / 1e3
+        return Cost(
+            self.forwards + other.nfe,
+            self.replayed + other.replayed,
+            self.model_s + model_s,
+            self.seconds + model_s + other.sampler_ms / 1e3,
+        )
+
 
 def answer(
     plan: Plan,
@@ -105,6 +115,9 @@ def answer(
     rows = zip(plan.open, sampler.open, sequences, sampler.endings(np.arange(len(sequences))), strict=True)
     written = [Written.between(before, after, canvas, config, ending) for before, after, canvas, ending in rows]
     trajectory = sampler.trajectory
+    # Lengths of gaps are tried before the run.
+    tried = plan.tried
+    spent = cost if tried is None else cost.beside(tried.stats)
     kinds = [edit.kind for edits in trajectory for edit in edits]
     # What was taken back was not written in the end.
     committed = kinds.count("commit") - kinds.count("remask")
@@ -117,19 +130,20 @@ def answer(
         finish_reasons=[row.reason(is_cancelled=i in cancelled) for i, row in enumerate(written)],
         trajectory=trajectory,
         stats=Stats(
-            nfe=cost.forwards,
+            nfe=spent.forwards,
             nfe_per_row=[
-                forwards * (1 if guide is None else PAIR)
-                for forwards, guide in zip(sampler.nfe_per_row, plan.guides, strict=True)
+                forwards * (1 if guide is None else PAIR) + (0 if tried is None else tried.tries[prompt])
+                for forwards, guide, prompt in zip(sampler.nfe_per_row, plan.guides, plan.prompts, strict=True)
             ],
-            tokens_per_forward=committed / cost.forwards if cost.forwards else 0.0,
-            replayed=cost.replayed,
-            model_ms=cost.model_s * 1e3,
-            sampler_ms=(cost.seconds - cost.model_s) * 1e3,
+            tokens_per_forward=committed / spent.forwards if spent.forwards else 0.0,
+            replayed=spent.replayed,
+            model_ms=spent.model_s * 1e3,
+            sampler_ms=(spent.seconds - spent.model_s) * 1e3,
         ),
         config=config,
         seed=plan.seed,
         aliases=plan.aliases,
+        gap_lengths=None if tried is None else [list(tried.lengths[prompt]) for prompt in plan.prompts],
     )
 
 

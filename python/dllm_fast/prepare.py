@@ -27,6 +27,7 @@ from dllm_fast.text import tokens
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dllm_fast.result import Stats
     from dllm_fast.runners.guides import Guide
     from dllm_fast.runners.runner import Runner
     from dllm_fast.settings.config import SamplerConfig
@@ -36,6 +37,23 @@ if TYPE_CHECKING:
 DEFAULT_NEW_TOKENS = 128
 # Rows of one call: little enough to allocate, whatever else they hold.
 _MOST_ROWS = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How the lengths of gaps were chosen.
+
+    Attributes:
+        lengths: of the gaps of each canvas.
+        scores: of the lengths of each canvas, the mean of logarithms of probabilities; 0 where there was nothing to choose.
+        tries: combinations that were tried for each canvas, a forward each.
+        stats: of all of them.
+    """
+
+    lengths: list[list[int]]
+    scores: list[float]
+    tries: list[int]
+    stats: Stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +77,7 @@ class Plan:
         seed: as it was given, or drawn.
         aliases: names of peers that the caller typed.
         is_infilling: nothing was appended.
+        tried: the lengths of gaps, and what it took to choose them, where there are some.
     """
 
     tokenizer: Any
@@ -78,6 +97,7 @@ class Plan:
     seed: int | list[int]
     aliases: dict[str, str]
     is_infilling: bool
+    tried: Tried | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -124,6 +124,8 @@ class Result(Record):
         config: every setting as it was used.
         seed: the seed as it was given, one number or one for each prompt; with `seed=None` the one that was drawn.
         aliases: names of peers that the caller typed, to ours, or to a note where there was nothing to set.
+        gap_lengths: for each row the lengths that its gaps got, or None where there were no gaps. The forwards in which they
+            were tried are counted in `stats`.
     """
 
     sequences: list[NDArray[np.int64]]
@@ -136,6 +138,7 @@ class Result(Record):
     config: SamplerConfig
     seed: int | list[int]
     aliases: dict[str, str]
+    gap_lengths: list[list[int]] | None = None
 
     @property
     def text(self) -> str:
@@ -203,12 +206,13 @@ class Result(Record):
             InvalidValueError, InvalidTypeError: names or values that it does not write. `texts_error` and `finish_reasons` may
                 be missing, as they were in older files.
         """
-        found = _named(cls, values, optional=("texts_error", "finish_reasons"))
+        found = _named(cls, values, optional=("texts_error", "finish_reasons", "gap_lengths"))
         texts = records.strings(found["texts"], "texts")
         seed, aliases = found["seed"], found["aliases"]
         if not isinstance(aliases, Mapping):
             raise InvalidTypeError(f"aliases must be a dictionary of texts, got {shown(aliases)}; pass what to_dict gave")
         config = SamplerConfig.from_dict(found["config"])
+        gaps = found.get("gap_lengths")
         new_tokens = _arrays(found["new_tokens"], "new_tokens")
         reasons = found.get("finish_reasons", [_reason_of(row, config) for row in new_tokens])
         result = cls(
@@ -225,8 +229,18 @@ class Result(Record):
             config=config,
             seed=[records.whole(one, "seed") for one in seed] if isinstance(seed, list) else records.whole(seed, "seed"),
             aliases={records.string(name, "aliases"): records.string(note, "aliases") for name, note in aliases.items()},
+            gap_lengths=None
+            if gaps is None
+            else [[records.whole(one, "gap_lengths") for one in rows(row, "gap_lengths")] for row in rows(gaps, "gap_lengths")],
         )
-        listed = (result.new_tokens, result.trajectory, result.stats.nfe_per_row, result.texts, result.finish_reasons)
+        listed = (
+            result.gap_lengths,
+            result.new_tokens,
+            result.trajectory,
+            result.stats.nfe_per_row,
+            result.texts,
+            result.finish_reasons,
+        )
         counts = [len(result.sequences), *(len(one) for one in listed if one is not None)]
         if len(set(counts)) > 1:
             raise InvalidValueError(

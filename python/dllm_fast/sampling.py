@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dllm_fast import prepare
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
+from dllm_fast.gaps import Lengths
 from dllm_fast.modules.hold import Settled
 from dllm_fast.open import open_runner
 from dllm_fast.orders import is_ranks
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from dllm_fast.settings.keywords import After, InfillSettings, SamplerSettings
 
     Model = str | Path | LoadedModel | Callable[[torch.Tensor], Any]
+    Gaps = Sequence[tuple[int, int, int]]
     Prompt = str | Mapping[str, Any] | Sequence[Any] | NDArray[np.int64] | torch.Tensor
 
 
@@ -123,6 +126,7 @@ def infill(
     model: Model | None,
     canvas: Prompt,
     *,
+    gaps: Gaps | Sequence[Gaps] | None = None,
     preset: str | None = None,
     config: SamplerConfig | None = None,
     tokenizer: Any = None,
@@ -143,11 +147,18 @@ def infill(
     In a text each [MASK] is one mask, however the tokenizer spells its own; a space before it belongs to the token that fills
     it where words carry the space before them. A canvas of ids without masks comes back
     unchanged after zero forwards; text without any is refused.
+
+    A gap whose length nobody knows is written [MASK:3-10] in a text (3 to 10 tokens), or given beside ids as
+    `gaps=[(position, least, most)]`, before the token at its position; for several canvases a list of them for each. All
+    lengths are tried first, one forward each, and the one is filled that fits best: by the mean log-probability of the gap and
+    of up to 8 tokens right of it. `Result.gap_lengths` tells it, and the forwards are counted. Several gaps of a canvas are
+    tried in all combinations, at most 256.
     """
     _check_guesses(guesses, on_step)
     return stream(
         model,
         canvas=canvas,
+        gaps=gaps,
         preset=preset,
         config=config,
         tokenizer=tokenizer,
@@ -168,6 +179,7 @@ def stream(
     prompt: Prompt | None = None,
     *,
     canvas: Prompt | None = None,
+    gaps: Gaps | Sequence[Gaps] | None = None,
     preset: str | None = None,
     config: SamplerConfig | None = None,
     tokenizer: Any = None,
@@ -192,12 +204,13 @@ def stream(
 
     Args:
         model, prompt, canvas, preset, config, tokenizer, attention_mask, open, chat, negative_prompt, seed, num_samples,
-            on_step, like, eligible_after, settings: as `sample` and `infill` take them; either a prompt or a canvas.
+            on_step, like, eligible_after, gaps, settings: as `sample` and `infill` take them; either a prompt or a canvas.
         guesses: events also tell what the model would write at the masks that are left in the block. All of them are scored in
             every step then, also where the rule looks at fewer, which takes longer; no token is another.
 
     Returns:
-        A `Run`: no forward was made yet, and nothing of the model is changed before its first step.
+        A `Run`: no forward was made yet, but for those that try the lengths of gaps, and nothing of the model is changed before
+        its first step.
 
     Raises:
         InvalidValueError, InvalidTypeError: everything that `sample` and `infill` refuse before their first forward.
@@ -218,6 +231,8 @@ def stream(
         raise InvalidValueError(
             f"open says which positions of a canvas are written, got {shown(open)} beside a prompt; leave it out"
         )
+    if canvas is None and gaps is not None:
+        raise InvalidValueError(f"gaps are those of a canvas, got {shown(gaps)} beside a prompt; leave them out, or use infill")
     if on_step is not None and not callable(on_step):
         raise InvalidTypeError(f"on_step must be callable, got {type(on_step).__name__}; pass a function of one event")
     wants_guesses = _flag(guesses)
@@ -236,11 +251,13 @@ def stream(
     with Settled(), Settled():
         rule()  # what is wrong by itself is refused before a checkpoint is opened
         runner, tokenizer = open_runner(model, tokens.unlimited(tokenizer), like)
-        plan = prepare.plan(
+        lengths = Lengths(read, gaps, is_ordered=ranks is not None or eligible_after is not None)
+        planned = functools.partial(
+            prepare.plan,
             runner,
             tokenizer,
             rule(runner.info),
-            read,
+            lengths,
             seed=seed,
             num_samples=num_samples,
             is_infilling=canvas is not None,
@@ -249,6 +266,10 @@ def stream(
             negative=None if negative_prompt is None else negative,
             open_=open,
         )
+        plan = planned()
+        if lengths.are_gaps:
+            tried = lengths.choose(runner, plan)
+            plan = dataclasses.replace(planned(), tried=tried)
         return Run(plan, runner, on_step=on_step, guesses=wants_guesses)
 
 

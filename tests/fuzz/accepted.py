@@ -85,6 +85,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("stable_prefix", "edits"), (*IDS, *ROWS)),
     **dict.fromkeys(("finish_reasons", "is_done"), ()),
+    **dict.fromkeys(("gaps", "gap_lengths"), (*NONE, *EMPTY, *ROWS)),
     "ignore_keys": EMPTY,
     **dict.fromkeys(("prediction", "scores"), NONE),
     **dict.fromkeys(("givens", "stats", "folder_or_id", "object"), ()),

@@ -34,6 +34,7 @@ LAYERS = [
     ("open", "prepare"),
     ("answer", "run_async"),
     ("run",),
+    ("gaps",),
     ("sampling", "explanation"),
     ("distribution", "integrations"),
     ("__init__",),

@@ -37,7 +37,12 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     generate.set_defaults(run=_generate)
 
     infill = commands.add_parser("infill", help="fill the masks of a text with a checkpoint", description=_infill.__doc__)
-    infill.add_argument("--text", metavar="TEXT", required=True, help="with [MASK] for each token to be filled in")
+    infill.add_argument(
+        "--text",
+        metavar="TEXT",
+        required=True,
+        help="with [MASK] for each token to be filled in, [MASK:3-10] for 3 to 10 of them",
+    )
     _add_common(infill, without=["max_new_tokens"])
     infill.set_defaults(run=_infill)
 

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dllm_fast.errors import DllmFastError
+from dllm_fast.errors import DllmFastError, InvalidValueError
 from dllm_fast.text.tokens import around, decode, encode_plain, spelling
 
 #: What stands for a mask in a text, however the tokenizer spells its own.
 MASK = "[MASK]"
 
+# A mask that stands for tokens of unknown number.
+_GAP = re.compile(r"\[MASK:([\d\s-]*)\]")
 # They stand for the word before a piece of text. Many, because a vocabulary may lack one, or join it to what follows.
 _LETTERS = "xeaiotnsqzjvkw0123456789"
 
@@ -44,6 +46,29 @@ def canvas(text: str, tokenizer: Any, mask: int) -> list[int]:
     for piece in pieces[1:]:
         found += [mask, *continued(tokenizer, piece)]
     return found + tail
+
+
+def gaps(text: str, tokenizer: Any, mask: int) -> tuple[str, dict[int, tuple[int, int]]]:
+    """A text in which each gap, [MASK:3-10] say, is one mask, and which of its masks are gaps, with least and most lengths.
+
+    Raises:
+        InvalidValueError: a gap without two numbers.
+    """
+    if not _GAP.search(text):
+        return text, {}
+    spelled = _spelled(tokenizer, mask)
+    masks = "|".join(re.escape(written) for written in {MASK, spelled or MASK})
+    found: dict[int, tuple[int, int]] = {}
+    for number, written in enumerate(re.finditer(f"{_GAP.pattern}|{masks}", text)):
+        if written[1] is None:
+            continue
+        bounds = re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", written[1])
+        if bounds is None:
+            raise InvalidValueError(
+                f"a gap must be written with its least and its most number of tokens, got {written[0]!r}; write [MASK:3-10]"
+            )
+        found[number] = int(bounds[1]), int(bounds[2])
+    return _GAP.sub(MASK, text), found
 
 
 def _spelled(tokenizer: Any, mask: int) -> str | None:

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Tokens of unknown number.
+
+    Attributes:
+        position: of the token before which they stand.
+        least, most: how many they are.
+    """
+
+    position: int
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One prompt, or one canvas.
 
@@ -30,11 +44,13 @@ class Prompt:
         ids: int64 `[L]`.
         tail: what the tokenizer adds at the end of a text, int64: it stands behind the masks of an answer.
         text: what was written, or None for ids.
+        gaps: where a canvas has tokens of unknown number, rising; nothing stands in `ids` for them.
     """
 
     ids: NDArray[np.int64]
     tail: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     text: str | None = None
+    gaps: tuple[Gap, ...] = ()
 
 
 def prompts(
@@ -91,7 +107,7 @@ def prompts(
     if (
         mask is not None
         and all(isinstance(item, str) for item in items)
-        and not any((row.ids == mask).any() for row in encoded)
+        and not any((row.ids == mask).any() or row.gaps for row in encoded)
     ):
         raise InvalidValueError(
             f"a {name} of text must hold a mask, got {items[0][:60]!r}, in which nothing is the mask {mask}; write {MASK} "
@@ -153,7 +169,12 @@ def _of_text(text: str, tokenizer: Any, name: str, mask: int | None, chat: bool 
     if chat:
         return _of_messages([{"role": "user", "content": text}], tokenizer, name)
     if mask is not None:
-        return Prompt(_array(masks.canvas(text, tokenizer, mask)), text=text.replace(MASK, " "))
+        plain, lengths = masks.gaps(text, tokenizer, mask)
+        ids = _array(masks.canvas(plain, tokenizer, mask))
+        places = np.flatnonzero(ids == mask)[list(lengths)]
+        # Each stands where its mask was, of which nothing is left.
+        gaps = (Gap(int(place) - i, *lengths[number]) for i, (place, number) in enumerate(zip(places, lengths, strict=True)))
+        return Prompt(np.delete(ids, places), text=plain.replace(MASK, " "), gaps=tuple(gaps))
     whole, tail = tokens.encode(tokenizer, text), tokens.around(tokenizer, text)[1]
     if not tail or whole[-len(tail) :] != tail:
         return Prompt(_array(whole), text=text)
