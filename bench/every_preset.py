@@ -78,6 +78,7 @@ class Task:
         forwards: the numbers of forwards at which presets are compared.
         batch_size: rows in a forward.
         needs: arguments that single presets need, by name.
+        noisy: the model of the same answers for rules of uniform noise; None where there is none.
     """
 
     model: Callable[..., Any]
@@ -87,6 +88,7 @@ class Task:
     forwards: tuple[int, ...]
     batch_size: int = 12
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    noisy: oracle.NoisyOracle | None = None
 
 
 def tasks(*, quick: bool = False) -> dict[str, Task]:
@@ -106,6 +108,7 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             common=common,
             forwards=forwards,
             batch_size=rows,
+            noisy=oracle.NoisyOracle(model.answers),
         )
 
     # The quickest first.
@@ -129,12 +132,20 @@ def _loaded(name: str) -> Any:
 def measure(task: Task, preset: str) -> dict[str, Any]:
     """A preset at its own settings, and at each number of forwards of the task; reasons where that cannot be."""
     settings = PRESETS[preset].settings
-    common = {**task.common, **task.needs.get(preset, {})}
+    model, common = task.model, {**task.common, **task.needs.get(preset, {})}
+    has_noise = settings.noise != "mask"
+    if has_noise and task.noisy is not None:
+        # Its temperatures are its own.
+        model, common = task.noisy, {"vocabulary": task.noisy.vocabulary}
 
     def point(over: Mapping[str, Any], step: int = 1) -> Point:
         setting = Setting(family="", preset=preset, over=over)
-        canvases = task.canvases[::step]
-        (found,) = quality.measure(task.model, canvases, task.check, [setting], common=common, batch_size=task.batch_size)
+        canvases, more = task.canvases[::step], {}
+        if has_noise and task.noisy is not None:
+            canvases = [np.zeros_like(canvas) for canvas in canvases]
+            more = {"open": [np.ones(len(canvas), dtype=bool) for canvas in canvases]}
+        given = {**common, **more}
+        (found,) = quality.measure(model, canvases, task.check, [setting], common=given, batch_size=task.batch_size)
         return found
 
     try:
@@ -154,8 +165,10 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
 def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int) -> Point | str:
     """The point of so many forwards on average, or why there is none."""
     # Counts are told the number of steps, of which a schedule may pass over some.
-    steps = Knob("steps", lambda turn: max(1, round(forwards * 16 ** (turn - 0.5))))
-    knob = next((knob for knob in KNOBS if getattr(settings, knob.name) is not None), steps)
+    counts = "steps" if settings.steps_per_block is None else "steps_per_block"
+    steps = Knob(counts, lambda turn: max(1, round(forwards * 16 ** (turn - 0.5))))
+    knobs = (knob for knob in KNOBS if getattr(settings, knob.name) is not None)
+    knob = steps if settings.steps_per_block is not None else next(knobs, steps)
     least, most, best, over = 0.0, 1.0, math.inf, {}
     for _ in range(TURNS):
         turn = (least + most) / 2

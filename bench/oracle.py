@@ -62,6 +62,26 @@ class Oracle:
         return bool((self.answers == canvas).all(1).any())
 
 
+class NoisyOracle(Oracle):
+    """The same for canvases without masks, on which an unknown share of the tokens is uniform noise: each share of `SHARES` as
+    probable as any other, and of each position what it was, with what stands there being evidence like any other.
+    """
+
+    SHARES = tuple((i + 0.5) / 10 for i in range(10))
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        canvas = ids.numpy()
+        batch, length = canvas.shape
+        agree = np.eye(self.vocabulary, dtype=np.float64)[canvas].reshape(batch, -1) @ self._hot.T
+        weights = np.zeros((batch, len(self.answers)))
+        for share in self.SHARES:
+            noise = share / self.vocabulary
+            weights += np.exp(agree * np.log(1 - share + noise) + (length - agree) * np.log(noise))
+        of = (weights @ self._hot).reshape(batch, length, self.vocabulary)
+        with np.errstate(divide="ignore"):
+            return torch.from_numpy(np.log(of / of.sum(2, keepdims=True)).astype(np.float32))
+
+
 def orders(letters: Sequence[int]) -> NDArray[np.int64]:
     """All different orders of a list, duplicates or not."""
     return np.array(sorted(set(itertools.permutations(letters))), dtype=np.int64)

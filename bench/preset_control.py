@@ -78,9 +78,14 @@ def tables(batch: int) -> list[NDArray[np.float32]]:
 
 def step_seconds(preset: str, batch: int, logits: Sequence[NDArray[np.float32]]) -> float:
     """Of the control of a step, the mean over those of a fill."""
-    config = changed(PRESETS[preset].settings, mask_token_id=MASK, stop_at_eos=False)
+    settings, open = PRESETS[preset].settings, None
+    if settings.noise == "mask":
+        config = changed(settings, mask_token_id=MASK, stop_at_eos=False)
+    else:
+        config = changed(settings, vocabulary=VOCABULARY, stop_at_eos=False)
+        open = [[False] * PROMPT + [True] * MASKS] * batch
     canvas = [*range(PROMPT), *[MASK] * MASKS]
-    sampler = dllm_fast.Sampler(config, [canvas] * batch, block_start=PROMPT)
+    sampler = dllm_fast.Sampler(config, [canvas] * batch, block_start=PROMPT, open=open)
     clock, taken, steps = time.thread_time, 0.0, 0
     while True:
         began = clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -39,6 +40,18 @@ def test_an_oracle_is_bayes_rule(slip: float) -> None:
         assert (found[..., model.mask] == 0).all()
         for row, canvas in zip(found, canvases, strict=True):
             np.testing.assert_allclose(row[:, : model.mask], by_definition(answers, canvas, slip), atol=2e-6)
+
+
+def test_the_oracle_of_noise_is_bayes_rule() -> None:
+    answers = oracle.orders((0, 1, 1))
+    model = oracle.NoisyOracle(answers)
+    for canvas in itertools.product(range(2), repeat=3):
+        weights = np.zeros(len(answers))
+        for share in model.SHARES:
+            seen = [[(1 - share) * (a == b) + share / 2 for a, b in zip(canvas, answer, strict=True)] for answer in answers]
+            weights += np.prod(seen, axis=1)
+        wanted = [[weights[answers[:, i] == token].sum() / weights.sum() for token in range(2)] for i in range(3)]
+        np.testing.assert_allclose(model(torch.tensor([canvas])).softmax(2)[0].numpy(), wanted, atol=1e-6)
 
 
 def test_the_answers_are_all_there() -> None:
@@ -79,6 +92,14 @@ def test_knobs_reach_the_forwards_that_are_asked_for(small: every_preset.Task, p
         assert "refused" in point or abs(point["forwards"] - forwards) <= every_preset.TOLERANCE * forwards
     assert any("share" in point for point in found["at"].values())
     assert found["own"]["over"] == {}
+
+
+def test_rules_of_noise_have_an_oracle_of_their_own(small: every_preset.Task) -> None:
+    found = every_preset.measure(small, "diffusion-gemma")
+    assert [point["forwards"] for point in found["at"].values()] == list(small.forwards)
+    assert found["own"]["share"] > 1 / 4**4
+    without = every_preset.measure(dataclasses.replace(small, noisy=None), "diffusion-gemma")
+    assert "noise" in without["refused"]
 
 
 def test_what_the_core_refuses_is_written_down(small: every_preset.Task) -> None:
@@ -166,7 +187,9 @@ def test_the_page_has_every_preset_that_is_measured() -> None:
 
 def test_the_control_of_a_step_is_timed() -> None:
     logits = preset_control.tables(2)
-    assert all(preset_control.step_seconds(name, 2, logits) > 0 for name in ("fast-dllm", "llada2.1-speed", "mdlm"))
+    assert all(
+        preset_control.step_seconds(name, 2, logits) > 0 for name in ("fast-dllm", "llada2.1-speed", "mdlm", "diffusion-gemma")
+    )
 
 
 def test_control_costs_at_most_three_times_that_of_a_threshold() -> None:
