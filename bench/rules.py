@@ -18,10 +18,19 @@ from dllm_fast.settings.presets import PRESETS, Paper
 
 # Which axis of a rule a setting belongs to, where a preset sets it; what is not here stands under its own name.
 AXES = {
-    "order": ("order", "order_temperature", "prior_sigma", "spacing"),
-    "cut": ("threshold", "factor", "entropy_bound", "min_commit", "neighbour_threshold", "neighbour_distance", "run_threshold"),
+    "order": ("order", "order_temperature", "prior_sigma", "position_penalty", "spacing"),
+    "cut": (
+        "threshold",
+        "factor",
+        "entropy_bound",
+        "entropy_threshold",
+        "min_commit",
+        "neighbour_threshold",
+        "neighbour_distance",
+        "run_threshold",
+    ),
     "schedule": ("schedule", "eps", "steps", "steps_per_block", "dilation"),
-    "window": ("block_length",),
+    "window": ("block_length", "sub_block_length", "inherit_token", "window_length", "add_block_at", "activate_block_at"),
     "revise": ("edit_threshold", "max_post_steps", "remask", "remask_eta", "remask_budget"),
     "memory": ("kl_threshold", "kl_steps", "credit", "credit_power", "credit_decay"),
     "ends": ("gap_stop", "gap_start", "gap_length", "stop_at_eos", "stop_entropy", "stop_stable"),

@@ -203,8 +203,9 @@ impl Rule {
             Steps::PerBlock(steps) => steps.saturating_mul(blocks),
         };
         if let (Schedule::Dilated { dilation }, Some(length)) = (self.schedule, self.block_length) {
-            // A stride is a power of the dilation at least, and what is left behind the last one is a level, too.
-            return open.min(blocks.saturating_mul(length.ilog(dilation.max(2)) as usize + 1));
+            // As many as a block has levels: strides fall by the dilation at least, and a power of it ends with stride 1.
+            let strides = length.saturating_sub(1).max(1).ilog(dilation.max(2)) as usize;
+            return blocks.saturating_mul(strides + 1);
         }
         let filling = match (self.redecides() || self.schedule.keeps_idle_steps(), waits) {
             (true, true) => asked.saturating_add(open),

@@ -271,7 +271,6 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("allowed_token_ids", [3], "suppress_tokens="),
     ("diffusion_algorithm", 4, "order="),
     ("stochastic_transfer", True, "order='ancestral'"),
-    ("small_block_size", 8, "block_length="),
     ("penalty_lambda", 3.0, "not implemented"),
     ("dllm_algorithm", "JointThresholdInDel", "preset="),
     ("stability_threshold", 1, "not implemented"),

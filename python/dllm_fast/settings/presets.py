@@ -227,6 +227,38 @@ PRESETS: dict[str, Preset] = {
         paper=Paper("EB-Sampler", "Ben-Hamu et al.", "2505.24857"),
         remark="Of Google's DiffusionGemma; for models of uniform noise, which have no mask.",
     ),
+    "dus": Preset(
+        settings=SamplerConfig(schedule="dilated", order="left-to-right", block_length=32),
+        does="A block of 32 in five forwards: positions 16 apart, then 8, 4, 2 and the rest, whatever their confidence.",
+        paper=Paper("DUS", "Luxembourg et al.", "2506.19037"),
+        claim=Claim("fewer forwards than confidence in blocks", "fewer", "llada-semi-ar"),
+        remark="Its filter of picks that stand too near is `spacing`, beside any rule. Nothing is taken back here.",
+    ),
+    "wedlm": Preset(
+        settings=SamplerConfig(order="entropy", entropy_threshold=0.4, position_penalty=0.02, window_length=16),
+        does="Of the next 16 positions those below an entropy of 0.4, to which each position of distance adds 0.02.",
+        paper=Paper("WeDLM", "Liu et al.", "2512.22737"),
+        claim=Claim("about three times fewer forwards than left to right", "fewer", "left-to-right"),
+        remark="The model sees the whole canvas; WeDLM's own engine reorders what is written in front of the masks.",
+    ),
+    "fast-dllm-v2": Preset(
+        settings=SamplerConfig(
+            order="sampled-confidence", threshold=0.9, block_length=32, sub_block_length=8, inherit_token=True
+        ),
+        does="The threshold in sub-blocks of 8, left to right, once the first token of the block is written alone.",
+        paper=Paper("Fast-dLLM v2", "Wu et al.", "2509.26328"),
+        claim=Claim("fewer forwards than left to right, as many right", "fewer", "left-to-right"),
+        remark="Its models also need `shift=True`, which is theirs to say: then a finished block tells the token.",
+    ),
+    "d2f": Preset(
+        settings=SamplerConfig(
+            order="sampled-confidence", threshold=0.9, block_length=32, add_block_at=0.1, activate_block_at=0.95
+        ),
+        does="The threshold in several blocks at once: the next one joins when the last is a tenth done.",
+        paper=Paper("D2F", "Wang et al.", "2508.09192"),
+        claim=Claim("fewer forwards than one block at a time", "fewer", "fast-dllm"),
+        remark="D3LLM's rule is this with `order='entropy'`, an `entropy_threshold` and shares of its own.",
+    ),
     "left-to-right": Preset(
         settings=SamplerConfig(order="left-to-right"),
         does="Commits positions in reading order, evenly many a step.",

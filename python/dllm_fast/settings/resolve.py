@@ -101,12 +101,12 @@ def resolve(
         values["steps"] = None
     # A cut that the caller names takes the place of the preset's.
     named = {name for name in (*CUTS, *BESIDE_THRESHOLD) if values.get(name) is not None}
-    if named & {"factor", "entropy_bound"}:
+    if named & {"factor", "entropy_bound", "entropy_threshold"}:
         values = dict.fromkeys((*CUTS, *BESIDE_THRESHOLD), None) | values
     elif named:
         # What stands beside a threshold takes the place of what else does, and leaves the preset's threshold.
         beside = BESIDE_THRESHOLD if named & {*BESIDE_THRESHOLD} else ()
-        values = dict.fromkeys(("factor", "entropy_bound", *beside), None) | values
+        values = dict.fromkeys(("factor", "entropy_bound", "entropy_threshold", *beside), None) | values
     if model is not None and "shift" not in given:
         values["shift"], sources["shift"] = bool(model.shift), model.sources.get("shift", f"family {model.family}")
     return Resolved(changed(base, **values, sources=sources), frozenset(given), aliases)
