@@ -285,6 +285,8 @@ def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> Sam
     info = model.info
     if info is None or info.block_length is None:
         return config
+    if config.shift and info.attention_rule.has_canvas:
+        raise InvalidValueError("shift must be off for a model whose canvas predicts itself, got True; leave it out")
     block, whole = config.block_length, info.block_length
     if block is not None and info.attention_rule.allows(block):
         return config

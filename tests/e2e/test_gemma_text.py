@@ -60,6 +60,7 @@ def test_the_default_number_of_tokens_is_whole_canvases(model):
         ({"max_new_tokens": 12}, r"max_new_tokens must be whole canvases of this model, of 8 tokens each, got 12; use 8 or 16"),
         ({"max_new_tokens": 3}, r"of 8 tokens each, got 3; use 8"),
         ({"block_length": 4}, r"block_length must be the canvas of this model, got 4 and 8; leave it out"),
+        ({"shift": True, "max_new_tokens": 8}, r"shift must be off for a model whose canvas predicts itself"),
         ({"preset": "llada", "max_new_tokens": 8}, r"a mask token is needed, got none from the model"),
         ({"cache": "exact_block", "max_new_tokens": 600}, r"must fit the model's context of 512 tokens"),
     ],

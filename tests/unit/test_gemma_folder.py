@@ -201,3 +201,42 @@ def test_adapters(folder, tmp_path):
     )
     with pytest.raises(CheckpointError, match=r"the adapter .* must be merged before: it changes the layers that encode"):
         dllm_fast.load(folder, adapter=adapter)
+
+
+def test_what_its_generation_config_recommends(folder):
+    """Rules that a checkpoint brings are its family's default, where no preset is named."""
+    said = {
+        "t_max": 0.9,
+        "t_min": 0.3,
+        "max_denoising_steps": 3,
+        "stability_threshold": 0,
+        "confidence_threshold": 0.25,
+        "sampler_config": {"entropy_bound": 0.7, "_cls_name": "EntropyBoundSamplerConfig"},
+        "eos_token_id": [1, 7],
+    }
+    write_json(folder / "generation_config.json", said)
+    model = dllm_fast.load(folder)
+    used = dllm_fast.sample(model, [1, 2, 3], max_new_tokens=gemma.CANVAS, seed=0).config
+    assert (used.temperature, used.temperature_end, used.steps_per_block) == (0.9, 0.3, 3)
+    assert (used.stop_stable, used.stop_entropy, used.entropy_bound, used.eos_token_ids) == (0, 0.25, 0.7, (1, 7))
+    plain = dllm_fast.sample(model, [1, 2, 3], max_new_tokens=gemma.CANVAS, seed=0, preset="diffusion-gemma").config
+    assert (plain.temperature, plain.steps_per_block) == (0.8, 48)
+    write_json(folder / "generation_config.json", said | {"t_max": "hot"})
+    with pytest.raises(CheckpointError, match=r"t_max in generation_config\.json must be a number above 0, got 'hot'"):
+        dllm_fast.load(folder)
+
+
+def test_a_model_in_memory_recommends_the_same():
+    stock = gemma.stock()
+    assert dllm_fast.explain(stock).settings == {"preset": "diffusion-gemma"}
+    from transformers.models.diffusion_gemma import generation_diffusion_gemma as own
+
+    stock.generation_config = own.DiffusionGemmaGenerationConfig(
+        t_max=0.9, max_denoising_steps=3, sampler_config=own.EntropyBoundSamplerConfig(entropy_bound=0.7)
+    )
+    assert dllm_fast.explain(stock).settings == {
+        "preset": "diffusion-gemma",
+        "temperature": 0.9,
+        "steps_per_block": 3,
+        "entropy_bound": 0.7,
+    }

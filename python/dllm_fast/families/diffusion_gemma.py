@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dllm_fast.checkpoint import head
 from dllm_fast.checkpoint.fields import context, flag, mapping, positive, whole
 from dllm_fast.errors import CheckpointError, shown
+from dllm_fast.families.config_keys import entry
 from dllm_fast.networks.activations import activation
 from dllm_fast.networks.diffusion_gemma import GLOBAL, LOCAL, DiffusionGemma, DiffusionGemmaConfig
 from dllm_fast.networks.experts import ExpertsConfig
@@ -186,6 +187,35 @@ def read(config: Mapping[str, Any]) -> DiffusionGemmaConfig:
         ),
         tied=True,
     )
+
+
+# What its generation config calls our settings.
+_NAMES = {
+    "t_max": "temperature",
+    "t_min": "temperature_end",
+    "max_denoising_steps": "steps_per_block",
+    "stability_threshold": "stop_stable",
+    "confidence_threshold": "stop_entropy",
+}
+
+
+def recommended(settings: object) -> dict[str, Any]:
+    """What a generation config says over the preset, in our words; it leaves open most often.
+
+    Raises:
+        CheckpointError: a setting that is no number, or too small a one.
+    """
+    file = "generation_config.json"
+    found: dict[str, Any] = {}
+    bound = entry(entry(settings, "sampler_config"), "entropy_bound")
+    said = {name: entry(settings, name) for name in _NAMES} | {"entropy_bound": bound}
+    for name, value in said.items():
+        if value is not None:
+            ours = _NAMES.get(name, name)
+            is_count = ours in {"steps_per_block", "stop_stable"}
+            least = {"least": int(ours == "steps_per_block")}
+            found[ours] = whole(said, name, file=file, **least) if is_count else positive(said, name, 1.0, file=file)
+    return found
 
 
 def _kinds(text: Mapping[str, Any]) -> tuple[str, ...]:

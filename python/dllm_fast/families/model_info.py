@@ -180,7 +180,7 @@ def resolve(said: Sources) -> ModelInfo:
         vocabulary=built.vocabulary,
         context=choices.first("context", built.context),
         preset=None if family is None else family.preset,
-        defaults={} if family is None else family.defaults,
+        defaults=_defaults(said),
         sources=choices.by,
         verified=built.verified,
         notes=built.notes,
@@ -247,6 +247,14 @@ def _block_length(said: Sources, choices: _Choices, attention: str) -> int | Non
         by = "" if block is None else f" from {choices.by['block_length']}"
         raise said.refusal(f"attention by blocks needs a block length, got {shown(block)}{by}", "block_length")
     return block
+
+
+def _defaults(said: Sources) -> Mapping[str, Any]:
+    """What is recommended over the preset: by the table, and by the files of families that write rules into them."""
+    family = said.family
+    if family is None or family.recommended is None:
+        return {} if family is None else family.defaults
+    return {**family.defaults, **family.recommended(said.generation_config.entries)}
 
 
 def _check_canvas(said: Sources, attention: str) -> None:

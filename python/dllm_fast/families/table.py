@@ -54,6 +54,7 @@ class Family:
         end_tokens: further tokens that end an answer.
         defaults: recommended settings over `preset`, by the papers, cards and repositories.
         preset: the published rule.
+        recommended: what a generation config says over the preset, for families that write rules into it.
         models: checkpoints that people have.
         verified: how we know that the numbers are right.
     """
@@ -75,6 +76,7 @@ class Family:
     end_tokens: tuple[str, ...] = ()
     preset: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    recommended: Callable[[object], Mapping[str, Any]] | None = None
     models: str
     verified: str
 
@@ -407,6 +409,7 @@ FAMILIES: tuple[Family, ...] = (
         block_length=256,
         block_keys=("canvas_length",),
         preset="diffusion-gemma",
+        recommended=diffusion_gemma.recommended,
         models="DiffusionGemma-26B-A4B, for text",
         verified="twin (DiffusionGemma), loop",
     ),
