@@ -115,11 +115,11 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
     return {
         "latin": exact(square, (6, 10)),
         "shuffle": exact(letters, (4, 6)),
+        "sudoku": Task(
+            model=_loaded("sudoku"), canvases=puzzles.canvases, check=puzzles.check, common=puzzles.common, forwards=(8,)
+        ),
         "text": Task(
             model=_loaded("text"), canvases=prompts.canvases, check=prompts.check, common=prompts.common, forwards=(2, 4)
-        ),
-        "sudoku": Task(
-            model=_loaded("sudoku"), canvases=puzzles.canvases, check=puzzles.check, common=puzzles.common, forwards=(8, 16)
         ),
     }
 
@@ -220,8 +220,12 @@ def run(path: Path, names: Sequence[str], *, quick: bool = False) -> dict[str, A
     known: dict[str, dict[str, Any]] = {}
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        if all(before[key] == record[key] for key in ("weights_sha256", "tasks")):
+        stale = [task for task, facts in before["tasks"].items() if facts != record["tasks"].get(task)]
+        if before["weights_sha256"] == record["weights_sha256"]:
             known = {found["preset"]: found for found in before["presets"]}
+        for found in known.values():
+            for task in stale:
+                found.pop(task, None)
     defaults = SamplerConfig().to_dict()
     for name, preset in PRESETS.items():
         # What a preset sets, so that a new setting makes nothing old.
