@@ -373,6 +373,25 @@ def drafting(draw) -> dict:
 
 
 @st.composite
+def remembering(draw, **arguments) -> dict:
+    """Settings of `SamplerConfig` that remember distributions; any canvas can be run with them."""
+    once = {"orders": tuple(order for order in PLAIN_ORDERS if order != "ancestral"), "schedules": SCHEDULES[:-1]}
+    chosen = draw(editing(**arguments) if draw(st.integers(0, 4)) == 0 else settings(annealed=False, **(once | arguments)))
+    kinds = draw(st.sampled_from(["kl", "credit", "both"]))
+    if kinds != "credit":
+        for name in CUTS:
+            chosen.pop(name, None)
+        chosen |= {"threshold": draw(thresholds), "kl_threshold": draw(st.sampled_from([0.0, 0.01, 0.3, 2.0, INF]))}
+        chosen |= draw(st.sampled_from([{}, {"kl_steps": 1}, {"kl_steps": 3}]))
+    if kinds != "kl":
+        chosen["credit"] = draw(st.sampled_from([0.0, 0.7, 3.0]))
+        for name, values in (("credit_power", [0.0, 0.2, 2.0]), ("credit_decay", [0.0, 0.8, 1.0])):
+            if draw(st.booleans()):
+                chosen[name] = draw(st.sampled_from(values))
+    return chosen
+
+
+@st.composite
 def editing(draw, **arguments) -> dict:
     """Settings of `SamplerConfig` that edit tokens; any canvas can be run with them. Rules that are the reverse process
     itself write each mask once, and do not go with it."""

@@ -203,9 +203,14 @@ class Prediction:
         logsumexp: `[N]`, logarithms of the sums of exponentials.
         current: `[N]`, probabilities of the current tokens; a rule that asks for them needs them where something is written.
         argmax: `[N]`, the most probable tokens; rules with drafts need them.
+        head_ids, head_probabilities: `[M]`, the 64 most probable ids of each distribution (of equal ones the lower), rising,
+            one position's behind the other's; `kl_threshold` needs them at masks.
+        head_counts: `[N]`, how many of those each position has; 0 where they are not needed.
+        leader, leader_probability: `[N]`, the most probable id before credit, NaN where it is not needed; `credit` needs them
+            at masks.
 
     Raises:
-        InvalidValueError: arrays of different lengths.
+        InvalidValueError: arrays of different lengths, heads that do not rise or are no probabilities.
         InvalidTypeError: what is no array of numbers.
     """
 
@@ -220,6 +225,11 @@ class Prediction:
         logsumexp: NDArray[np.float64] | None = None,
         current: NDArray[np.float64] | None = None,
         argmax: NDArray[np.int64] | Sequence[int] | None = None,
+        head_ids: NDArray[np.int64] | None = None,
+        head_probabilities: NDArray[np.float64] | None = None,
+        head_counts: NDArray[np.int64] | None = None,
+        leader: NDArray[np.int64] | None = None,
+        leader_probability: NDArray[np.float64] | None = None,
     ) -> Prediction: ...
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]: ...
     @property
@@ -246,6 +256,21 @@ class Prediction:
     @property
     def argmax(self) -> NDArray[np.int64] | None:
         """The most probable tokens, where those are known."""
+    @property
+    def head_ids(self) -> NDArray[np.int64] | None:
+        """Ids of the heads of the distributions, where those were asked for, one head behind the other; each rises."""
+    @property
+    def head_probabilities(self) -> NDArray[np.float64] | None:
+        """Their probabilities."""
+    @property
+    def head_counts(self) -> NDArray[np.int64] | None:
+        """Ids of the head of each position."""
+    @property
+    def leader(self) -> NDArray[np.int64] | None:
+        """The most probable ids before credit, where those were asked for."""
+    @property
+    def leader_probability(self) -> NDArray[np.float64] | None:
+        """Their probabilities, NaN where a position was not asked for."""
     def rounded(self, dtype: str) -> Prediction:
         """The same with probabilities as a softmax in a dtype gives them, so that sure positions tie.
 

@@ -3,6 +3,7 @@ pub mod arith;
 pub mod cut;
 pub mod draw;
 pub mod filter;
+pub mod head;
 pub mod kernel;
 pub mod predict;
 pub mod row;

@@ -4,7 +4,7 @@ use super::arith::Softcap;
 use super::draw::{Distribution, Sampling};
 use super::kernel::Isa;
 use super::row::{Dtype, Logits, Row};
-use super::stats::{Scratch, Unusable, stats};
+use super::stats::{Scratch, Stats, Unusable, stats};
 use crate::pool;
 use crate::rng::{Draw, Stream};
 use crate::watch::Watch;
@@ -128,13 +128,33 @@ pub fn predict(
     isa: Isa,
     watch: &Watch<'_>,
 ) -> Result<Vec<Prediction>, (usize, Unusable)> {
+    predict_by(matrix, sites, laws, isa, watch, |i, row, law, scratch| {
+        one(&row, &sites[i], law, scratch).map(|(prediction, _)| prediction)
+    })
+}
+
+/// What `work` makes of each site: of its index, its row and its law.
+pub fn predict_by<T: Send>(
+    matrix: &Matrix<'_>,
+    sites: &[Site],
+    laws: &[Law],
+    isa: Isa,
+    watch: &Watch<'_>,
+    work: impl Fn(usize, Row<'_>, &Law, &mut Scratch<'_>) -> Result<T, Unusable> + Sync,
+) -> Result<Vec<T>, (usize, Unusable)> {
     let cost = sites.len() * matrix.vocabulary;
     let predictions = pool::map(
         sites.len(),
         cost,
         // Who asks may run anybody's Python, which may fork: not while others are inside.
         |is_alone| Scratch::new(isa, is_alone.then_some(watch)),
-        |i, scratch| one(matrix, &sites[i], &laws[sites[i].law as usize], scratch),
+        |i, scratch| {
+            let (site, law) = (&sites[i], &laws[sites[i].law as usize]);
+            let row = matrix.row(site.row, &law.suppressed, scratch.isa);
+            let row = row.penalised(&law.penalised, law.penalty);
+            let row = row.divided(law.scale().0);
+            work(i, row, law, scratch)
+        },
         || watch.goes_on(),
     );
     let failed = |(i, p): (usize, Result<_, _>)| p.map_err(|e| (i, e));
@@ -146,26 +166,23 @@ pub fn predict(
     }
 }
 
-fn one(
-    matrix: &Matrix<'_>,
+/// The prediction from a row, and its statistics.
+pub fn one(
+    row: &Row<'_>,
     site: &Site,
     law: &Law,
     scratch: &mut Scratch<'_>,
-) -> Result<Prediction, Unusable> {
-    let (divisor, sampling) = law.scale();
-    let row = matrix
-        .row(site.row, &law.suppressed, scratch.isa)
-        .penalised(&law.penalised, law.penalty)
-        .divided(divisor);
-    let stats = stats(&row, scratch)?;
+) -> Result<(Prediction, Stats), Unusable> {
+    let sampling = law.scale().1;
+    let stats = stats(row, scratch)?;
     let token = if sampling.temperature == 0.0 {
         stats.argmax
     } else {
         let u = site.stream.uniform(site.position, site.step, Draw::Token);
-        Distribution::new(&row, &stats, &sampling, scratch)?.draw(u, scratch)?
+        Distribution::new(row, &stats, &sampling, scratch)?.draw(u, scratch)?
     };
     let probability = |id: u32| stats.probability(row.value(id as usize));
-    Ok(Prediction {
+    let prediction = Prediction {
         token,
         probability: probability(token),
         top1: stats.top1,
@@ -174,7 +191,8 @@ fn one(
         logsumexp: stats.logsumexp,
         current: site.current.map_or(f64::NAN, probability),
         argmax: stats.argmax,
-    })
+    };
+    Ok((prediction, stats))
 }
 
 #[cfg(test)]

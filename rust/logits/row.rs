@@ -77,6 +77,7 @@ pub struct Row<'a> {
     suppressed: &'a [u32],
     penalised: &'a [u32],
     penalty: f32,
+    raises: &'a [(u32, f64)],
     softcap: Option<Softcap>,
     divisor: Option<f32>,
     isa: Isa,
@@ -96,6 +97,7 @@ impl<'a> Row<'a> {
             suppressed,
             penalised: &[],
             penalty: 0.0,
+            raises: &[],
             softcap: None,
             divisor: None,
             isa,
@@ -121,6 +123,12 @@ impl<'a> Row<'a> {
         Self { divisor, ..self }
     }
 
+    /// The same with something added to the logits of some rising ids behind all that, in float64, and rounded to float32. -inf
+    /// stays what it is.
+    pub fn raised(self, raises: &'a [(u32, f64)]) -> Self {
+        Self { raises, ..self }
+    }
+
     /// Size of the vocabulary.
     pub fn len(&self) -> usize {
         self.logits.len()
@@ -142,7 +150,8 @@ impl<'a> Row<'a> {
         let end = self.len().min(start + TILE);
         let suppressed = between(self.suppressed, start, end);
         let penalised = between(self.penalised, start, end);
-        let is_bare = self.softcap.is_none() && self.divisor.is_none();
+        let raises = self.raises_between(start, end);
+        let is_bare = self.softcap.is_none() && self.divisor.is_none() && raises.is_empty();
         if let (Logits::F32(x), [], [], true) = (self.logits, suppressed, penalised, is_bare) {
             return &x[start..end];
         }
@@ -154,6 +163,10 @@ impl<'a> Row<'a> {
         self.divide(values);
         for &id in suppressed {
             values[id as usize - start] = f32::NEG_INFINITY;
+        }
+        for &(id, raise) in raises {
+            let value = &mut values[id as usize - start];
+            *value = raised(*value, raise);
         }
         values
     }
@@ -169,7 +182,18 @@ impl<'a> Row<'a> {
             value[0] -= self.penalty;
         }
         self.divide(&mut value);
-        value[0]
+        match self.raises_between(id, id + 1) {
+            [] => value[0],
+            raises => raised(value[0], raises[0].1),
+        }
+    }
+
+    fn raises_between(&self, start: usize, end: usize) -> &'a [(u32, f64)] {
+        if self.raises.is_empty() {
+            return &[];
+        }
+        let place = |end: usize| self.raises.partition_point(|&(id, _)| (id as usize) < end);
+        &self.raises[place(start)..place(end)]
     }
 
     fn divide(&self, values: &mut [f32]) {
@@ -205,6 +229,11 @@ fn between(ids: &[u32], start: usize, end: usize) -> &[u32] {
     let from = ids.partition_point(|&id| (id as usize) < start);
     let to = ids.partition_point(|&id| (id as usize) < end);
     &ids[from..to]
+}
+
+/// A logit with something added.
+fn raised(x: f32, raise: f64) -> f32 {
+    (f64::from(x) + raise) as f32
 }
 
 #[cfg(test)]
@@ -279,6 +308,28 @@ mod tests {
                 f32::NEG_INFINITY
             } else {
                 id as f32
+            };
+            assert_eq!((v, row.value(id)), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn raised_ids_are_raised_wherever_they_lie() {
+        let x: Vec<f32> = (0..TILE + 10).map(|i| i as f32).collect();
+        let raises = [(0, 0.5), (7, 1.0), (4095, 0.25), (4096, 1e-9)];
+        let row = Row::new(Logits::F32(&x), &[7], Isa::best()).raised(&raises);
+        let mut scratch = [0.0; TILE];
+        let both = [
+            row.tile(0, &mut scratch).to_vec(),
+            row.tile(1, &mut scratch).to_vec(),
+        ]
+        .concat();
+        for (id, &v) in both.iter().enumerate() {
+            let expected = match id {
+                0 => 0.5,
+                7 => f32::NEG_INFINITY,
+                4095 => 4095.25,
+                _ => id as f32,
             };
             assert_eq!((v, row.value(id)), (expected, expected));
         }

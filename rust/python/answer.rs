@@ -6,8 +6,17 @@ use super::sampler::Sampler;
 use super::signals::{detached, heard};
 use super::turns::Turn;
 use crate::logits::predict::Prediction as One;
-use crate::sampler::{Answer, Question, Sampler as Core};
+use crate::sampler::{Answer, Beside, Question, Sampler as Core};
 use pyo3::prelude::*;
+
+/// A question and its answer, from logits.
+pub(super) struct Answered {
+    pub rows: Vec<usize>,
+    pub question: Question,
+    pub predictions: Vec<One>,
+    /// What rules with a memory want to know beside them; empty where none does.
+    pub beside: Vec<Beside>,
+}
 
 impl Sampler {
     /// The question of `rows`, answered from logits. The sampler is free meanwhile: other calls may come.
@@ -17,7 +26,7 @@ impl Sampler {
         logits: &Bound<'_, PyAny>,
         rows: Option<&Bound<'_, PyAny>>,
         index: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<(Vec<usize>, Question, Vec<One>)> {
+    ) -> PyResult<Answered> {
         let array = LogitsArray::new(logits)?;
         let rows = named(rows)?;
         let index = index.map(|i| indices(i, "index")).transpose()?;
@@ -27,8 +36,14 @@ impl Sampler {
         let question = turn.question(&rows, array.rows(), vocabulary, index.as_deref());
         drop(turn);
         let question = question.map_err(raise)?;
-        let predictions = detached(py, |watch| question.answer(view, watch))?.map_err(raise)?;
-        Ok((rows, question, predictions))
+        let answered = detached(py, |watch| question.answer_whole(view, watch))?;
+        let (predictions, beside) = answered.map_err(raise)?;
+        Ok(Answered {
+            rows,
+            question,
+            predictions,
+            beside,
+        })
     }
 
     /// Carries out a step, if the rows still wait for an answer to `question`.

@@ -6,6 +6,7 @@ use crate::logits::draw::Sampling;
 use crate::logits::filter::Filters;
 use crate::rules::Rule;
 use crate::rules::config::{Config, Steps};
+use crate::rules::credit::Credit;
 use crate::rules::cut::Cut;
 use crate::rules::eos::EosPolicy;
 use crate::rules::gap::GapStop;
@@ -193,10 +194,27 @@ fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {
         threshold: least.unwrap_or(f64::INFINITY),
         run,
     });
-    match (near, runs) {
+    let steps = get::<u32>(config, "kl_steps", COUNT)?.unwrap_or(2);
+    let steady = |threshold, bar| Cut::Steady {
+        threshold,
+        bar,
+        steps,
+    };
+    // Whether or not it decides: a number that is out of range is never meant.
+    steady(0.0, 0.0).check().map_err(raise)?;
+    let kl = get::<f64>(config, "kl_threshold", NUMBER)?;
+    let steady = kl.map(|bar| steady(least.unwrap_or(f64::INFINITY), bar));
+    if [near, runs, steady].iter().flatten().count() > 1 {
+        return Err(bad_value(
+            "at most one of neighbour_threshold, run_threshold and kl_threshold can decide what is committed beside the threshold, \
+             got several; set the others to None"
+                .into(),
+        ));
+    }
+    match (near.or(steady), runs) {
         (None, None) => Ok(first),
-        (Some(_), Some(_)) => Err(bad_value(
-            "at most one of neighbour_threshold and run_threshold can decide what is committed beside the threshold, got both; set one to None".into(),
+        (Some(Cut::Steady { .. }), None) if least.is_none() => Err(bad_value(
+            "kl_threshold is for positions that pass the threshold, got no threshold; KLASS's is 0.9, and 0 lets all pass".into(),
         )),
         (Some(_), None) if least.is_none() => Err(bad_value(
             "neighbour_threshold is for neighbours of positions that pass the threshold, got no threshold; LocalLeap's is 0.9".into(),
@@ -204,7 +222,7 @@ fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {
         (_, Some(_)) if least.is_none() && first != Cut::Count => Err(bad_value(
             "run_threshold goes with a threshold or with nothing, got a factor or entropy_bound beside it; set that to None".into(),
         )),
-        (near, runs) => Ok(near.or(runs).unwrap_or(first)),
+        (other, runs) => Ok(other.or(runs).unwrap_or(first)),
     }
 }
 
@@ -290,6 +308,20 @@ fn noise(config: &Bound<'_, PyAny>) -> PyResult<(Noise, Option<Drafts>)> {
     drafts.check().map_err(raise)?;
     let has_drafts = get::<bool>(config, "drafts", FLAG)?.unwrap_or(false);
     Ok((shows, has_drafts.then_some(drafts)))
+}
+
+/// `CreditDecoding`.
+fn credit(config: &Bound<'_, PyAny>) -> PyResult<Option<Credit>> {
+    let weight: Option<f64> = get(config, "credit", NUMBER)?;
+    let power = get(config, "credit_power", NUMBER)?.unwrap_or(0.2);
+    let decay = get(config, "credit_decay", NUMBER)?.unwrap_or(0.8);
+    let credit = |weight| Credit {
+        weight,
+        power,
+        decay,
+    };
+    credit(0.0).check().map_err(raise)?;
+    Ok(weight.map(credit))
 }
 
 fn steps(config: &Bound<'_, PyAny>) -> PyResult<Steps> {
@@ -413,6 +445,7 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
         prior_sigma: get(object, "prior_sigma", NUMBER)?.unwrap_or(10.0),
         cut: cut(object, as_published)?,
         min_commit: get(object, "min_commit", COUNT)?,
+        credit: credit(object)?,
         gap_stop: gap_stop(object)?,
         revise: revise(object)?,
         sampling: Sampling {

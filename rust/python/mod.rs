@@ -2,6 +2,7 @@
 
 mod answer;
 mod arrays;
+mod beside;
 mod config;
 mod demo;
 mod edit;

@@ -1,6 +1,7 @@
 //! `mask_predict` and its result.
 
 use super::arrays::{LogitsArray, ids, numbers, one_or_each, tokens};
+use super::beside::BesideArrays;
 use super::config::{NUMBER, convert};
 use super::error::{bad_value, raise};
 use super::laws::RowLaws;
@@ -46,6 +47,7 @@ pub(super) struct Prediction {
     /// The most probable tokens, int64.
     #[pyo3(get)]
     argmax: Option<Py<PyArray1<i64>>>,
+    beside: BesideArrays,
 }
 
 impl Prediction {
@@ -61,7 +63,17 @@ impl Prediction {
             logsumexp: Some(field(|p| p.logsumexp)),
             current: has_current.then(|| field(|p| p.current)),
             argmax: Some(tokens(py, predictions.iter().map(|p| p.argmax)).unbind()),
+            beside: BesideArrays::default(),
         }
+    }
+
+    /// With what rules with a memory want to know beside it.
+    pub fn with(self, beside: BesideArrays) -> Self {
+        Self { beside, ..self }
+    }
+
+    pub fn beside(&self) -> &BesideArrays {
+        &self.beside
     }
 
     pub fn proposals(&self, py: Python<'_>) -> PyResult<Vec<Proposal>> {
@@ -101,7 +113,8 @@ impl Prediction {
 #[pymethods]
 impl Prediction {
     #[new]
-    #[pyo3(signature = (*, token, probability, top1, top2, entropy, logsumexp=None, current=None, argmax=None))]
+    #[pyo3(signature = (*, token, probability, top1, top2, entropy, logsumexp=None, current=None, argmax=None, head_ids=None,
+                        head_probabilities=None, head_counts=None, leader=None, leader_probability=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -113,6 +126,11 @@ impl Prediction {
         logsumexp: Option<&Bound<'_, PyAny>>,
         current: Option<&Bound<'_, PyAny>>,
         argmax: Option<&Bound<'_, PyAny>>,
+        head_ids: Option<&Bound<'_, PyAny>>,
+        head_probabilities: Option<&Bound<'_, PyAny>>,
+        head_counts: Option<&Bound<'_, PyAny>>,
+        leader: Option<&Bound<'_, PyAny>>,
+        leader_probability: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let copy = |values: &Bound<'_, PyAny>, name: &str| {
             Ok::<_, PyErr>(PyArray1::from_vec(py, numbers(values, name)?).unbind())
@@ -132,6 +150,7 @@ impl Prediction {
                     Ok::<_, PyErr>(tokens(py, ids(values, "argmax")?.into_iter()).unbind())
                 })
                 .transpose()?,
+            beside: BesideArrays::default(),
         };
         let tokens = made.proposals(py)?.len();
         let numbers = |array: &Option<Py<PyArray1<f64>>>| {
@@ -150,7 +169,46 @@ impl Prediction {
                 )));
             }
         }
-        Ok(made)
+        let given = [
+            head_ids,
+            head_probabilities,
+            head_counts,
+            leader,
+            leader_probability,
+        ];
+        Ok(made.with(BesideArrays::new(py, tokens, given)?))
+    }
+
+    /// Ids of the heads of the distributions, where those were asked for, one head behind the other; each rises.
+    #[getter]
+    fn head_ids(&self, py: Python<'_>) -> Option<Py<PyArray1<i64>>> {
+        self.beside.head_ids.as_ref().map(|a| a.clone_ref(py))
+    }
+
+    /// Their probabilities.
+    #[getter]
+    fn head_probabilities(&self, py: Python<'_>) -> Option<Py<PyArray1<f64>>> {
+        let array = self.beside.head_probabilities.as_ref();
+        array.map(|a| a.clone_ref(py))
+    }
+
+    /// Ids of the head of each position.
+    #[getter]
+    fn head_counts(&self, py: Python<'_>) -> Option<Py<PyArray1<i64>>> {
+        self.beside.head_counts.as_ref().map(|a| a.clone_ref(py))
+    }
+
+    /// The most probable ids before credit, where those were asked for.
+    #[getter]
+    fn leader(&self, py: Python<'_>) -> Option<Py<PyArray1<i64>>> {
+        self.beside.leader.as_ref().map(|a| a.clone_ref(py))
+    }
+
+    /// Their probabilities, NaN where a position was not asked for.
+    #[getter]
+    fn leader_probability(&self, py: Python<'_>) -> Option<Py<PyArray1<f64>>> {
+        let array = self.beside.leader_probability.as_ref();
+        array.map(|a| a.clone_ref(py))
     }
 
     /// With its probabilities as a softmax in a dtype (float32, bfloat16, float16) gives them, so that sure positions tie.
@@ -186,6 +244,7 @@ impl Prediction {
         Ok(Self {
             logsumexp,
             argmax,
+            beside: self.beside.clone_ref(py),
             ..Self::from_core(py, &all, self.current.is_some())
         })
     }
@@ -203,6 +262,11 @@ impl Prediction {
         arguments.set_item("logsumexp", &self.logsumexp)?;
         arguments.set_item("current", &self.current)?;
         arguments.set_item("argmax", &self.argmax)?;
+        arguments.set_item("head_ids", &self.beside.head_ids)?;
+        arguments.set_item("head_probabilities", &self.beside.head_probabilities)?;
+        arguments.set_item("head_counts", &self.beside.head_counts)?;
+        arguments.set_item("leader", &self.beside.leader)?;
+        arguments.set_item("leader_probability", &self.beside.leader_probability)?;
         Ok((PyTuple::empty(py), arguments))
     }
 

@@ -2,6 +2,7 @@
 
 use super::answer::{choice, named};
 use super::arrays::{flag_lists, flags, ids, indices, list, one_or_each, token_lists, tokens};
+use super::beside::BesideArrays;
 use super::config::{flag, whole};
 use super::edit::Edit;
 use super::error::{bad_type, bad_value, raise};
@@ -403,12 +404,9 @@ impl Sampler {
         rows: Option<&Bound<'_, PyAny>>,
         index: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Prediction> {
-        let (_, question, predictions) = self.answered(py, logits, rows, index)?;
-        Ok(Prediction::from_core(
-            py,
-            &predictions,
-            question.asks_current(),
-        ))
+        let of = self.answered(py, logits, rows, index)?;
+        let made = Prediction::from_core(py, &of.predictions, of.question.asks_current());
+        Ok(made.with(BesideArrays::from_core(py, &of.beside)))
     }
 
     /// Answers the last request, whole or (with `rows`) in parts: with logits, with a prediction, or with tokens and scores
@@ -433,10 +431,14 @@ impl Sampler {
         }
         match (logits, prediction, tokens, scores) {
             (Some(logits), None, None, None) => {
-                let (rows, question, predictions) = self.answered(py, logits, rows, index)?;
-                let proposals: Vec<Proposal> = predictions.iter().map(Proposal::from).collect();
-                let answer = Answer::Proposals(&proposals);
-                self.commit(py, Some(rows), &answer, Some(&question))
+                let of = self.answered(py, logits, rows, index)?;
+                let proposals: Vec<Proposal> = of.predictions.iter().map(Proposal::from).collect();
+                let answer = if of.beside.is_empty() {
+                    Answer::Proposals(&proposals)
+                } else {
+                    Answer::Remembered(&proposals, &of.beside)
+                };
+                self.commit(py, Some(of.rows), &answer, Some(&of.question))
             }
             (None, Some(prediction), None, None) => {
                 let Ok(prediction) = prediction.cast::<Prediction>() else {
@@ -446,7 +448,12 @@ impl Sampler {
                     )));
                 };
                 let proposals = prediction.get().proposals(py)?;
-                self.commit(py, named(rows)?, &Answer::Proposals(&proposals), None)
+                let told = prediction.get().beside().told(py, proposals.len())?;
+                let answer = match &told {
+                    None => Answer::Proposals(&proposals),
+                    Some(told) => Answer::Remembered(&proposals, told),
+                };
+                self.commit(py, named(rows)?, &answer, None)
             }
             (None, None, Some(tokens), Some(scores)) => {
                 let choice = choice(tokens, scores)?;

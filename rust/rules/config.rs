@@ -1,5 +1,6 @@
 //! The settings of a sampler, checked once.
 
+use super::credit::Credit;
 use super::cut::Cut;
 use super::eos::EosPolicy;
 use super::gap::GapStop;
@@ -56,6 +57,8 @@ pub struct Config {
     pub cut: Cut,
     /// Masks committed at least in every forward; 1 where a cut decides, whatever the schedule says where it does.
     pub min_commit: Option<usize>,
+    /// What tokens earn by standing first.
+    pub credit: Option<Credit>,
     /// When everything left is committed at once.
     pub gap_stop: Option<GapStop>,
     /// What becomes of written tokens.
@@ -155,6 +158,7 @@ impl Config {
             ));
         }
         self.gap_stop.map_or(Ok(()), GapStop::check)?;
+        self.credit.map_or(Ok(()), Credit::check)?;
         self.schedule.check()?;
         self.reach.check()?;
         if !(0.0..=1e6).contains(&self.position_penalty) {
@@ -265,8 +269,25 @@ impl Config {
             ));
         }
         self.check_places()?;
+        let is_reverse_process =
+            self.order == Order::Ancestral || self.schedule == Schedule::FirstHitting;
+        let remembers = self.credit.is_some() || matches!(self.cut, Cut::Steady { .. });
+        if remembers && self.drafts.is_some() {
+            return Err(Error::Mismatch(
+                "drafts are of distributions at another temperature in each step, got kl_threshold or credit beside them, which compare \
+                 steps; set those to None, or drafts to False"
+                    .into(),
+            ));
+        }
+        if self.credit.is_some() && is_reverse_process {
+            return Err(Error::Mismatch(
+                "credit changes the distributions, got it beside order 'ancestral' or schedule 'first-hitting', which are the reverse \
+                 process itself; set credit to None, or choose another order and schedule"
+                    .into(),
+            ));
+        }
         if let Some(stop) = self.gap_stop {
-            if self.order == Order::Ancestral || self.schedule == Schedule::FirstHitting {
+            if is_reverse_process {
                 return Err(Error::Mismatch(
                     "gap_stop ends a block at once, got it beside order 'ancestral' or schedule 'first-hitting', which are the reverse \
                      process itself; set gap_stop to None, or choose another order and schedule"

@@ -56,11 +56,21 @@ pub enum Cut {
         /// What the best of a run needs.
         run: f64,
     },
+    /// Each by itself: a confidence of at least `threshold`, and a distribution that stayed closer than `bar` to the one before
+    /// it in each of the last `steps` forwards (`steady.rs`; KLASS, Kim et al., 2511.05664). The floor counts those that pass.
+    Steady {
+        /// What anybody needs.
+        threshold: f64,
+        /// Divergences must be below this.
+        bar: f64,
+        /// So many of them.
+        steps: u32,
+    },
 }
 
 impl Cut {
     /// All of them, each at the place that is its number, with bounds that mean nothing.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Count,
         Self::Threshold(0.0),
         Self::Factor {
@@ -82,6 +92,11 @@ impl Cut {
             run: 0.0,
         },
         Self::EntropyThreshold(0.0),
+        Self::Steady {
+            threshold: 0.0,
+            bar: 0.0,
+            steps: 1,
+        },
     ];
 
     /// Checks the parameters.
@@ -90,6 +105,7 @@ impl Cut {
             Cut::Threshold(t)
             | Cut::Neighbours { threshold: t, .. }
             | Cut::Runs { threshold: t, .. }
+            | Cut::Steady { threshold: t, .. }
                 if t.is_nan() =>
             {
                 Err(Error::setting(
@@ -125,6 +141,18 @@ impl Cut {
                 near,
                 "0.75 below a threshold of 0.9 is LocalLeap's; the threshold itself is the rule without neighbours",
             )),
+            Cut::Steady { bar, .. } if bar.is_nan() || bar < 0.0 => Err(Error::setting(
+                "kl_threshold",
+                "must be a number, at least 0",
+                bar,
+                "0.01 is KLASS's; 0 commits one a forward",
+            )),
+            Cut::Steady { steps: 0, .. } => Err(Error::setting(
+                "kl_steps",
+                "must be at least 1",
+                0,
+                "2 is KLASS's",
+            )),
             Cut::Runs { run, .. } if run.is_nan() => Err(Error::setting(
                 "run_threshold",
                 "must be a number",
@@ -151,13 +179,14 @@ impl Cut {
             Self::EntropyThreshold(_) => "entropy_threshold",
             Self::Neighbours { .. } => "neighbour_threshold",
             Self::Runs { .. } => "run_threshold",
+            Self::Steady { .. } => "kl_threshold",
         }
     }
 }
 
 /// Puts the chosen candidates first, best first, and returns their number: the prefix that passes `cut`, at least
-/// `floor`, at most all. Where candidates pass each by itself, the best `floor` and all that pass; they must come in the order
-/// of their positions then. Keys must not be NaN. Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise.
+/// `floor`, at most all. Where candidates pass each by itself, the best `floor` and all that pass (under `Steady`, all that
+/// pass, and the best of the others up to `floor`); they must come in the order of their positions then. Keys must not be NaN. Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise.
 /// Fails only where `watch` stops it.
 pub fn select(
     candidates: &mut [Candidate],
@@ -175,6 +204,9 @@ pub fn select(
     }
     if nearby::mark(candidates, cut) {
         sort(candidates, watch)?;
+        if let Cut::Steady { .. } = cut {
+            return Ok(bring_forward(candidates).max(floor));
+        }
         return Ok(floor + bring_forward(&mut candidates[floor..]));
     }
     sort(candidates, watch)?;
@@ -226,7 +258,7 @@ fn passing(sorted: &[Candidate], cut: Cut) -> usize {
             .unwrap_or(sorted.len())
     };
     match cut {
-        Cut::Count | Cut::Neighbours { .. } | Cut::Runs { .. } => 0,
+        Cut::Count | Cut::Neighbours { .. } | Cut::Runs { .. } | Cut::Steady { .. } => 0,
         Cut::Threshold(t) => prefix(&mut |_, c| c.confidence >= t),
         Cut::EntropyThreshold(bar) => prefix(&mut |_, c| c.entropy < bar),
         Cut::Factor {

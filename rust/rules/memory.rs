@@ -5,6 +5,10 @@
 pub struct Keeps {
     /// The probability that each written token had when it was written.
     pub confidence: bool,
+    /// The head of each open position's distribution, and how often in a row it stayed close to the one before.
+    pub heads: bool,
+    /// What each open position's tokens have earned.
+    pub credits: bool,
 }
 
 impl Keeps {

@@ -2,6 +2,7 @@
 //!
 //! Names of variants stand beside the variants, and nowhere else: `names` gives them to Python and to CUDA.
 pub mod config;
+pub mod credit;
 pub mod cut;
 pub mod ends;
 pub mod eos;
@@ -14,6 +15,7 @@ pub mod reach;
 pub mod revise;
 pub mod schedule;
 pub mod spacing;
+pub mod steady;
 pub mod stops;
 
 use crate::canvas::edit::Kind;
@@ -105,13 +107,17 @@ impl Rule {
 
     /// What it keeps of positions between steps.
     pub fn keeps(&self) -> Keeps {
-        Keeps::default()
+        Keeps {
+            heads: matches!(self.cut, Cut::Steady { .. }),
+            credits: self.credit.is_some(),
+            ..Keeps::default()
+        }
     }
 
     /// Can the positions be chosen before the model is asked?
     pub fn chooses_blindly(&self) -> bool {
-        let is_counted =
-            self.cut == Cut::Count && self.gap_stop.is_none() && self.eos != EosPolicy::Delay;
+        let looks = self.gap_stop.is_some() || self.credit.is_some();
+        let is_counted = self.cut == Cut::Count && !looks && self.eos != EosPolicy::Delay;
         self.order.is_blind() && (is_counted || self.order == Order::Ancestral)
     }
 
@@ -161,6 +167,10 @@ impl Rule {
         } else if self.order == Order::CertaintyPrior {
             Some(
                 "order 'certainty-prior' needs probabilities, got scores; feed logits or a prediction, or choose another order",
+            )
+        } else if self.keeps().heads || self.keeps().credits {
+            Some(
+                "kl_threshold and credit need more than scores of the distributions; feed logits, or what Sampler.predict returned",
             )
         } else if self.revise.asks_current() {
             Some(

@@ -7,6 +7,8 @@ use crate::watch::Watch;
 
 /// The confidence of a candidate that passes by itself, once `mark` has looked at it.
 pub(super) const MARKED: f64 = f64::INFINITY;
+/// Instead of the confidence of a candidate whose distribution has not come to rest.
+pub const NOT_STEADY: f64 = f64::NEG_INFINITY;
 
 /// Marks the candidates that pass, where a cut asks each by itself; else false, and nothing has changed. They come in the order
 /// of their positions.
@@ -18,6 +20,12 @@ pub(super) fn mark(candidates: &mut [Candidate], cut: Cut) -> bool {
             distance,
         } => mark_around_anchors(candidates, threshold, near, distance),
         Cut::Runs { threshold, run } => mark_best_of_runs(candidates, threshold, run),
+        Cut::Steady { threshold, .. } => {
+            for candidate in candidates {
+                let is_steady = candidate.confidence != NOT_STEADY;
+                set(candidate, is_steady && candidate.confidence >= threshold);
+            }
+        }
         Cut::Count
         | Cut::Threshold(_)
         | Cut::Factor { .. }

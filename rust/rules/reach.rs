@@ -184,7 +184,7 @@ mod tests {
             kept(Reach::Sliding(usize::MAX), &[4, 7, 8], 0..9),
             [4, 7, 8]
         );
-        assert_eq!(kept(Reach::Sliding(1), &[], 0..9), []);
+        assert_eq!(kept(Reach::Sliding(1), &[], 0..9), [0u32; 0]);
     }
 
     #[test]

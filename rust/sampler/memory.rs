@@ -1,25 +1,44 @@
 //! What a row remembers from one step to the next: nothing, unless its rule asks.
 
 use crate::canvas::edit::{Edit, Kind};
+use crate::logits::head::Head;
+use crate::rules::credit::Credit;
 use crate::rules::memory::Keeps;
+use std::ops::Range;
 
 /// The stores of a row, by position of its canvas. They come with its first block and go when it is done.
 #[derive(Debug)]
 pub struct Memory {
     confidence: Vec<f64>,
+    /// Empty where nothing is known yet; then nothing was steady either.
+    heads: Vec<Head>,
+    steady: Vec<u32>,
+    credits: Vec<Vec<(u32, f64)>>,
 }
 
 /// What the memory is told once a step is carried out, by store. A plan only names it, so a refused answer changes nothing.
 #[derive(Debug, Default)]
-pub struct Notes {}
+pub struct Notes {
+    /// Of open positions, the head of this forward, and in how many forwards up to it the distribution stayed close.
+    pub heads: Vec<(u32, Head, u32)>,
+    /// Of open positions, which id stood first, and its probability.
+    pub leaders: Vec<(u32, (u32, f64))>,
+    /// By which credit is earned.
+    pub credit: Option<Credit>,
+}
 
 impl Memory {
     /// The stores of a rule for a canvas of `len` positions; none where it keeps nothing.
     pub fn new(keeps: Keeps, len: usize) -> Option<Box<Self>> {
-        let of = |is_kept: bool| vec![f64::NAN; if is_kept { len } else { 0 }];
+        fn of<T: Clone>(is_kept: bool, len: usize, value: T) -> Vec<T> {
+            vec![value; if is_kept { len } else { 0 }]
+        }
         keeps.anything().then(|| {
             Box::new(Self {
-                confidence: of(keeps.confidence),
+                confidence: of(keeps.confidence, len, f64::NAN),
+                heads: of(keeps.heads, len, Head::default()),
+                steady: of(keeps.heads, len, 0),
+                credits: of(keeps.credits, len, vec![]),
             })
         })
     }
@@ -30,16 +49,55 @@ impl Memory {
         self.confidence[position as usize]
     }
 
+    /// The head of the distribution at a position in the forward before, empty in the first one of a block; and in how many
+    /// forwards in a row it has stayed close to the one before.
+    pub fn head(&self, position: u32) -> (&Head, u32) {
+        let p = position as usize;
+        (&self.heads[p], self.steady[p])
+    }
+
+    /// What ids have earned at a position, by rising id.
+    pub fn credits(&self, position: u32) -> &[(u32, f64)] {
+        &self.credits[position as usize]
+    }
+
+    /// A block begins: what open positions had before counts no more, in the window that was filled before.
+    pub fn forget(&mut self, window: Range<usize>) {
+        for p in window {
+            self.forget_open(p);
+        }
+    }
+
+    fn forget_open(&mut self, p: usize) {
+        if let Some(head) = self.heads.get_mut(p) {
+            *head = Head::default();
+            self.steady[p] = 0;
+        }
+        if let Some(credits) = self.credits.get_mut(p) {
+            *credits = vec![];
+        }
+    }
+
     /// A step was carried out.
-    pub fn note(&mut self, edits: &[Edit], _notes: Notes) {
-        if self.confidence.is_empty() {
-            return;
+    pub fn note(&mut self, edits: &[Edit], notes: Notes) {
+        for (position, head, steady) in notes.heads {
+            let p = position as usize;
+            (self.heads[p], self.steady[p]) = (head, steady);
+        }
+        for (position, (leader, probability)) in notes.leaders {
+            let credits = &mut self.credits[position as usize];
+            let rule = notes.credit.expect("leaders are noted where they earn");
+            rule.earn(credits, leader, probability);
         }
         for edit in edits {
-            self.confidence[edit.position as usize] = match edit.kind {
-                Kind::Remask => f64::NAN,
-                _ => edit.probability,
-            };
+            let p = edit.position as usize;
+            self.forget_open(p);
+            if let Some(confidence) = self.confidence.get_mut(p) {
+                *confidence = match edit.kind {
+                    Kind::Remask => f64::NAN,
+                    _ => edit.probability,
+                };
+            }
         }
     }
 }

@@ -2,10 +2,12 @@
 //! does no input or output of its own, so a model, a table of numbers or another engine can drive it.
 
 mod answer;
+mod beside;
 mod drafts;
 mod eos;
 mod memory;
 mod question;
+mod recall;
 mod row;
 mod step;
 mod wishes;
@@ -19,6 +21,7 @@ use crate::rules::noise::Noise;
 use crate::rules::stops::Ending;
 use crate::watch::Watch;
 pub use answer::Answer;
+pub use beside::Beside;
 pub use question::Question;
 use row::Row;
 use std::collections::{HashSet, VecDeque};
@@ -372,6 +375,13 @@ impl Sampler {
         for &row in rows {
             let (rule, early) = (self.rule(row), self.rows[row].early());
             let asks_current = rule.revise.asks_current();
+            let part = answer.part(i..i + self.positions(row).len());
+            if let Some((position, missing)) = self.rows[row].missing(&part) {
+                return Err(Error::Mismatch(format!(
+                    "a prediction needs {missing} for this rule, got none for row {row}, position {position}; \
+                     predict with Sampler.predict"
+                )));
+            }
             for &position in self.positions(row) {
                 if i.is_multiple_of(1 << 16) {
                     going_on(watch)?;
@@ -384,7 +394,7 @@ impl Sampler {
                 }
                 if asks_current
                     && self.rows[row].current(position).is_some()
-                    && let Answer::Proposals(p) = answer
+                    && let Some(p) = answer.proposals()
                     && !p[i].current.is_finite()
                 {
                     return Err(Error::Mismatch(format!(

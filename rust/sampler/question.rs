@@ -2,9 +2,10 @@
 //! something else.
 
 use super::Sampler;
+use super::beside::{Beside, Extra};
 use crate::error::{Error, Result};
 use crate::logits::kernel::Isa;
-use crate::logits::predict::{Law, Matrix, Prediction, Site, predict};
+use crate::logits::predict::{Law, Matrix, Prediction, Site, predict, predict_by};
 use crate::logits::row::Logits;
 use crate::logits::stats::Unusable;
 use crate::watch::Watch;
@@ -17,6 +18,8 @@ pub struct Question {
     /// What the sites' `law` counts in.
     pub(super) laws: Vec<Law>,
     pub(super) vocabulary: usize,
+    /// Of each site, what is wanted beside its prediction; none where no rule remembers anything.
+    pub(super) extras: Vec<Extra>,
 }
 
 /// A row that a question is about.
@@ -122,11 +125,20 @@ impl Sampler {
                 }
             }
         }
+        let mut extras = vec![];
+        if rows.iter().any(|&r| self.rule(r).keeps().anything()) {
+            let of_row = |&r: &usize| self.rows[r].extras(self.positions(r));
+            extras = rows.iter().flat_map(of_row).collect();
+            if extras.iter().all(Extra::is_empty) {
+                extras = vec![];
+            }
+        }
         Ok(Question {
             sites,
             rows: asked,
             laws,
             vocabulary,
+            extras,
         })
     }
 
@@ -206,20 +218,41 @@ impl Question {
 
     /// Statistics and drawn tokens, one entry a site, from logits of the shape that the question was made for.
     pub fn answer(&self, logits: Logits<'_>, watch: &Watch<'_>) -> Result<Vec<Prediction>> {
+        self.answer_whole(logits, watch)
+            .map(|(predictions, _)| predictions)
+    }
+
+    /// The same, and what rules with a memory want to know of each site; none where no rule does.
+    pub fn answer_whole(
+        &self,
+        logits: Logits<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<(Vec<Prediction>, Vec<Beside>)> {
         let matrix = Matrix {
             logits,
             vocabulary: self.vocabulary,
             softcap: None,
         };
-        let mut predictions = predict(&matrix, &self.sites, &self.laws, Isa::best(), watch)
-            .map_err(|(i, why)| {
-                let (row, position) = (self.row_of(i), Some(self.sites[i].position as usize));
-                match why {
-                    Unusable::NotANumber(id) => Error::NotANumber { row, position, id },
-                    Unusable::NothingAllowed => Error::NothingAllowed { row, position },
-                    Unusable::Interrupted => Error::Interrupted,
-                }
-            })?;
+        let failed = |(i, why): (usize, Unusable)| {
+            let (row, position) = (self.row_of(i), Some(self.sites[i].position as usize));
+            match why {
+                Unusable::NotANumber(id) => Error::NotANumber { row, position, id },
+                Unusable::NothingAllowed => Error::NothingAllowed { row, position },
+                Unusable::Interrupted => Error::Interrupted,
+            }
+        };
+        let (sites, laws, isa) = (&self.sites, &self.laws, Isa::best());
+        let mut beside = vec![];
+        let mut predictions = if self.extras.is_empty() {
+            predict(&matrix, sites, laws, isa, watch).map_err(failed)?
+        } else {
+            let both = predict_by(&matrix, sites, laws, isa, watch, |i, row, law, scratch| {
+                self.extras[i].answer(row, &sites[i], law, scratch)
+            });
+            let predictions;
+            (predictions, beside) = both.map_err(failed)?.into_iter().unzip();
+            predictions
+        };
         let mut rest = &mut predictions[..];
         for asked in &self.rows {
             let (own, others) = rest.split_at_mut(asked.count);
@@ -230,7 +263,7 @@ impl Question {
                 }
             }
         }
-        Ok(predictions)
+        Ok((predictions, beside))
     }
 
     fn row_of(&self, site: usize) -> usize {

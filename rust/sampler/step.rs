@@ -67,12 +67,8 @@ impl Row {
         let rule = &self.rule;
         let is_plain = rule.shows == Noise::Mask && rule.temperature_end.is_none();
         let places_ends = matches!(rule.eos, EosPolicy::Suffix | EosPolicy::Delay);
-        if rule.revise.looks_back()
-            || rule.gap_stop.is_some()
-            || self.is_confined()
-            || places_ends
-            || !is_plain
-        {
+        let waits = self.is_confined() || rule.keeps().anything() || !is_plain;
+        if rule.revise.looks_back() || rule.gap_stop.is_some() || waits || places_ends {
             return None;
         }
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
@@ -152,14 +148,15 @@ impl Row {
     fn stops(&self, stop: GapStop, pending: &Pending, proposals: &[Proposal]) -> bool {
         let states = self.canvas.states();
         let answer = self.answer();
-        let counts = |&position: &u32| {
-            let p = position as usize;
-            answer
-                .as_ref()
-                .map_or(states[p] == State::Open, |answer| answer.contains(&p))
-        };
-        let scored = pending.positions.iter().zip(proposals);
-        let gaps = scored.filter(|(p, _)| counts(p)).map(|(_, of)| gap(of));
+        let mut counts = self.writable(&pending.positions);
+        if let Some(answer) = answer {
+            for (&position, counts) in pending.positions.iter().zip(&mut counts) {
+                let p = position as usize;
+                *counts = answer.contains(&p) && (*counts || states[p] == State::Written);
+            }
+        }
+        let scored = counts.into_iter().zip(proposals);
+        let gaps = scored.filter(|(counts, _)| *counts).map(|(_, of)| gap(of));
         stop.is_reached(gaps, pending.progress)
     }
 
@@ -261,6 +258,7 @@ impl Row {
             .pending
             .as_ref()
             .expect("only waiting rows are answered");
+        let notes = self.notes(pending, answer);
         let mut picks: Vec<usize> = match &pending.chosen {
             Some(chosen) if *chosen == pending.positions => (0..chosen.len()).collect(),
             Some(chosen) => {
@@ -273,7 +271,7 @@ impl Row {
                 };
                 chosen.iter().map(index_of).collect()
             }
-            None => self.pick(pending, answer, watch)?,
+            None => self.pick(pending, answer, &notes, watch)?,
         };
         self.drop_behind_end(&mut picks, pending, answer);
         if let Some(drafts) = self.rule.drafts {
@@ -304,7 +302,7 @@ impl Row {
         }
         Ok(Planned {
             edits,
-            notes: Notes::default(),
+            notes,
             shown: Shown::default(),
         })
     }
@@ -314,6 +312,7 @@ impl Row {
         &self,
         pending: &Pending,
         answer: &Answer<'_>,
+        notes: &Notes,
         watch: &Watch<'_>,
     ) -> Result<Vec<usize>> {
         let rule = &self.rule;
@@ -340,7 +339,7 @@ impl Row {
                     index: index as u32,
                     position,
                 },
-                Answer::Proposals(p) => {
+                Answer::Proposals(p) | Answer::Remembered(p, _) => {
                     let place = self.place(position);
                     let mut score = rule.order.score(Some(&p[index]), place);
                     if let Some(densities) = &densities {
@@ -360,8 +359,9 @@ impl Row {
                 }
             });
         }
-        let floor = match (rule.gap_stop, answer) {
-            (Some(stop), Answer::Proposals(p)) if self.stops(stop, pending, p) => candidates.len(),
+        self.doubt(&mut candidates, notes);
+        let floor = match (rule.gap_stop, answer.proposals()) {
+            (Some(stop), Some(p)) if self.stops(stop, pending, p) => candidates.len(),
             // There each block has a floor of its own.
             _ if matches!(rule.reach, Reach::Several { .. }) => 0,
             _ => pending.floor,
@@ -380,7 +380,7 @@ impl Row {
 
     /// The open positions among those requested that may be written, where that is not all of them or it counts which is the
     /// first.
-    fn eligible_of(&self, requested: &[u32]) -> Option<Vec<u32>> {
+    pub(super) fn eligible_of(&self, requested: &[u32]) -> Option<Vec<u32>> {
         if !self.is_confined() && self.rule.position_penalty == 0.0 {
             return None;
         }

@@ -30,6 +30,7 @@ fn config() -> Config {
         },
         prior_sigma: 10.0,
         cut: Cut::Count,
+        credit: None,
         gap_stop: None,
         reach: crate::rules::reach::Reach::Block,
         position_penalty: 0.0,

@@ -10,10 +10,12 @@ use dllm_fast::canvas::Canvas;
 use dllm_fast::canvas::edit::Kind;
 use dllm_fast::logits::draw::Sampling;
 use dllm_fast::logits::filter::Filters;
+use dllm_fast::logits::head::Head;
 use dllm_fast::logits::row::Logits;
 use dllm_fast::rng::{Draw, Stream};
 use dllm_fast::rules::Rule;
 use dllm_fast::rules::config::{Config, Steps};
+use dllm_fast::rules::credit::Credit;
 use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::eos::EosPolicy;
 use dllm_fast::rules::gap::GapStop;
@@ -22,7 +24,7 @@ use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
 use dllm_fast::rules::reach::Reach;
 use dllm_fast::rules::revise::Revise;
 use dllm_fast::rules::schedule::Schedule;
-use dllm_fast::sampler::{Answer, Sampler, Start, Wishes};
+use dllm_fast::sampler::{Answer, Beside, Sampler, Start, Wishes};
 use dllm_fast::watch::Watch;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -122,6 +124,33 @@ impl Dice {
 
 const VOCABULARY: usize = 9;
 
+fn any_cut(dice: &mut Dice) -> Cut {
+    match dice.below(9) {
+        7 => Cut::EntropyThreshold(dice.number()),
+        0 => Cut::Threshold(dice.number()),
+        1 => Cut::Factor {
+            factor: dice.number(),
+            as_published: dice.one_in(2),
+        },
+        2 => Cut::EntropyBound(dice.number()),
+        3 => Cut::Neighbours {
+            threshold: dice.number(),
+            near: dice.number(),
+            distance: dice.below(6) as u32,
+        },
+        4 => Cut::Runs {
+            threshold: dice.number(),
+            run: dice.number(),
+        },
+        5 => Cut::Steady {
+            threshold: dice.number(),
+            bar: dice.number(),
+            steps: dice.below(4) as u32,
+        },
+        _ => Cut::Count,
+    }
+}
+
 #[allow(clippy::too_many_lines)] // a field a line
 fn config(dice: &mut Dice) -> Config {
     let as_published = dice.one_in(2);
@@ -150,25 +179,7 @@ fn config(dice: &mut Dice) -> Config {
         Steps::PerBlock(s) => Steps::PerBlock(s.min(5000)),
         Steps::Open => steps,
     };
-    let cut = match dice.below(8) {
-        7 => Cut::EntropyThreshold(dice.number()),
-        0 => Cut::Threshold(dice.number()),
-        1 => Cut::Factor {
-            factor: dice.number(),
-            as_published: dice.one_in(2),
-        },
-        2 => Cut::EntropyBound(dice.number()),
-        3 => Cut::Neighbours {
-            threshold: dice.number(),
-            near: dice.number(),
-            distance: dice.below(6) as u32,
-        },
-        4 => Cut::Runs {
-            threshold: dice.number(),
-            run: dice.number(),
-        },
-        _ => Cut::Count,
-    };
+    let cut = any_cut(dice);
     let order = dice.of(&[
         Order::Confidence,
         Order::Margin,
@@ -221,6 +232,11 @@ fn config(dice: &mut Dice) -> Config {
         prior_sigma: if dice.one_in(4) { dice.number() } else { 2.0 },
         cut,
         min_commit: dice.maybe(Dice::size),
+        credit: dice.one_in(4).then(|| Credit {
+            weight: dice.number(),
+            power: dice.number(),
+            decay: dice.number(),
+        }),
         gap_stop: dice.one_in(4).then(|| GapStop {
             bar: dice.number(),
             answer: dice.maybe(|dice| (dice.below(14), dice.below(5))),
@@ -258,18 +274,12 @@ fn config(dice: &mut Dice) -> Config {
     }
 }
 
-/// Settings that are mostly accepted: what `config` makes, with the numbers in range.
-fn tame(mut config: Config, dice: &mut Dice) -> Config {
-    let range = |x: f64, low: f64, high: f64| {
-        if x.is_nan() { low } else { x.clamp(low, high) }
-    };
-    config.sampling.temperature = range(config.sampling.temperature, 0.0, 1e300);
-    config.noise.temperature = range(config.noise.temperature, 0.0, 1e300);
-    let filters = &mut config.sampling.filters;
-    filters.top_k = filters.top_k.map(|k| k.max(1));
-    filters.top_p = filters.top_p.map(|p| range(p, 1e-12, 1.0));
-    filters.min_p = filters.min_p.map(|p| range(p, 0.0, 1.0));
-    config.cut = match config.cut {
+fn range(x: f64, low: f64, high: f64) -> f64 {
+    if x.is_nan() { low } else { x.clamp(low, high) }
+}
+
+fn tame_cut(cut: Cut) -> Cut {
+    match cut {
         Cut::Threshold(t) => Cut::Threshold(range(t, f64::NEG_INFINITY, f64::INFINITY)),
         Cut::Factor {
             factor,
@@ -298,8 +308,33 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
             threshold: range(threshold, f64::NEG_INFINITY, f64::INFINITY),
             run: range(run, f64::NEG_INFINITY, f64::INFINITY),
         },
+        Cut::Steady {
+            threshold,
+            bar,
+            steps,
+        } => Cut::Steady {
+            threshold: range(threshold, f64::NEG_INFINITY, f64::INFINITY),
+            bar: range(bar, 0.0, f64::INFINITY),
+            steps: steps.max(1),
+        },
         Cut::Count => Cut::Count,
-    };
+    }
+}
+
+/// Settings that are mostly accepted: what `config` makes, with the numbers in range.
+fn tame(mut config: Config, dice: &mut Dice) -> Config {
+    config.sampling.temperature = range(config.sampling.temperature, 0.0, 1e300);
+    config.noise.temperature = range(config.noise.temperature, 0.0, 1e300);
+    let filters = &mut config.sampling.filters;
+    filters.top_k = filters.top_k.map(|k| k.max(1));
+    filters.top_p = filters.top_p.map(|p| range(p, 1e-12, 1.0));
+    filters.min_p = filters.min_p.map(|p| range(p, 0.0, 1.0));
+    config.cut = tame_cut(config.cut);
+    if let Some(credit) = &mut config.credit {
+        credit.weight = range(credit.weight, 0.0, 1000.0);
+        credit.power = range(credit.power, 0.0, 1000.0);
+        credit.decay = range(credit.decay, 0.0, 1.0);
+    }
     config.prior_sigma = range(config.prior_sigma, 1e-3, 20.0);
     if let Some(stop) = &mut config.gap_stop {
         stop.bar = range(stop.bar, 0.0, f64::INFINITY);
@@ -332,14 +367,14 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
     // Settings that would do nothing beside others are refused.
     if config.order == Order::Ancestral {
         (config.cut, config.min_commit, config.noise.temperature) = (Cut::Count, None, 0.0);
-        config.gap_stop = None;
+        (config.gap_stop, config.credit) = (None, None);
         if config.schedule == Schedule::FirstHitting {
             config.schedule = Schedule::Even;
         }
     }
     if config.schedule == Schedule::FirstHitting {
         config.steps = Steps::Open;
-        config.gap_stop = None;
+        (config.gap_stop, config.credit) = (None, None);
     }
     if let Some(stop) = config.gap_stop.filter(|stop| stop.answer.is_some()) {
         if dice.one_in(2) {
@@ -476,7 +511,9 @@ fn proposal(config: &Config, stream: Stream, step: u32, position: u32) -> Propos
     );
     let excluded = config.excluded();
     let token = (0..).map(|_| dice.below(VOCABULARY + 4) as u32);
-    let token = token.into_iter().find(|t| !excluded.contains(t));
+    let is_end = |t: &u32| config.ends.contains(t) || config.stops.iter().any(|s| s.contains(t));
+    let is_free = |t: &u32| !excluded.contains(t) && (config.min_new_tokens == 0 || !is_end(t));
+    let token = token.into_iter().find(is_free);
     let number = |dice: &mut Dice| {
         let x = dice.statistic();
         if x.is_finite() { x } else { 0.5 }
@@ -489,6 +526,22 @@ fn proposal(config: &Config, stream: Stream, step: u32, position: u32) -> Propos
         entropy: number(&mut dice),
         current: number(&mut dice),
         argmax: None,
+    }
+}
+
+/// What rules with a memory want to know of it besides: mostly the same from step to step.
+fn beside(stream: Stream, step: u32, position: u32) -> Beside {
+    let seed = stream.request.wrapping_add(1_000_003 * position);
+    let mut dice = Dice::new(stream.seed, seed.wrapping_add(step / 3));
+    let count = 1 + dice.below(4) as u32;
+    let cells = (0..count).map(|id| (2 * id, dice.below(5) as f64 / 4.0));
+    let cells = cells.collect();
+    Beside {
+        head: Head { cells },
+        leader: Some((
+            dice.below(VOCABULARY + 4) as u32,
+            dice.below(5) as f64 / 4.0,
+        )),
     }
 }
 
@@ -646,15 +699,20 @@ fn run(
             let is_written = |p: usize| before[p] != starts[r].canvas[p];
             for p in positions.iter().map(|&p| p as usize) {
                 let is_open = before[p] == mask_of(config);
-                assert!(is_open || config.revise.looks_back() && is_written(p));
+                let looks = config.revise.looks_back() || config.gap_stop.is_some();
+                assert!(is_open || looks && is_written(p));
             }
             let is_full = masks(&before[sampler.window(r)], mask_of(config)) == 0;
             let answer: Vec<_> = positions
                 .iter()
                 .map(|&p| proposal(config, starts[r].stream, step, p))
                 .collect();
+            let told: Vec<_> = positions
+                .iter()
+                .map(|&p| beside(starts[r].stream, step, p))
+                .collect();
             sampler
-                .feed(&[r], &Answer::Proposals(&answer), &Watch::never())
+                .feed(&[r], &Answer::Remembered(&answer, &told), &Watch::never())
                 .expect("a right answer");
             let after = sampler.canvas(r);
             assert!(
@@ -689,7 +747,11 @@ fn run(
                     assert!(config.revise.looks_back() && replayed[p] != mask_of(config));
                     assert!(edit.token != replayed[p] && !config.suppressed.contains(&edit.token));
                 }
-                Kind::Pad => assert!(config.stop_at_end && edit.token == config.ends[0]),
+                Kind::Pad => {
+                    let fill = config.ends.first();
+                    assert!(fill.is_none_or(|&end| edit.token == end));
+                    assert!(config.stop_at_end || !config.stops.is_empty());
+                }
                 other => panic!("{other:?} is no edit of these rules"),
             }
             replayed[p] = edit.token;
@@ -776,8 +838,13 @@ fn company(case: u64) {
                 .iter()
                 .map(|&p| proposal(config, start.stream, step, p))
                 .collect();
+            let told: Vec<_> = sampler
+                .positions(r)
+                .iter()
+                .map(|&p| beside(start.stream, step, p))
+                .collect();
             let stable = sampler.stable(&[r]).unwrap()[0];
-            let answered = sampler.feed(&[r], &Answer::Proposals(&answer), &watch);
+            let answered = sampler.feed(&[r], &Answer::Remembered(&answer, &told), &watch);
             answered.expect("a right answer");
             assert!(
                 sampler.stable(&[r]).unwrap()[0] >= stable,

@@ -6,18 +6,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
 import toys
 from dllm_fast.errors import InvalidValueError
-from driving import drive, edits_of, first_commit, first_steps, same
+from driving import assert_equals_reference, batches, drive, edits_of, first_commit, first_steps, same
 from reference import nearby
 from strategies import MASK, VOCABULARY
 
-ORDERS = st.sampled_from(["confidence", "margin", "entropy", "sampled-confidence", "certainty-prior"])
+STATISTIC_ORDERS = ("confidence", "margin", "entropy", "sampled-confidence", "certainty-prior")
+ORDERS = st.sampled_from(STATISTIC_ORDERS)
 DISTANCES = st.sampled_from([0, 1, 2, 4, 99])
 tables = st.builds(
     toys.HashTable,
@@ -30,6 +31,29 @@ tables = st.builds(
 
 def greedy(**settings):
     return {"mask_token_id": MASK, **settings}
+
+
+@st.composite
+def looking_around(draw):
+    """Settings of any rule that looks around, beside all that any other has."""
+    config = draw(
+        strategies.settings(annealed=False, orders=(*STATISTIC_ORDERS, "random"), schedules=strategies.SCHEDULES[:-1])
+    )
+    cuts = [st.just({}), strategies.neighbours(), st.fixed_dictionaries({"run_threshold": strategies.thresholds})]
+    cut = draw(st.one_of(cuts))
+    if cut:
+        config = {name: value for name, value in config.items() if name not in strategies.CUTS} | cut
+    if not cut or draw(st.booleans()):
+        config.setdefault("gap_stop", draw(strategies.gap_bars))
+    return config
+
+
+@settings(max_examples=3 * settings().max_examples)
+@given(looking_around(), batches(), tables)
+def test_equals_the_reference_token_for_token(config, batch, model):
+    canvases, seeds, requests, starts = batch
+    sampler = drive(config, canvases, model, seed=seeds, request=requests, block_start=starts)
+    assert_equals_reference(sampler, config, batch, model)
 
 
 @given(first_steps(), ORDERS, st.lists(strategies.thresholds, min_size=3, max_size=3), DISTANCES, st.integers(1, 3))
@@ -176,14 +200,14 @@ def test_what_is_written_of_the_answer_counts_in_its_gap():
 
 
 def test_nobody_begins_the_next_step_before_this_one_is_decided():
-    for settings, knows in [({}, True), ({"gap_stop": 2.5}, False)]:
-        sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**greedy(**settings)), [[MASK] * 3])
+    for chosen, knows in [({}, True), ({"gap_stop": 2.5}, False)]:
+        sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**greedy(**chosen)), [[MASK] * 3])
         sampler.next()
         assert (sampler.pace([0])[1] is not None) is knows
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"),
+    ("chosen", "text"),
     [
         ({"neighbour_threshold": 0.75}, "neighbour_threshold is for neighbours.*got no threshold; LocalLeap's is 0.9"),
         (
@@ -192,7 +216,7 @@ def test_nobody_begins_the_next_step_before_this_one_is_decided():
         ),
         ({"threshold": 0.5, "neighbour_threshold": math.nan}, "neighbour_threshold must be a number, at most the thr.*got NaN"),
         ({"factor": 1.0, "neighbour_threshold": 0.5}, "neighbour_threshold is for neighbours of positions that pass"),
-        ({"threshold": 0.9, "neighbour_threshold": 0.5, "run_threshold": 0.4}, "at most one of neighbour_threshold and run_"),
+        ({"threshold": 0.9, "neighbour_threshold": 0.5, "run_threshold": 0.4}, "at most one of neighbour_threshold, run_"),
         ({"factor": 1.0, "run_threshold": 0.4}, "run_threshold goes with a threshold or with nothing, got a factor"),
         ({"run_threshold": math.nan}, "run_threshold must be a number, got NaN; 0.4 is dInfer's"),
         ({"neighbour_distance": -1}, "neighbour_distance must be a whole number, at least 0, got -1"),
@@ -209,9 +233,9 @@ def test_nobody_begins_the_next_step_before_this_one_is_decided():
         ({"order": "ancestral", "run_threshold": 0.4}, "order 'ancestral' commits with the schedule's probabilities alone"),
     ],
 )
-def test_what_cannot_be(settings, text):
+def test_what_cannot_be(chosen, text):
     with pytest.raises(InvalidValueError, match=text):
-        dllm_fast.SamplerConfig(**settings)
+        dllm_fast.SamplerConfig(**chosen)
 
 
 @pytest.mark.parametrize("settings", [{"gap_stop": 2.5}, {"order": "certainty-prior"}])

@@ -10,5 +10,6 @@ compare the library with it by equality. Read them in this order:
 - `schedule`: how many masks a step commits.
 - `select`: the order of positions and the cut that ends the prefix which is committed.
 - `nearby`: cuts that look at neighbours, how much around a position is known, the gap that stops a block.
+- `memory`: what is remembered from one forward to the next.
 - `sampler`: one row from its masks to its answer.
 """

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from reference import eos, nearby, noise, philox, reach, schedule, select, stops
+from reference import eos, memory, nearby, noise, philox, reach, schedule, select, stops
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -38,6 +38,11 @@ DEFAULTS = {
     "neighbour_threshold": None,
     "neighbour_distance": 4,
     "run_threshold": None,
+    "kl_threshold": None,
+    "kl_steps": 2,
+    "credit": None,
+    "credit_power": 0.2,
+    "credit_decay": 0.8,
     "gap_stop": None,
     "gap_start": None,
     "gap_length": 5,
@@ -157,6 +162,7 @@ class Row:
     def fill(self, window, steps: int) -> None:
         """Steps through a block until it holds no mask; then, where tokens are edited, until they stay."""
         self.window, self.is_finished, self.post_steps = window, False, 0
+        self.memory = memory.Memory(self.config)
         masks, self.argmax = len(self.masked(window)), []
         if self.config.schedule == "first-hitting":
             self.time = 1.0
@@ -247,7 +253,8 @@ class Row:
                 floor = len(eligible)
         cut = {name: getattr(c, name) for name in CUTS}
         floor = 0 if c.add_block_at is not None else floor
-        picks = select.select(keys, confidences, entropies, floor, **cut)
+        steady = None if c.kl_threshold is None else self.memory.steady()
+        picks = select.select(keys, confidences, entropies, floor, steady=steady, **cut)
         picks = reach.thin(picks, select.ranked(keys), floor, c.spacing)
         if c.add_block_at is not None:
             return picks + reach.forced(self, self.blocks, picks, keys)
@@ -323,14 +330,19 @@ class Row:
         proposals = {}
         for p in positions:
             line = max(p - 1, 0) if c.shift else p
+            suppress = {*c.suppress_tokens, *self.barred(p)} | ({c.mask_token_id} - {None})
+            seen = eos.penalised(logits[line], c.eos_penalty, self.enders)
+            if self.open[p]:
+                seen = self.memory.raised(p, seen, suppress)
+                self.memory.look(p, seen, suppress)
             proposals[p] = predict(
-                eos.penalised(logits[line], c.eos_penalty, self.enders),
+                seen,
                 temperature=self.temperature,
                 is_tempered=c.drafts,
                 top_k=c.top_k,
                 top_p=c.top_p,
                 min_p=c.min_p,
-                suppress={*c.suppress_tokens, *self.barred(p)} | ({c.mask_token_id} - {None}),
+                suppress=suppress,
                 seed=seed,
                 request=request,
                 position=p,
@@ -381,6 +393,7 @@ class Row:
 
     def write(self, position, token, probability, kind) -> None:
         self.canvas[position], self.open[position] = token, False
+        self.memory.forget(position)
         self.trajectory.append(Edit(self.nfe, position, int(token), probability, kind, self.time))
 
     def uniform(self, position, step, draw) -> float:

@@ -86,13 +86,18 @@ def select(
     neighbour_threshold=None,
     neighbour_distance=4,
     run_threshold=None,
+    steady: set[int] | None = None,
     **cut,
 ) -> list[int]:
     """The positions that are committed, best first: the prefix that passes, at least `floor`, at most everything.
 
-    Some cuts ask each position by itself: then the best `floor`, and behind them all others that pass.
+    Some cuts ask each position by itself: then the best `floor`, and behind them all others that pass. Where `steady` positions
+    are asked for, those of them that pass the threshold, and where they are fewer than `floor` the best of the others.
     """
     order = ranked(keys)
+    if steady is not None:
+        passes = {p for p in order if p in steady and confidences[p] >= cut["threshold"]}
+        return sorted(order, key=lambda p: p not in passes)[: max(floor, len(passes))]
     if neighbour_threshold is not None:
         passes = nearby.near_an_anchor(confidences, cut["threshold"], neighbour_threshold, neighbour_distance)
     elif run_threshold is not None:

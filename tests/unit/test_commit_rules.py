@@ -25,6 +25,7 @@ CUTS: dict[str, dict[str, Any]] = {
     "neighbour_threshold": {"threshold": 0.5, "neighbour_threshold": 0.4},
     "run_threshold": {"run_threshold": 0.4},
     "entropy_threshold": {"entropy_threshold": 0.4},
+    "kl_threshold": {"threshold": 0.9, "kl_threshold": 0.01},
 }
 BY_NAME = {
     "order": lambda name: {"order": name} | ({} if name == "ancestral" else {"threshold": 0.5}),
@@ -40,12 +41,13 @@ FOLLOWED = {
     *("eos_token_id", "stop_at_eos", "edit_threshold", "neighbour_threshold", "run_threshold", "gap_stop"),
     *("eos_policy", "min_new_tokens"),
     *("entropy_threshold", "position_penalty", "spacing", "sub_block_length", "inherit_token", "window_length", "add_block_at"),
+    *("kl_threshold", "credit"),
 }
 ELSEWHERE = {
     *("max_new_tokens", "steps", "steps_per_block", "block_length", "eps", "min_commit", "temperature", "top_k", "top_p"),
     *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
     *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma", "stop", "eos_penalty", "dilation"),
-    "activate_block_at",
+    *("kl_steps", "credit_power", "credit_decay", "activate_block_at"),
     # Noise has no mask; who changes the temperature is predicted on the host.
     *("noise", "vocabulary", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
 }
@@ -90,8 +92,9 @@ def test_noise_is_refused():
     assert found == commit.Refusal("the commit kernel needs a mask, by which it knows what is open")
 
 
-def test_a_stop_that_only_the_host_sees_is_refused():
-    assert rule_of(gap_stop=2.5) == commit.Refusal("the commit kernel does not know gap_stop")
+@pytest.mark.parametrize("name", ["gap_stop", "credit"])
+def test_what_only_the_host_sees_is_refused(name):
+    assert rule_of(**{name: 2.5}) == commit.Refusal(f"the commit kernel does not know {name}")
 
 
 @pytest.mark.parametrize("order", ["random", "left-to-right"])

@@ -35,7 +35,7 @@ KNOWN = {
 
 # Settings that the kernel knows as they are where nobody sets them.
 _OFF: dict[str, object] = {
-    **dict.fromkeys(("gap_stop", "sub_block_length", "window_length", "add_block_at")),
+    **dict.fromkeys(("gap_stop", "credit", "sub_block_length", "window_length", "add_block_at")),
     **{"inherit_token": False, "position_penalty": 0.0, "spacing": 1, "min_new_tokens": 0},
 }
 

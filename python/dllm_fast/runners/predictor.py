@@ -102,6 +102,7 @@ class _Configured:
         is_rounded: probabilities are those of a softmax in the dtype of the logits, so that sure positions tie, as in the
             published count loops.
         asks_current: the probability of written tokens is wanted, too.
+        remembers: more is wanted than the device tells; the core looks at the logits then.
     """
 
     def __init__(self, config: SamplerConfig) -> None:
@@ -110,6 +111,7 @@ class _Configured:
         self.is_plain = not (config.min_new_tokens or is_warm) and config.eos_policy in {"allow", "delay"}
         self.is_rounded = config.as_published and config.commits_counts
         self.asks_current = _core.asks_current(config)
+        self.remembers = config.remembers
         mask = () if config.mask_token_id is None else (config.mask_token_id,)
         suppressed = {*(token for token in config.suppress_tokens if isinstance(token, int)), *mask}
         self.law = Law(
@@ -195,8 +197,9 @@ class Predictor:
         takes = device.takes(torch.empty((1, vocabulary), dtype=info.dtype, device=info.device))
         if not takes or not self._fits(index, vocabulary) or not all(self._configs[i].is_plain for i in index):
             return None
-        if any(self._configs[i].is_rounded or self._configs[i].asks_current for i in index):
-            return None  # no graph rounds, or knows what stands where
+        configs = [self._configs[i] for i in index]
+        if any(config.is_rounded or config.asks_current or config.remembers for config in configs):
+            return None  # no graph rounds, or knows what stands where or stood there
         rules = {commit.Rule.of(self._configs[i].config, info.device) for i in set(index)}
         only = rules.pop() if len(rules) == 1 else commit.Refusal("rows of a step commit by different rules")
         if self._waits:
@@ -219,7 +222,8 @@ class Predictor:
         if not isinstance(logits, torch.Tensor) or not device.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)
         index = self._index(rows)
-        if not all(self._configs[i].is_plain for i in index):
+        configs = [self._configs[i] for i in index]
+        if any(config.remembers or not config.is_plain for config in configs):
             return self._sampler.predict(logits.cpu(), rows=rows, index=lines)
         if not self._fits(index, logits.shape[1]):
             return self._sampler.predict(logits, rows=rows, index=lines)

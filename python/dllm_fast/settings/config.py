@@ -30,7 +30,7 @@ _OF_FORWARDS = frozenset(("allow_special", "cache", "refresh_every", "max_batch_
 _PLAIN = frozenset((type(None), bool, int, float, str, tuple, dict))
 # What decides how many masks a step commits, beside the schedule; at most one of these, or a threshold and one of the second.
 CUTS = ("threshold", "factor", "entropy_bound", "entropy_threshold", "run_threshold")
-BESIDE_THRESHOLD = ("neighbour_threshold", "run_threshold")
+BESIDE_THRESHOLD = ("neighbour_threshold", "run_threshold", "kl_threshold")
 CACHES = ("auto", "none", "prefix", "dual", "exact_block")
 
 
@@ -89,6 +89,14 @@ class SamplerConfig:
         neighbour_distance: positions to each side that count as around, for `neighbour_threshold` alone.
         run_threshold: commit the best of each run of neighbouring masks if it is at least this sure (dInfer, 2510.08666). And
             all that pass the threshold, where there is one.
+        kl_threshold: commit what passes the threshold only where its distribution has come to rest (KLASS, 2511.05664). In each
+            of the last `kl_steps` forwards its divergence from the one before is below this, over its 64 most probable tokens
+            and all others together. Where none has, as many as without a threshold. 0 is never.
+        kl_steps: forwards for which a distribution must have rested, for `kl_threshold` alone.
+        credit: weight of what a token has earned by standing first in forwards before (CreditDecoding, 2510.06133). This times
+            the logarithm of 1 plus its credit is added to its logit, while its block is filled. 0 is the rule without.
+        credit_power: exponent of the largest probability, which is what a forward earns, for `credit` alone.
+        credit_decay: what is left of a credit after each forward, for `credit` alone.
         gap_stop: commit all masks of a block once the two largest logits are so far apart (Prophet, 2508.19982). The mean over
             its masks counts; twice as much is asked before 67 % of its steps are done, three times before 33 %. 2.5 is
             Prophet's.
@@ -184,6 +192,11 @@ class SamplerConfig:
     neighbour_threshold: float | None = None
     neighbour_distance: int = 4
     run_threshold: float | None = None
+    kl_threshold: float | None = None
+    kl_steps: int = 2
+    credit: float | None = None
+    credit_power: float = 0.2
+    credit_decay: float = 0.8
     gap_stop: float | None = None
     gap_start: int | None = None
     gap_length: int = 5
@@ -332,6 +345,11 @@ class SamplerConfig:
     def stop_texts(self) -> tuple[str, ...]:
         """Those of the stops that are texts."""
         return tuple(one for one in self.stop if isinstance(one, str))
+
+    @property
+    def remembers(self) -> bool:
+        """True where a step depends on the distributions of steps before."""
+        return self.kl_threshold is not None or self.credit is not None
 
     @property
     def commits_counts(self) -> bool:

@@ -55,6 +55,11 @@ class InfillSettings(ModelSettings, total=False):
     neighbour_threshold: float | None
     neighbour_distance: int | None
     run_threshold: float | None
+    kl_threshold: float | None
+    kl_steps: int | None
+    credit: float | None
+    credit_power: float | None
+    credit_decay: float | None
     gap_stop: float | None
     gap_start: int | None
     gap_length: int | None

@@ -1,0 +1,105 @@
+//! A step of a row whose rule remembers distributions: what it asks of the model besides, and what it will remember.
+
+use super::Answer;
+use super::beside::Extra;
+use super::memory::Notes;
+use super::row::Row;
+use super::step::Pending;
+use crate::canvas::State;
+use crate::rules::cut::{Candidate, Cut};
+use crate::rules::nearby::NOT_STEADY;
+use crate::rules::steady::divergence;
+
+impl Row {
+    /// Of each of the requested positions, may it be written now? What else was scored, because somebody watches, counts for
+    /// nothing.
+    pub(super) fn writable(&self, positions: &[u32]) -> Vec<bool> {
+        let states = self.canvas.states();
+        let eligible = self.eligible_of(positions);
+        let of = |position: &u32| {
+            let is_eligible = |all: &Vec<u32>| all.binary_search(position).is_ok();
+            states[*position as usize] == State::Open && eligible.as_ref().is_none_or(is_eligible)
+        };
+        positions.iter().map(of).collect()
+    }
+
+    /// What the rule wants to know of each requested position beside its prediction.
+    pub fn extras(&self, positions: &[u32]) -> Vec<Extra> {
+        let Some(memory) = &self.memory else {
+            return vec![Extra::default(); positions.len()];
+        };
+        let keeps = self.rule.keeps();
+        let credit = self.rule.credit;
+        let of = |(&position, is_writable): (&u32, bool)| {
+            if !is_writable {
+                return Extra::default();
+            }
+            Extra {
+                head: keeps.heads,
+                credit: credit.map(|rule| (rule, memory.credits(position).to_vec())),
+            }
+        };
+        let writable = self.writable(positions);
+        positions.iter().zip(writable).map(of).collect()
+    }
+
+    /// The first position of which an answer does not say what the rule needs, and what that is.
+    pub fn missing(&self, answer: &Answer<'_>) -> Option<(u32, &'static str)> {
+        let (pending, keeps) = (self.pending.as_ref()?, self.rule.keeps());
+        if self.memory.is_none() || !(keeps.heads || keeps.credits) {
+            return None;
+        }
+        let lacks = |i: usize| {
+            let beside = answer.beside(i);
+            if keeps.heads && beside.is_none_or(|known| known.head.cells.is_empty()) {
+                return Some("the head of each distribution");
+            }
+            let has_leader = beside.is_some_and(|known| known.leader.is_some());
+            (keeps.credits && !has_leader).then_some("the leader of each distribution")
+        };
+        let writable = self.writable(&pending.positions);
+        let asked = writable.iter().enumerate().filter(|(_, is)| **is);
+        let mut found = asked.filter_map(|(i, _)| Some((pending.positions[i], lacks(i)?)));
+        found.next()
+    }
+
+    /// What the row will remember of the waiting step, as far as the answer says it.
+    pub(super) fn notes(&self, pending: &Pending, answer: &Answer<'_>) -> Notes {
+        let mut notes = Notes::default();
+        let (Some(memory), keeps) = (&self.memory, self.rule.keeps()) else {
+            return notes;
+        };
+        if !(keeps.heads || keeps.credits) {
+            return notes;
+        }
+        notes.credit = self.rule.credit;
+        let writable = self.writable(&pending.positions);
+        for (i, &position) in pending.positions.iter().enumerate() {
+            let (Some(beside), true) = (answer.beside(i), writable[i]) else {
+                continue;
+            };
+            if let (true, Cut::Steady { bar, .. }) = (keeps.heads, self.rule.cut) {
+                let (before, steady) = memory.head(position);
+                let is_close = !before.cells.is_empty() && divergence(before, &beside.head) < bar;
+                let steady = if is_close { steady + 1 } else { 0 };
+                notes.heads.push((position, beside.head.clone(), steady));
+            }
+            if let (true, Some(leader)) = (keeps.credits, beside.leader) {
+                notes.leaders.push((position, leader));
+            }
+        }
+        notes
+    }
+
+    /// Takes the confidence of candidates whose distribution has not come to rest. They are those of the notes, in their order.
+    pub(super) fn doubt(&self, candidates: &mut [Candidate], notes: &Notes) {
+        let Cut::Steady { steps, .. } = self.rule.cut else {
+            return;
+        };
+        for (candidate, (_, _, steady)) in candidates.iter_mut().zip(&notes.heads) {
+            if *steady < steps {
+                candidate.confidence = NOT_STEADY;
+            }
+        }
+    }
+}
