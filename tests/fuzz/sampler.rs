@@ -509,11 +509,13 @@ fn proposal(config: &Config, stream: Stream, step: u32, position: u32) -> Propos
             .wrapping_add(1000 * step)
             .wrapping_add(1_000_003 * position),
     );
-    let excluded = config.excluded();
+    let mut excluded = config.excluded();
+    let may_be_barred = matches!(config.eos, EosPolicy::Suffix | EosPolicy::Penalise(_));
+    if config.min_new_tokens > 0 || may_be_barred {
+        excluded.extend(config.enders());
+    }
     let token = (0..).map(|_| dice.below(VOCABULARY + 4) as u32);
-    let is_end = |t: &u32| config.ends.contains(t) || config.stops.iter().any(|s| s.contains(t));
-    let is_free = |t: &u32| !excluded.contains(t) && (config.min_new_tokens == 0 || !is_end(t));
-    let token = token.into_iter().find(is_free);
+    let token = token.into_iter().find(|t| !excluded.contains(t));
     let number = |dice: &mut Dice| {
         let x = dice.statistic();
         if x.is_finite() { x } else { 0.5 }
@@ -748,9 +750,8 @@ fn run(
                     assert!(edit.token != replayed[p] && !config.suppressed.contains(&edit.token));
                 }
                 Kind::Pad => {
-                    let fill = config.ends.first();
-                    assert!(fill.is_none_or(|&end| edit.token == end));
-                    assert!(config.stop_at_end || !config.stops.is_empty());
+                    assert!(config.ends_early() || config.eos == EosPolicy::Suffix);
+                    assert!(config.ends.first().is_none_or(|&end| edit.token == end));
                 }
                 other => panic!("{other:?} is no edit of these rules"),
             }
