@@ -373,6 +373,29 @@ def drafting(draw) -> dict:
 
 
 @st.composite
+def posteriors(draw) -> dict:
+    """Settings of `SamplerConfig` for the reverse process over noise; any canvas can be run with them."""
+    noise = draw(st.sampled_from(["uniform", "hybrid"]))
+    chosen = {
+        "noise": noise,
+        "order": "ancestral",
+        "vocabulary": VOCABULARY,
+        "temperature": draw(st.sampled_from([0.0, 0.5, 1.0, 2.0])),
+        "schedule": draw(st.sampled_from(["even", "linear", *(["cosine"] if noise == "uniform" else [])])),
+        **draw(ends),
+    }
+    if noise == "hybrid":
+        chosen |= {"mask_token_id": MASK, "noise_share": draw(st.sampled_from([None, 0.0, 0.1, 0.5, 0.9]))}
+    optional = {
+        "steps_per_block": st.integers(1, 8),
+        "block_length": st.integers(1, 8),
+        "suppress_tokens": st.lists(st.integers(0, VOCABULARY - 1), max_size=3).map(tuple),
+        "shift": st.booleans(),
+    }
+    return chosen | draw(st.fixed_dictionaries({}, optional=optional))
+
+
+@st.composite
 def remembering(draw, **arguments) -> dict:
     """Settings of `SamplerConfig` that remember distributions; any canvas can be run with them."""
     once = {"orders": tuple(order for order in PLAIN_ORDERS if order != "ancestral"), "schedules": SCHEDULES[:-1]}

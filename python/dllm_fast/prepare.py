@@ -227,7 +227,11 @@ def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerCon
     if mask is None:
         mask, sources["mask_token_id"] = for_call("mask_token_id", model, tokenizer)
     if has_noise:
-        if mask is not None:
+        if mask is None and config.noise == "hybrid":
+            raise InvalidValueError(
+                "noise='hybrid' shows masks among other tokens, got none from the model or the tokenizer; pass mask_token_id="
+            )
+        if mask is not None and config.noise != "hybrid":
             raise InvalidValueError(
                 f"noise={config.noise!r} is for models that never saw a mask, got one with the mask {mask} "
                 f"({sources['mask_token_id']}); leave noise out, or choose a preset for models with masks"

@@ -296,8 +296,18 @@ fn noise(config: &Bound<'_, PyAny>) -> PyResult<(Noise, Option<Drafts>)> {
     let found = Noise::ALL.into_iter().find(|noise| noise.name() == name);
     let found = found.ok_or_else(|| unknown("noise", &known, &name, "mask is the usual one"))?;
     let vocabulary = get::<u32>(config, "vocabulary", COUNT)?;
+    let share: Option<f64> = get(config, "noise_share", NUMBER)?;
+    if let Some(share) = share.filter(|_| !matches!(found, Noise::Hybrid { .. })) {
+        return Err(bad_value(format!(
+            "noise_share is that of tokens among masks, got {share} beside noise '{name}'; leave it out, or set noise='hybrid'"
+        )));
+    }
     let shows = match found {
         Noise::Mask => found,
+        Noise::Hybrid { .. } => Noise::Hybrid {
+            vocabulary,
+            share: share.unwrap_or(0.2),
+        },
         Noise::Uniform { .. } => Noise::Uniform { vocabulary },
     };
     // Whether or not there are any: a number that is out of range is never meant.
@@ -497,7 +507,7 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
 /// Does a rule need the probability of written tokens beside what is proposed?
 #[pyfunction]
 pub(super) fn asks_current(config: &Bound<'_, PyAny>) -> PyResult<bool> {
-    self::config(config).map(|config| config.revise.asks_current())
+    self::config(config).map(|config| config.asks_current())
 }
 
 /// Checks every setting that does not depend on a canvas.

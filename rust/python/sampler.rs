@@ -14,6 +14,7 @@ use crate::canvas::edit;
 use crate::error::Error;
 use crate::logits::predict::Site;
 use crate::rng::Stream;
+use crate::rules::noise::Noise;
 use crate::rules::order::Proposal;
 use crate::sampler::{Answer, Pace, Sampler as Core, Start, Wishes};
 use crate::watch::Watch;
@@ -299,12 +300,13 @@ impl Sampler {
             };
             let canvases = rows.iter().map(|&r| copy(core.canvas(r)));
             let positions = rows.iter().map(|&r| copy(core.positions(r)));
-            let open = rows.iter().map(|&r| match core.rule(r).mask {
-                Some(mask) => Ok(Open::Mask(mask)),
-                None => {
-                    let open = watch.goes_on().then(|| core.open(r));
-                    open.map(Open::Flags).ok_or(Error::Interrupted)
+            let open = rows.iter().map(|&r| {
+                let rule = core.rule(r);
+                if let (Some(mask), Noise::Mask) = (rule.mask, rule.shows) {
+                    return Ok(Open::Mask(mask));
                 }
+                let open = watch.goes_on().then(|| core.open(r));
+                open.map(Open::Flags).ok_or(Error::Interrupted)
             });
             Ok(Some(Request {
                 canvases: canvases.collect::<Result<_, _>>()?,

@@ -419,6 +419,16 @@ impl Config {
         Ok(())
     }
 
+    /// Does every step draw each open position from the posterior of a noise process?
+    pub fn follows_posterior(&self) -> bool {
+        self.order == Order::Ancestral && self.shows != Noise::Mask
+    }
+
+    /// Does it need the probability of tokens that stand on the canvas?
+    pub fn asks_current(&self) -> bool {
+        self.revise.asks_current() || self.follows_posterior()
+    }
+
     /// Steps for one of the `blocks` blocks of a row that hold masks, the `index`-th from the left; `None` for open-ended.
     /// A total is dealt evenly, the remainder to the first blocks.
     pub fn steps_of_block(&self, index: usize, blocks: usize) -> Option<usize> {

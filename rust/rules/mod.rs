@@ -11,6 +11,7 @@ pub mod memory;
 pub mod nearby;
 pub mod noise;
 pub mod order;
+pub mod posterior;
 pub mod reach;
 pub mod revise;
 pub mod schedule;
@@ -54,7 +55,7 @@ impl Rule {
         let mut law = Law {
             sampling: config.sampling,
             suppressed: config.excluded().into(),
-            is_tempered: config.drafts.is_some(),
+            is_tempered: config.drafts.is_some() || config.follows_posterior(),
             ..Law::default()
         };
         match config.eos {
@@ -118,12 +119,14 @@ impl Rule {
     pub fn chooses_blindly(&self) -> bool {
         let looks = self.gap_stop.is_some() || self.credit.is_some();
         let is_counted = self.cut == Cut::Count && !looks && self.eos != EosPolicy::Delay;
-        self.order.is_blind() && (is_counted || self.order == Order::Ancestral)
+        self.order.is_blind()
+            && !self.follows_posterior()
+            && (is_counted || self.order == Order::Ancestral)
     }
 
     /// Is every open position of a block decided anew in each of its steps?
     pub fn redecides(&self) -> bool {
-        self.drafts.is_some()
+        self.drafts.is_some() || self.follows_posterior()
     }
 
     /// The temperature of a step with `left` of `steps` to go, itself included.
@@ -151,6 +154,10 @@ impl Rule {
         if self.drafts.is_some() {
             Some(
                 "drafts need the statistics of every position, got scores; feed logits or a prediction",
+            )
+        } else if self.follows_posterior() {
+            Some(
+                "order 'ancestral' over noise needs the probability of the token that stands there, got scores; feed logits or a prediction",
             )
         } else if matches!(self.cut, Cut::EntropyThreshold(_)) {
             Some(

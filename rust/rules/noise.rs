@@ -5,11 +5,12 @@ use super::cut::Cut;
 use super::eos::EosPolicy;
 use super::order::Order;
 use super::revise::Revise;
+use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::rng::{Draw, Stream};
 
 /// What an open position shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Noise {
     /// The mask; without one, what the canvas came with.
     Mask,
@@ -18,34 +19,62 @@ pub enum Noise {
         /// Number of token ids; known at the latest when a row begins.
         vocabulary: Option<u32>,
     },
+    /// The mask, or a token of the vocabulary that is not the mask (GIDD, von Rütte et al., 2503.04482).
+    Hybrid {
+        /// Number of token ids, the mask among them; known at the latest when a row begins.
+        vocabulary: Option<u32>,
+        /// Share of such tokens in the middle of the process, where they are most.
+        share: f64,
+    },
 }
 
 impl Noise {
     /// All of them, each at the place that is its number.
-    pub const ALL: [Self; 2] = [Self::Mask, Self::Uniform { vocabulary: None }];
+    pub const ALL: [Self; 3] = [
+        Self::Mask,
+        Self::Uniform { vocabulary: None },
+        Self::Hybrid {
+            vocabulary: None,
+            share: 0.0,
+        },
+    ];
 
     /// The name in settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Mask => "mask",
             Self::Uniform { .. } => "uniform",
+            Self::Hybrid { .. } => "hybrid",
         }
     }
 
-    /// Does it show tokens that mean nothing?
+    /// Does every open position show a token that means nothing?
     pub fn is_uniform(self) -> bool {
-        self != Self::Mask
+        matches!(self, Self::Uniform { .. })
     }
 
-    /// What a position shows in a forward of its row; `None` where that does not change.
-    pub fn token(self, stream: Stream, position: u32, step: u32) -> Option<u32> {
+    /// Number of token ids, where it is drawn from them.
+    pub fn vocabulary(self) -> Option<u32> {
         match self {
             Self::Mask => None,
-            Self::Uniform { vocabulary } => vocabulary.map(|vocabulary| {
-                let bits = stream.bits53(position, step, Draw::Noise);
-                ((u128::from(bits) * u128::from(vocabulary)) >> 53) as u32
-            }),
+            Self::Uniform { vocabulary } | Self::Hybrid { vocabulary, .. } => vocabulary,
         }
+    }
+
+    /// Tokens that it may be.
+    pub fn tokens(self) -> u32 {
+        let vocabulary = self.vocabulary().unwrap_or(1);
+        match self {
+            Self::Hybrid { .. } => (vocabulary - 1).max(1),
+            _ => vocabulary,
+        }
+    }
+
+    /// A token of it for a position in a forward of its row, each but the mask as likely as any other.
+    pub fn token(self, stream: Stream, position: u32, step: u32, mask: Option<u32>) -> u32 {
+        let bits = stream.bits53(position, step, Draw::Noise);
+        let token = ((u128::from(bits) * u128::from(self.tokens())) >> 53) as u32;
+        token + u32::from(mask.is_some_and(|mask| token >= mask))
     }
 }
 
@@ -82,6 +111,30 @@ pub fn temperature(first: f64, last: f64, left: usize, steps: usize) -> f64 {
     f64::from(last as f32 + (first - last) as f32 * share)
 }
 
+/// Refuses what means nothing beside a reverse process that decides every position anew in each of its steps.
+fn check_posterior(config: &Config) -> Result<()> {
+    let filters = config.sampling.filters;
+    let why = if filters.top_k.is_some() || filters.top_p.is_some() || filters.min_p.is_some() {
+        "top_k, top_p or min_p beside it; leave them out: it needs the probability of the token that stands there"
+    } else if config.gap_stop.is_some() {
+        "gap_stop beside it; leave it out"
+    } else if config.drafts.is_some() {
+        "drafts beside it; set order='entropy' for those"
+    } else if matches!(config.eos, EosPolicy::Suffix | EosPolicy::Delay) {
+        "an eos_policy that looks at what is written; use 'allow' or 'penalise': a block is written at once"
+    } else if !matches!(config.schedule, Schedule::Even | Schedule::Linear { .. })
+        && (matches!(config.shows, Noise::Hybrid { .. })
+            || !matches!(config.schedule, Schedule::Cosine { .. }))
+    {
+        "a schedule that is none of its own; use 'linear' (or 'cosine' for noise 'uniform')"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Mismatch(format!(
+        "order 'ancestral' over noise decides every position anew in each step, got {why}"
+    )))
+}
+
 /// Refuses what means nothing beside noise or drafts.
 pub fn check(config: &Config) -> Result<()> {
     let refuse = |text: String| Err(Error::Mismatch(text));
@@ -95,6 +148,42 @@ pub fn check(config: &Config) -> Result<()> {
                 let rule = "must be at least 0.001 and finite where the temperature changes";
                 return Err(Error::setting(name, rule, value, remedy));
             }
+        }
+    }
+    if config.shows == Noise::Mask {
+        // Drafts are looked at below.
+    } else if config.as_published {
+        return refuse(
+            "as_published keeps quirks of loops over masks, got it beside noise; leave it out"
+                .into(),
+        );
+    } else if config.order == Order::Ancestral {
+        check_posterior(config)?;
+    }
+    if let Noise::Hybrid { vocabulary, share } = config.shows {
+        if !(0.0..1.0).contains(&share) {
+            let remedy = "0.1 and 0.2 are GIDD's; 0 shows masks alone";
+            return Err(Error::setting(
+                "noise_share",
+                "must lie in [0, 1)",
+                share,
+                remedy,
+            ));
+        }
+        if vocabulary.is_some_and(|v| v < 2) {
+            let remedy = "leave it out for the model's own";
+            return Err(Error::setting(
+                "vocabulary",
+                "must be at least 2, the mask and another",
+                1,
+                remedy,
+            ));
+        }
+        if config.order != Order::Ancestral {
+            return refuse(format!(
+                "noise 'hybrid' is that of a reverse process, got order '{}' beside it; set order='ancestral', or noise='mask'",
+                config.order.name()
+            ));
         }
     }
     if let Noise::Uniform { vocabulary } = config.shows {

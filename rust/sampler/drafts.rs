@@ -5,7 +5,10 @@ use super::row::Row;
 use super::step::Pending;
 use crate::canvas::State;
 use crate::canvas::edit::{Edit, Kind};
+use crate::rng::Draw;
 use crate::rules::noise::Drafts;
+use crate::rules::order::Proposal;
+use crate::rules::posterior::{Route, masses, route};
 
 /// What a step leaves on open positions.
 #[derive(Default)]
@@ -50,19 +53,70 @@ impl Row {
     pub(super) fn show(&mut self, shown: &Shown) {
         if self.rule.shows.is_uniform() {
             self.show_noise(self.window());
+        }
+        if self.rule.redecides() {
             for &(position, token) in &shown.tokens {
                 self.canvas.show(position, token);
             }
         }
     }
 
+    fn noise(&self, position: u32, step: u32) -> u32 {
+        let rule = &self.rule;
+        rule.shows.token(self.stream, position, step, rule.mask)
+    }
+
     fn show_noise(&mut self, window: std::ops::Range<usize>) {
         let open: Vec<u32> = self.canvas.positions(window, State::Open).collect();
         for position in open {
-            if let Some(token) = self.rule.shows.token(self.stream, position, self.forwards) {
-                self.canvas.show(position, token);
-            }
+            let token = self.noise(position, self.forwards);
+            self.canvas.show(position, token);
         }
+    }
+
+    /// The step of a reverse process over noise: every open position goes on to what it shows next, and the last step writes
+    /// the drawn tokens.
+    pub(super) fn go_on(&self, pending: &Pending, answer: &Answer<'_>) -> (Vec<Edit>, Shown) {
+        let Answer::Proposals(proposals) = answer else {
+            unreachable!("scores were refused");
+        };
+        let (rule, step) = (
+            &self.rule,
+            self.block.as_ref().expect("a step is of a block").step(),
+        );
+        let places = pending.positions.iter().zip(*proposals);
+        if step.index + 1 >= step.steps {
+            let edit = |(&p, made): (&u32, &Proposal)| {
+                self.edit(p, made.token, made.probability, Kind::Commit)
+            };
+            return (places.map(edit).collect(), Shown::default());
+        }
+        let is_greedy = self.temperature() == 0.0;
+        let next = |(&p, made): (&u32, &Proposal)| {
+            let token = self.canvas.tokens()[p as usize];
+            let current = if is_greedy {
+                f64::from(u8::from(token == made.token))
+            } else {
+                made.current
+            };
+            let masses = masses(rule.shows, rule.schedule, step, rule.mask, token, current);
+            let u = self.stream.uniform(p, self.forwards, Draw::Commit);
+            let next = match route(masses, u) {
+                Route::Clean => made.token,
+                Route::Stay => token,
+                Route::Mask => rule.mask.expect("hybrid noise has one"),
+                Route::Uniform => self.noise(p, self.forwards + 1),
+            };
+            (p, next)
+        };
+        let tokens = places.map(next).collect();
+        (
+            vec![],
+            Shown {
+                tokens,
+                argmax: vec![],
+            },
+        )
     }
 
     /// The step of a rule with drafts: `picks` are shown, or the block is finished and its most probable tokens are written.

@@ -60,9 +60,11 @@ impl Start {
                 "open must have a flag for each of the {positions} positions of row {row}, got {}; pass an array as long as the canvas",
                 open.len()
             ))),
-            _ if rule.shows == (Noise::Uniform { vocabulary: None }) => Err(Error::Order(
-                "noise 'uniform' needs the number of token ids that it is drawn from, got none; pass vocabulary=",
-            )),
+            _ if rule.shows != Noise::Mask && rule.shows.vocabulary().is_none() => {
+                Err(Error::Order(
+                    "noise needs the number of token ids that it is drawn from, got none; pass vocabulary=",
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -374,7 +376,7 @@ impl Sampler {
         let mut i: usize = 0;
         for &row in rows {
             let (rule, early) = (self.rule(row), self.rows[row].early());
-            let asks_current = rule.revise.asks_current();
+            let asks_current = rule.asks_current();
             let part = answer.part(i..i + self.positions(row).len());
             if let Some((position, missing)) = self.rows[row].missing(&part) {
                 return Err(Error::Mismatch(format!(
@@ -399,7 +401,7 @@ impl Sampler {
                 {
                     return Err(Error::Mismatch(format!(
                         "a prediction needs `current`, the probability of the token that stands there, got {} for row {row}, \
-                         position {position}, which was written; predict with Sampler.predict, or mask_predict with current=",
+                         position {position}; predict with Sampler.predict, or mask_predict with current=",
                         p[i].current
                     )));
                 }

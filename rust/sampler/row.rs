@@ -323,7 +323,11 @@ impl Row {
     /// The token whose probability is wanted at a requested position, where the rule asks for that.
     pub fn current(&self, position: u32) -> Option<u32> {
         let p = position as usize;
-        let is_asked = self.rule.revise.asks_current() && self.canvas.states()[p] == State::Written;
+        let is_asked = match self.canvas.states()[p] {
+            State::Given => false,
+            State::Written => self.rule.revise.asks_current(),
+            State::Open => self.rule.follows_posterior(),
+        };
         is_asked.then(|| self.canvas.tokens()[p])
     }
 

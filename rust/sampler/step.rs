@@ -258,6 +258,14 @@ impl Row {
             .pending
             .as_ref()
             .expect("only waiting rows are answered");
+        if self.rule.follows_posterior() {
+            let (edits, shown) = self.go_on(pending, answer);
+            return Ok(Planned {
+                edits,
+                shown,
+                notes: Notes::default(),
+            });
+        }
         let notes = self.notes(pending, answer);
         let mut picks: Vec<usize> = match &pending.chosen {
             Some(chosen) if *chosen == pending.positions => (0..chosen.len()).collect(),

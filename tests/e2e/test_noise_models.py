@@ -107,3 +107,20 @@ def test_masks_and_noise_do_not_mix():
         dllm_fast.infill(Denoiser(), [[1, 2], [1, 2]], **NOISE, open=[True, False])
     with pytest.raises(InvalidTypeError, match="open must hold True and False"):
         dllm_fast.infill(Denoiser(), [1, 2], **NOISE, open=[[1, 0]])
+
+
+def test_reverse_processes_over_noise():
+    class Knowing(Denoiser):
+        def forward(self, ids):
+            return 40.0 * torch.nn.functional.one_hot((torch.arange(ids.shape[1]) + 1) % VOCABULARY, VOCABULARY).float()[None]
+
+    given = {"vocabulary": VOCABULARY, "max_new_tokens": 6, "steps": 5}
+    result = dllm_fast.sample(Knowing(), [1, 2], preset="udlm", **given)
+    assert result.sequences[0].tolist() == list(range(1, 9))
+    assert result.stats.nfe == 5
+    hybrid = dllm_fast.sample(Knowing(), [1, 2], preset="gidd", mask_token_id=11, **given)
+    assert hybrid.sequences[0].tolist() == list(range(1, 9))
+    filled = dllm_fast.infill(Knowing(), [1, 11, 3, 11], preset="gidd", mask_token_id=11, vocabulary=VOCABULARY)
+    assert filled.sequences[0].tolist() == [1, 2, 3, 4]
+    with pytest.raises(InvalidValueError, match="noise='hybrid' shows masks among other tokens, got none"):
+        dllm_fast.sample(Knowing(), [1, 2], preset="gidd", **given)

@@ -72,7 +72,7 @@ plausible = {entry.name: typed.get(entry.kind.removesuffix(" | None")) for entry
     "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1), "[UNK]", ["[UNK]", 1]]),
     "eos_policy": st.sampled_from(["allow", "suffix", "delay", "penalise", "", "late"]),
     "stop": st.sampled_from([(), 1, "a", ["ab", 3], [(1, 2)], [[1], 5], "", [7], (2**32,), np.array([1, 2]), [()]]),
-    "noise": st.sampled_from(["mask", "mask", "uniform", "uniformly"]),
+    "noise": st.sampled_from(["mask", "mask", "uniform", "hybrid", "uniformly"]),
     "cache": st.sampled_from(["auto", "none", "prefix", "dual", "exact_block"]),
 }
 assert None not in plausible.values(), "say what people pass to a setting that is no number and no flag"

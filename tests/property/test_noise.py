@@ -23,14 +23,15 @@ plain = (
     .map(lambda rule: {**rule, "mask_token_id": None, "noise": "uniform", "vocabulary": VOCABULARY} | {"shift": False})
     .filter(lambda rule: rule["order"] != "ancestral" and rule["schedule"] != "first-hitting")
 )
-rules = st.one_of(strategies.drafting(), plain)
+rules = st.one_of(strategies.drafting(), plain, strategies.posteriors())
 canvases = st.lists(strategies.canvases(), min_size=1, max_size=3)
 
 
 def drive(config, rows, model, seed, **arguments):
     """Runs a `Sampler` to its end; also what was shown in every forward of each row."""
     is_open = [row == MASK for row in rows]
-    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), rows, seed=seed, open=is_open, **arguments)
+    flags = {} if "mask_token_id" in config and config["mask_token_id"] is not None else {"open": is_open}
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), rows, seed=seed, **flags, **arguments)
     shown = [[] for _ in rows]
     while (request := sampler.next()) is not None:
         for row, canvas, left in zip(request.rows.tolist(), request.canvases, request.open, strict=True):
@@ -152,7 +153,7 @@ def test_what_cannot_be_is_refused_with_the_reason():
         with pytest.raises(InvalidValueError, match=match):
             dllm_fast.SamplerConfig(**settings)
 
-    refused("noise must be one of mask, uniform, got 'uniformly'; did you mean 'uniform'", noise="uniformly")
+    refused("noise must be one of mask, uniform, hybrid, got 'uniformly'; did you mean 'uniform'", noise="uniformly")
     refused("noise 'uniform' is for models that never saw a mask, got mask_token_id=3", noise="uniform", mask_token_id=3)
     refused("vocabulary must be at least 1", noise="uniform", vocabulary=0)
     refused("drafts are shown until their block is finished, got noise 'mask'", drafts=True)

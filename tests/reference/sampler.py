@@ -51,6 +51,7 @@ DEFAULTS = {
     "max_post_steps": 16,
     "noise": "mask",
     "vocabulary": None,
+    "noise_share": None,
     "drafts": False,
     "stop_stable": 1,
     "stop_entropy": 0.005,
@@ -158,6 +159,8 @@ class Row:
         if self.config.noise == "uniform":
             for p in self.masked(window):
                 self.canvas[p] = drafts.get(p, noise.shown(*self.stream, p, self.nfe, self.config.vocabulary))
+        for p, token in drafts.items():
+            self.canvas[p] = token
 
     def fill(self, window, steps: int) -> None:
         """Steps through a block until it holds no mask; then, where tokens are edited, until they stay."""
@@ -175,6 +178,8 @@ class Row:
             step = Step(index, steps, masks, left)
             if self.config.drafts:
                 self.draft_step(eligible, step)
+            elif self.config.order == "ancestral" and self.config.noise != "mask":
+                self.posterior_step(eligible, step)
             elif self.config.order == "ancestral":
                 self.ancestral_step(eligible, step)
             else:
@@ -221,6 +226,27 @@ class Row:
                 return eligible
             picks = self.best(eligible, proposals, self.config.min_commit or 1, step)
             self.drafts = {p: proposals[p].token for p in picks}
+            return []
+
+        self.forward(eligible, choose, step)
+
+    def posterior_step(self, eligible, step: Step) -> None:
+        """Every open position goes on to what it shows next; the last step writes the drawn tokens."""
+
+        def choose(proposals):
+            if step.index + 1 >= step.steps:
+                return eligible
+            for p in eligible:
+                self.drafts[p] = noise.go_on(
+                    self.config,
+                    self.stream,
+                    step,
+                    p,
+                    int(self.canvas[p]),
+                    proposals[p],
+                    nfe=self.nfe,
+                    is_greedy=self.temperature == 0,
+                )
             return []
 
         self.forward(eligible, choose, step)
@@ -338,7 +364,8 @@ class Row:
             proposals[p] = predict(
                 seen,
                 temperature=self.temperature,
-                is_tempered=c.drafts,
+                is_tempered=c.drafts or (c.order == "ancestral" and c.noise != "mask"),
+                current=int(self.canvas[p]) if c.noise != "mask" else None,
                 top_k=c.top_k,
                 top_p=c.top_p,
                 min_p=c.min_p,

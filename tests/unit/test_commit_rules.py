@@ -49,7 +49,7 @@ ELSEWHERE = {
     *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma", "stop", "eos_penalty", "dilation"),
     *("kl_steps", "credit_power", "credit_decay", "activate_block_at"),
     # Noise has no mask; who changes the temperature is predicted on the host.
-    *("noise", "vocabulary", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
+    *("noise", "vocabulary", "noise_share", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
 }
 
 

@@ -141,5 +141,9 @@ def test_nobody_but_the_canvas_compares_a_token_with_the_mask() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if compared.search(line)
     ]
-    # Which setting an id outside the vocabulary came from.
-    assert found == ["sampler/question.rs: let name = if rows.iter().any(|&r| self.rule(r).mask == Some(id)) {"]
+    # Of a rule that shows nothing but masks; what hybrid noise shows; which setting an id outside the vocabulary came from.
+    assert found == [
+        "python/request.rs: Self::Mask(mask) => canvas.iter().map(|token| token == mask).collect(),",
+        "rules/posterior.rs: if mask == Some(token) {",
+        "sampler/question.rs: let name = if rows.iter().any(|&r| self.rule(r).mask == Some(id)) {",
+    ]

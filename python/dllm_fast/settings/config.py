@@ -110,10 +110,13 @@ class SamplerConfig:
             off, which is None here. From 1 on nothing is replaced.
         max_post_steps: forwards of a block at most once it has no mask left, for editing alone. One that changes nothing ends
             the block. Without `edit_threshold` there are none.
-        noise: what an open position shows to the model: `mask`, or `uniform` for models that never saw a mask. A position of
-            uniform noise shows a token of the vocabulary, each as likely as any other (those that are suppressed, too, for the
-            model was trained so), and a fresh one in every forward of its block.
+        noise: what an open position shows to the model: `mask`, `uniform` or `hybrid`; the model's training says which.
+            `uniform` is for models that never saw a mask, `hybrid` for those that saw masks and wrong tokens (GIDD). With
+            `order="ancestral"` both are those of the reverse process: every open position of the block is drawn anew in each
+            step, and the last step writes. Else a position of uniform noise shows a token of the vocabulary, each as likely as
+            any other (those that are suppressed, too, for the model was trained so), and a fresh one in every forward.
         vocabulary: number of token ids that noise is drawn from; default: the model's.
+        noise_share: share of wrong tokens in hybrid noise, in the middle of the process; from 0 to below 1, default 0.2.
         drafts: what a step picks is only shown, and decided anew in the next step (DiffusionGemma). Everything else shows fresh
             noise; when the block is finished the most probable token is written at each of its positions. Entropies and
             probabilities are then those at the temperature of the step.
@@ -205,6 +208,7 @@ class SamplerConfig:
     max_post_steps: int = 16
     noise: str = "mask"
     vocabulary: int | None = None
+    noise_share: float | None = None
     drafts: bool = False
     stop_stable: int = 1
     stop_entropy: float = 0.005

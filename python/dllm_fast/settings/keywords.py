@@ -68,6 +68,7 @@ class InfillSettings(ModelSettings, total=False):
     max_post_steps: int | None
     noise: str | None
     vocabulary: int | None
+    noise_share: float | None
     drafts: bool | None
     stop_stable: int | None
     stop_entropy: float | None

@@ -272,6 +272,18 @@ PRESETS: dict[str, Preset] = {
         claim=Claim("fewer forwards than one block at a time", "fewer", "fast-dllm"),
         remark="D3LLM's rule is this with `order='entropy'`, an `entropy_threshold` and shares of its own.",
     ),
+    "udlm": Preset(
+        settings=SamplerConfig(noise="uniform", order="ancestral", schedule="linear", temperature=1.0),
+        does="The reverse process over uniform noise: every position is drawn anew from its posterior in each step.",
+        paper=Paper("UDLM", "Schiff et al.", "2412.10193"),
+        remark="For models of uniform noise, which have no mask.",
+    ),
+    "gidd": Preset(
+        settings=SamplerConfig(noise="hybrid", noise_share=0.2, order="ancestral", schedule="linear", temperature=1.0),
+        does="The reverse process over masks and wrong tokens: every position is drawn anew from its posterior in each step.",
+        paper=Paper("GIDD", "von Rütte et al.", "2503.04482"),
+        remark="For models that were trained on both; `noise_share` is the p_uniform of their training.",
+    ),
     "left-to-right": Preset(
         settings=SamplerConfig(order="left-to-right"),
         does="Commits positions in reading order, evenly many a step.",
