@@ -92,11 +92,10 @@ impl Reach {
             return;
         };
         let end = match self {
-            Self::Block | Self::Several { .. } => return,
             Self::Parts {
                 first_alone: true, ..
             } if first == start && start > 0 => first + 1,
-            Self::Parts { length: None, .. } => return,
+            Self::Block | Self::Several { .. } | Self::Parts { length: None, .. } => return,
             Self::Parts {
                 length: Some(length),
                 ..

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dllm_fast
@@ -234,3 +234,42 @@ def test_logits_of_a_call_are_those_of_the_sampler(opened):
     best[:, MASK] = -torch.inf
     result = dllm_fast.infill(model, canvas, threshold=0.0)
     assert result.sequences[0][2:].tolist() == best.argmax(-1).tolist()
+
+
+@st.composite
+def placed(draw) -> dict:
+    """Rules that say where a step writes, with several short blocks."""
+    rule = draw(
+        st.sampled_from(
+            [
+                {"preset": "dus"},
+                {"preset": "wedlm", "window_length": 5, "entropy_threshold": 4.0},
+                {"preset": "fast-dllm-v2", "threshold": 0.02, "sub_block_length": 2},
+                {"preset": "d2f", "threshold": 0.03, "activate_block_at": 0.5},
+            ]
+        )
+    )
+    return rule | {"max_new_tokens": 4 * draw(st.integers(1, 5)), "seed": draw(st.integers(0, 9)), "stop_at_eos": False}
+
+
+@settings(max_examples=max(settings().max_examples // 5, 10))
+@given(st.sampled_from(BLOCKS), prompts, placed(), st.sampled_from([None, 2]))
+def test_exact_block_holds_wherever_a_step_writes(opened, twin, prompts, rule, rows):
+    model = opened(twin)
+    plain = dllm_fast.sample(model, prompts, cache="none", **rule)
+    exact = dllm_fast.sample(model, prompts, max_batch_rows=rows, **rule)
+    assert exact.config.cache == "exact_block"
+    assert tokens(plain) == tokens(exact)
+    assert plain.stats.nfe_per_row == exact.stats.nfe_per_row
+
+
+@settings(max_examples=max(settings().max_examples // 5, 10))
+@given(st.sampled_from(FULL), prompts, placed(), st.sampled_from(["prefix", "dual"]))
+def test_a_refresh_every_step_holds_wherever_a_step_writes(opened, twin, prompts, rule, policy):
+    model = opened(twin)
+    rule = rule | ({} if rule["preset"] == "wedlm" else {"block_length": 4})
+    plain = dllm_fast.sample(model, prompts, cache="none", **rule)
+    cached = dllm_fast.sample(model, prompts, cache=policy, refresh_every=1, **rule)
+    assert tokens(plain) == tokens(cached)
+    # Without a refresh tokens may be others, but every mask is filled.
+    assert (dllm_fast.sample(model, prompts, cache=policy, **rule).sequences[0] != MASK).all()
