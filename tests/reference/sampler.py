@@ -192,6 +192,7 @@ class Row:
     def fill_by_strides(self, window) -> None:
         """Writes a block level by level, whatever the model says of its own confidence."""
         self.window, self.is_finished, self.post_steps = window, False, 0
+        self.memory = memory.Memory(self.config)
         levels = reach.levels(len(window), self.config.dilation)
         for index, level in enumerate(levels):
             self.temperature = noise.temperature(self.config, len(levels) - index, len(levels))
