@@ -244,7 +244,9 @@ def endings(draw, chosen: dict) -> dict:
     single = [stop for stop in more.get("stop", ()) if isinstance(stop, int)]
     policies = ["allow"]
     if chosen.get("eos_token_id") is not None or single:
-        policies += ["penalise"] + ["delay"] * (chosen["order"] != "ancestral") + ["suffix"] * ("edit_threshold" not in chosen)
+        is_told = chosen["order"] == "ancestral" or chosen["schedule"] == "dilated" or "drafts" in chosen
+        is_revised = bool({"edit_threshold", "remask", "drafts"} & set(chosen))
+        policies += ["penalise"] + ["delay"] * (not is_told) + ["suffix"] * (not is_revised)
     more["eos_policy"] = draw(st.sampled_from(policies))
     if more["eos_policy"] == "penalise":
         more["eos_penalty"] = draw(st.sampled_from([0.0, 0.1, 1.0, 5.0, 1e300, np.inf]))

@@ -220,6 +220,13 @@ impl Config {
                     .into(),
             ));
         }
+        if self.eos == EosPolicy::Delay && matches!(self.schedule, Schedule::Dilated { .. }) {
+            return Err(Error::Mismatch(
+                "schedule 'dilated' says which positions a step writes, got eos_policy 'delay' beside it, which holds some back; \
+                 use eos_policy 'suffix' or 'penalise', or choose another schedule"
+                    .into(),
+            ));
+        }
         if self.eos == EosPolicy::Suffix && self.revise.looks_back() {
             return Err(Error::Mismatch(
                 "eos_policy 'suffix' fills what is behind an end token for good, got a rule beside it that revises what is written; \

@@ -144,6 +144,9 @@ def test_where_no_end_token_is_proposed_no_policy_changes_anything(config, batch
         assert same(edits_of(one), edits_of(other))
 
 
+DRAFTS = {"drafts": True, "steps_per_block": 4, "entropy_bound": 0.1, "vocabulary": 9}
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -153,6 +156,15 @@ def test_where_no_end_token_is_proposed_no_policy_changes_anything(config, batch
         ({"eos_policy": "penalise", "eos_penalty": float("nan")}, "eos_penalty must be a number, at least 0, got NaN"),
         ({"eos_penalty": 1.0}, "eos_penalty is of eos_policy 'penalise', got 1 beside 'allow'"),
         ({"eos_policy": "delay", "order": "ancestral"}, "order 'ancestral' commits each mask by itself"),
+        (
+            {"eos_policy": "delay", "schedule": "dilated", "order": "left-to-right"},
+            "schedule 'dilated' says which positions a step writes, got eos_policy",
+        ),
+        (
+            {"eos_policy": "delay", "noise": "uniform", **DRAFTS},
+            "got an eos_policy that looks at what is written",
+        ),
+        ({"eos_policy": "suffix", "noise": "uniform", **DRAFTS}, "got an eos_policy that looks at what is written"),
         ({"eos_policy": "suffix", "edit_threshold": 0.5}, "eos_policy 'suffix' fills what is behind an end token for good"),
     ],
 )
