@@ -18,6 +18,8 @@ pub enum Draw {
     Time = 3,
     /// What an open position shows (uniform noise).
     Noise = 4,
+    /// Is this written position taken back in this step (ancestral sampling)?
+    Remask = 5,
 }
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

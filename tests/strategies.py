@@ -425,3 +425,37 @@ def editing(draw, **arguments) -> dict:
     chosen["edit_threshold"] = draw(st.one_of(st.sampled_from([0.0, 0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 2.0]), st.floats(0, 1)))
     chosen["max_post_steps"] = draw(st.sampled_from([0, 1, 2, 5, 16]))
     return chosen
+
+
+#: What takes tokens back, and where it can do that.
+REMASKS = ("cap", "rescale", "confidence", "loop", "planner", "confidence-drop", "low-confidence")
+etas = st.one_of(st.sampled_from([0.0, 0.008, 0.3, 0.9, 1.0]), st.floats(0, 1))
+
+
+@st.composite
+def remasking(draw, kinds=REMASKS, **arguments) -> dict:
+    """Settings of `SamplerConfig` that take written tokens back; any canvas can be run with them."""
+    kind = draw(st.sampled_from(kinds))
+    if kind == "planner":
+        rule = {"orders": ("confidence", "sampled-confidence", "entropy"), "schedules": ("even", "linear", "cosine")}
+    elif kind == "confidence-drop":
+        rule = {"orders": ("confidence", "sampled-confidence"), "schedules": SCHEDULES[:-1]}
+    elif kind == "low-confidence":
+        rule = {"orders": tuple(order for order in PLAIN_ORDERS if order != "ancestral"), "schedules": SCHEDULES[:-1]}
+    else:
+        rule = {"orders": ("ancestral",), "schedules": ("even", "linear") if kind == "loop" else ("even", "linear", "cosine")}
+    chosen = draw(settings(**({"annealed": False} | rule | arguments)))
+    for name in ("kl_threshold", "kl_steps", "credit", "credit_power", "credit_decay"):
+        chosen.pop(name, None)
+    if kind in ("planner", "confidence-drop"):
+        # They have counts, or a bar, of their own.
+        for name in (*CUTS, "order_temperature", "gap_stop", "gap_start", "gap_length"):
+            chosen.pop(name, None)
+    if kind == "planner":
+        chosen.pop("min_commit", None)
+    chosen["remask"] = kind
+    if kind == "low-confidence":
+        chosen["remask_budget"] = draw(st.sampled_from([0, 1, 2, 5, 20]))
+    elif kind != "confidence-drop":
+        chosen |= draw(st.fixed_dictionaries({}, optional={"remask_eta": etas}))
+    return chosen

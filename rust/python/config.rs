@@ -13,7 +13,8 @@ use crate::rules::gap::GapStop;
 use crate::rules::noise::{Drafts, Noise};
 use crate::rules::order::{Order, OrderNoise};
 use crate::rules::reach::Reach;
-use crate::rules::revise::Revise;
+use crate::rules::remask::Sigma;
+use crate::rules::revise::{Revise, remasks};
 use crate::rules::schedule::Schedule;
 use pyo3::exceptions::{PyAttributeError, PyException, PyOverflowError};
 use pyo3::prelude::*;
@@ -287,7 +288,50 @@ fn revise(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
     };
     // Whether or not anything is edited: a number that is out of range is never meant.
     edit(0.0).check().map_err(raise)?;
-    Ok(threshold.map_or(Revise::None, edit))
+    let remask = remask(config)?;
+    if threshold.is_some() && remask != Revise::None {
+        return Err(bad_value(
+            "edit_threshold replaces written tokens and remask takes them back, got both; set one of them to None".into(),
+        ));
+    }
+    Ok(threshold.map_or(remask, edit))
+}
+
+/// How written tokens are taken back.
+fn remask(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
+    let name = get::<String>(config, "remask", "a name")?;
+    let eta = get::<f64>(config, "remask_eta", NUMBER)?;
+    let budget = get::<usize>(config, "remask_budget", FROM_ZERO)?;
+    let sigma = Sigma::ALL
+        .into_iter()
+        .find(|sigma| name.as_deref() == Some(sigma.name()));
+    let found = match (name.as_deref(), sigma) {
+        (None, _) => Revise::None,
+        (_, Some(sigma)) => Revise::Resample {
+            sigma,
+            eta: eta.unwrap_or(sigma.default_eta()),
+        },
+        (Some("planner"), _) => Revise::Plan {
+            eta: eta.unwrap_or(1.0),
+        },
+        (Some("confidence-drop"), _) => Revise::Drop,
+        (Some("low-confidence"), _) => Revise::Redo {
+            budget: budget.unwrap_or(8),
+        },
+        (Some(name), _) => return Err(unknown("remask", &remasks(), name, "planner is P2's")),
+    };
+    let has_eta = matches!(found, Revise::Resample { .. } | Revise::Plan { .. });
+    if eta.is_some() && !has_eta {
+        return Err(bad_value(
+            "remask_eta says how much a remask of ReMDM or the planner takes back, got no such remask; leave it out, or pass remask='planner'".into(),
+        ));
+    }
+    if budget.is_some() && !matches!(found, Revise::Redo { .. }) {
+        return Err(bad_value(
+            "remask_budget bounds the forwards of remask='low-confidence', got another remask or none; leave it out".into(),
+        ));
+    }
+    Ok(found)
 }
 
 fn noise(config: &Bound<'_, PyAny>) -> PyResult<(Noise, Option<Drafts>)> {

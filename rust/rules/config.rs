@@ -8,6 +8,7 @@ use super::nearby;
 use super::noise::{self, Drafts, Noise};
 use super::order::{Order, OrderNoise};
 use super::reach::Reach;
+use super::remask::Sigma;
 use super::revise::Revise;
 use super::schedule::Schedule;
 use super::stops;
@@ -90,11 +91,16 @@ pub const MOST_STEPS: usize = 1 << 20;
 pub fn too_many(name: &'static str, steps: usize) -> Error {
     let remedy = if name == "max_post_steps" {
         "16 is LLaDA2.1's"
+    } else if name == "remask_budget" {
+        "a few forwards a block are what it is for"
     } else {
         "no canvas needs more steps than it has masks; leave it out for one token a forward"
     };
     Error::setting(name, "must be at most 1048576", steps, remedy)
 }
+
+/// A rule that is broken, what came, and the remedy.
+type Trouble = (&'static str, String, &'static str);
 
 impl Config {
     /// Checks every range that does not depend on a canvas.
@@ -261,20 +267,7 @@ impl Config {
                     .into(),
             ));
         }
-        if self.revise.looks_back() && self.order == Order::Ancestral {
-            return Err(Error::Mismatch(
-                "order 'ancestral' writes each mask once, as the reverse process does, got edit_threshold beside it; \
-                 set edit_threshold to None, or choose another order"
-                    .into(),
-            ));
-        }
-        if self.revise.looks_back() && self.schedule == Schedule::FirstHitting {
-            return Err(Error::Mismatch(
-                "schedule 'first-hitting' writes each mask once, as the reverse process does, got edit_threshold beside it; \
-                 set edit_threshold to None, or choose another schedule"
-                    .into(),
-            ));
-        }
+        self.check_revise()?;
         self.check_places()?;
         let is_reverse_process =
             self.order == Order::Ancestral || self.schedule == Schedule::FirstHitting;
@@ -436,6 +429,157 @@ impl Config {
         self.revise.asks_current() || self.follows_posterior()
     }
 
+    /// What changes written tokens beside what it cannot go with.
+    fn check_revise(&self) -> Result<()> {
+        let edits = matches!(self.revise, Revise::Edit { .. });
+        if edits && self.order == Order::Ancestral {
+            return Err(Error::Mismatch(
+                "order 'ancestral' writes each mask once, as the reverse process does, got edit_threshold beside it; \
+                 set edit_threshold to None, or choose another order"
+                    .into(),
+            ));
+        }
+        if self.revise.looks_back() && self.schedule == Schedule::FirstHitting {
+            let name = if edits { "edit_threshold" } else { "remask" };
+            return Err(Error::Mismatch(format!(
+                "schedule 'first-hitting' writes each mask once, as the reverse process does, got {name} beside it; \
+                 set {name} to None, or choose another schedule"
+            )));
+        }
+        self.check_remask()
+    }
+
+    /// Ways to take tokens back beside what they cannot go with.
+    fn check_remask(&self) -> Result<()> {
+        let is_ancestral = self.order == Order::Ancestral;
+        let (name, found) = match self.revise {
+            Revise::None | Revise::Edit { .. } => return Ok(()),
+            Revise::Resample { sigma, .. } => (sigma.name(), self.beside_resampling(sigma)),
+            _ if is_ancestral => (
+                "of this kind",
+                Some((
+                    "ranks positions",
+                    "order 'ancestral', which ranks none".into(),
+                    "use 'cap', 'rescale', 'confidence' or 'loop', or another order",
+                )),
+            ),
+            Revise::Plan { .. } => ("planner", self.beside_planning()),
+            Revise::Drop => ("confidence-drop", self.beside_drops()),
+            Revise::Redo { .. } => ("low-confidence", None),
+        };
+        let as_published = self.as_published.then(|| {
+            (
+                "is the rule as it is meant",
+                "as_published beside it".into(),
+                "leave as_published out: what published loops do otherwise is named in tests/parity",
+            )
+        });
+        let beside = self.beside_remask().map(|got| {
+            (
+                "fills its block by its own counts and masks",
+                format!("{got} beside it"),
+                "leave one of them out",
+            )
+        });
+        match as_published.or(found).or(beside) {
+            Some((rule, got, remedy)) => Err(Error::Mismatch(format!(
+                "remask '{name}' {rule}, got {got}; {remedy}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// A setting that says otherwise than a remask which positions are open, when they are written, or how.
+    fn beside_remask(&self) -> Option<&'static str> {
+        let others = [
+            (self.drafts.is_some(), "drafts"),
+            (self.shows != Noise::Mask, "noise that shows tokens"),
+            (self.credit.is_some(), "credit"),
+            (matches!(self.cut, Cut::Steady { .. }), "kl_threshold"),
+            (
+                matches!(self.schedule, Schedule::Dilated { .. }),
+                "schedule 'dilated'",
+            ),
+            (self.position_penalty > 0.0, "position_penalty"),
+            (self.spacing > 1, "spacing"),
+            (self.reach != Reach::Block, self.reach.name()),
+            (self.eos != EosPolicy::Allow, "an eos_policy"),
+            (self.temperature_end.is_some(), "temperature_end"),
+        ];
+        let found = others.into_iter().find(|&(is_there, _)| is_there);
+        found.map(|(_, name)| name)
+    }
+
+    fn beside_resampling(&self, sigma: Sigma) -> Option<Trouble> {
+        if self.order != Order::Ancestral {
+            return Some((
+                "belongs to the reverse process",
+                format!("order '{}'", self.order.name()),
+                "use order 'ancestral', or remask 'planner'",
+            ));
+        }
+        let fits = match self.schedule {
+            Schedule::Even | Schedule::Linear { .. } => true,
+            Schedule::Cosine { .. } => sigma != Sigma::Loop,
+            _ => false,
+        };
+        (!fits).then(|| {
+            (
+                "needs the times of a noise schedule (of its own for 'loop')",
+                format!("schedule '{}'", self.schedule.name()),
+                "use 'linear', or 'cosine' but for 'loop'",
+            )
+        })
+    }
+
+    fn beside_planning(&self) -> Option<Trouble> {
+        let known = [Order::Confidence, Order::SampledConfidence, Order::Entropy];
+        if !known.contains(&self.order) {
+            return Some((
+                "compares what is written with what is proposed",
+                format!("order '{}'", self.order.name()),
+                "use confidence, sampled-confidence or entropy",
+            ));
+        }
+        let has_more = self.min_commit.is_some() || self.noise.temperature > 0.0;
+        if self.cut != Cut::Count || has_more || self.gap_stop.is_some() {
+            return Some((
+                "keeps exactly as many as the schedule says",
+                "a cut, min_commit, gap_stop or order_temperature beside it".into(),
+                "leave those out",
+            ));
+        }
+        matches!(self.schedule, Schedule::Dream { .. } | Schedule::MaskGit).then(|| {
+            (
+                "counts what stands",
+                format!("schedule '{}'", self.schedule.name()),
+                "use 'even', 'linear' or 'cosine'",
+            )
+        })
+    }
+
+    fn beside_drops(&self) -> Option<Trouble> {
+        let is_known = matches!(self.order, Order::Confidence | Order::SampledConfidence);
+        if !is_known || self.noise.temperature > 0.0 {
+            return Some((
+                "compares confidences with their mean so far",
+                format!(
+                    "order '{}', order_temperature {}",
+                    self.order.name(),
+                    self.noise.temperature
+                ),
+                "use confidence or sampled-confidence without order_temperature",
+            ));
+        }
+        (self.cut != Cut::Count || self.gap_stop.is_some()).then(|| {
+            (
+                "has a bar of its own, the mean confidence so far",
+                "another cut or gap_stop beside it".into(),
+                "leave those out",
+            )
+        })
+    }
+
     /// Steps for one of the `blocks` blocks of a row that hold masks, the `index`-th from the left; `None` for open-ended.
     /// A total is dealt evenly, the remainder to the first blocks.
     pub fn steps_of_block(&self, index: usize, blocks: usize) -> Option<usize> {
@@ -448,11 +592,16 @@ impl Config {
 
     /// Refuses a total of steps that leaves a block of a row without any, and more steps than draws can count.
     pub fn check_blocks(&self, row: usize, blocks: usize) -> Result<()> {
-        let post = self.revise.ends().most_post_steps();
+        if self.revise.takes_back() && self.mask.is_none() {
+            return Err(Error::Mismatch(format!(
+                "remask needs a mask token to put back, got none for row {row}; pass mask_token_id, or set remask to None"
+            )));
+        }
+        let post = self.revise.most_extra();
         if post.saturating_mul(blocks) > u32::MAX as usize / 2 {
             return Err(Error::Mismatch(format!(
                 "the post-steps of a row must be fewer than 2^31 in all, got {post} for each of the {blocks} blocks of row {row}; \
-                 lower max_post_steps"
+                 lower max_post_steps or remask_budget"
             )));
         }
         match self.steps {

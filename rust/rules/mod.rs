@@ -13,6 +13,7 @@ pub mod noise;
 pub mod order;
 pub mod posterior;
 pub mod reach;
+pub mod remask;
 pub mod revise;
 pub mod schedule;
 pub mod spacing;
@@ -27,6 +28,8 @@ use cut::Cut;
 use eos::EosPolicy;
 use memory::Keeps;
 use order::Order;
+use remask::Chances;
+use revise::{Revise, remasks};
 use schedule::{Schedule, Step};
 use std::ops::Deref;
 
@@ -111,13 +114,30 @@ impl Rule {
         Keeps {
             heads: matches!(self.cut, Cut::Steady { .. }),
             credits: self.credit.is_some(),
-            ..Keeps::default()
+            confidence: self.revise.keeps_confidence(),
         }
+    }
+
+    /// What an ancestral step does with each position.
+    pub fn chances(&self, step: Step) -> Chances {
+        match self.revise {
+            Revise::Resample { sigma, eta } => sigma.chances(eta, self.schedule, step),
+            _ => Chances {
+                fill: self.schedule.probability(step),
+                back: 0.0,
+            },
+        }
+    }
+
+    /// How many positions of a block stand behind a step, where the rule says that and not how many are written.
+    pub fn standing(&self, step: Step) -> Option<usize> {
+        let is_planned = matches!(self.revise, Revise::Plan { .. });
+        is_planned.then(|| step.masks - self.schedule.left_behind(step))
     }
 
     /// Can the positions be chosen before the model is asked?
     pub fn chooses_blindly(&self) -> bool {
-        let looks = self.gap_stop.is_some() || self.credit.is_some();
+        let looks = self.gap_stop.is_some() || self.credit.is_some() || self.revise == Revise::Drop;
         let is_counted = self.cut == Cut::Count && !looks && self.eos != EosPolicy::Delay;
         self.order.is_blind()
             && !self.follows_posterior()
@@ -200,6 +220,8 @@ impl Rule {
             _ => self.schedule.count(step),
         };
         let least = match self.cut {
+            // Each forward of it takes back fewer than it writes, so two at least.
+            Cut::Count if self.revise == Revise::Drop => count.max(self.min_commit.unwrap_or(2)),
             Cut::Count => count.max(self.min_commit.unwrap_or(0)),
             _ if is_open || self.redecides() => self.min_commit.unwrap_or(1),
             _ => count.max(self.min_commit.unwrap_or(1)),
@@ -210,8 +232,9 @@ impl Rule {
     /// The most forwards that a row can take, with `open` open positions in `blocks` blocks when it began.
     ///
     /// Every forward of a block that is not full commits at least one position, so there are at most `open` of them, and no
-    /// more than the steps that were asked for; under a schedule that spends forwards on idle steps, all of those. Where written
-    /// tokens are revised, each block may take so many more as `Ends::most_post_steps` says. Where positions wait for others
+    /// more than the steps that were asked for; under a schedule that spends forwards on idle steps, and where what is filled may
+    /// be taken back, all of those. Where written
+    /// tokens are revised, each block may take so many more as `Revise::most_extra` says. Where positions wait for others
     /// (`waits`), a step may find fewer than it commits, and what is left behind the last step comes one by one at worst.
     pub fn most_forwards(&self, open: usize, blocks: usize, waits: bool) -> usize {
         let asked = match self.steps {
@@ -224,13 +247,15 @@ impl Rule {
             let strides = length.saturating_sub(1).max(1).ilog(dilation.max(2)) as usize;
             return blocks.saturating_mul(strides + 1);
         }
-        let filling = match (self.redecides() || self.schedule.keeps_idle_steps(), waits) {
+        let fills_again = matches!(self.revise, Revise::Resample { .. } | Revise::Plan { .. });
+        let spends = self.redecides() || self.schedule.keeps_idle_steps() || fills_again;
+        let filling = match (spends, waits) {
             (true, true) => asked.saturating_add(open),
             (true, false) if self.steps != Steps::Open => asked,
             (false, true) => open,
             (_, false) => asked.min(open),
         };
-        filling + blocks * self.revise.ends().most_post_steps()
+        filling + blocks * self.revise.most_extra()
     }
 }
 
@@ -243,12 +268,13 @@ impl Deref for Rule {
 }
 
 /// For each kind of names, all of them; the place of a name is its number wherever numbers stand for names.
-pub fn names() -> [(&'static str, Vec<&'static str>); 5] {
+pub fn names() -> [(&'static str, Vec<&'static str>); 6] {
     [
         ("order", Order::ALL.map(Order::name).to_vec()),
         ("cut", Cut::ALL.map(Cut::name).to_vec()),
         ("schedule", Schedule::ALL.map(Schedule::name).to_vec()),
         ("eos_policy", EosPolicy::ALL.map(EosPolicy::name).to_vec()),
+        ("remask", remasks()),
         ("kind", Kind::ALL.map(Kind::name).to_vec()),
     ]
 }

@@ -149,16 +149,44 @@ impl Schedule {
         if let Self::Linear { as_published: true } | Self::Cosine { as_published: true } = self {
             return 1.0 - f64::from(self.single_alive(s as f32) / self.single_alive(t as f32));
         }
-        let masked = |t: f64| match self {
-            Self::Cosine { .. } => cos_half_pi(1.0 - t),
-            // Written as 1 - alpha(t) with alpha(t) = 1 - t, as the formulas have it: the roundings decide halves.
-            _ => 1.0 - (1.0 - t),
-        };
         if let Self::Dream { eps } = self {
             let point = |j: usize| 1.0 + (eps - 1.0) * j as f64 / step.steps as f64;
             return 1.0 - point(step.index + 1) / point(step.index);
         }
-        1.0 - masked(s) / masked(t)
+        1.0 - self.alive(s) / self.alive(t)
+    }
+
+    /// Share of masks alive at time `t`, `1 - alpha(t)`.
+    pub fn alive(self, t: f64) -> f64 {
+        match self {
+            Self::Cosine { .. } => cos_half_pi(1.0 - t),
+            // Written as 1 - alpha(t) with alpha(t) = 1 - t, as the formulas have it: the roundings decide halves.
+            _ => 1.0 - (1.0 - t),
+        }
+    }
+
+    /// Masks that are left behind this step where a rule says how many stand, not how many are written: `even` as many as its
+    /// counts leave, the others the share that is alive, rounded down.
+    pub fn left_behind(self, step: Step) -> usize {
+        let Step {
+            index,
+            steps,
+            masks,
+            ..
+        } = step;
+        let done = index + 1;
+        if step.is_last() {
+            return 0;
+        }
+        match self {
+            Self::Even => masks - (done * (masks / steps) + done.min(masks % steps)),
+            Self::Cosine { .. } => {
+                let alive = self.alive((steps - done) as f64 / steps as f64);
+                ((masks as f64 * alive) as usize).min(masks)
+            }
+            // In whole numbers: 10 (1 - 9/10) is less than 1 in floating point.
+            _ => (masks as u128 * (steps - done) as u128 / steps as u128) as usize,
+        }
     }
 
     /// Share of masks alive at time `t`, `1 - alpha(t)`, with every operation in float32.

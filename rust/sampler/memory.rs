@@ -4,6 +4,7 @@ use crate::canvas::edit::{Edit, Kind};
 use crate::logits::head::Head;
 use crate::rules::credit::Credit;
 use crate::rules::memory::Keeps;
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// The stores of a row, by position of its canvas. They come with its first block and go when it is done.
@@ -14,6 +15,8 @@ pub struct Memory {
     heads: Vec<Head>,
     steady: Vec<u32>,
     credits: Vec<Vec<(u32, f64)>>,
+    /// Positions that were taken back once already, each with its neighbours.
+    redone: HashSet<u32>,
 }
 
 /// What the memory is told once a step is carried out, by store. A plan only names it, so a refused answer changes nothing.
@@ -39,11 +42,11 @@ impl Memory {
                 heads: of(keeps.heads, len, Head::default()),
                 steady: of(keeps.heads, len, 0),
                 credits: of(keeps.credits, len, vec![]),
+                redone: HashSet::new(),
             })
         })
     }
 
-    #[expect(dead_code, reason = "the first rule that asks comes next")]
     /// The probability that the token at a position had when it was written; NaN where none is.
     pub fn confidence(&self, position: u32) -> f64 {
         self.confidence[position as usize]
@@ -78,8 +81,25 @@ impl Memory {
         }
     }
 
-    /// A step was carried out.
-    pub fn note(&mut self, edits: &[Edit], notes: Notes) {
+    /// Mean of those of all that is written; none where nothing is.
+    pub fn mean_confidence(&self) -> Option<f64> {
+        let (mut sum, mut count) = (0.0, 0u32);
+        for confidence in self.confidence.iter().filter(|c| !c.is_nan()) {
+            (sum, count) = (sum + confidence, count + 1);
+        }
+        (count > 0).then(|| sum / f64::from(count))
+    }
+
+    /// Among written positions, the least sure one that was not taken back for that before; ties go to the lower one.
+    pub fn take_least_sure(&mut self, positions: impl Iterator<Item = u32>) -> Option<u32> {
+        let fresh = positions.filter(|p| !self.redone.contains(p));
+        let least = fresh.min_by(|&a, &b| self.confidence(a).total_cmp(&self.confidence(b)))?;
+        self.redone.insert(least);
+        Some(least)
+    }
+
+    /// What the plan of a step noted; its edits come next.
+    pub fn learn(&mut self, notes: Notes) {
         for (position, head, steady) in notes.heads {
             let p = position as usize;
             (self.heads[p], self.steady[p]) = (head, steady);
@@ -88,6 +108,13 @@ impl Memory {
             let credits = &mut self.credits[position as usize];
             let rule = notes.credit.expect("leaders are noted where they earn");
             rule.earn(credits, leader, probability);
+        }
+    }
+
+    /// Edits were carried out.
+    pub fn note(&mut self, edits: &[Edit]) {
+        if self.confidence.is_empty() && self.heads.is_empty() && self.credits.is_empty() {
+            return;
         }
         for edit in edits {
             let p = edit.position as usize;

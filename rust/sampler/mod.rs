@@ -8,6 +8,7 @@ mod eos;
 mod memory;
 mod question;
 mod recall;
+mod remask;
 mod row;
 mod step;
 mod wishes;

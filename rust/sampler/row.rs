@@ -11,7 +11,7 @@ use crate::canvas::{Canvas, State};
 
 use crate::rng::Stream;
 use crate::rules::Rule;
-use crate::rules::ends::{Standing, first_end};
+use crate::rules::ends::{Ends, Standing, first_end};
 use crate::rules::reach::{Reach, active, live};
 use crate::rules::schedule::{Schedule, Step, levels};
 use crate::rules::stops::{Ending, ending};
@@ -29,6 +29,9 @@ pub(super) struct Block {
     pub(super) index: usize,
     /// Forwards that had nothing left to fill.
     post_steps: usize,
+    /// Forwards that filled again what was taken back once it was full, and whether that has begun.
+    pub(super) redo_forwards: usize,
+    pub(super) is_redone: bool,
     is_finished: bool,
     /// Forwards of the row before its first.
     since: u32,
@@ -267,6 +270,8 @@ impl Row {
             steps: steps.unwrap_or(left),
             index: 0,
             post_steps: 0,
+            redo_forwards: 0,
+            is_redone: false,
             is_finished: false,
             since: self.forwards,
             last: Last::default(),
@@ -277,27 +282,36 @@ impl Row {
     /// Carries out the waiting step as `plan` has it.
     pub fn commit(&mut self, planned: Planned) {
         self.pending = None;
-        let open = self.canvas.open();
-        self.carry_out(&planned.edits);
-        if let Some(memory) = &mut self.memory {
-            memory.note(&planned.edits, planned.notes);
-        }
-        let left_open = self.canvas.open();
-        let has_padded = self.fill_behind_end(&planned.edits);
         let revise = self.rule.revise;
         let block = self.block.as_mut().expect("a step is of a block");
         // Those behind the last open position are no steps of the schedule.
         let is_post_step = block.left == 0;
-        block.left = block.left + left_open - open;
-        if has_padded {
+        block.post_steps += usize::from(is_post_step);
+        block.redo_forwards += usize::from(block.is_redone);
+        let has_changed = !planned.edits.is_empty();
+        if let Some(memory) = &mut self.memory {
+            memory.learn(planned.notes);
+        }
+        self.carry_out_within(&planned.edits);
+        let has_padded = self.fill_behind_end(&planned.edits);
+        if let Some(block) = self.block.as_mut().filter(|_| has_padded) {
             block.left = self.canvas.count(block.window.clone(), State::Open);
         }
-        block.post_steps += usize::from(is_post_step);
+        let is_counted = revise.takes_back();
+        if is_counted {
+            self.count_steps(1);
+            if revise.ends() == Ends::Steps {
+                self.pass_quiet_steps();
+            }
+            self.redo();
+        }
+        let block = self.block.as_mut().expect("a step is of a block");
+        let done = block.index + usize::from(!is_counted);
         block.is_finished = revise.ends().is_over(Standing {
             open: block.left,
-            steps_left: block.steps.saturating_sub(block.index + 1),
+            steps_left: block.steps.saturating_sub(done),
             post_steps: block.post_steps,
-            has_changed: !planned.edits.is_empty(),
+            has_changed,
         });
         // A token that may still change ends nothing.
         if self.rule.ends_early()
@@ -312,7 +326,7 @@ impl Row {
         if let Some(block) = self.block.as_mut().filter(|_| !shown.argmax.is_empty()) {
             block.last.note(shown.argmax);
         }
-        if !is_post_step {
+        if !is_post_step && !is_counted {
             self.count_steps(1);
         }
         if self.memory.is_some() && self.is_done() {
@@ -425,7 +439,19 @@ impl Row {
         self.trajectory.extend_from_slice(plan);
     }
 
-    fn count_steps(&mut self, steps: usize) {
+    /// Carries out edits of the block that is being filled.
+    pub(super) fn carry_out_within(&mut self, edits: &[Edit]) {
+        let open = self.canvas.open();
+        self.carry_out(edits);
+        if let Some(block) = &mut self.block {
+            block.left = block.left + self.canvas.open() - open;
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.note(edits);
+        }
+    }
+
+    pub(super) fn count_steps(&mut self, steps: usize) {
         self.scheduled += steps as u32;
         if let Some(block) = &mut self.block {
             block.index += steps;

@@ -16,6 +16,7 @@ use crate::rules::nearby::density;
 use crate::rules::noise::Noise;
 use crate::rules::order::{Order, Place, Proposal};
 use crate::rules::reach::Reach;
+use crate::rules::revise::Revise;
 use crate::rules::schedule::{Schedule, Step, first_hit, levels};
 use crate::rules::spacing::thin;
 use crate::watch::Watch;
@@ -31,6 +32,10 @@ pub struct Pending {
     floor: usize,
     /// Share of the block's steps that are done once this one is.
     progress: f64,
+    /// Positions of the block that stand behind it, where the rule says that.
+    pub(super) standing: usize,
+    /// What it takes back, where that was drawn before the model is asked.
+    back: Vec<Edit>,
 }
 
 /// What a step does once it is carried out. Until then nothing has changed.
@@ -103,14 +108,19 @@ impl Row {
     ) -> Option<Pending> {
         let rule = &self.rule;
         let eligible = self.eligible(step);
-        let floor = rule.floor(step, published_mean);
+        let standing = rule.standing(step);
+        let floor = match standing {
+            Some(standing) => standing.saturating_sub(step.masks - step.left),
+            None => rule.floor(step, published_mean),
+        };
         let chosen = self.choose_blindly(&eligible, floor, step);
         let commits = chosen.as_ref().map_or(floor, Vec::len);
         // Nothing to fill is left only where what is written is looked at once more.
         let may_pass = !rule.schedule.keeps_idle_steps() && !rule.redecides();
-        if commits == 0 && step.left > 0 && may_pass {
+        if commits == 0 && step.left > 0 && may_pass && standing.is_none() {
             return None;
         }
+        let back = self.drawn_back(step, self.scheduled);
         if rule.schedule == Schedule::FirstHitting {
             self.time = first_hit(
                 self.time,
@@ -135,6 +145,8 @@ impl Row {
             chosen,
             floor,
             progress: ((step.index + 1) as f64 / step.steps as f64).min(1.0),
+            standing: standing.unwrap_or(0),
+            back,
         })
     }
 
@@ -209,7 +221,7 @@ impl Row {
             return None;
         }
         if rule.order == Order::Ancestral {
-            let probability = rule.schedule.probability(step);
+            let probability = rule.chances(step).fill;
             let commits =
                 |&p: &u32| self.stream.uniform(p, self.scheduled, Draw::Commit) < probability;
             return Some(eligible.iter().copied().filter(commits).collect());
@@ -267,6 +279,7 @@ impl Row {
             });
         }
         let notes = self.notes(pending, answer);
+        let mut back = pending.back.clone();
         let mut picks: Vec<usize> = match &pending.chosen {
             Some(chosen) if *chosen == pending.positions => (0..chosen.len()).collect(),
             Some(chosen) => {
@@ -279,7 +292,14 @@ impl Row {
                 };
                 chosen.iter().map(index_of).collect()
             }
-            None => self.pick(pending, answer, &notes, watch)?,
+            None => match (self.rule.revise, answer) {
+                (Revise::Plan { eta }, Answer::Proposals(proposals)) => {
+                    let picks;
+                    (picks, back) = self.ranked_together(pending, proposals, eta, watch)?;
+                    picks
+                }
+                _ => self.pick(pending, answer, &notes, watch)?,
+            },
         };
         self.drop_behind_end(&mut picks, pending, answer);
         if let Some(drafts) = self.rule.drafts {
@@ -290,13 +310,16 @@ impl Row {
                 notes: Notes::default(),
             });
         }
+        if self.rule.revise == Revise::Drop {
+            back = self.dropped(pending, answer, picks.len(), watch)?;
+        }
         let edit = |i: usize, kind| {
             let (token, probability) = answer.token(i);
             self.edit(pending.positions[i], token, probability, kind)
         };
         let mut edits: Vec<Edit> = picks.into_iter().map(|i| edit(i, Kind::Commit)).collect();
         let revise = self.rule.revise;
-        if revise.scores_written() {
+        if let Revise::Edit { .. } = revise {
             let replaced = |&i: &usize| {
                 let p = pending.positions[i] as usize;
                 let (token, probability) = answer.token(i);
@@ -308,6 +331,7 @@ impl Row {
             let replaced: Vec<Edit> = replaced.filter(|e| self.may_become(e, &edits)).collect();
             edits.extend(replaced);
         }
+        edits.append(&mut back);
         Ok(Planned {
             edits,
             notes,
@@ -375,7 +399,7 @@ impl Row {
             _ => pending.floor,
         };
         let held = self.hold_back(&mut candidates, answer);
-        let count = select(&mut candidates, rule.cut, floor, watch)?;
+        let count = select(&mut candidates, self.cut(), floor, watch)?;
         let mut count = thin(&mut candidates, count, floor, rule.spacing, watch)?;
         for block in self.active() {
             count += force(&mut candidates, count, &block);
@@ -384,6 +408,15 @@ impl Row {
         let chosen = candidates[..count].iter();
         let chosen = chosen.chain(held.iter().take(floor.saturating_sub(count)));
         Ok(chosen.map(|c| c.index as usize).collect())
+    }
+
+    /// What ends the ranking; under Saber, the mean confidence of what stands, which must be passed.
+    fn cut(&self) -> Cut {
+        let mean = self.memory.as_ref().and_then(|m| m.mean_confidence());
+        match mean.filter(|_| self.rule.revise == Revise::Drop) {
+            Some(mean) => Cut::Threshold(mean.next_up()),
+            None => self.rule.cut,
+        }
     }
 
     /// The open positions among those requested that may be written, where that is not all of them or it counts which is the
@@ -436,7 +469,7 @@ impl Row {
         let eligible = self.open_positions(step);
         let commits = |&idle: &usize| {
             let index = step.index + idle;
-            let probability = rule.schedule.probability(Step { index, ..step });
+            let probability = rule.chances(Step { index, ..step }).fill;
             let scheduled = self.scheduled + idle as u32;
             let draw = |&p: &u32| self.stream.uniform(p, scheduled, Draw::Commit);
             eligible.iter().any(|p| draw(p) < probability)

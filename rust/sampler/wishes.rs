@@ -55,6 +55,12 @@ impl Heeded {
                 "drafts of a block are written together, got eligible_after beside them for row {row}; leave it out"
             )));
         }
+        if after.is_some() && rule.revise.takes_back() {
+            return Err(Error::Mismatch(format!(
+                "remask opens positions again that others waited for, got eligible_after beside it for row {row}; leave eligible_after \
+                 out, or set remask to None"
+            )));
+        }
         if after.is_some() && rule.reach != Reach::Block {
             return Err(Error::Mismatch(format!(
                 "eligible_after says which positions of a block may be written, got {} beside it, which says so, too; \

@@ -22,6 +22,7 @@ use dllm_fast::rules::gap::GapStop;
 use dllm_fast::rules::noise::Noise;
 use dllm_fast::rules::order::{Order, OrderNoise, Proposal};
 use dllm_fast::rules::reach::Reach;
+use dllm_fast::rules::remask::Sigma;
 use dllm_fast::rules::revise::Revise;
 use dllm_fast::rules::schedule::Schedule;
 use dllm_fast::sampler::{Answer, Beside, Sampler, Start, Wishes};
@@ -151,6 +152,26 @@ fn any_cut(dice: &mut Dice) -> Cut {
     }
 }
 
+/// Whether written tokens may change.
+fn revise(dice: &mut Dice) -> Revise {
+    match dice.below(9) {
+        0 | 1 => Revise::Edit {
+            threshold: dice.number(),
+            most_post_steps: dice.size(),
+        },
+        2 => Revise::Resample {
+            sigma: Sigma::ALL[dice.below(4)],
+            eta: dice.number(),
+        },
+        3 => Revise::Plan { eta: dice.number() },
+        4 => Revise::Drop,
+        5 => Revise::Redo {
+            budget: dice.size(),
+        },
+        _ => Revise::None,
+    }
+}
+
 #[allow(clippy::too_many_lines)] // a field a line
 fn config(dice: &mut Dice) -> Config {
     let as_published = dice.one_in(2);
@@ -241,14 +262,7 @@ fn config(dice: &mut Dice) -> Config {
             bar: dice.number(),
             answer: dice.maybe(|dice| (dice.below(14), dice.below(5))),
         }),
-        revise: if dice.one_in(3) {
-            Revise::Edit {
-                threshold: dice.number(),
-                most_post_steps: dice.size(),
-            }
-        } else {
-            Revise::None
-        },
+        revise: revise(dice),
         sampling: Sampling {
             temperature: if dice.one_in(2) { dice.number() } else { 1.0 },
             filters: Filters {
@@ -271,6 +285,62 @@ fn config(dice: &mut Dice) -> Config {
         },
         min_new_tokens: if dice.one_in(3) { dice.size() } else { 0 },
         as_published: dice.one_in(4),
+    }
+}
+
+/// With a way to change written tokens that fits the rest, or the rest that fits it.
+fn tame_revise(config: &mut Config) {
+    let range = |x: f64, low: f64, high: f64| {
+        if x.is_finite() {
+            x.abs().clamp(low, high)
+        } else {
+            low
+        }
+    };
+    config.revise = match config.revise {
+        Revise::Edit {
+            threshold,
+            most_post_steps,
+        } => Revise::Edit {
+            threshold: range(threshold, 0.0, f64::INFINITY),
+            most_post_steps: most_post_steps % 21,
+        },
+        Revise::Resample { sigma, eta } => Revise::Resample {
+            sigma,
+            eta: range(eta, 0.0, 1.0),
+        },
+        Revise::Plan { eta } => Revise::Plan {
+            eta: range(eta, 0.0, 1e9),
+        },
+        Revise::Redo { budget } => Revise::Redo {
+            budget: budget % 21,
+        },
+        Revise::Drop | Revise::None => config.revise,
+    };
+    if config.schedule == Schedule::FirstHitting
+        || config.order == Order::Ancestral && !matches!(config.revise, Revise::Resample { .. })
+    {
+        config.revise = Revise::None;
+    }
+    if config.revise.takes_back() {
+        config.as_published = false;
+    }
+    match config.revise {
+        Revise::Resample { .. } => {
+            config.order = Order::Ancestral;
+            config.schedule = Schedule::Even;
+        }
+        Revise::Plan { .. } | Revise::Drop => {
+            config.order = Order::SampledConfidence;
+            (config.cut, config.noise.temperature, config.gap_stop) = (Cut::Count, 0.0, None);
+            if let Revise::Plan { .. } = config.revise {
+                config.schedule = Schedule::Linear {
+                    as_published: false,
+                };
+                config.min_commit = None;
+            }
+        }
+        _ => {}
     }
 }
 
@@ -351,19 +421,7 @@ fn tame(mut config: Config, dice: &mut Dice) -> Config {
         Steps::Total(s) | Steps::PerBlock(s) => Steps::PerBlock(s.max(1)),
         Steps::Open => Steps::Open,
     };
-    config.revise = match config.revise {
-        Revise::Edit {
-            threshold,
-            most_post_steps,
-        } => Revise::Edit {
-            threshold: range(threshold, 0.0, f64::INFINITY),
-            most_post_steps: most_post_steps % 21,
-        },
-        Revise::None => Revise::None,
-    };
-    if config.order == Order::Ancestral || config.schedule == Schedule::FirstHitting {
-        config.revise = Revise::None;
-    }
+    tame_revise(&mut config);
     // Settings that would do nothing beside others are refused.
     if config.order == Order::Ancestral {
         (config.cut, config.min_commit, config.noise.temperature) = (Cut::Count, None, 0.0);
@@ -720,6 +778,7 @@ fn run(
             assert!(
                 masks(after, mask_of(config)) < masks(&before, mask_of(config))
                     || config.schedule.keeps_idle_steps()
+                    || config.revise.takes_back()
                     || is_full,
                 "every forward commits while there is something to fill"
             );
@@ -739,7 +798,11 @@ fn run(
         for edit in sampler.trajectory(r) {
             let p = edit.position as usize;
             assert_eq!(start.canvas[p], mask_of(config), "given tokens stay");
-            assert_ne!(edit.token, mask_of(config), "the mask is never written");
+            assert_eq!(
+                edit.token == mask_of(config),
+                edit.kind == Kind::Remask,
+                "the mask is never written but back"
+            );
             match edit.kind {
                 Kind::Commit => {
                     assert_eq!(replayed[p], mask_of(config), "a mask is filled once");
@@ -749,11 +812,14 @@ fn run(
                     assert!(config.revise.looks_back() && replayed[p] != mask_of(config));
                     assert!(edit.token != replayed[p] && !config.suppressed.contains(&edit.token));
                 }
+                Kind::Remask => {
+                    assert!(config.revise.takes_back() && replayed[p] != mask_of(config));
+                }
                 Kind::Pad => {
                     assert!(config.ends_early() || config.eos == EosPolicy::Suffix);
                     assert!(config.ends.first().is_none_or(|&end| edit.token == end));
                 }
-                other => panic!("{other:?} is no edit of these rules"),
+                Kind::Renoise => panic!("a renoise is no edit of these rules"),
             }
             replayed[p] = edit.token;
         }

@@ -49,6 +49,8 @@ def configs(draw):
     """Settings of any rule, quirks of the published loops included."""
     if draw(st.integers(0, 3)) == 0:
         return draw(strategies.placed())
+    if draw(st.integers(0, 3)) == 0:
+        return draw(strategies.remasking(annealed=True))
     config = draw(strategies.settings(annealed=True))
     if draw(st.booleans()):
         config["as_published"] = True
@@ -64,8 +66,11 @@ def bound(case: Case) -> int:
     windows = reference.windows(len(case.canvas), config.get("block_length"), case.where["block_start"])
     blocks = sum(bool(np.isin(masks, window).any()) for window in windows)
     steps = config.get("steps_per_block", len(masks)) * blocks
-    filling = steps if config["schedule"] == "dream" and "steps_per_block" in config else min(steps, len(masks))
-    return filling + blocks * (config["max_post_steps"] if "edit_threshold" in config else 0)
+    # What is filled may be taken back, and filled again, as long as there are steps.
+    spends = config["schedule"] == "dream" or config.get("remask") in strategies.REMASKS[:5]
+    filling = steps if spends and "steps_per_block" in config else min(steps, len(masks))
+    more = config.get("remask_budget", 0) if "remask" in config else config.get("max_post_steps", 0)
+    return filling + blocks * more
 
 
 @st.composite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TOKEN, ORDER, COMMIT, TIME, NOISE = range(5)
+TOKEN, ORDER, COMMIT, TIME, NOISE, REMASK = range(6)
 _WORD = 2**32
 
 

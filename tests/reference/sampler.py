@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from reference import eos, memory, nearby, noise, philox, reach, schedule, select, stops
+from reference import eos, memory, nearby, noise, philox, reach, remask, schedule, select, stops
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -55,6 +55,9 @@ DEFAULTS = {
     "drafts": False,
     "stop_stable": 1,
     "stop_entropy": 0.005,
+    "remask": None,
+    "remask_eta": None,
+    "remask_budget": None,
     "temperature": 0.0,
     "temperature_end": None,
     "top_k": None,
@@ -114,6 +117,7 @@ class Row:
         trajectory: what was written, in order.
         masks_left: masks after each forward.
         stable: after each forward, how many not given positions from the start can no longer change.
+        confidence: of what is written, the probability that it had when it was.
     """
 
     model: object
@@ -130,14 +134,16 @@ class Row:
     trajectory: list[Edit] = field(default_factory=list)
     masks_left: list[int] = field(default_factory=list)
     stable: list[int] = field(default_factory=list)
+    confidence: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self):
         self.open = self.canvas == self.config.mask_token_id if self.open is None else np.array(self.open, dtype=bool)
         self.given = ~self.open
         self.show(range(len(self.canvas)), {})
-        self.revises = self.config.edit_threshold is not None
-        # In the reverse process itself each mask is written once.
-        assert not self.revises or (self.config.order != "ancestral" and self.config.schedule != "first-hitting")
+        self.edits = self.config.edit_threshold is not None
+        self.revises = self.edits or self.config.remask is not None
+        # In the reverse process itself each mask is written once, unless it takes some back itself.
+        assert not self.edits or (self.config.order != "ancestral" and self.config.schedule != "first-hitting")
 
     def masked(self, window) -> list[int]:
         """Positions of a window that are still masks."""
@@ -166,6 +172,10 @@ class Row:
         """Steps through a block until it holds no mask; then, where tokens are edited, until they stay."""
         self.window, self.is_finished, self.post_steps = window, False, 0
         self.memory = memory.Memory(self.config)
+        self.drafts, self.temperature = {}, self.config.temperature
+        if self.config.remask is not None:
+            remask.fill(self, window, steps)
+            return
         masks, self.argmax = len(self.masked(window)), []
         if self.config.schedule == "first-hitting":
             self.time = 1.0
@@ -185,7 +195,7 @@ class Row:
             else:
                 self.ranked_step(eligible, step)
             self.scheduled += 1
-        while self.revises and not self.is_finished:
+        while self.edits and not self.is_finished:
             self.post_steps += 1
             self.forward([], lambda proposals: [], None)
 
@@ -252,6 +262,40 @@ class Row:
 
         self.forward(eligible, choose, step)
 
+    def ranked(self, eligible, step: Step) -> bool:
+        """The same, of which what it writes may still be taken back before it is over. False where it needs no forward."""
+        floor = least(self.config, step)
+        if floor == 0 and self.config.schedule != "dream":
+            return False
+        looked_at = self.answer()
+        self.ask([*eligible, *looked_at], lambda proposals: self.best(eligible, proposals, floor, step))
+        return True
+
+    def dropping_step(self, eligible, step: Step) -> None:
+        """What is surer than the mean of what stands, two at least; then what fell most is taken back."""
+        floor = least(self.config, step)
+        if floor == 0:
+            return
+        written, known = self.written(self.window), [self.confidence[p] for p in sorted(self.confidence)]
+        picks: list[int] = []
+        lost: list[int] = []
+
+        def choose(proposals):
+            keys = {p: select.confidence(self.config.order, proposals[p]) for p in eligible}
+            order = select.ranked(keys)
+            total = 0.0
+            for confidence in known:
+                total += confidence
+            sure = sum(keys[p] > total / len(known) for p in order) if known else 0
+            picks.extend(order[: max(floor, sure)])
+            if len(picks) < len(eligible):
+                lost.extend(remask.dropped(self, proposals, written, len(picks)))
+            return picks
+
+        self.ask([*eligible, *written], choose)
+        self.take_back(lost)
+        self.conclude(is_finished=not self.masked(self.window))
+
     def best(self, eligible, proposals, floor: int, step: Step) -> list[int]:
         """Positions that commit, the best first."""
         c = self.config
@@ -307,8 +351,8 @@ class Row:
             step: of the schedule; None in a forward behind it, which only edits.
             looked_at: written positions that are scored, whatever becomes of them.
         """
-        self.drafts: dict[int, int] = {}
-        revisable = self.written(self.window) if self.revises else []
+        self.drafts = {}
+        revisable = self.written(self.window) if self.edits else []
         proposals = self.propose([*positions, *(revisable or looked_at)])
         if self.config.schedule == "first-hitting":
             u = self.uniform(0, self.scheduled, philox.TIME)
@@ -328,7 +372,22 @@ class Row:
 
         is_unchanged = step is None and not edits
         is_spent = self.post_steps == self.config.max_post_steps
-        self.is_finished = not self.masked(self.window) and (is_unchanged or is_spent)
+        self.conclude(is_finished=not self.masked(self.window) and (is_unchanged or is_spent))
+
+    def ask(self, positions, choose) -> None:
+        """Asks the model, and writes the proposals at the positions that `choose` picks, as the first half of a forward."""
+        proposals = self.propose(positions)
+        for p in choose(proposals):
+            self.write(p, proposals[p].token, proposals[p].probability, "commit")
+
+    def take_back(self, positions) -> None:
+        """Turns written positions into masks again."""
+        for p in positions:
+            self.write(p, self.config.mask_token_id, math.nan, "remask")
+
+    def conclude(self, *, is_finished: bool) -> None:
+        """A forward and what follows from it is over."""
+        self.is_finished = is_finished
         # An end token may be edited away: where tokens are edited, it counts when its block is finished.
         if self.is_finished or not self.revises:
             self.pad()
@@ -366,7 +425,7 @@ class Row:
                 seen,
                 temperature=self.temperature,
                 is_tempered=c.drafts or (c.order == "ancestral" and c.noise != "mask"),
-                current=int(self.canvas[p]) if c.noise != "mask" else None,
+                current=int(self.canvas[p]) if c.noise != "mask" or not self.open[p] else None,
                 top_k=c.top_k,
                 top_p=c.top_p,
                 min_p=c.min_p,
@@ -420,8 +479,11 @@ class Row:
                 self.write(q, fill, math.nan, "pad")
 
     def write(self, position, token, probability, kind) -> None:
-        self.canvas[position], self.open[position] = token, False
+        self.canvas[position], self.open[position] = token, kind == "remask"
         self.memory.forget(position)
+        self.confidence[position] = probability
+        if kind == "remask":
+            del self.confidence[position]
         self.trajectory.append(Edit(self.nfe, position, int(token), probability, kind, self.time))
 
     def uniform(self, position, step, draw) -> float:
@@ -493,7 +555,9 @@ def least(config, step: Step) -> int:
         count = 1
     else:
         count = schedule.count(config.schedule, step, config.eps, as_published=config.as_published)
-    if not has_cut:
+    if config.remask == "confidence-drop":
+        floor = max(count, 2 if config.min_commit is None else config.min_commit)
+    elif not has_cut:
         floor = max(count, config.min_commit or 0)
     elif is_open:
         floor = config.min_commit or 1

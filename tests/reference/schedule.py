@@ -19,6 +19,23 @@ class Step(NamedTuple):
     left: int  # before this step
 
 
+def alive(name: str, t: float) -> float:
+    """Share of masks alive at a time, `1 - alpha(t)`."""
+    return cos_half_pi(1.0 - t) if name == "cosine" else 1.0 - (1.0 - t)
+
+
+def left_behind(name: str, step: Step) -> int:
+    """Masks behind a step where a rule says how many stand: `even` as its counts have it, else what is alive, rounded down."""
+    done = step.index + 1
+    if done >= step.steps:
+        return 0
+    if name == "even":
+        return step.masks - sum(step.masks // step.steps + (j < step.masks % step.steps) for j in range(done))
+    if name == "cosine":
+        return min(int(step.masks * alive(name, (step.steps - done) / step.steps)), step.masks)
+    return step.masks * (step.steps - done) // step.steps
+
+
 NAMES = ("even", "linear", "cosine", "dream", "maskgit")
 
 

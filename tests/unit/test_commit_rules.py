@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import strategies
 from dllm_fast import SamplerConfig, _core
 from dllm_fast.kernels import files, layout
 from dllm_fast.ops import commit, launcher
@@ -33,12 +34,13 @@ BY_NAME = {
     "schedule": lambda name: {"schedule": name} | ({"order": "left-to-right"} if name == "dilated" else {}),
     "revise": lambda _: {},
     "eos_policy": lambda name: {"eos_policy": name} | ({"eos_penalty": 1.0} if name == "penalise" else {}),
+    "remask": lambda name: {"remask": name} | ({"order": "ancestral"} if name in strategies.REMASKS[:4] else {}),
 }
 # Settings that the rule of the kernel follows, and those that change nothing about it: they say where a run begins and ends,
 # how tokens are predicted, or how many the host wants at least.
 FOLLOWED = {
     *("order", "order_temperature", "threshold", "factor", "entropy_bound", "schedule", "as_published", "mask_token_id"),
-    *("eos_token_id", "stop_at_eos", "edit_threshold", "neighbour_threshold", "run_threshold", "gap_stop"),
+    *("eos_token_id", "stop_at_eos", "edit_threshold", "remask", "neighbour_threshold", "run_threshold", "gap_stop"),
     *("eos_policy", "min_new_tokens"),
     *("entropy_threshold", "position_penalty", "spacing", "sub_block_length", "inherit_token", "window_length", "add_block_at"),
     *("kl_threshold", "credit"),
@@ -48,6 +50,7 @@ ELSEWHERE = {
     *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
     *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma", "stop", "eos_penalty", "dilation"),
     *("kl_steps", "credit_power", "credit_decay", "activate_block_at"),
+    *("remask_eta", "remask_budget"),
     # Noise has no mask; who changes the temperature is predicted on the host.
     *("noise", "vocabulary", "noise_share", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
 }

@@ -21,10 +21,11 @@ NAMES = _core.names()
 
 
 def test_the_names_are_those_that_settings_take() -> None:
-    assert sorted(NAMES) == ["cut", "eos_policy", "kind", "order", "schedule"]
-    for setting in ("order", "schedule", "eos_policy"):
+    assert sorted(NAMES) == ["cut", "eos_policy", "kind", "order", "remask", "schedule"]
+    for setting in ("order", "schedule", "eos_policy", "remask"):
         for name in NAMES[setting]:
             more = {"penalise": {"eos_penalty": 1.0}, "dilated": {"order": "left-to-right"}}.get(name, {})
+            more = {"order": "ancestral"} if setting == "remask" and name in strategies.REMASKS[:4] else more
             assert getattr(dllm_fast.SamplerConfig(**{setting: name, **more}), setting) == name  # type: ignore[arg-type]
         with pytest.raises(dllm_fast.DllmFastError, match=f"{setting} must be one of {', '.join(NAMES[setting])}, got"):
             dllm_fast.SamplerConfig(**{setting: "nonsense"})  # type: ignore[arg-type]
@@ -32,11 +33,11 @@ def test_the_names_are_those_that_settings_take() -> None:
         assert _core.Edit(step=0, position=0, token=0, probability=1.0, kind=kind).kind == kind
 
 
-@pytest.mark.parametrize("setting", ["order", "schedule", "eos_policy"])
+@pytest.mark.parametrize("setting", ["order", "schedule", "eos_policy", "remask"])
 def test_what_people_read_names_all_of_them_and_no_other(setting: str) -> None:
     (line,) = (entry.line for entry in manual.entries() if entry.name == setting)
     assert re.findall(r"`([a-z-]+)`", line) == NAMES[setting]
-    drawn = {"order": strategies.ORDERS, "schedule": (*strategies.SCHEDULES, "dilated")}
+    drawn = {"order": strategies.ORDERS, "schedule": (*strategies.SCHEDULES, "dilated"), "remask": strategies.REMASKS}
     if setting in drawn:  # others are drawn where end tokens are
         assert list(drawn[setting]) == NAMES[setting]
 

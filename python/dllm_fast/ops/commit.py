@@ -30,6 +30,7 @@ KNOWN = {
     "cut": ("count", "threshold", "factor", "factor as published", "entropy_bound"),
     "schedule": ("even", "linear", "cosine", "dream", "maskgit", "first-hitting"),
     "revise": ("none",),
+    "remask": (),
     "eos_policy": ("allow",),
 }
 
@@ -69,6 +70,8 @@ class Rule:
         revise = "none" if config.edit_threshold is None else "edit"
         named = {"order": config.order, "cut": cut, "schedule": config.schedule, "revise": revise}
         named["eos_policy"] = config.eos_policy
+        if config.remask is not None:
+            named = {"remask": config.remask}
         for kind, name in named.items():
             if name not in KNOWN[kind]:
                 return Refusal(f"the commit kernel does not know the {kind} {name!r}")

@@ -72,6 +72,9 @@ class InfillSettings(ModelSettings, total=False):
     drafts: bool | None
     stop_stable: int | None
     stop_entropy: float | None
+    remask: str | None
+    remask_eta: float | None
+    remask_budget: int | None
     temperature: float | None
     temperature_end: float | None
     top_k: int | None

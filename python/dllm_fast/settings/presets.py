@@ -65,6 +65,7 @@ _DREAM = Paper("Dream", "Ye et al.", "2508.15487")
 _FAST_DLLM = Paper("Fast-dLLM", "Wu et al.", "2505.22618")
 _LLADA21 = Paper("LLaDA2.1", "Bie et al.", "2602.08676")
 
+_REMDM = Paper("ReMDM", "Wang et al.", "2503.00307")
 _DINFER = Paper("dInfer", "Ma et al.", "2510.08666")
 
 _TIES = "Probabilities of a softmax in the dtype of the logits, so that sure positions tie."
@@ -137,6 +138,57 @@ PRESETS: dict[str, Preset] = {
         does="The reverse process itself: each position draws its token by itself at a random time.",
         paper=Paper("MDLM", "Sahoo et al.", "2406.07524"),
         quirks="The schedule in float32.",
+    ),
+    "remdm-cap": Preset(
+        settings=SamplerConfig(order="ancestral", schedule="linear", remask="cap", temperature=1.0, top_p=0.9),
+        does="The reverse process, in which each written token is taken back with a small probability of its own.",
+        paper=_REMDM,
+        claim=Claim("better text than the reverse process, the more so the more steps", "better", "mdlm"),
+    ),
+    "remdm-rescale": Preset(
+        settings=SamplerConfig(order="ancestral", schedule="linear", remask="rescale", temperature=1.0, top_p=0.9),
+        does="The same with a share of the largest probability that the schedule allows.",
+        paper=_REMDM,
+        claim=Claim("better text than the reverse process, the more so the more steps", "better", "mdlm"),
+    ),
+    "remdm-conf": Preset(
+        settings=SamplerConfig(order="ancestral", schedule="linear", remask="confidence", temperature=1.0, top_p=0.9),
+        does="The same with that probability dealt to the tokens that were least sure when they were written.",
+        paper=_REMDM,
+        claim=Claim("better text than the reverse process, the more so the more steps", "better", "mdlm"),
+        remark="As published, what it takes back is not made up for: its law is not quite that of the schedule.",
+    ),
+    "remdm-loop": Preset(
+        settings=SamplerConfig(order="ancestral", schedule="linear", remask="loop", temperature=1.0, top_p=0.9),
+        does="The reverse process up to nine tenths, then a stretch that only takes back and fills, then the rest.",
+        paper=_REMDM,
+        claim=Claim("better text than the reverse process, the more so the more steps", "better", "mdlm"),
+        remark="Give it more `steps` than masks: half of them are the stretch.",
+    ),
+    "p2": Preset(
+        settings=SamplerConfig(order="sampled-confidence", schedule="linear", remask="planner", temperature=1.0),
+        does="Ranks what is written with what is proposed; the best stand, as many as the schedule says.",
+        paper=Paper("P2", "Peng et al.", "2502.03540"),
+        claim=Claim("better than unmasking alone", "better", "mdlm"),
+        remark="Its planner is the model itself.",
+    ),
+    "remedi": Preset(
+        settings=SamplerConfig(remask="planner", block_length=32),
+        does="After each forward the surest tokens of the block stand, one more than before; the others are masks again.",
+        paper=Paper("RemeDi", "Huang et al.", "2509.23653"),
+        claim=Claim("better than keeping what is written", "better", "llada-semi-ar"),
+        remark="By the model's own confidence, not by a head that was trained for it.",
+    ),
+    "saber": Preset(
+        settings=SamplerConfig(order="sampled-confidence", remask="confidence-drop", min_commit=2),
+        does="Commits what is surer than the mean so far, and takes back what has become less sure, fewer than it commits.",
+        paper=Paper("Saber", "Zhao et al.", "2510.18165"),
+        claim=Claim("fewer forwards, and more right on code", "fewer", "llada"),
+    ),
+    "revise-low-confidence": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.9, block_length=32, remask="low-confidence"),
+        does="Once a block is full, its least sure token and its neighbours are written anew, then the next, for 8 forwards.",
+        claim=Claim("more right than without, for a few forwards a block", "better", "fast-dllm"),
     ),
     "first-hitting": Preset(
         settings=SamplerConfig(order="random", schedule="first-hitting", temperature=1.0),

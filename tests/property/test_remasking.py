@@ -1,0 +1,331 @@
+"""Rules that take written tokens back: against the reference sampler, and what each of them promises."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dllm_fast
+import strategies
+import toys
+from dllm_fast.errors import InvalidValueError
+from driving import assert_equals_reference, batches, drive, edits_of, lines, same
+from reference import sampler as reference
+from reference import schedule
+from strategies import END, MASK, VOCABULARY
+
+tables = st.builds(
+    lambda kind, **arguments: kind(VOCABULARY, **arguments),
+    st.sampled_from([toys.HashTable, toys.Leftward]),
+    seed=st.integers(0, 2**32),
+    grid=st.sampled_from([0.1, 1.0, 4.0]),
+    infinities=st.booleans(),
+)
+
+
+def arguments_of(batch) -> dict:
+    _, seeds, requests, starts = batch
+    return {"seed": seeds, "request": requests, "block_start": starts}
+
+
+def blocks_of(config, canvas, start) -> list[range]:
+    """The blocks of a row that hold masks."""
+    windows = reference.windows(len(canvas), config.get("block_length"), start)
+    return [w for w in windows if (canvas[w.start : w.stop] == MASK).any()]
+
+
+def plain(config) -> dict:
+    return {name: value for name, value in config.items() if not name.startswith("remask")}
+
+
+@settings(max_examples=4 * settings().max_examples)
+@given(strategies.remasking(), batches(), tables)
+def test_equals_the_reference_token_for_token(config, batch, model):
+    sampler = drive(config, batch[0], model, **arguments_of(batch))
+    assert_equals_reference(sampler, config, batch, model)
+
+
+@given(strategies.remasking(), batches(), tables)
+def test_invariants_of_a_run_that_takes_back(config, batch, model):
+    """I1 to I4, I6, I17: only written positions of the block are taken back, each time to be filled anew, within the bound."""
+    sampler = drive(config, batch[0], model, **arguments_of(batch))
+    excluded = {*config.get("suppress_tokens", ())}
+    checked = dllm_fast.SamplerConfig(**config)
+    for row, (before, after) in enumerate(zip(batch[0], sampler.canvases, strict=True)):
+        masked = before == MASK
+        np.testing.assert_array_equal(after[~masked], before[~masked])
+        assert not (after == MASK).any()
+        windows = reference.windows(len(before), config.get("block_length"), batch[3][row])
+        block_of = {p: n for n, window in enumerate(windows) for p in window}
+        replayed, last, steps = before.copy(), 0, []
+        for edit in sampler.trajectory[row]:
+            assert masked[edit.position]
+            steps.append(edit.step)
+            if edit.kind == "pad":
+                replayed[edit.position] = edit.token
+                continue
+            assert (edit.kind == "commit") == (replayed[edit.position] == MASK)
+            assert edit.kind in ("commit", "remask")
+            assert (edit.token == MASK) == (edit.kind == "remask") == math.isnan(edit.probability)
+            assert edit.token not in excluded or edit.kind == "remask"
+            assert block_of[edit.position] >= last, "what is left behind stays"
+            last = block_of[edit.position]
+            replayed[edit.position] = edit.token
+        np.testing.assert_array_equal(replayed, after)
+        assert steps == sorted(steps)
+        blocks = len(blocks_of(config, before, batch[3][row]))
+        most = dllm_fast._core.most_forwards(checked, int(masked.sum()), blocks)
+        assert sampler.nfe_per_row[row] <= most
+
+
+@given(strategies.remasking(), batches(), tables, st.randoms(use_true_random=False))
+def test_all_ways_to_answer_are_one(config, batch, model, random):
+    """All rows at once, or in parts and in any order; all positions scored or only some; statistics from elsewhere."""
+    canvases = batch[0]
+    base = drive(config, canvases, model, **arguments_of(batch))
+    shift = config.get("shift", False)
+    all_scored = drive(config, canvases, model, score_all=True, **arguments_of(batch))
+    few = drive(config, canvases, model, max_rows=1, **arguments_of(batch))
+
+    in_parts = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
+    while (request := in_parts.next()) is not None:
+        parts = list(zip(request.rows.tolist(), request.canvases, request.positions, strict=True))
+        random.shuffle(parts)
+        for row, canvas, positions in parts:
+            in_parts.feed(model.alone(canvas), rows=[row], index=np.maximum(positions - 1, 0) if shift else positions)
+
+    predicted = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
+    while (request := predicted.next()) is not None:
+        predicted.feed(prediction=predicted.predict(np.concatenate(lines(model, request, shift))))
+
+    for other in (all_scored, few, in_parts, predicted):
+        for a, b in zip(base.trajectory, other.trajectory, strict=True):
+            assert same(edits_of(a), edits_of(b))
+        assert other.nfe_per_row == base.nfe_per_row
+
+
+@given(strategies.remasking(kinds=strategies.REMASKS[:3]), batches(), tables)
+def test_without_taking_back_it_is_the_reverse_process(config, batch, model):
+    """ReMDM at eta 0 has the draws of MDLM: the same tokens in the same steps. (`loop` has times of its own.)"""
+    ours = drive(config | {"remask_eta": 0.0}, batch[0], model, **arguments_of(batch))
+    theirs = drive(plain(config), batch[0], model, **arguments_of(batch))
+    if config.get("stop_at_eos") or config.get("stop"):
+        return  # an end token counts later where it may be taken back
+    assert ours.nfe_per_row == theirs.nfe_per_row
+    for a, b in zip(ours.trajectory, theirs.trajectory, strict=True):
+        assert same(edits_of(a), edits_of(b))
+
+
+@given(strategies.remasking(kinds=("planner",)), batches(), tables)
+def test_exactly_so_many_stand(config, batch, model):
+    """I15: behind step j of a block, exactly the masks that the schedule leaves, ties or not; at eta 0 nothing comes back."""
+    for name in ("eos_token_id", "stop_at_eos", "stop", "min_new_tokens"):
+        config.pop(name, None)
+    for row, canvas in enumerate(batch[0]):
+        place = {"seed": batch[1][row], "request": batch[2][row], "block_start": batch[3][row]}
+        sampler = drive(config, [canvas], model, **place)
+        expected, before = [], int((canvas == MASK).sum())
+        for window in blocks_of(config, canvas, batch[3][row]):
+            masks = int((canvas[window.start : window.stop] == MASK).sum())
+            before -= masks
+            steps = config.get("steps_per_block", masks)
+            for index in range(steps):
+                left = schedule.left_behind(config["schedule"], schedule.Step(index, steps, masks, 0))
+                expected.append(before + left)
+                if left == 0:
+                    break
+        open_now, found = int((canvas == MASK).sum()), []
+        for _, edits in itertools.groupby(sampler.trajectory[0], key=lambda edit: edit.step):
+            kinds = [edit.kind for edit in edits]
+            open_now += kinds.count("remask") - kinds.count("commit")
+            found.append((open_now, kinds))
+        # Steps in which nothing changes leave no edits.
+        assert [left for left, _ in itertools.groupby(left for left, _ in found)] == [
+            left for left, _ in itertools.groupby(expected)
+        ]
+        assert sampler.nfe_per_row[0] == len(expected)
+        never = drive(config | {"remask_eta": 0.0}, [canvas], model, **place)
+        assert {edit.kind for edit in never.trajectory[0]} <= {"commit"}
+
+
+@given(strategies.remasking(kinds=("confidence-drop",)), batches(), tables)
+def test_each_forward_gains_one_at_least(config, batch, model):
+    sampler = drive(config, batch[0], model, **arguments_of(batch))
+    for trajectory in sampler.trajectory:
+        for _, edits in itertools.groupby(trajectory, key=lambda edit: edit.step):
+            kinds = [edit.kind for edit in edits]
+            assert kinds.count("commit") > kinds.count("remask")
+
+
+@given(strategies.remasking(kinds=("low-confidence",), temperatures=st.just(0.0)), batches(), tables)
+def test_a_budget_is_kept(config, batch, model):
+    """Each block costs what it costs without, and its budget at most; with none it is the rule without."""
+    for name in ("order_temperature", "stop_at_eos", "stop"):
+        config.pop(name, None)
+    canvas, start = batch[0][0], batch[3][0]
+    place = {"seed": batch[1][0], "request": batch[2][0], "block_start": start}
+    none = drive(config | {"remask_budget": 0}, [canvas], model, **place)
+    theirs = drive(plain(config), [canvas], model, **place)
+    assert same(edits_of(none.trajectory[0]), edits_of(theirs.trajectory[0]))
+    ours = drive(config, [canvas], model, **place)
+    blocks = blocks_of(config, canvas, start)
+    spent = sum(1 for edit in ours.trajectory[0] if edit.kind == "remask")
+    assert spent <= 3 * config["remask_budget"] * len(blocks)
+    if len(blocks) == 1:
+        assert ours.nfe_per_row[0] <= none.nfe_per_row[0] + config["remask_budget"]
+
+
+def test_a_budget_of_one_opens_one():
+    config = {"mask_token_id": MASK, "remask": "low-confidence", "remask_budget": 1}
+    sampler = drive(config, [np.full(4, MASK)], toys.HashTable(VOCABULARY, seed=1))
+    assert [e.kind for e in sampler.trajectory[0]].count("remask") == 1
+    assert sampler.nfe_per_row == [5]
+
+
+def test_neighbours_are_opened_with_the_least_sure():
+    """Six positions, of which the fourth is least sure; its block ends behind the fifth."""
+    config = dllm_fast.SamplerConfig(
+        mask_token_id=MASK, remask="low-confidence", remask_budget=9, threshold=0.0, block_length=5
+    )
+    sampler = dllm_fast.Sampler(config, [[MASK] * 6])
+    assert sampler.next().positions[0].tolist() == [0, 1, 2, 3, 4]
+    assert sampler.stable([0]).tolist() == [0]
+    sampler.feed(tokens=[1] * 5, scores=[0.9, 0.8, 0.7, 0.1, 0.6])
+    assert not sampler.is_done(0)
+    assert sampler.next().positions[0].tolist() == [2, 3, 4]
+    assert sampler.stable([0]).tolist() == [0]
+    sampler.feed(tokens=[2] * 3, scores=[0.9, 0.2, 0.9])
+    # The fourth is still the least sure, but was looked at before.
+    assert sampler.next().positions[0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("remask", ["planner", "confidence-drop"])
+def test_what_stands_needs_its_probability(remask):
+    """Scores are no answer, nor are statistics without `current`; refused by name, and nothing has changed."""
+    rule = {"remask": remask} | ({"steps_per_block": 4} if remask == "planner" else {})
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(mask_token_id=MASK, **rule), [[MASK] * 5])
+    sampler.next()
+    with pytest.raises(dllm_fast.DllmFastError, match="the probability of the tokens that stand there, got scores"):
+        sampler.feed(tokens=[1] * 5, scores=[0.5] * 5)
+    logits = toys.HashTable(VOCABULARY, seed=3).alone(np.full(5, MASK))
+    assert sampler.current([0]) is None
+    sampler.feed(logits)
+    request = sampler.next()
+    written = sampler.canvases[0] != MASK
+    asked = request.positions[0]
+    expected = np.where(written[asked], sampler.canvases[0][asked], -1)
+    assert sampler.current([0]).tolist() == expected.tolist()
+    prediction = sampler.predict(logits[asked])
+    assert np.isnan(prediction.current).tolist() == (~written[asked]).tolist()
+    fields = {name: getattr(prediction, name) for name in ("token", "probability", "top1", "top2", "entropy")}
+    before = sampler.canvases[0].tolist()
+    with pytest.raises(InvalidValueError, match="needs `current`, the probability of the token that stands there"):
+        sampler.feed(prediction=dllm_fast.Prediction(**fields))
+    assert sampler.canvases[0].tolist() == before
+    sampler.feed(prediction=prediction)
+
+
+@given(strategies.remasking(), batches(), tables)
+def test_what_is_stable_stays(config, batch, model):
+    """After every forward: as many as the reference counts, never fewer than before, and none changes; done rows are done."""
+    canvases, seeds, requests, starts = batch
+    rows = list(range(len(canvases)))
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
+    seen = [[(0, canvas.copy())] for canvas in canvases]
+    while (request := sampler.next()) is not None:
+        assert not any(sampler.is_done(row) for row in request.rows.tolist())
+        sampler.feed(np.concatenate(lines(model, request, config.get("shift", False))))
+        counts, now = sampler.stable(rows).tolist(), sampler.canvases
+        for row in request.rows.tolist():
+            seen[row].append((counts[row], now[row].copy()))
+            assert sampler.is_done(row) == (counts[row] == (canvases[row] == MASK).sum())
+    for row, canvas in enumerate(canvases):
+        expected = reference.run(model.alone, canvas, config, seed=seeds[row], request=requests[row], block_start=starts[row])
+        counts = [count for count, _ in seen[row]]
+        assert counts[1:] == expected.stable
+        assert all(a <= b for a, b in itertools.pairwise(counts))
+        new, last = np.flatnonzero(canvas == MASK), sampler.canvases[row]
+        for count, then in seen[row]:
+            np.testing.assert_array_equal(then[new[:count]], last[new[:count]])
+
+
+def test_events_replay_what_is_taken_back():
+    """A run that is watched tells every edit once, in order, and tokens per forward count what stands in the end."""
+    model, _ = dllm_fast.demo.load()
+    canvas = dllm_fast.demo.problems(1, seed=1)[0]
+    for preset in ("remdm-cap", "p2", "saber", "revise-low-confidence"):
+        settings_ = {"remask_eta": 0.3} if preset == "remdm-cap" else {}
+        told = []
+        result = dllm_fast.infill(model, canvas, preset=preset, seed=3, on_step=told.append, **settings_)
+        edits = [edit for event in told for row in event.edits for edit in row]
+        assert edits_of(edits) != []
+        assert same(edits_of(edits), edits_of(result.trajectory[0]))
+        assert any(edit.kind == "remask" for edit in edits), preset
+        shown = told[0].canvases[0].copy()
+        for event in told[1:]:
+            for edit in event.edits[0]:
+                shown[edit.position] = edit.token
+            np.testing.assert_array_equal(shown, event.canvases[0])
+        np.testing.assert_array_equal(shown, result.sequences[0])
+        assert [event.is_done[0] for event in told] == [False] * (len(told) - 1) + [True]
+        assert result.finish_reasons == ["length"]
+        assert result.stats.tokens_per_forward == pytest.approx(len(result.new_tokens[0]) / result.stats.nfe)
+        assert dllm_fast.Result.from_dict(result.to_dict()) == result
+
+
+@pytest.mark.parametrize(
+    ("settings_", "text"),
+    [
+        ({"remask": "planners"}, "remask must be one of cap, rescale, .*low-confidence, got 'planners'"),
+        ({"remask": "cap"}, "remask 'cap' belongs to the reverse process, got order 'confidence'; use order 'ancestral'"),
+        ({"remask": "cap", "order": "ancestral", "schedule": "dream"}, "remask 'cap' needs the times .*, got schedule 'dream'"),
+        ({"remask": "loop", "order": "ancestral", "schedule": "cosine"}, "of its own for 'loop'.*, got schedule 'cosine'"),
+        ({"remask": "cap", "order": "ancestral", "as_published": True}, "remask 'cap' is the rule as it is meant, got as_pub"),
+        ({"remask": "planner", "order": "ancestral"}, "ranks positions, got order 'ancestral', which ranks none"),
+        ({"remask": "planner", "order": "random"}, "remask 'planner' compares what is written .* got order 'random'; use conf"),
+        ({"remask": "planner", "threshold": 0.9}, "remask 'planner' keeps exactly as many .* got a cut, min_commit"),
+        ({"remask": "planner", "schedule": "maskgit"}, "remask 'planner' counts what stands, got schedule 'maskgit'"),
+        ({"remask": "confidence-drop", "order": "margin"}, "remask 'confidence-drop' compares confidences .* order 'margin'"),
+        ({"remask": "confidence-drop", "factor": 1.0}, "remask 'confidence-drop' has a bar of its own, .* another cut"),
+        (
+            {"remask": "planner", "edit_threshold": 0.5},
+            "edit_threshold replaces written tokens and remask takes them back, got bo",
+        ),
+        (
+            {"remask": "low-confidence", "schedule": "first-hitting"},
+            "'first-hitting' writes each mask once.* got remask beside",
+        ),
+        ({"remask": "cap", "order": "ancestral", "remask_eta": 1.5}, r"remask_eta must lie in \[0, 1\], got 1.5; it is a prob"),
+        ({"remask": "planner", "remask_eta": -1.0}, "remask_eta must be at least 0 and finite, got -1"),
+        ({"remask_eta": 0.5}, "remask_eta says how much .* got no such remask"),
+        ({"remask": "planner", "remask_budget": 3}, "remask_budget bounds the forwards of remask='low-confidence'"),
+        ({"remask": "low-confidence", "remask_budget": 2**20 + 1}, "remask_budget must be at most 1048576, got 1048577"),
+    ],
+)
+def test_settings_that_cannot_be(settings_, text):
+    with pytest.raises(InvalidValueError, match=text):
+        dllm_fast.SamplerConfig(mask_token_id=MASK, **settings_)
+
+
+def test_an_end_token_counts_once_it_cannot_be_taken_back():
+    class Model(toys.Toy):
+        vocabulary = VOCABULARY
+
+        def row(self, canvas):
+            logits = np.zeros((len(canvas), VOCABULARY))
+            logits[:, 1] = 9.0
+            # Sure of an end while everything is open, of something else afterwards.
+            is_first = (np.asarray(canvas) == MASK).all()
+            logits[0, END if is_first else 2] = 5.0 + 9.0 * (not is_first) + 5.0 * is_first
+            return logits
+
+    config = {"mask_token_id": MASK, "eos_token_id": END, "stop_at_eos": True, "threshold": 0.5}
+    stays = drive(config, [np.full(4, MASK)], Model())
+    assert stays.canvases[0].tolist() == [END] * 4
+    redone = drive(config | {"remask": "low-confidence", "remask_budget": 4}, [np.full(4, MASK)], Model())
+    assert redone.canvases[0].tolist() == [2, 1, 1, 1]
