@@ -64,6 +64,13 @@ def test_what_reads_images_is_passed_over_and_named(folder):
     assert torch.equal(bare(IDS), right)
 
 
+def test_more_experts_than_tensors(tmp_path):
+    """They lie in one tensor a layer, so that the number of tensors bounds only the layers."""
+    model = gemma.stock(num_experts=150, num_hidden_layers=2, layer_types=[gemma.LOCAL, gemma.GLOBAL])
+    opened = dllm_fast.load(gemma.save(model, tmp_path))
+    assert opened.network.stack[0].experts.gate_up.shape[0] == 150
+
+
 def test_first_configs_say_global_heads_once(folder):
     """`per_layer_config` is how transformers 5.24 writes what the published config says for all global layers."""
     right = dllm_fast.load(folder)(IDS)

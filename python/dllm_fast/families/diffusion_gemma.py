@@ -95,7 +95,9 @@ def build(checkpoint: Checkpoint) -> tuple[DiffusionGemma, dict[str, tuple[str, 
     for place in _IMAGES:
         if count := sum(key.startswith(place) for key in checkpoint.tensors):
             spare.append(re.escape(place) + ".*")
-            notes.append(f"opened for text alone: {count} tensors of {place}*, which read images, are passed over")
+            said = f"opened for text alone: {count} tensors of {place}*, which read images, are passed over"
+            token = checkpoint.config.get("image_token_id")
+            notes.append(said if token is None else f"{said}; the id {shown(token)} of an image is read as a token")
     network.notes = tuple(notes)
     return network, pieces, tuple(spare)
 
