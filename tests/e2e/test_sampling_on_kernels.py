@@ -90,7 +90,8 @@ def test_every_preset(preset):
     core = run(model, **given)
     with emulated(PREDICTION) as launched:
         ours = run(model, **given)
-    assert launched
+    # What a rule remembers of distributions, the core makes.
+    assert bool(launched) != dllm_fast.presets()[preset].remembers
     same(ours, core)
 
 
