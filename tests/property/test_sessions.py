@@ -30,6 +30,7 @@ RULES = (
     {"preset": "fast-dllm", "threshold": 0.02, "temperature": 0.7, "top_k": 9, "edit_threshold": 0.0, "max_post_steps": 2},
     {"preset": "left-to-right"},
     {"preset": "entropy-bound", "entropy_bound": 20.0},
+    {"preset": "klass", "threshold": 0.02, "kl_threshold": 0.5, "kl_steps": 1, "credit": 0.7, "temperature": 0.8},
 )
 # Under `exact_block`, one of them with shifted predictions, whose features are carried.
 GROWING = ["sdar", *(twin.name for twin in TWINS if twin.attention == "block_causal" and twin.shift)][:2]
