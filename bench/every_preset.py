@@ -32,7 +32,7 @@ TOLERANCE = 0.1
 TURNS, NEAR = 8, 0.02
 # Every so many rows are those on which it is turned.
 SEARCHED = 6
-PER_CLASS, PROMPTS, DRAWS = 40, 100, 1000
+PROMPTS, DRAWS = 100, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ KNOBS = (
     Knob("threshold", _sure),
     Knob("factor", _small),
     Knob("entropy_bound", _small),
+    Knob("entropy_threshold", _small),
 )
 
 
@@ -79,6 +80,7 @@ class Task:
         batch_size: rows in a forward.
         needs: arguments that single presets need, by name.
         noisy: the model of the same answers for rules of uniform noise; None where there is none.
+        swept: points of `results/quality.json` are of these rows, and need not be measured again.
     """
 
     model: Callable[..., Any]
@@ -89,11 +91,12 @@ class Task:
     batch_size: int = 12
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     noisy: oracle.NoisyOracle | None = None
+    swept: bool = False
 
 
 def tasks(*, quick: bool = False) -> dict[str, Task]:
     """Every task by name."""
-    puzzles = quality.sudoku(2 if quick else PER_CLASS, quality.PUZZLE_SEED)
+    puzzles = quality.sudoku(2 if quick else quality.PER_CLASS, quality.PUZZLE_SEED)
     prompts = quality.text(6 if quick else PROMPTS, quality.PROMPT_SEED)
     letters, square = oracle.Oracle(oracle.orders((0, 0, 1, 1, 2, 2, 3, 4))), oracle.Oracle(oracle.latin_squares())
     rows = 20 if quick else DRAWS
@@ -116,7 +119,12 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
         "latin": exact(square, (6, 10)),
         "shuffle": exact(letters, (4, 6)),
         "sudoku": Task(
-            model=_loaded("sudoku"), canvases=puzzles.canvases, check=puzzles.check, common=puzzles.common, forwards=(8,)
+            model=_loaded("sudoku"),
+            canvases=puzzles.canvases,
+            check=puzzles.check,
+            common=puzzles.common,
+            forwards=(8,),
+            swept=not quick,
         ),
         "text": Task(
             model=_loaded("text"), canvases=prompts.canvases, check=prompts.check, common=prompts.common, forwards=(2, 4)
@@ -148,12 +156,20 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
         (found,) = quality.measure(model, canvases, task.check, [setting], common=given, batch_size=task.batch_size)
         return found
 
+    known = sweep(preset, _knob(settings, 1).name) if task.swept else []
+    own = next((at for at in known if all(getattr(settings, name) == value for name, value in at["over"].items())), None)
+    found: dict[str, Any] = {"at": {}}
     try:
-        own = point({})
+        # A sweep leaves out what is one position a forward in yet another order.
+        if own is not None or not known:
+            found["own"] = own or summary(point({}))
     except DllmFastError as error:
         return {"refused": str(error)}
-    found: dict[str, Any] = {"own": summary(own), "at": {}}
     for forwards in task.forwards:
+        near = min(known, key=lambda at: abs(at["forwards"] - forwards), default=None)
+        if near is not None and abs(near["forwards"] - forwards) <= TOLERANCE * forwards:
+            found["at"][str(forwards)] = near
+            continue
         try:
             at = _at(point, settings, forwards)
             found["at"][str(forwards)] = summary(at) if isinstance(at, Point) else {"refused": at}
@@ -162,13 +178,40 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
     return found
 
 
-def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int) -> Point | str:
-    """The point of so many forwards on average, or why there is none."""
-    # Counts are told the number of steps, of which a schedule may pass over some.
+def sweep(preset: str, knob: str) -> list[dict[str, Any]]:
+    """Points of a preset in the sweep of `bench.quality` (the same puzzles, seeds and settings of the task), in which only its
+    knob is turned."""
+    record = json.loads((harness.RESULTS / "quality.json").read_text(encoding="utf-8"))
+    settings = PRESETS[preset].settings
+    if record["weights_sha256"]["sudoku"] != quality.digest("sudoku"):
+        return []
+    return [
+        {
+            "over": at["over"],
+            "n": at["n"],
+            "share": at["share"],
+            "share_95": at["share_95"],
+            "forwards": at["forwards"]["mean"],
+            "cpu_s": at["cpu_s"],
+            "rows_hex": at["rows_hex"],
+        }
+        for at in record["points"]
+        if at["preset"] == preset
+        and all(name == knob or getattr(settings, name) == value for name, value in at["over"].items())
+    ]
+
+
+def _knob(settings: SamplerConfig, forwards: int) -> Knob:
+    """What is turned. Counts are told the number of steps, of which a schedule may pass over some."""
     counts = "steps" if settings.steps_per_block is None else "steps_per_block"
     steps = Knob(counts, lambda turn: max(1, round(forwards * 16 ** (turn - 0.5))))
     knobs = (knob for knob in KNOBS if getattr(settings, knob.name) is not None)
-    knob = steps if settings.steps_per_block is not None else next(knobs, steps)
+    return steps if settings.steps_per_block is not None else next(knobs, steps)
+
+
+def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int) -> Point | str:
+    """The point of so many forwards on average, or why there is none."""
+    knob = _knob(settings, forwards)
     least, most, best, over = 0.0, 1.0, math.inf, {}
     for _ in range(TURNS):
         turn = (least + most) / 2
@@ -240,7 +283,7 @@ def run(path: Path, names: Sequence[str], *, quick: bool = False) -> dict[str, A
         known[name][task] = {**found, **harness.commit(), "cpu_s": round(time.process_time() - began)}
         record["presets"] = [known[name] for name in PRESETS]
         harness.write_json(path, record)
-        own = f"{found['own']['share']:.3f} in {found['own']['forwards']:.1f}" if "own" in found else found["refused"]
+        own = f"{found['own']['share']:.3f} in {found['own']['forwards']:.1f}" if "own" in found else found.get("refused", "")
         harness.progress(f"{task:8s} {name:24s} {known[name][task]['cpu_s']:4d} s  {own}")
     record["presets"] = [known[name] for name in PRESETS]
     harness.write_json(path, record)

@@ -115,13 +115,23 @@ def _front(of: Mapping[str, Record], task: str) -> str:
 
 
 def _claims(of: Mapping[str, Record], tasks: Mapping[str, Any]) -> str:
+    """In a sentence for each task, then with the numbers."""
     lines = [("preset", "its authors say", *(TITLES[task] for task in tasks))]
+    said: dict[str, dict[str, list[str]]] = {task: {} for task in tasks}
     for name, preset in PRESETS.items():
         if preset.claim is None or name not in of:
             continue
         cells = [_verdict(of, name, task, facts["forwards"]) for task, facts in tasks.items()]
         lines.append((f"`{name}`", f"{preset.claim.words} (than `{preset.claim.than}`)", *cells))
-    return _table(lines)
+        for task, cell in zip(tasks, cells, strict=True):
+            said[task].setdefault(cell.partition(":")[0].strip("*"), []).append(name)
+    words = ("holds", "mixed", "does not hold", "open", "no equal forwards")
+    found = [
+        f"- {TITLES[task]}: " + "; ".join(f"{word}: {_names(by[word])}" for word in words if word in by) + "."
+        for task, by in said.items()
+        if by.keys() & {*words}
+    ]
+    return "\n".join(found) + "\n\n" + _table(lines)
 
 
 def _verdict(of: Mapping[str, Record], name: str, task: str, budgets: Sequence[int]) -> str:
@@ -129,25 +139,25 @@ def _verdict(of: Mapping[str, Record], name: str, task: str, budgets: Sequence[i
     claim = PRESETS[name].claim
     assert claim is not None
     mine, theirs = of[name].get(task, {}), of.get(claim.than, {}).get(task, {})
-    if "own" not in mine or "own" not in theirs:
+    a, b = mine.get("own"), theirs.get("own")
+    pairs = [(n, _point(of[name], task, n), _point(of[claim.than], task, n)) for n in budgets if claim.than in of]
+    both = [(n, rows(x), rows(y)) for n, x, y in pairs if x and y]
+    if not both and a and b and abs(a["forwards"] - b["forwards"]) < 0.02 * b["forwards"]:
+        both = [(round(b["forwards"]), rows(a), rows(b))]
+    if claim.kind == "better" and both:
+        ends = [quality.paired_difference(x, y)[1:] for _, x, y in both]
+        numbers = "; ".join(f"{_difference(x, y)} at {n}" for n, x, y in both)
+        return f"{_word(any(low > 0 for low, _ in ends), any(high < 0 for _, high in ends))}: {numbers}"
+    if not a or not b:
         return "not measured"
-    a, b = mine["own"], theirs["own"]
+    if claim.kind == "better":
+        return f"no equal forwards: {_share(a)} in {a['forwards']:.1f}, {_share(b)} in {b['forwards']:.1f}"
     low, high = quality.paired_difference(rows(a), rows(b))[1:]
     if claim.kind == "fewer":
         times = b["forwards"] / a["forwards"]
         numbers = f"{a['forwards']:.1f} forwards, not {b['forwards']:.1f} ({times:.1f}x); {_difference(rows(a), rows(b))}"
         return f"{_word(times >= FEWER and low >= -LOSS, times < FEWER or high < 0)}: {numbers}"
-    if claim.kind == "same":
-        return f"{_word(low <= 0 <= high, not low <= 0 <= high)}: {_difference(rows(a), rows(b))}"
-    pairs = [(n, _point(of[name], task, n), _point(of[claim.than], task, n)) for n in budgets]
-    both = [(n, rows(x), rows(y)) for n, x, y in pairs if x and y]
-    if not both and abs(a["forwards"] - b["forwards"]) < 0.02 * b["forwards"]:
-        both = [(round(b["forwards"]), rows(a), rows(b))]
-    if not both:
-        return f"no equal forwards: {_share(a)} in {a['forwards']:.1f}, {_share(b)} in {b['forwards']:.1f}"
-    ends = [quality.paired_difference(x, y)[1:] for _, x, y in both]
-    numbers = "; ".join(f"{_difference(x, y)} at {n}" for n, x, y in both)
-    return f"{_word(any(low > 0 for low, _ in ends), any(high < 0 for _, high in ends))}: {numbers}"
+    return f"{_word(low <= 0 <= high, not low <= 0 <= high)}: {_difference(rows(a), rows(b))}"
 
 
 def _word(holds: bool, fails: bool) -> str:
@@ -208,9 +218,8 @@ def _point(found: Record, task: str, forwards: int) -> Record | None:
 
 
 def _points(found: Record, task: str) -> Iterator[Record]:
-    if "own" in found.get(task, {}):
-        yield found[task]["own"]
-        yield from (point for point in found[task]["at"].values() if "share" in point)
+    at = found.get(task, {})
+    yield from (point for point in (at.get("own"), *at.get("at", {}).values()) if point and "share" in point)
 
 
 def _share(point: Record) -> str:
