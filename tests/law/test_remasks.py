@@ -1,0 +1,92 @@
+"""What ReMDM promises of its law: the share of clean positions by enumeration, what comes back, tokens by chi-square."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import dllm_fast
+import toys
+from reference import remask
+from reference.schedule import Step, alive
+
+MASK, VOCABULARY = 3, 4
+
+
+def config_of(kind: str, schedule: str, eta: float) -> SimpleNamespace:
+    return SimpleNamespace(remask=kind, schedule=schedule, remask_eta=eta, order="ancestral")
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("kind", ["cap", "rescale"])
+@pytest.mark.parametrize("eta", [0.0, 0.1, 0.7, 1.0])
+def test_the_share_of_clean_positions_by_enumeration(kind, schedule, eta):
+    """All ways of three positions through five steps, each with its probability: P(clean at s) is alpha_s, jointly binomial."""
+    length, steps = 3, 5
+    states = {(False,) * length: 1.0}
+    for index in range(steps):
+        step = Step(index, steps, length, 0)
+        fill, back = remask.chances(config_of(kind, schedule, eta), step)
+        after: dict[tuple[bool, ...], float] = {}
+        expected_back = 0.0
+        for state, p in states.items():
+            for turned in itertools.product((False, True), repeat=length):
+                chance = p
+                for is_clean, is_turned in zip(state, turned, strict=True):
+                    one = back if is_clean else fill
+                    chance *= one if is_turned else 1.0 - one
+                then = tuple(a != b for a, b in zip(state, turned, strict=True))
+                after[then] = after.get(then, 0.0) + chance
+                expected_back += chance * sum(a and b for a, b in zip(state, turned, strict=True))
+        t, s = (steps - index) / steps, (steps - index - 1) / steps
+        clean = 1.0 - alive(schedule, s)
+        assert expected_back == pytest.approx(back * length * (1.0 - alive(schedule, t)), abs=1e-12)
+        for state, p in after.items():
+            k = sum(state)
+            assert p == pytest.approx(clean**k * (1 - clean) ** (length - k), abs=1e-12)
+        states = after
+    assert states[(True,) * length] == pytest.approx(1.0)
+
+
+class Independent(toys.Toy):
+    """The same distribution at every position, whatever stands around it."""
+
+    vocabulary = VOCABULARY
+    probabilities = np.array([0.5, 0.3, 0.2])
+
+    def row(self, canvas):
+        logits = np.full((len(canvas), VOCABULARY), -np.inf)
+        logits[:, :3] = np.log(self.probabilities)
+        return logits
+
+
+@pytest.mark.parametrize("kind", ["cap", "rescale", "confidence", "loop"])
+def test_tokens_and_what_comes_back_in_the_core(kind):
+    """Fixed seeds: tokens are the model's (chi-square), remasks as many as expected, forwards at most the steps."""
+    length, steps, rows, eta = 16, 12, 400, 0.3
+    config = dllm_fast.SamplerConfig(
+        mask_token_id=MASK, order="ancestral", schedule="linear", steps=steps, temperature=1.0, remask=kind, remask_eta=eta
+    )
+    sampler = dllm_fast.Sampler(config, [[MASK] * length] * rows, seed=5, request=list(range(rows)))
+    model = Independent()
+    while (request := sampler.next()) is not None:
+        sampler.feed(np.concatenate([model.row(p).astype(np.float32) for p in request.positions]))
+    assert max(sampler.nfe_per_row) <= steps
+    tokens = np.concatenate(sampler.canvases)
+    counts, expected = np.bincount(tokens, minlength=3)[:3], model.probabilities * len(tokens)
+    # Two degrees of freedom: above 13.8 with probability 0.001.
+    assert ((counts - expected) ** 2 / expected).sum() < 13.8
+    back = sum(edit.kind == "remask" for edits in sampler.trajectory for edit in edits)
+    if kind in ("cap", "rescale"):
+        settings = config_of(kind, "linear", eta)
+        mean = sum(
+            remask.chances(settings, Step(j, steps, length, 0))[1] * length * (1 - alive("linear", (steps - j) / steps))
+            for j in range(steps)
+        )
+        # A sum of bounded draws: its deviation is less than the square root of its mean.
+        assert abs(back - rows * mean) < 4 * (rows * mean) ** 0.5
+    else:
+        assert back > 0
