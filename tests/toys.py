@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+import dllm_fast
+
 torch.set_num_threads(1)  # threads that wait for each other cost a toy more than its arithmetic
+
+
+def presets_of_any_model() -> dict[str, dllm_fast.SamplerConfig]:
+    """Those that run on whatever can be called: not those for models of noise, or that are read causally (`test_verify.py`)."""
+    return {name: rule for name, rule in dllm_fast.presets().items() if rule.noise == "mask" and not rule.verify}
 
 
 class Toy:

@@ -308,6 +308,13 @@ class Request:
     def block_steps(self) -> NDArray[np.int64]:
         """Forwards `[n]` of the block that each such row is filling, before this one: 0 in the first."""
     @property
+    def causal(self) -> NDArray[np.bool_]:
+        """Which rows `[n]` want a causal look: every position sees what is before it and itself, and the line before a position
+        predicts it."""
+    @property
+    def drafts(self) -> list[NDArray[np.int64]]:
+        """What the requested positions of each such row show in it; empty where they show what stands there."""
+    @property
     def step(self) -> int:
         """Forwards that the first of these rows has behind it; rows that wait for room, or join later, have fewer."""
     @property

@@ -162,6 +162,10 @@ def plan(
     is_open = [
         open_of(canvas, prompts[number], config, flags[number]) for canvas, number in zip(canvases, of_rows, strict=True)
     ]
+    if config.verify and any(positions[0] for positions in is_open):
+        raise InvalidValueError(
+            "verify goes on from what is given, got a canvas whose first token is open; set verify to False, or give it"
+        )
     return Plan(
         tokenizer=tokenizer,
         config=config,

@@ -120,6 +120,7 @@ class Run:
                 refresh_every=config.refresh_every,
                 max_rows=config.max_batch_rows,
                 predictor=made,
+                verifies=config.verify,
                 suppressed=tuple(token for token in plan.rule.suppress_tokens if isinstance(token, int)),
             ),
             plan.guides,

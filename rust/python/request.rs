@@ -39,6 +39,8 @@ pub(super) struct Request {
     pub steps: Vec<u32>,
     pub block_steps: Vec<u32>,
     pub windows: Vec<Range<usize>>,
+    pub causal: Vec<bool>,
+    pub drafts: Vec<Vec<u32>>,
     pub step: u32,
 }
 
@@ -81,6 +83,17 @@ impl Request {
     #[getter]
     fn block_steps<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
         tokens(py, self.block_steps.iter().copied())
+    }
+    /// Which rows want a causal look: every position sees those before it and itself, and the line before a position predicts
+    /// it, bool `[n]`.
+    #[getter]
+    fn causal<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<bool>> {
+        PyArray1::from_slice(py, &self.causal)
+    }
+    /// What the requested positions show in it, one int64 array for each such row; empty where they show what stands there.
+    #[getter]
+    fn drafts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        list(py, &self.drafts, |d| tokens(py, d.iter().copied()))
     }
     /// Forwards that the first of these rows has behind it. Rows that wait for room, or join later, have fewer than others.
     #[getter]
@@ -132,6 +145,13 @@ impl Request {
             {
                 *slot = i64::from(token);
             }
+            for (&p, &draft) in self.positions[i].iter().zip(&self.drafts[i]) {
+                let place = (p as usize).checked_sub(begin[i]);
+                if let Some(place) = place.filter(|_| (p as usize) < end[i]) {
+                    ids[[i, place]] = i64::from(draft);
+                }
+            }
+            let shift = shift || self.causal[i];
             for &p in &self.positions[i] {
                 let line = if shift { p.saturating_sub(1) } else { p } as usize;
                 if line >= end[i] {
@@ -222,6 +242,8 @@ impl Request {
             steps: self.steps.clone(),
             block_steps: self.block_steps.clone(),
             windows: self.windows.clone(),
+            causal: self.causal.clone(),
+            drafts: self.drafts.clone(),
             step: self.step,
         })
     }
@@ -252,6 +274,8 @@ impl Request {
             steps: Vec::with_capacity(places.len()),
             block_steps: Vec::with_capacity(places.len()),
             windows: Vec::with_capacity(places.len()),
+            causal: Vec::with_capacity(places.len()),
+            drafts: Vec::with_capacity(places.len()),
             step: self.step,
         };
         for ((place, canvas), by) in places.into_iter().zip(canvases).zip(moves) {
@@ -294,6 +318,8 @@ impl Request {
             }
             made.open.push(Open::Flags(open));
             made.canvases.push(canvas);
+            made.causal.push(self.causal[place]);
+            made.drafts.push(self.drafts[place].clone());
         }
         Ok(made)
     }

@@ -316,6 +316,8 @@ impl Sampler {
                 steps: rows.iter().map(|&r| core.forwards(r)).collect(),
                 block_steps: rows.iter().map(|&r| core.block_steps(r)).collect(),
                 windows: rows.iter().map(|&r| core.window(r)).collect(),
+                causal: rows.iter().map(|&r| core.is_causal(r)).collect(),
+                drafts: rows.iter().map(|&r| core.drafts(r).to_vec()).collect(),
                 step: core.forwards(first),
                 rows,
             }))

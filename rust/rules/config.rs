@@ -286,6 +286,9 @@ impl Config {
                     .into(),
             ));
         }
+        if self.cut == Cut::Verified {
+            self.check_verified()?;
+        }
         if let Some(stop) = self.gap_stop {
             if is_reverse_process {
                 return Err(Error::Mismatch(
@@ -578,6 +581,56 @@ impl Config {
                 "leave those out",
             )
         })
+    }
+
+    /// What a causal look may decide is what comes from left to right, for good and without chance.
+    fn check_verified(&self) -> Result<()> {
+        let refused = |what: &str, remedy: &str| {
+            Err(Error::Mismatch(format!(
+                "verify commits from left to right what a causal forward would write, got {what} beside it; {remedy}"
+            )))
+        };
+        if self.order != Order::LeftToRight || self.noise.temperature > 0.0 {
+            return refused(
+                "another order or order_temperature",
+                "use order='left-to-right' and no order_temperature",
+            );
+        }
+        if self.sampling.temperature > 0.0 {
+            return refused("a temperature", "set temperature to 0");
+        }
+        if self.steps != Steps::Open || self.schedule != Schedule::Even || self.min_commit.is_some()
+        {
+            return refused(
+                "steps, a schedule or min_commit",
+                "leave those out: nobody knows how many agree",
+            );
+        }
+        if self.drafts.is_some() || self.reach != Reach::Block || self.shows.is_uniform() {
+            return refused(
+                "drafts, a reach beyond the block or noise",
+                "leave those out",
+            );
+        }
+        if self.position_penalty > 0.0 || self.spacing > 1 || self.temperature_end.is_some() {
+            return refused(
+                "position_penalty, spacing or temperature_end",
+                "leave those out",
+            );
+        }
+        if self.revise.looks_back() || self.gap_stop.is_some() || self.credit.is_some() {
+            return refused(
+                "a rule that revises, gap_stop or credit",
+                "set edit_threshold, remask, gap_stop and credit to None",
+            );
+        }
+        if matches!(self.eos, EosPolicy::Suffix | EosPolicy::Delay) {
+            return refused(
+                "an eos_policy of 'suffix' or 'delay'",
+                "use 'allow' or 'penalise': every token is final as it is written",
+            );
+        }
+        Ok(())
     }
 
     /// Steps for one of the `blocks` blocks of a row that hold masks, the `index`-th from the left; `None` for open-ended.

@@ -66,11 +66,14 @@ pub enum Cut {
         /// So many of them.
         steps: u32,
     },
+    /// The prefix in which what was drafted is what a causal look at it says, and the first that it says otherwise: a
+    /// candidate whose confidence is above 0 agrees (`LinearSpec` of `SGLang`).
+    Verified,
 }
 
 impl Cut {
     /// All of them, each at the place that is its number, with bounds that mean nothing.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Count,
         Self::Threshold(0.0),
         Self::Factor {
@@ -97,6 +100,7 @@ impl Cut {
             bar: 0.0,
             steps: 1,
         },
+        Self::Verified,
     ];
 
     /// Checks the parameters.
@@ -180,6 +184,7 @@ impl Cut {
             Self::Neighbours { .. } => "neighbour_threshold",
             Self::Runs { .. } => "run_threshold",
             Self::Steady { .. } => "kl_threshold",
+            Self::Verified => "verify",
         }
     }
 }
@@ -261,6 +266,7 @@ fn passing(sorted: &[Candidate], cut: Cut) -> usize {
         Cut::Count | Cut::Neighbours { .. } | Cut::Runs { .. } | Cut::Steady { .. } => 0,
         Cut::Threshold(t) => prefix(&mut |_, c| c.confidence >= t),
         Cut::EntropyThreshold(bar) => prefix(&mut |_, c| c.entropy < bar),
+        Cut::Verified => (prefix(&mut |_, c| c.confidence > 0.0) + 1).min(sorted.len()),
         Cut::Factor {
             factor,
             as_published: false,

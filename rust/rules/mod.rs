@@ -233,7 +233,7 @@ impl Rule {
     ///
     /// Every forward of a block that is not full commits at least one position, so there are at most `open` of them, and no
     /// more than the steps that were asked for; under a schedule that spends forwards on idle steps, and where what is filled may
-    /// be taken back, all of those. Where written
+    /// be taken back, all of those. Where drafts are verified, there are two forwards for each that commits. Where written
     /// tokens are revised, each block may take so many more as `Revise::most_extra` says. Where positions wait for others
     /// (`waits`), a step may find fewer than it commits, and what is left behind the last step comes one by one at worst.
     pub fn most_forwards(&self, open: usize, blocks: usize, waits: bool) -> usize {
@@ -255,6 +255,9 @@ impl Rule {
             (false, true) => open,
             (_, false) => asked.min(open),
         };
+        if self.cut == Cut::Verified {
+            return filling.saturating_mul(2);
+        }
         filling + blocks * self.revise.most_extra()
     }
 }

@@ -30,7 +30,8 @@ pub(super) fn mark(candidates: &mut [Candidate], cut: Cut) -> bool {
         | Cut::Threshold(_)
         | Cut::Factor { .. }
         | Cut::EntropyBound(_)
-        | Cut::EntropyThreshold(_) => return false,
+        | Cut::EntropyThreshold(_)
+        | Cut::Verified => return false,
     }
     true
 }

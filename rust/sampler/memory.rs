@@ -28,6 +28,8 @@ pub struct Notes {
     pub leaders: Vec<(u32, (u32, f64))>,
     /// By which credit is earned.
     pub credit: Option<Credit>,
+    /// What was drafted at the positions of the step, and is to be verified before anything is committed. The block keeps it.
+    pub drafts: Option<Vec<u32>>,
 }
 
 impl Memory {

@@ -324,6 +324,16 @@ impl Sampler {
         self.rows[row].pending().map_or(&[], |p| &p.positions)
     }
 
+    /// Is the waiting step of a row a causal look at what it shows?
+    pub fn is_causal(&self, row: usize) -> bool {
+        self.rows[row].pending().is_some_and(|p| p.is_causal)
+    }
+
+    /// What the positions of a waiting row show, where that was drafted.
+    pub fn drafts(&self, row: usize) -> &[u32] {
+        self.rows[row].pending().map_or(&[], |p| &p.drafts)
+    }
+
     /// The block of a waiting row that is being filled.
     pub fn window(&self, row: usize) -> std::ops::Range<usize> {
         self.rows[row].window()

@@ -37,6 +37,8 @@ pub(super) struct Block {
     since: u32,
     /// Of a rule with drafts.
     pub(super) last: Last,
+    /// What its open positions are to be, if the next forward agrees.
+    pub(super) drafts: Option<Vec<u32>>,
 }
 
 impl Block {
@@ -275,13 +277,16 @@ impl Row {
             is_finished: false,
             since: self.forwards,
             last: Last::default(),
+            drafts: None,
         });
         block.step()
     }
 
     /// Carries out the waiting step as `plan` has it.
-    pub fn commit(&mut self, planned: Planned) {
+    pub fn commit(&mut self, mut planned: Planned) {
         self.pending = None;
+        let drafts = planned.notes.drafts.take();
+        let is_draft = drafts.is_some();
         let revise = self.rule.revise;
         let block = self.block.as_mut().expect("a step is of a block");
         // Those behind the last open position are no steps of the schedule.
@@ -307,6 +312,7 @@ impl Row {
         }
         let block = self.block.as_mut().expect("a step is of a block");
         let done = block.index + usize::from(!is_counted);
+        block.drafts = drafts;
         block.is_finished = revise.ends().is_over(Standing {
             open: block.left,
             steps_left: block.steps.saturating_sub(done),
@@ -326,7 +332,7 @@ impl Row {
         if let Some(block) = self.block.as_mut().filter(|_| !shown.argmax.is_empty()) {
             block.last.note(shown.argmax);
         }
-        if !is_post_step && !is_counted {
+        if !is_post_step && !is_counted && !is_draft {
             self.count_steps(1);
         }
         if self.memory.is_some() && self.is_done() {

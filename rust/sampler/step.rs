@@ -36,6 +36,10 @@ pub struct Pending {
     pub(super) standing: usize,
     /// What it takes back, where that was drawn before the model is asked.
     back: Vec<Edit>,
+    /// It is a causal look at what the positions show.
+    pub is_causal: bool,
+    /// What they show in it, where that was drafted.
+    pub drafts: Vec<u32>,
 }
 
 /// What a step does once it is carried out. Until then nothing has changed.
@@ -73,7 +77,8 @@ impl Row {
         let is_plain = rule.shows == Noise::Mask && rule.temperature_end.is_none();
         let places_ends = matches!(rule.eos, EosPolicy::Suffix | EosPolicy::Delay);
         let waits = self.is_confined() || rule.keeps().anything() || !is_plain;
-        if rule.revise.looks_back() || rule.gap_stop.is_some() || waits || places_ends {
+        let asks_twice = rule.cut == Cut::Verified || rule.gap_stop.is_some();
+        if rule.revise.looks_back() || asks_twice || waits || places_ends {
             return None;
         }
         let (pending, block) = (self.pending.as_ref()?, self.block.as_ref()?);
@@ -140,6 +145,11 @@ impl Row {
             positions.extend(self.canvas.positions(answer, State::Written));
             positions.sort_unstable();
         }
+        // A single position needs no draft: what it shows is not looked at.
+        let drafts = self.block.as_ref().and_then(|block| block.drafts.clone());
+        let is_causal =
+            self.rule.cut == Cut::Verified && (drafts.is_some() || positions.len() == 1);
+        let drafts = drafts.unwrap_or_default();
         Some(Pending {
             positions,
             chosen,
@@ -147,6 +157,8 @@ impl Row {
             progress: ((step.index + 1) as f64 / step.steps as f64).min(1.0),
             standing: standing.unwrap_or(0),
             back,
+            is_causal,
+            drafts,
         })
     }
 
@@ -270,6 +282,17 @@ impl Row {
             .pending
             .as_ref()
             .expect("only waiting rows are answered");
+        if self.rule.cut == Cut::Verified && !pending.is_causal {
+            let drafts = (0..pending.positions.len()).map(|i| answer.token(i).0);
+            return Ok(Planned {
+                edits: Vec::new(),
+                shown: Shown::default(),
+                notes: Notes {
+                    drafts: Some(drafts.collect()),
+                    ..Notes::default()
+                },
+            });
+        }
         if self.rule.follows_posterior() {
             let (edits, shown) = self.go_on(pending, answer);
             return Ok(Planned {
@@ -361,6 +384,17 @@ impl Row {
                     .as_ref()
                     .is_some_and(|e| e.binary_search(&position).is_err())
             {
+                continue;
+            }
+            if rule.cut == Cut::Verified {
+                let agrees = pending.drafts.get(index) == Some(&answer.token(index).0);
+                candidates.push(Candidate {
+                    key: -f64::from(position),
+                    confidence: f64::from(u8::from(agrees)),
+                    entropy: 0.0,
+                    index: index as u32,
+                    position,
+                });
                 continue;
             }
             candidates.push(match answer {

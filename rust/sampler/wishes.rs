@@ -5,6 +5,7 @@ use crate::canvas::window::Blocks;
 use crate::canvas::{Canvas, State};
 use crate::error::{Error, Result};
 use crate::rules::Rule;
+use crate::rules::cut::Cut;
 use crate::rules::eos::EosPolicy;
 use crate::rules::order::Order;
 use crate::rules::reach::Reach;
@@ -73,6 +74,11 @@ impl Heeded {
                 "schedule 'dilated' says which positions a step writes, got eligible_after beside it; leave eligible_after out, or \
                  choose another schedule"
                     .into(),
+            ));
+        }
+        if after.is_some() && rule.cut == Cut::Verified {
+            return Err(Error::Mismatch(
+                "verify commits from left to right, got eligible_after beside it; leave eligible_after out, or set verify to False".into(),
             ));
         }
         if after.is_some() && rule.gap_stop.is_some() {

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from restated import Edit, Row, Unsure
 
-import dllm_fast
 from dllm_fast import Sampler, SamplerConfig
+from toys import presets_of_any_model
 
 SAMPLERS = int(os.environ.get("ATTACK_SAMPLERS", "1500"))
 VOCABULARY, MASK, ENDS = 13, 5, (2, 9)
@@ -22,7 +22,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
 ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral")
 # Of other orders, and of noise, it says nothing.
-PRESETS = {name: preset for name, preset in dllm_fast.presets().items() if preset.order in ORDERS and preset.noise == "mask"}
+PRESETS = {name: preset for name, preset in presets_of_any_model().items() if preset.order in ORDERS}
 # What a preset says, as far as it concerns the rule.
 RULE = ("order", "schedule", "temperature", "threshold", "factor", "entropy_bound", "block_length", "edit_threshold")
 

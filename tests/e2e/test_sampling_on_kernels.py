@@ -24,7 +24,7 @@ from dllm_fast.runners.graphs import Engine
 from emulator import build
 from emulator.operations import emulated
 from families import TWINS
-from toys import HashTable
+from toys import HashTable, presets_of_any_model
 
 pytestmark = [
     pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not())),
@@ -83,7 +83,7 @@ def test_where_end_tokens_may_stand(given, is_predicted, rule):
     same(ours, core)
 
 
-@pytest.mark.parametrize("preset", [name for name, rule in dllm_fast.presets().items() if rule.noise == "mask"])
+@pytest.mark.parametrize("preset", presets_of_any_model())
 def test_every_preset(preset):
     model = HashTable(VOCABULARY)
     given = {"preset": preset, "max_new_tokens": 4, "suppress_tokens": (3, 250)}

@@ -10,7 +10,7 @@ import torch
 
 import dllm_fast
 from dllm_fast import _core
-from toys import HashTable
+from toys import HashTable, presets_of_any_model
 
 from . import build
 from .mask_predict import mask_predict
@@ -64,7 +64,7 @@ def run(config, canvases, model, predict):
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("preset", [name for name, rule in dllm_fast.presets().items() if rule.noise == "mask"])
+@pytest.mark.parametrize("preset", presets_of_any_model())
 def test_every_preset_gives_the_same_tokens(preset, draw):
     given = dict(DRAWS[draw])
     if draw == "greedy":

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 import dllm_fast
 from parity.loops import fast_dllm, llada
 from parity.models import Model, Table, Transformer
+from toys import presets_of_any_model
 
-ALL = tuple(name for name, rule in dllm_fast.presets().items() if rule.noise == "mask")
+ALL = tuple(presets_of_any_model())
 MASK = 15  # of tables with 16 ids
 seeds = st.integers(0, 2**32 - 1)
 presets = st.sampled_from(ALL)

@@ -22,7 +22,7 @@ from strategies import END, MASK, OTHER_END, VOCABULARY
 # Samples of rules that draw nothing are compared on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")
 
-PRESETS = dllm_fast.presets()
+PRESETS = toys.presets_of_any_model()
 TABLE = toys.HashTable(VOCABULARY, seed=1)
 PROMPTS = [[1, 2, 3], [4], [5, 6, 8, 10], [1, 2, 0]]
 fewer = settings(max_examples=max(5, settings().max_examples // 2))

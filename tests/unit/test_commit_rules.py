@@ -27,6 +27,7 @@ CUTS: dict[str, dict[str, Any]] = {
     "run_threshold": {"run_threshold": 0.4},
     "entropy_threshold": {"entropy_threshold": 0.4},
     "kl_threshold": {"threshold": 0.9, "kl_threshold": 0.01},
+    "verify": {"verify": True, "order": "left-to-right"},
 }
 BY_NAME = {
     "order": lambda name: {"order": name} | ({} if name == "ancestral" else {"threshold": 0.5}),
@@ -44,6 +45,7 @@ FOLLOWED = {
     *("eos_policy", "min_new_tokens"),
     *("entropy_threshold", "position_penalty", "spacing", "sub_block_length", "inherit_token", "window_length", "add_block_at"),
     *("kl_threshold", "credit"),
+    "verify",
 }
 ELSEWHERE = {
     *("max_new_tokens", "steps", "steps_per_block", "block_length", "eps", "min_commit", "temperature", "top_k", "top_p"),
@@ -53,6 +55,7 @@ ELSEWHERE = {
     *("remask_eta", "remask_budget"),
     # Noise has no mask; who changes the temperature is predicted on the host.
     *("noise", "vocabulary", "noise_share", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
+    "guidance",
 }
 
 

@@ -17,7 +17,7 @@ from dllm_fast.settings.resolve import resolve
         ({"schedule": "warp"}, "schedule must be one of even, .* got 'warp'"),
         ({"order": "confidnce"}, "got 'confidnce'; did you mean 'confidence'"),
         ({"schedule": "cosin"}, "got 'cosin'; did you mean 'cosine'"),
-        ({"threshold": 0.9, "factor": 1.0}, "at most one of threshold, factor and entropy_bound"),
+        ({"threshold": 0.9, "factor": 1.0}, "at most one of threshold, factor, entropy_bound"),
         ({"threshold": float("nan")}, "threshold must be a number, got NaN"),
         ({"factor": -1}, "factor must be at least 0, got -1"),
         ({"entropy_bound": -0.5}, "entropy_bound must be at least 0 .nats., got -0.5"),

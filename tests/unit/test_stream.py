@@ -20,6 +20,7 @@ from torch import nn
 import dllm_fast
 from dllm_fast.errors import DllmFastError, InvalidTypeError, InvalidValueError
 from dllm_fast.modules import hold
+from toys import presets_of_any_model
 
 MASK, EOS, VOCABULARY = 9, 8, 10
 GIVEN: dict[str, Any] = {"mask_token_id": MASK, "max_new_tokens": 4}
@@ -318,7 +319,7 @@ def test_guesses_need_somebody_who_is_told() -> None:
             call(successor, [1], mask_token_id=MASK, guesses=True)
 
 
-@pytest.mark.parametrize("preset", [name for name, rule in dllm_fast.presets().items() if rule.noise == "mask"])
+@pytest.mark.parametrize("preset", presets_of_any_model())
 def test_watching_changes_no_work(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forwards, scored positions and tokens are those of a run that nobody looks at."""
     given: dict[str, Any] = {"mask_token_id": MASK, "max_new_tokens": 12, "preset": preset, "seed": 3}

@@ -16,6 +16,7 @@ import torch
 import dllm_fast
 from dllm_fast.errors import EqualSamplesWarning
 from dllm_fast.events import StepEvent
+from toys import presets_of_any_model
 
 MASK, EOS, VOCABULARY = 9, 8, 10
 
@@ -145,7 +146,7 @@ def test_a_seed_that_nobody_gives_is_drawn_and_told() -> None:
     ("preset", "settings"),
     [
         (name, settings)
-        for name, preset in dllm_fast.presets().items()
+        for name, preset in presets_of_any_model().items()
         for settings in ({}, {"temperature": 0.0}, {"temperature": 1.0}, {"order_temperature": 0.5})
         if not (preset.order == "ancestral" and "order_temperature" in settings)
         if preset.noise
@@ -224,7 +225,7 @@ def test_on_step_is_told_what_was_written_and_what_is_guessed() -> None:
     assert [c.tolist() for c in events[-1].canvases] == [s.tolist() for s in result.sequences]
 
 
-@pytest.mark.parametrize("preset", [name for name, rule in dllm_fast.presets().items() if rule.noise == "mask"])
+@pytest.mark.parametrize("preset", list(presets_of_any_model()))
 def test_watching_changes_nothing(preset: str) -> None:
     def run(**more: Any) -> list[list[int]]:
         result = dllm_fast.sample(successor, [[1], [2, 2]], mask_token_id=MASK, max_new_tokens=6, preset=preset, **more)

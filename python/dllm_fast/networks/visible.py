@@ -30,6 +30,7 @@ class AttentionRule:
         hides_nothing: a class that sees both ways needs no mask.
         reorders: known tokens are read first and masks last.
         has_canvas: the network reads the block that is being filled otherwise than what lies before it.
+        is_autoregressive: read causally to its end, a text is answered by the model's own left-to-right law.
         block_length: of attention by blocks, or None.
     """
 
@@ -40,6 +41,7 @@ class AttentionRule:
     hides_nothing: ClassVar[bool] = True
     reorders: ClassVar[bool] = False
     has_canvas: ClassVar[bool] = False
+    is_autoregressive: ClassVar[bool] = False
 
     def __init__(self, block_length: int | None = None) -> None:
         self.block_length = block_length
@@ -146,6 +148,7 @@ class CausalContext(AttentionRule):
     name: ClassVar[Attention] = "causal_context"
     needs_blocks = True
     is_exact = True
+    is_autoregressive: ClassVar[bool] = True
     is_fixed = False
     hides_nothing = False
 
@@ -162,6 +165,7 @@ class EncoderCanvas(CausalContext):
 
     name = "encoder_canvas"
     has_canvas = True
+    is_autoregressive = False
 
     def allows(self, block: int) -> bool:
         return block == self.block_length

@@ -67,6 +67,7 @@ class Rule:
         cut, bound = next(((name, bound) for name, bound in cuts.items() if bound is not None), ("count", 0.0))
         cut = "factor as published" if cut == "factor" and config.as_published else cut
         cut = next((name for name in BESIDE_THRESHOLD if getattr(config, name) is not None), cut)
+        cut = "verify" if config.verify else cut
         revise = "none" if config.edit_threshold is None else "edit"
         named = {"order": config.order, "cut": cut, "schedule": config.schedule, "revise": revise}
         named["eos_policy"] = config.eos_policy

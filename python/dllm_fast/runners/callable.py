@@ -71,6 +71,11 @@ class CallableRunner:
         Raises:
             InvalidValueError: the task asks for one.
         """
+        if task.verifies:
+            raise InvalidValueError(
+                f"verify needs a model that can be run causally, which is said of none that is called whole, got {self.name}; "
+                "use dllm_fast.load, or set verify to False"
+            )
         if task.cache not in ("auto", "none"):
             raise InvalidValueError(
                 f"a cache needs a model that dllm_fast has opened, or a class whose attention it can take over, got "

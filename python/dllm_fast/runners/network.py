@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dllm_fast.errors import InvalidValueError
 from dllm_fast.networks.batch import Batch, Conditioned
 from dllm_fast.networks.slots import SlotCache
 from dllm_fast.ops import launcher
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dllm_fast.families.model_info import ModelInfo
     from dllm_fast.modules.hold import Hold
     from dllm_fast.networks.batch import Network
+    from dllm_fast.networks.visible import AttentionRule
     from dllm_fast.runners.caches import Span
     from dllm_fast.runners.graphs import Answer, Engine
     from dllm_fast.runners.runner import Part, Scored, Task
@@ -71,6 +73,8 @@ class NetworkSession:
         self._network, self._info, self._engine = runner.network, runner.info, runner.engine
         self._rule = runner.info.attention_rule
         policy = caches.resolve(task.cache, self._rule, task.refresh_every)
+        if task.verifies:
+            _check_verified(self._rule, policy, shift=task.shift)
         rows = len(task.lengths)
         self._policy = policy(self._rule, rows, shift=task.shift, refresh_every=task.refresh_every)
         self._shift = task.shift
@@ -127,8 +131,10 @@ class NetworkSession:
         at = self._windows(request)
         cache = self._admit(request, at) if self._policy.keeps else None
         span = self._policy.span(at)
-        ids, lines = request.batch(span.begin, span.end, shift=self._shift)
-        layout = self._layout(span, at, cache)
+        causal = request.causal
+        asked = _causally(span, at, causal) if causal.any() else span
+        ids, lines = request.batch(asked.begin, asked.end, shift=self._shift)
+        layout = self._layout(span, at, cache) if asked is span else self._new_layout(asked, at, cache)
         carries = self._policy.carries
         answer = self._replay(layout.inputs(ids, lines), at, span) if self._replays else None
         if answer is not None:
@@ -154,11 +160,14 @@ class NetworkSession:
             self._last = None
         return self._at[1]
 
+    def _new_layout(self, span: Span, at: Windows, cache: SlotCache | None) -> Layout:
+        return Layout(self._rule, span, at.lengths, cache, self._info.device)
+
     def _layout(self, span: Span, at: Windows, cache: SlotCache | None) -> Layout:
         """The queries of a step: most often those of the step before, but for their tokens."""
         last = self._last
         if last is None or not last.is_of(span):
-            self._last = last = Layout(self._rule, span, at.lengths, cache, self._info.device)
+            self._last = last = self._new_layout(span, at, cache)
         return last
 
     def _replay(self, inputs: Inputs, at: Windows, span: Span) -> Answer | None:
@@ -297,3 +306,22 @@ class NetworkSession:
         read = self._to_device(lines // width * width + places.ravel()[lines])
         forward = lambda: self._network.logits(self._network.hidden(batch).flatten(0, 1)[read])  # noqa: E731
         return self.forwards.run(forward, rows, width), None
+
+
+def _causally(span: Span, at: Windows, causal: NDArray[np.bool_]) -> Span:
+    """The same, but that some rows are read causally to their end, from the token on that predicts the first of the block."""
+    begin = np.where(causal, np.maximum(np.minimum(span.begin, at.begins - 1), 0), span.begin)
+    return caches.Span(begin, span.end, np.where(causal, span.end, span.origin), span.is_full)
+
+
+def _check_verified(rule: AttentionRule, policy: type[caches.Policy], *, shift: bool) -> None:
+    """Refuses to verify where a causal look is no autoregressive answer, or would not be exact."""
+    why = None
+    if not rule.is_autoregressive:
+        why = f"needs a model that reads what lies before a block causally, got attention {rule.name!r}"
+    elif shift:
+        why = "is for models whose position predicts itself in a block, got shift=True"
+    elif not policy.is_exact:
+        why = f"needs keys that are exact, got cache={policy.name!r}"
+    if why is not None:
+        raise InvalidValueError(f"verify {why}; set verify to False, or use another model or cache")

@@ -42,6 +42,7 @@ class Task:
         refresh_every: forwards between full ones under an approximate policy; None for one a block.
         max_rows: rows in a forward at most, or None.
         predictor: of the run, for forwards that predict, too.
+        verifies: some requests want a causal look.
         suppressed: tokens that are never written, for a model that is shown what it predicted.
     """
 
@@ -55,6 +56,7 @@ class Task:
     refresh_every: int | None = None
     max_rows: int | None = None
     predictor: Predictor | None = None
+    verifies: bool = False
     suppressed: tuple[int, ...] = ()
 
 

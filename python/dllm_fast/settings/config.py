@@ -97,6 +97,11 @@ class SamplerConfig:
             the logarithm of 1 plus its credit is added to its logit, while its block is filled. 0 is the rule without.
         credit_power: exponent of the largest probability, which is what a forward earns, for `credit` alone.
         credit_decay: what is left of a credit after each forward, for `credit` alone.
+        verify: commit drafts from left to right as far as a causal forward of the same model agrees. So the answer is the
+            model's autoregressive one, token for token (LinearSpec of SGLang). A forward drafts the rest of the block; the next
+            one, in which every position sees what is before it alone, says which of that it would write itself, and its first
+            own token is committed, too. For models that read causally what lies before a block (`causal_context`), with order
+            `left-to-right`, temperature 0.
         gap_stop: commit all masks of a block once the two largest logits are so far apart (Prophet, 2508.19982). The mean over
             its masks counts; twice as much is asked before 67 % of its steps are done, three times before 33 %. 2.5 is
             Prophet's.
@@ -209,6 +214,7 @@ class SamplerConfig:
     credit: float | None = None
     credit_power: float = 0.2
     credit_decay: float = 0.8
+    verify: bool = False
     gap_stop: float | None = None
     gap_start: int | None = None
     gap_length: int = 5
@@ -339,6 +345,10 @@ class SamplerConfig:
             if (value := getattr(self, name)) is not None:
                 records.count(value, name, remedy="leave it out for the default")
         _set(self, "guidance", _weight(self.guidance))
+        if self.guidance and self.verify:
+            raise InvalidValueError(
+                f"verify asks the model for its own causal answer, got guidance={self.guidance} beside it; leave one out"
+            )
         if self.guidance and self.max_batch_rows == 1:
             raise InvalidValueError(
                 "max_batch_rows must be at least 2 beside guidance, whose two branches ride in one forward, got 1; raise it, "
@@ -370,7 +380,7 @@ class SamplerConfig:
     @property
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
-        return all(getattr(self, name) is None for name in CUTS)
+        return not self.verify and all(getattr(self, name) is None for name in CUTS)
 
     @property
     def fills_blocks(self) -> bool:

@@ -60,6 +60,7 @@ class InfillSettings(ModelSettings, total=False):
     credit: float | None
     credit_power: float | None
     credit_decay: float | None
+    verify: bool | None
     gap_stop: float | None
     gap_start: int | None
     gap_length: int | None

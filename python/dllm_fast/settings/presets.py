@@ -336,6 +336,11 @@ PRESETS: dict[str, Preset] = {
         paper=Paper("GIDD", "von Rütte et al.", "2503.04482"),
         remark="For models that were trained on both; `noise_share` is the p_uniform of their training.",
     ),
+    "linear-spec": Preset(
+        settings=SamplerConfig(order="left-to-right", verify=True, block_length=32),
+        does="Drafts a block at once and commits of it what the same model, read causally, would have written.",
+        remark="LinearSpec of SGLang; for models that read what lies before a block causally.",
+    ),
     "left-to-right": Preset(
         settings=SamplerConfig(order="left-to-right"),
         does="Commits positions in reading order, evenly many a step.",

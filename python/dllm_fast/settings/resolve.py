@@ -100,9 +100,10 @@ def resolve(
     elif "steps_per_block" in values and "steps" not in values:
         values["steps"] = None
     # A cut that the caller names takes the place of the preset's.
-    named = {name for name in (*CUTS, *BESIDE_THRESHOLD) if values.get(name) is not None}
-    if named & {"factor", "entropy_bound", "entropy_threshold"}:
-        values = dict.fromkeys((*CUTS, *BESIDE_THRESHOLD), None) | values
+    cuts = (*CUTS, *BESIDE_THRESHOLD, "verify")
+    named = {name for name in cuts if values.get(name) not in (None, False)}
+    if named & {"factor", "entropy_bound", "entropy_threshold", "verify"}:
+        values = dict.fromkeys(cuts, None) | values
     elif named:
         # What stands beside a threshold takes the place of what else does, and leaves the preset's threshold.
         beside = BESIDE_THRESHOLD if named & {*BESIDE_THRESHOLD} else ()
