@@ -166,7 +166,7 @@ impl Rule {
 
     /// Does Dream's published loop take the count from the mean number of masks over its batch?
     pub fn counts_by_mean(&self) -> bool {
-        self.as_published && self.schedule.keeps_idle_steps()
+        self.as_published && matches!(self.schedule, Schedule::Dream { .. })
     }
 
     /// Why tokens and scores are no answer for it, where it asks more of a position.
@@ -224,6 +224,8 @@ impl Rule {
             Cut::Count if self.revise == Revise::Drop => count.max(self.min_commit.unwrap_or(2)),
             Cut::Count => count.max(self.min_commit.unwrap_or(0)),
             _ if is_open || self.redecides() => self.min_commit.unwrap_or(1),
+            // Over noise a forward that commits nothing is followed by another one about other tokens.
+            _ if self.schedule == Schedule::Cumulative => count.max(self.min_commit.unwrap_or(0)),
             _ => count.max(self.min_commit.unwrap_or(1)),
         };
         least.min(step.left)

@@ -116,6 +116,8 @@ fn check_posterior(config: &Config) -> Result<()> {
     let filters = config.sampling.filters;
     let why = if filters.top_k.is_some() || filters.top_p.is_some() || filters.min_p.is_some() {
         "top_k, top_p or min_p beside it; leave them out: it needs the probability of the token that stands there"
+    } else if config.revise != Revise::None {
+        "a rule that revises beside it; leave it out: nothing is written before the last step"
     } else if config.gap_stop.is_some() {
         "gap_stop beside it; leave it out"
     } else if config.drafts.is_some() {
@@ -208,6 +210,13 @@ pub fn check(config: &Config) -> Result<()> {
             );
         }
     }
+    if config.schedule == Schedule::Cumulative && !config.shows.is_uniform() {
+        return refuse(
+            "schedule 'cumulative' spends forwards that may commit nothing, got it over masks, which would look the same in the next one; \
+             use 'even', or noise='uniform'"
+                .into(),
+        );
+    }
     let Some(drafts) = config.drafts else {
         return Ok(());
     };
@@ -222,6 +231,8 @@ pub fn check(config: &Config) -> Result<()> {
         "order 'ancestral', which decides by itself; set order='entropy'"
     } else if matches!(config.eos, EosPolicy::Suffix | EosPolicy::Delay) {
         "an eos_policy that looks at what is written; use 'allow' or 'penalise': a block is written at once"
+    } else if config.schedule != Schedule::Even {
+        "a schedule, which says how many a step commits; leave it out"
     } else if config.gap_stop.is_some() {
         "gap_stop, which ends a block in a way of its own; leave it out: stop_stable and stop_entropy do"
     } else if config.revise != Revise::None {

@@ -33,6 +33,8 @@ pub enum Schedule {
     },
     /// One mask a step at the random times of the exact reverse process (Zheng et al., 2409.02908).
     FirstHitting,
+    /// What is owed of an even share, over noise: so many less as a cut has let through before (block refinement of Diffusers).
+    Cumulative,
 }
 
 /// A step of a block.
@@ -56,7 +58,7 @@ impl Step {
 
 impl Schedule {
     /// All of them, each at the place that is its number, with Dream's own `eps`.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Even,
         Self::Linear {
             as_published: false,
@@ -68,6 +70,7 @@ impl Schedule {
         Self::MaskGit,
         Self::FirstHitting,
         Self::Dilated { dilation: 2 },
+        Self::Cumulative,
     ];
 
     /// The name in settings.
@@ -80,6 +83,7 @@ impl Schedule {
             Self::MaskGit => "maskgit",
             Self::FirstHitting => "first-hitting",
             Self::Dilated { .. } => "dilated",
+            Self::Cumulative => "cumulative",
         }
     }
 
@@ -90,7 +94,7 @@ impl Schedule {
             Self::Cosine { .. } => Self::Cosine { as_published },
             Self::Dream { .. } => Self::Dream { eps },
             Self::Dilated { .. } => Self::Dilated { dilation },
-            Self::Even | Self::MaskGit | Self::FirstHitting => self,
+            Self::Even | Self::MaskGit | Self::FirstHitting | Self::Cumulative => self,
         }
     }
 
@@ -135,6 +139,10 @@ impl Schedule {
             }
             // Of these the positions are counted, not the masks.
             Self::FirstHitting | Self::Dilated { .. } => 1,
+            Self::Cumulative => {
+                let owed = ((index + 1) * masks).div_ceil(steps);
+                owed.saturating_sub(masks - left)
+            }
         };
         count.min(left)
     }
@@ -201,9 +209,9 @@ impl Schedule {
         1.0 - alpha
     }
 
-    /// Does a step that commits nothing still cost a forward? Only where the published loop spends it.
+    /// Does a step that commits nothing still cost a forward? Only where the published loop spends it, or sees other noise.
     pub fn keeps_idle_steps(self) -> bool {
-        matches!(self, Self::Dream { .. })
+        matches!(self, Self::Dream { .. } | Self::Cumulative)
     }
 
     /// The first step from `step` on that commits something while nothing else changes, by its index: the last one at the
@@ -238,7 +246,7 @@ impl Schedule {
                     }
                 }
             }
-            Self::Dream { .. } => {}
+            Self::Dream { .. } | Self::Cumulative => {}
         }
         (from + 1..last)
             .find(|&index| commits(index))

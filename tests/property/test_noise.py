@@ -23,7 +23,10 @@ plain = (
     .map(lambda rule: {**rule, "mask_token_id": None, "noise": "uniform", "vocabulary": VOCABULARY} | {"shift": False})
     .filter(lambda rule: rule["order"] != "ancestral" and rule["schedule"] != "first-hitting")
 )
-rules = st.one_of(strategies.drafting(), plain, strategies.posteriors())
+owed = plain.map(
+    lambda rule: rule | {"schedule": "cumulative", "order_temperature": 0.0, "steps_per_block": rule.get("steps_per_block", 5)}
+)
+rules = st.one_of(strategies.drafting(), plain, strategies.posteriors(), owed)
 canvases = st.lists(strategies.canvases(), min_size=1, max_size=3)
 
 
@@ -163,6 +166,8 @@ def test_what_cannot_be_is_refused_with_the_reason():
     cut = {**uniform, "steps_per_block": 4, "entropy_bound": 0.1}
     refused("got edit_threshold beside them", **cut, edit_threshold=0.5)
     refused("got gap_stop, which ends a block", **cut, gap_stop=1.0)
+    refused("got a schedule, which says how many a step commits", **cut, schedule="linear")
+    refused("schedule 'cumulative' spends forwards that may commit nothing, got it over masks", schedule="cumulative")
     refused("stop_entropy must be at least 0", stop_entropy=-1.0)
     refused("temperature must be at least 0.001 and finite where the temperature changes, got 0", temperature_end=0.4)
     refused("temperature_end must be at least 0.001", temperature=1.0, temperature_end=0.0)

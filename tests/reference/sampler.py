@@ -222,7 +222,7 @@ class Row:
     def ranked_step(self, eligible, step: Step) -> None:
         """The best positions commit: as many as the cut lets through, at least the floor."""
         floor = least(self.config, step)
-        if floor > 0 or self.config.schedule == "dream":
+        if floor > 0 or self.config.schedule in ("dream", "cumulative"):
             self.forward(eligible, lambda proposals: self.best(eligible, proposals, floor, step), step, self.answer())
 
     def draft_step(self, eligible, step: Step) -> None:
@@ -306,7 +306,7 @@ class Row:
             place = (*self.stream, p, self.nfe)
             score = -self.ranks[p] if c.order == "ranks" else select.score(c.order, proposals[p], p, place)
             if c.order == "certainty-prior":
-                score *= nearby.density([token != c.mask_token_id for token in self.canvas], p, c.prior_sigma)
+                score *= nearby.density((~self.open).tolist(), p, c.prior_sigma)
             if c.schedule == "maskgit":
                 keys[p] = select.annealed(score, c.order_temperature, (step.index + 1) / step.steps, place)
             else:
@@ -452,7 +452,7 @@ class Row:
 
     def is_held(self, position: int, token: int) -> bool:
         """Is a token not to be written at a position while the canvas is as it is?"""
-        return eos.is_held(self.config.eos_policy, self.canvas == self.config.mask_token_id, position, token, self.enders)
+        return eos.is_held(self.config.eos_policy, self.open, position, token, self.enders)
 
     @property
     def enders(self) -> set[int]:
@@ -551,7 +551,7 @@ def least(config, step: Step) -> int:
     """How many masks a step commits at least; exactly so many where counts alone decide."""
     is_open = config.steps is None and config.steps_per_block is None
     has_cut = any(getattr(config, name) is not None for name in CUTS if name != "neighbour_distance")
-    if is_open and config.schedule != "dream":
+    if is_open and config.schedule not in ("dream", "cumulative"):
         count = 1
     else:
         count = schedule.count(config.schedule, step, config.eps, as_published=config.as_published)
@@ -562,5 +562,5 @@ def least(config, step: Step) -> int:
     elif is_open:
         floor = config.min_commit or 1
     else:
-        floor = max(count, config.min_commit or 1)
+        floor = max(count, config.min_commit or (config.schedule != "cumulative"))
     return min(floor, step.left)

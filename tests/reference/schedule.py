@@ -87,6 +87,9 @@ def count(name: str, step: Step, eps: float = 1e-3, *, as_published: bool = Fals
         k = left - max(1, min(remain, left - 1))
     elif name == "first-hitting":
         k = 1
+    elif name == "cumulative":
+        # What an even share owes by now, less what is committed already.
+        k = -(-(index + 1) * masks // steps) - (masks - left)
     else:
         raise ValueError(name)
     return max(0, min(k, left))

@@ -32,7 +32,16 @@ CUTS: dict[str, dict[str, Any]] = {
 BY_NAME = {
     "order": lambda name: {"order": name} | ({} if name == "ancestral" else {"threshold": 0.5}),
     "cut": lambda name: CUTS[name],
-    "schedule": lambda name: {"schedule": name} | ({"order": "left-to-right"} if name == "dilated" else {}),
+    "schedule": lambda name: (
+        {"schedule": name}
+        | (
+            {"order": "left-to-right"}
+            if name == "dilated"
+            else {"noise": "uniform", "mask_token_id": None}
+            if name == "cumulative"
+            else {}
+        )
+    ),
     "revise": lambda _: {},
     "eos_policy": lambda name: {"eos_policy": name} | ({"eos_penalty": 1.0} if name == "penalise" else {}),
     "remask": lambda name: {"remask": name} | ({"order": "ancestral"} if name in strategies.REMASKS[:4] else {}),
@@ -65,7 +74,7 @@ def _kernels(monkeypatch):
 
 
 def rule_of(**settings):
-    return commit.Rule.of(SamplerConfig(mask_token_id=4, **settings), CPU)
+    return commit.Rule.of(SamplerConfig(**{"mask_token_id": 4, **settings}), CPU)
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in NAMES if kind != "kind" for name in NAMES[kind]])

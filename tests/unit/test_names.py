@@ -24,7 +24,11 @@ def test_the_names_are_those_that_settings_take() -> None:
     assert sorted(NAMES) == ["cut", "eos_policy", "kind", "order", "remask", "schedule"]
     for setting in ("order", "schedule", "eos_policy", "remask"):
         for name in NAMES[setting]:
-            more = {"penalise": {"eos_penalty": 1.0}, "dilated": {"order": "left-to-right"}}.get(name, {})
+            more = {
+                "penalise": {"eos_penalty": 1.0},
+                "dilated": {"order": "left-to-right"},
+                "cumulative": {"noise": "uniform"},
+            }.get(name, {})
             more = {"order": "ancestral"} if setting == "remask" and name in strategies.REMASKS[:4] else more
             assert getattr(dllm_fast.SamplerConfig(**{setting: name, **more}), setting) == name  # type: ignore[arg-type]
         with pytest.raises(dllm_fast.DllmFastError, match=f"{setting} must be one of {', '.join(NAMES[setting])}, got"):
@@ -37,7 +41,11 @@ def test_the_names_are_those_that_settings_take() -> None:
 def test_what_people_read_names_all_of_them_and_no_other(setting: str) -> None:
     (line,) = (entry.line for entry in manual.entries() if entry.name == setting)
     assert re.findall(r"`([a-z-]+)`", line) == NAMES[setting]
-    drawn = {"order": strategies.ORDERS, "schedule": (*strategies.SCHEDULES, "dilated"), "remask": strategies.REMASKS}
+    drawn = {
+        "order": strategies.ORDERS,
+        "schedule": (*strategies.SCHEDULES, "dilated", "cumulative"),
+        "remask": strategies.REMASKS,
+    }
     if setting in drawn:  # others are drawn where end tokens are
         assert list(drawn[setting]) == NAMES[setting]
 

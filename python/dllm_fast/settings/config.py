@@ -59,9 +59,10 @@ class SamplerConfig:
             2508.09192). All that pass the threshold are committed, in any of them. Default: one block at a time, as 1 is.
         activate_block_at: write at least one token a forward in a block once this share of the one before it is written; above
             0, at most 1, for `add_block_at` alone, 1 by default. In the first block with masks there is always one.
-        schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit`, `first-hitting` or
-            `dilated`. `dllm_fast.schedule` computes them; `dilated` says which instead: positions of a block by falling strides
-            (DUS, 2506.19037), and needs the order `left-to-right`.
+        schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit`, `first-hitting`,
+            `dilated` or `cumulative`. `dllm_fast.schedule` computes them; `dilated` says which instead: positions of a block by
+            falling strides (DUS, 2506.19037), and needs the order `left-to-right`. `cumulative`, over uniform noise, is what is
+            owed of an even share, less what a threshold has let through before.
         eps: last time of the `dream` schedule, in (0, 1).
         dilation: quotient of two strides of the `dilated` schedule, at least 2; the first one is the block's length over it.
         order: what positions are ranked by: `confidence`, `margin`, `entropy`, `random`, `left-to-right`,

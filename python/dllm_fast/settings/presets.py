@@ -324,6 +324,18 @@ PRESETS: dict[str, Preset] = {
         claim=Claim("fewer forwards than one block at a time", "fewer", "fast-dllm"),
         remark="D3LLM's rule is this with `order='entropy'`, an `entropy_threshold` and shares of its own.",
     ),
+    "block-refinement": Preset(
+        settings=SamplerConfig(
+            noise="uniform",
+            order="sampled-confidence",
+            schedule="cumulative",
+            threshold=0.95,
+            steps_per_block=32,
+            block_length=32,
+        ),
+        does="Commits what is at least 0.95 sure, and what is owed of an even share; everything else shows fresh noise.",
+        remark="Of Diffusers' `BlockRefinementScheduler`, whose threshold is strict; for models of uniform noise.",
+    ),
     "udlm": Preset(
         settings=SamplerConfig(noise="uniform", order="ancestral", schedule="linear", temperature=1.0),
         does="The reverse process over uniform noise: every position is drawn anew from its posterior in each step.",
