@@ -64,12 +64,16 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("suppress_tokens", "eos_token_id", "eos_token_ids"), (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT)),
     "stop": (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT, *ROWS),  # texts, ids, and sequences of them
     **dict.fromkeys(
-        ("suppress", "current", "argmax", "positions", "rows", "index", "begin", "end", "ids", "since", "places", "moves"),
+        (
+            *("suppress", "current", "argmax", "positions", "rows", "index", "begin", "end", "ids", "since", "places", "moves"),
+            *("head_ids", "head_counts", "leader"),
+        ),
         (*NONE, *IDS),
     ),
     **dict.fromkeys(("seed", "request", "block_start"), (*WHOLE, *NONE, *IDS, *ITEMS, "[2**64]", "[10**400]", "np uint64 max")),
     **dict.fromkeys(("attention_mask", "token_type_ids"), (*NONE, *MASKED)),
     **dict.fromkeys(("probability", "top1", "top2", "entropy", "logsumexp", "probabilities"), (*NUMBER, *NONE, *STATISTICS)),
+    **dict.fromkeys(("head_probabilities", "leader_probability"), (*NUMBER, *NONE, *STATISTICS)),
     **dict.fromkeys(("logits",), LOGITS),
     **dict.fromkeys(("logits_processor", "stopping_criteria", "past_key_values"), (*NONE, *EMPTY)),
     **dict.fromkeys(("model", "on_step", "like"), (*NONE, *CALLABLE)),
