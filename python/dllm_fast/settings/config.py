@@ -350,6 +350,11 @@ class SamplerConfig:
             raise InvalidValueError(
                 f"verify asks the model for its own causal answer, got guidance={self.guidance} beside it; leave one out"
             )
+        if self.guidance and self.noise != "mask" and self.order == "ancestral":
+            raise InvalidValueError(
+                "guidance leads predictions, got it beside a reverse process over noise that shows tokens, whose posteriors "
+                f"would have to be led (noise={self.noise!r}, order='ancestral'); leave guidance out"
+            )
         if self.guidance and self.max_batch_rows == 1:
             raise InvalidValueError(
                 "max_batch_rows must be at least 2 beside guidance, whose two branches ride in one forward, got 1; raise it, "
