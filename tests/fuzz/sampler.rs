@@ -387,7 +387,7 @@ fn tame_cut(cut: Cut) -> Cut {
             bar: range(bar, 0.0, f64::INFINITY),
             steps: steps.max(1),
         },
-        Cut::Count => Cut::Count,
+        Cut::Count | Cut::Verified => cut,
     }
 }
 
