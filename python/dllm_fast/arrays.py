@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_NUMBERS = 2**27
 # What to pass for integers that are no tokens.
 _PLACES = dict.fromkeys(("positions", "rows", "begin", "end", "index", "since", "places", "moves"), "pass indices")
-_NUMBERS = {**_PLACES, "top_k": "pass the size of the vocabulary for a row that has no cut"}
+_NUMBERS = {**_PLACES, "eligible_after": "pass positions", "top_k": "pass the size of the vocabulary for a row that has no cut"}
 _REMEDY = {"float64": "pass logits.float() (NumPy: logits.astype('float32'))", "int64": "pass logits, not token ids"}
 
 

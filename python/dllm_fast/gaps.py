@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Combinations of lengths that are tried for one canvas.
 MOST_TRIES = 256
+#: Masks in all gaps of a call at most, counted for each combination of lengths that is tried.
+MOST_MASKS = 2**20
 #: Given tokens right of a gap that a length must fit.
 RIGHT = 8
 
@@ -119,7 +121,7 @@ class _Shown:
 def _with_gaps(prompts: list[Prompt], given: object, mask: int | None) -> list[Prompt]:
     """Canvases with what the caller gave beside them, checked."""
     listed = _listed(given, len(prompts))
-    found = []
+    found, masks = [], 0
     for row, (prompt, own) in enumerate(zip(prompts, listed, strict=True)):
         if own and prompt.gaps:
             raise InvalidValueError(f"gaps are written in the text or given, got both for row {row}; leave gaps= out")
@@ -127,6 +129,12 @@ def _with_gaps(prompts: list[Prompt], given: object, mask: int | None) -> list[P
         if gaps and mask is None:
             raise InvalidValueError("gaps are tried as masks, got a model without one; give their lengths")
         _check(gaps, prompt, row)
+        masks += math.prod(_count(gap) for gap in gaps) * sum(gap.most for gap in gaps)
+        if masks > MOST_MASKS:
+            raise InvalidValueError(
+                f"the gaps of a call may be tried with at most 2^20 masks in all, got {shown(masks)} up to "
+                f"row {row}; narrow them, or fill them in several calls"
+            )
         found.append(Prompt(prompt.ids, prompt.tail, prompt.text, gaps))
     return found
 
@@ -163,8 +171,8 @@ def _check(gaps: Sequence[Gap], prompt: Prompt, row: int) -> None:
     for gap in gaps:
         if not 1 <= gap.least <= gap.most:
             raise InvalidValueError(
-                f"a gap must have a least and a most number of tokens, 1 <= least <= most, got {gap.least} and {gap.most} in "
-                f"row {row}; write them in this order"
+                f"a gap must have a least and a most number of tokens, 1 <= least <= most, got "
+                f"{shown(gap.least)} and {shown(gap.most)} in row {row}; write them in this order"
             )
     places = [gap.position for gap in gaps]
     if places != sorted(set(places)) or (places and not 0 <= places[0] <= places[-1] <= len(prompt.ids)):
@@ -172,12 +180,16 @@ def _check(gaps: Sequence[Gap], prompt: Prompt, row: int) -> None:
             f"gaps must stand at rising positions from 0 to {len(prompt.ids)}, the length of the canvas, got {shown(places)} "
             f"in row {row}; one stands before the token at its position"
         )
-    count = math.prod(len(_lengths(gap)) for gap in gaps)
+    count = math.prod(_count(gap) for gap in gaps)
     if count > MOST_TRIES:
         raise InvalidValueError(
             f"the lengths of the gaps of a canvas may be combined in at most {MOST_TRIES} ways, each of which is tried, got "
-            f"{count} in row {row}; narrow them, or fill one gap after the other"
+            f"{shown(count)} in row {row}; narrow them, or fill one gap after the other"
         )
+
+
+def _count(gap: Gap) -> int:
+    return gap.most - gap.least + 1
 
 
 def _lengths(gap: Gap) -> range:

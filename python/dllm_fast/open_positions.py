@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dllm_fast.arrays import as_array, flag_array
-from dllm_fast.errors import InvalidValueError
+from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +53,10 @@ def opened(given: object, prompts: list[Prompt], config: SamplerConfig, *, infil
             f"the mask says what is written, got open= beside mask_token_id={config.mask_token_id}; leave open out"
         )
     whole: Any = given if isinstance(given, list | tuple) else as_array(given, "open")
+    if isinstance(whole, np.ndarray) and whole.ndim == 0:
+        raise InvalidTypeError(
+            f"open must have a flag for each position of a canvas, got {shown(given)}; pass a list of True and False"
+        )
     rows: list[Any] = [whole] if _is_flat(whole) else list(whole)
     if len(rows) != len(prompts):
         raise InvalidValueError(

@@ -379,8 +379,10 @@ def with_length(
 ) -> SamplerConfig:
     """The settings with the number of new tokens, the block and the end rule decided."""
     longest = max(len(prompt.ids) + len(prompt.tail) for prompt in prompts)
+    which = "prompt"
     if negatives is not None:
-        longest = max(longest, *(len(other.ids) + len(own.tail) for own, other in zip(prompts, negatives, strict=True)))
+        away = max(len(other.ids) + len(own.tail) for own, other in zip(prompts, negatives, strict=True))
+        which, longest = ("prompt", longest) if away <= longest else ("negative_prompt", away)
     context, canvas = model.context, _canvas(model)
     if infilling:
         if "max_new_tokens" in resolved.given:
@@ -401,17 +403,17 @@ def with_length(
         new_tokens = usual if context is None else min(usual, max((context - longest) // canvas, 1) * canvas)
     if context is not None and config.max_new_tokens is None and longest < context < longest + least:
         raise InvalidValueError(
-            f"prompt and new tokens must fit the model's context of {context} tokens, got {longest} + {least} at least; "
-            "shorten the prompt or lower min_new_tokens"
+            f"{which} and new tokens must fit the model's context of {context} tokens, got {longest} + {least} at least; "
+            f"shorten the {which} or lower min_new_tokens"
         )
     if context is not None and config.max_new_tokens is None and longest >= context:
         raise InvalidValueError(
-            f"a prompt must leave room in the model's context of {context} tokens, got {longest}; shorten the prompt"
+            f"a {which} must leave room in the model's context of {context} tokens, got {longest}; shorten the {which}"
         )
     if context is not None and longest + new_tokens > context:
         raise InvalidValueError(
-            f"prompt and new tokens must fit the model's context of {context} tokens, got {longest} + {new_tokens}; "
-            "shorten the prompt or lower max_new_tokens"
+            f"{which} and new tokens must fit the model's context of {context} tokens, got {longest} + {new_tokens}; "
+            f"shorten the {which} or lower max_new_tokens"
         )
     if new_tokens % canvas:
         nearest = [n for n in (new_tokens // canvas * canvas, -(-new_tokens // canvas) * canvas) if n]

@@ -86,8 +86,12 @@ def test_the_context_holds_the_longer_of_the_two_prompts():
 
     short = Short(VOCABULARY)
     assert len(dllm_fast.sample(short, [1], guidance=1.0, negative_prompt=[1] * 5, **ASKED).new_tokens[0]) == 3
-    with pytest.raises(DllmFastError, match=r"prompt and new tokens must fit the model's context of 8 tokens, got 6 \+ 3"):
+    with pytest.raises(
+        DllmFastError, match=r"negative_prompt and new tokens must fit .* of 8 tokens, got 6 \+ 3; shorten the negative"
+    ):
         dllm_fast.sample(short, [1], guidance=1.0, negative_prompt=[1] * 6, **ASKED)
+    with pytest.raises(DllmFastError, match=r"^prompt and new tokens must fit .* of 8 tokens, got 6 \+ 3; shorten the prompt"):
+        dllm_fast.sample(short, [1] * 6, guidance=1.0, negative_prompt=[1], **ASKED)
 
 
 def test_twins_count_among_the_positions_of_a_run():
