@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import dllm_fast
-from dllm_fast import Sampler, SamplerConfig
+from dllm_fast import Sampler, SamplerConfig, _core
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from dllm_fast.settings.aliases import ALIASES
 from dllm_fast.settings.config import changed
@@ -65,12 +65,11 @@ typed = {
     "bool": st.sampled_from([True, False, None]),
 }
 plausible = {entry.name: typed.get(entry.kind.removesuffix(" | None")) for entry in entries()} | {
-    "schedule": st.sampled_from(WORDS[:6]),
-    "order": st.sampled_from(WORDS[6:13]),
+    **{name: st.sampled_from(_core.names()[name]) for name in ("schedule", "order", "eos_policy")},
+    "remask": st.sampled_from([None, None, *_core.names()["remask"]]),
     "mask_token_id": st.sampled_from([None, 7, 0, 2**32 - 1, 2**32]),
     "eos_token_id": st.sampled_from([None, 3, 7, (3, 5), [3], (), (3, 7)]),
     "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1), "[UNK]", ["[UNK]", 1]]),
-    "eos_policy": st.sampled_from(["allow", "suffix", "delay", "penalise", "", "late"]),
     "stop": st.sampled_from([(), 1, "a", ["ab", 3], [(1, 2)], [[1], 5], "", [7], (2**32,), np.array([1, 2]), [()]]),
     "noise": st.sampled_from(["mask", "mask", "uniform", "hybrid", "uniformly"]),
     "cache": st.sampled_from(["auto", "none", "prefix", "dual", "exact_block"]),
@@ -98,7 +97,8 @@ def use(config: SamplerConfig) -> None:
     """A configuration that was accepted drives a small canvas to its end."""
     if config.mask_token_id is None:
         config = dataclasses.replace(config, mask_token_id=7)
-    # Dream's schedule spreads its masks over as many steps as it is told to; it ends, but not while we wait.
+    # Dream's schedule spreads its masks over as many steps as it is told to, and who takes tokens back has as many forwards as
+    # steps; both end, but not while we wait.
     forwards = 0
     canvas = np.array([1, config.mask_token_id, 2, config.mask_token_id, config.mask_token_id])
     sampler = Sampler(config, [canvas, canvas[:2]], seed=[0, 1])
@@ -106,7 +106,7 @@ def use(config: SamplerConfig) -> None:
     free = next(token for token in range(100) if token not in excluded)
     while (request := sampler.next()) is not None:
         forwards += 1
-        if forwards > 10**3 and config.schedule == "dream":
+        if forwards > 10**3 and (config.schedule == "dream" or config.remask is not None):
             return
         n = sum(map(len, request.positions))
         if config.entropy_bound is None:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dllm_fast
@@ -78,6 +79,12 @@ def test_settings_lie_over_the_preset() -> None:
     assert (config.threshold, config.neighbour_threshold, config.run_threshold) == (0.9, None, 0.5)
     config = resolve("local-leap", None, {"factor": 1.0}).config
     assert (config.threshold, config.neighbour_threshold, config.factor) == (None, None, 1.0)
+    config = resolve("entropy-bound", None, {"threshold": 0, "verify": False}).config
+    assert (config.threshold, config.entropy_bound) == (0, None)
+    config = resolve("linear-spec", None, {"threshold": 0.8}).config
+    assert (config.threshold, config.verify) == (0.8, False)
+    with pytest.raises(dllm_fast.DllmFastError, match="factor must be a number, got array"):
+        resolve("linear-spec", None, {"factor": np.ones(2)})
     config = resolve(None, dllm_fast.SamplerConfig(steps=4), {"steps_per_block": 2}).config
     assert (config.steps, config.steps_per_block) == (None, 2)
 

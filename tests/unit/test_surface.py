@@ -1,5 +1,6 @@
 """What `sample` and `infill` return, on tables small enough to check by eye."""
 
+import dataclasses
 import math
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import dllm_fast
-from dllm_fast.errors import EqualSamplesWarning
+from dllm_fast.errors import EqualSamplesWarning, InvalidValueError
 from dllm_fast.events import StepEvent
 from toys import presets_of_any_model
 
@@ -142,13 +143,26 @@ def test_a_seed_that_nobody_gives_is_drawn_and_told() -> None:
             dllm_fast.sample(successor, [[1], [2]], mask_token_id=MASK, seed=bad)  # type: ignore[arg-type]
 
 
+def ranks_by_nothing_else(preset: dllm_fast.SamplerConfig) -> bool:
+    """True where noise on the ranking would break the rule, and is refused."""
+    return preset.order == "ancestral" or preset.schedule == "dilated" or preset.remask in ("planner", "confidence-drop")
+
+
+@pytest.mark.parametrize(
+    "preset", [name for name, preset in presets_of_any_model().items() if ranks_by_nothing_else(preset)], ids=str
+)
+def test_noise_on_a_ranking_that_has_none_is_refused(preset: str) -> None:
+    with pytest.raises(InvalidValueError, match="order_temperature"):
+        dataclasses.replace(dllm_fast.presets()[preset], order_temperature=0.5)
+
+
 @pytest.mark.parametrize(
     ("preset", "settings"),
     [
         (name, settings)
         for name, preset in presets_of_any_model().items()
         for settings in ({}, {"temperature": 0.0}, {"temperature": 1.0}, {"order_temperature": 0.5})
-        if not (preset.order == "ancestral" and "order_temperature" in settings)
+        if not ("order_temperature" in settings and ranks_by_nothing_else(preset))
         if preset.noise
         == "mask"  # over noise a flat model shows nothing of what is drawn: the most probable tokens are written
     ],

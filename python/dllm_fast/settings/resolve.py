@@ -99,15 +99,15 @@ def resolve(
         values["steps_per_block"] = None
     elif "steps_per_block" in values and "steps" not in values:
         values["steps"] = None
-    # A cut that the caller names takes the place of the preset's.
+    # A cut that the caller names takes the place of the preset's; a bound of 0 is one, and what is no number is refused below.
     cuts = (*CUTS, *BESIDE_THRESHOLD, "verify")
-    named = {name for name in cuts if values.get(name) not in (None, False)}
+    named = {name for name in cuts if values.get(name) is not None and values[name] is not False}
     if named & {"factor", "entropy_bound", "entropy_threshold", "verify"}:
         values = dict.fromkeys(cuts, None) | values
     elif named:
         # What stands beside a threshold takes the place of what else does, and leaves the preset's threshold.
         beside = BESIDE_THRESHOLD if named & {*BESIDE_THRESHOLD} else ()
-        values = dict.fromkeys(("factor", "entropy_bound", "entropy_threshold", *beside), None) | values
+        values = dict.fromkeys(("factor", "entropy_bound", "entropy_threshold", "verify", *beside), None) | values
     if model is not None and "shift" not in given:
         values["shift"], sources["shift"] = bool(model.shift), model.sources.get("shift", f"family {model.family}")
     return Resolved(changed(base, **values, sources=sources), frozenset(given), aliases)
