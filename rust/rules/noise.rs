@@ -137,7 +137,7 @@ fn check_posterior(config: &Config) -> Result<()> {
     )))
 }
 
-/// Refuses what means nothing beside noise or drafts.
+/// Refuses what means nothing beside noise, and beside drafts.
 pub fn check(config: &Config) -> Result<()> {
     let refuse = |text: String| Err(Error::Mismatch(text));
     if let Some(last) = config.temperature_end {
@@ -217,9 +217,13 @@ pub fn check(config: &Config) -> Result<()> {
                 .into(),
         );
     }
-    let Some(drafts) = config.drafts else {
-        return Ok(());
-    };
+    config
+        .drafts
+        .map_or(Ok(()), |drafts| check_drafts(config, drafts))
+}
+
+/// Refuses what means nothing beside drafts.
+fn check_drafts(config: &Config, drafts: Drafts) -> Result<()> {
     drafts.check()?;
     let why = if !config.shows.is_uniform() {
         "noise 'mask' beside them, which has no noise to show in place of what is not picked; set noise='uniform'"
@@ -240,7 +244,7 @@ pub fn check(config: &Config) -> Result<()> {
     } else {
         return Ok(());
     };
-    refuse(format!(
+    Err(Error::Mismatch(format!(
         "drafts are shown until their block is finished, got {why}"
-    ))
+    )))
 }
