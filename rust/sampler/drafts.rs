@@ -77,14 +77,12 @@ impl Row {
     /// The step of a reverse process over noise: every open position goes on to what it shows next, and the last step writes
     /// the drawn tokens.
     pub(super) fn go_on(&self, pending: &Pending, answer: &Answer<'_>) -> (Vec<Edit>, Shown) {
-        let Answer::Proposals(proposals) = answer else {
-            unreachable!("scores were refused");
-        };
+        let proposals = answer.proposals().expect("scores were refused");
         let (rule, step) = (
             &self.rule,
             self.block.as_ref().expect("a step is of a block").step(),
         );
-        let places = pending.positions.iter().zip(*proposals);
+        let places = pending.positions.iter().zip(proposals);
         if step.index + 1 >= step.steps {
             let edit = |(&p, made): (&u32, &Proposal)| {
                 self.edit(p, made.token, made.probability, Kind::Commit)
@@ -127,9 +125,7 @@ impl Row {
         picks: &[usize],
         answer: &Answer<'_>,
     ) -> (Vec<Edit>, Shown) {
-        let Answer::Proposals(proposals) = answer else {
-            unreachable!("scores were refused");
-        };
+        let proposals = answer.proposals().expect("scores were refused");
         let argmax = |i: usize| proposals[i].argmax.expect("checked before");
         let argmax: Vec<u32> = (0..proposals.len()).map(argmax).collect();
         let mean = proposals.iter().map(|p| p.entropy).sum::<f64>() / proposals.len() as f64;

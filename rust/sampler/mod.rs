@@ -429,7 +429,7 @@ impl Sampler {
                          choose another id"
                     )));
                 }
-                if let Answer::Proposals(p) = answer
+                if let Some(p) = answer.proposals()
                     && rule.drafts.is_some()
                 {
                     match p[i].argmax {

@@ -141,7 +141,7 @@ impl Row {
         commits: usize,
         watch: &Watch<'_>,
     ) -> Result<Vec<Edit>> {
-        let (Answer::Proposals(proposals), Some(memory)) = (answer, &self.memory) else {
+        let (Some(proposals), Some(memory)) = (answer.proposals(), &self.memory) else {
             return Ok(Vec::new());
         };
         let states = self.canvas.states();

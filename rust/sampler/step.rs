@@ -315,8 +315,8 @@ impl Row {
                 };
                 chosen.iter().map(index_of).collect()
             }
-            None => match (self.rule.revise, answer) {
-                (Revise::Plan { eta }, Answer::Proposals(proposals)) => {
+            None => match (self.rule.revise, answer.proposals()) {
+                (Revise::Plan { eta }, Some(proposals)) => {
                     let picks;
                     (picks, back) = self.ranked_together(pending, proposals, eta, watch)?;
                     picks

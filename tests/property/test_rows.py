@@ -51,6 +51,8 @@ def configs(draw):
         return draw(strategies.placed())
     if draw(st.integers(0, 3)) == 0:
         return draw(strategies.remasking(annealed=True))
+    if draw(st.integers(0, 3)) == 0:
+        return draw(strategies.remembering())
     config = draw(strategies.settings(annealed=True))
     if draw(st.booleans()):
         config["as_published"] = True
@@ -228,6 +230,32 @@ def test_a_step_costs_what_the_rows_cost_that_take_part():
 
     few, many = step(0), step(50_000)
     assert many < 10 * few, f"{few * 1e6:.0f} us alone, {many * 1e6:.0f} us among many"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"mask_token_id": MASK, "remask": "planner", "steps_per_block": 6},
+        {"mask_token_id": MASK, "remask": "confidence-drop"},
+        {"mask_token_id": MASK, "edit_threshold": 0.1},
+        {"noise": "uniform", "vocabulary": VOCABULARY, "drafts": True, "entropy_bound": 0.5, "steps_per_block": 5},
+        {"noise": "uniform", "vocabulary": VOCABULARY, "order": "ancestral", "steps_per_block": 5},
+    ],
+    ids=lambda other: str(other.get("remask", list(other)[-2])),
+)
+@pytest.mark.parametrize("memory", [{"threshold": 0.5, "kl_threshold": 0.1}, {"credit": 0.7}])
+def test_what_one_row_remembers_is_nothing_to_another(other, memory):
+    """One answer for both, with what the one wants to know beside the predictions."""
+    model, canvas = toys.HashTable(VOCABULARY, seed=3), np.full(8, MASK)
+    is_open = {} if "mask_token_id" in other else {"open": np.ones(8, dtype=bool)}
+    together = dllm_fast.Sampler(greedy(**memory), [canvas])
+    together.add(canvas, dllm_fast.SamplerConfig(**other), **is_open)
+    alone = dllm_fast.Sampler(dllm_fast.SamplerConfig(**other), [])
+    alone.add(canvas, **is_open)
+    for sampler in (together, alone):
+        while (request := sampler.next()) is not None:
+            sampler.feed(np.concatenate(lines(model, request)))
+    assert same(edits_of(together.trajectory[1]), edits_of(alone.trajectory[0]))
 
 
 def test_rows_that_do_not_exist_and_rows_that_cannot_be():
