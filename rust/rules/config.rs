@@ -155,10 +155,10 @@ impl Config {
             _ => {}
         }
         self.cut.check()?;
-        if !(self.prior_sigma > 0.0 && self.prior_sigma <= nearby::WIDEST) {
+        if !(nearby::NARROWEST..=nearby::WIDEST).contains(&self.prior_sigma) {
             return Err(Error::setting(
                 "prior_sigma",
-                "must be above 0 and at most 1000 positions",
+                "must be at least 0.001 and at most 1000 positions",
                 self.prior_sigma,
                 "10 is d2Cache's",
             ));

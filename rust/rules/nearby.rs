@@ -70,7 +70,9 @@ fn mark_best_of_runs(candidates: &mut [Candidate], threshold: f64, run: f64) {
 
 /// Positions that count on each side are at most so many standard deviations away.
 const REACH: f64 = 6.0;
-/// The widest Gaussian.
+/// The narrowest Gaussian, which sees its own position alone, long before its square is no number.
+pub(super) const NARROWEST: f64 = 1e-3;
+/// The widest one.
 pub(super) const WIDEST: f64 = 1000.0;
 
 /// For each of `positions`, how much around it is known: the share of known positions, weighed by a Gaussian of standard

@@ -145,9 +145,10 @@ pub fn check(config: &Config) -> Result<()> {
             ("temperature_end", last),
             ("temperature", config.sampling.temperature),
         ] {
-            if !(value >= 1e-3 && value.is_finite()) {
+            if !(1e-3..=1e6).contains(&value) {
                 let remedy = "leave temperature_end out for one temperature";
-                let rule = "must be at least 0.001 and finite where the temperature changes";
+                let rule =
+                    "must be at least 0.001 and at most 1000000 where the temperature changes";
                 return Err(Error::setting(name, rule, value, remedy));
             }
         }

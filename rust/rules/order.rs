@@ -176,10 +176,17 @@ impl OrderNoise {
         }
         let bits = place.stream.bits53(place.position, place.step, Draw::Order);
         let gumbel = -ln(-ln((bits as f64 + 0.5) * 0.5f64.powi(53)));
-        if self.annealed {
-            ln(score.max(f64::MIN_POSITIVE)) + self.temperature * (1.0 - progress) * gumbel
+        let scale = if self.annealed {
+            self.temperature * (1.0 - progress)
         } else {
-            score + self.temperature * gumbel
+            self.temperature
+        };
+        // A score may be infinite where statistics are the caller's; with noise the other way there would be no number.
+        let noise = (scale * gumbel).clamp(f64::MIN, f64::MAX);
+        if self.annealed {
+            ln(score.max(f64::MIN_POSITIVE)) + noise
+        } else {
+            score + noise
         }
     }
 }

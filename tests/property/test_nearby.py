@@ -227,9 +227,10 @@ def test_nobody_begins_the_next_step_before_this_one_is_decided():
         ({"gap_stop": 2.5, "order": "ancestral"}, "gap_stop ends a block at once, got it beside order 'ancestral'"),
         ({"gap_stop": 2.5, "schedule": "first-hitting"}, "got it beside order 'ancestral' or schedule 'first-hitting'"),
         ({"gap_length": 0}, "gap_length must be at least 1, got 0; 5 is Prophet's"),
-        ({"prior_sigma": 0.0}, "prior_sigma must be above 0 and at most 1000 positions, got 0; 10 is d2Cache's"),
-        ({"prior_sigma": 1001.0}, "prior_sigma must be above 0 and at most 1000 positions, got 1001"),
-        ({"prior_sigma": math.nan}, "prior_sigma must be above 0"),
+        ({"prior_sigma": 1e-308}, "prior_sigma must be at least 0.001 and at most 1000 positions"),
+        ({"prior_sigma": 0.0}, "prior_sigma must be at least 0.001 and at most 1000 positions, got 0; 10 is d2Cache's"),
+        ({"prior_sigma": 1001.0}, "prior_sigma must be at least 0.001 and at most 1000 positions, got 1001"),
+        ({"prior_sigma": math.nan}, "prior_sigma must be at least 0.001"),
         ({"order": "ancestral", "run_threshold": 0.4}, "order 'ancestral' commits with the schedule's probabilities alone"),
     ],
 )

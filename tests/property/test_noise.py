@@ -19,7 +19,7 @@ from strategies import MASK, VOCABULARY
 
 tables = st.builds(toys.HashTable, st.just(VOCABULARY), seed=st.integers(0, 2**32), grid=st.sampled_from([0.1, 1.0, 4.0]))
 plain = (
-    strategies.settings()
+    st.one_of(strategies.settings(), strategies.settings().flatmap(strategies.endings), strategies.remembering())
     .map(lambda rule: {**rule, "mask_token_id": None, "noise": "uniform", "vocabulary": VOCABULARY} | {"shift": False})
     .filter(lambda rule: rule["order"] != "ancestral" and rule["schedule"] != "first-hitting")
 )
@@ -169,8 +169,11 @@ def test_what_cannot_be_is_refused_with_the_reason():
     refused("got a schedule, which says how many a step commits", **cut, schedule="linear")
     refused("schedule 'cumulative' spends forwards that may commit nothing, got it over masks", schedule="cumulative")
     refused("stop_entropy must be at least 0", stop_entropy=-1.0)
-    refused("temperature must be at least 0.001 and finite where the temperature changes, got 0", temperature_end=0.4)
+    refused("temperature must be at least 0.001 and at most 1000000 where the temperature changes, got 0", temperature_end=0.4)
     refused("temperature_end must be at least 0.001", temperature=1.0, temperature_end=0.0)
+    # In float32 they would be infinite on the way.
+    refused("temperature_end must be at least 0.001 and at most 1000000", temperature=1.0, temperature_end=1e39)
+    refused("temperature must be at least 0.001 and at most 1000000", temperature=1e39, temperature_end=1.0)
     with pytest.raises(
         InvalidValueError, match="needs the number of token ids that it is drawn from, got none; pass vocabulary="
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -772,6 +773,18 @@ def test_infinite_statistics_do_not_stop_the_machine(order):
         assert sampler.trajectory == [[]]
         sampler.feed(tokens=[1, 2], scores=[1.0, 0.0])
     assert sampler.canvases[0].tolist() == [1, 1, MASK]
+
+
+@pytest.mark.parametrize("schedule", ["even", "maskgit"])
+def test_the_largest_noise_on_infinite_scores_is_a_number(schedule):
+    """A margin may be infinite, and the noise on it infinite the other way: together they would be none."""
+    settings = {"mask_token_id": MASK, "order": "margin", "order_temperature": sys.float_info.max, "schedule": schedule}
+    one = {"token": [0] * 8, "probability": [0.5] * 8, "entropy": [0.5] * 8, "top1": [1e308] * 8, "top2": [-1e308] * 8}
+    for seed in range(4):
+        sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**settings, steps=2), [[MASK] * 8], seed=seed)
+        sampler.next()
+        sampler.feed(prediction=dllm_fast.Prediction(**one))
+        assert len(sampler.trajectory[0]) > 0
 
 
 def test_your_own_choice():

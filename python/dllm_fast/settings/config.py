@@ -77,8 +77,8 @@ class SamplerConfig:
             at most 1000000. WeDLM's is 0.02 on entropies.
         spacing: positions that one step writes stand at least so far apart (DUS, 2506.19037). The best come first; only where
             fewer than the step's least are left do nearer ones fill up. 1 keeps nothing apart.
-        prior_sigma: how wide the order `certainty-prior` looks around a position; a standard deviation in positions, above 0
-            and at most 1000. Smaller ones go more from left to right.
+        prior_sigma: how wide the order `certainty-prior` looks around a position; a standard deviation in positions, at least
+            0.001 and at most 1000. Smaller ones go more from left to right.
         threshold: commit while the confidence is at least this; above 1: one a forward; 0: all (Fast-dLLM, 2505.22618).
         factor: commit n while `(n + 1) * (1 - confidence of the n-th) < factor`; of Fast-dLLM, too.
         entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats; the EB-Sampler's
