@@ -23,6 +23,9 @@ from strategies import END, MASK, OTHER_END, VOCABULARY
 pytestmark = pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")
 
 PRESETS = toys.presets_of_any_model()
+# Their rule says how many forwards it takes: one a token (first-hitting), by the length of a block (dus), or by how far it
+# has come (the others). Each refuses `steps`.
+PACED_BY_THEMSELVES = ("first-hitting", "dus", "wedlm", "fast-dllm-v2", "d2f")
 TABLE = toys.HashTable(VOCABULARY, seed=1)
 PROMPTS = [[1, 2, 3], [4], [5, 6, 8, 10], [1, 2, 0]]
 fewer = settings(max_examples=max(5, settings().max_examples // 2))
@@ -93,7 +96,7 @@ def test_presets_equal_the_reference(name, temperature):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_over_several_blocks_and_with_an_end(name):
     changes = {"block_length": 4, "steps": 6, "eos_token_id": (END, OTHER_END), "temperature": 1.0}
-    if name == "first-hitting":
+    if name in PACED_BY_THEMSELVES:
         del changes["steps"]
     result = dllm_fast.sample(TABLE, PROMPTS, preset=name, max_new_tokens=12, mask_token_id=MASK, **changes)
     canvases = [np.array(prompt + [MASK] * 12) for prompt in PROMPTS]
@@ -107,6 +110,12 @@ def test_presets_over_several_blocks_and_with_an_end(name):
         length = ends[0] + 1 if ends else 12
         assert new.tolist() == written[:length]
         assert set(written[length:]) <= {END}
+
+
+@pytest.mark.parametrize("name", PACED_BY_THEMSELVES)
+def test_presets_that_set_their_own_pace_refuse_steps(name):
+    with pytest.raises(dllm_fast.errors.InvalidValueError, match="steps"):
+        dllm_fast.sample(TABLE, PROMPTS, preset=name, max_new_tokens=12, mask_token_id=MASK, steps=6)
 
 
 def test_presets_are_all_there_and_frozen():
@@ -298,10 +307,11 @@ def test_a_module_is_run_in_evaluation_mode_without_gradients_and_left_as_it_was
 
 
 def test_logits_of_positions_that_are_not_eligible_are_never_read():
-    """Of the prompt, of what is committed (where it is not edited), of later blocks: there may stand anything, NaN too."""
+    """Of the prompt, of what is committed (where the rule does not judge it anew), of later blocks (where none may have
+    joined): there may stand anything, NaN too."""
     start, block = 3, 4
 
-    def only_this_block(ids, edits):
+    def only_this_block(ids, judges_written, blocks_ahead):
         logits = TABLE(ids)
         for canvas, row in zip(ids, logits, strict=True):
             masks = torch.nonzero(canvas == MASK)
@@ -309,14 +319,17 @@ def test_logits_of_positions_that_are_not_eligible_are_never_read():
             end = start + ((first - start) // block + 1) * block
             where = torch.arange(len(canvas))
             # A block without masks may still be edited: it is the last one that has none.
-            eligible = (where >= max(start, end - 2 * block)) if edits else canvas == MASK
-            row[~(eligible & (where < end))] = np.nan
+            eligible = (where >= max(start, end - 2 * block)) if judges_written else canvas == MASK
+            row[~(eligible & (where < end + blocks_ahead * block))] = np.nan
         return logits
 
     arguments = {"max_new_tokens": 8, "block_length": block, "mask_token_id": MASK, "temperature": 0.9}
     for name in PRESETS:
         base = dllm_fast.sample(TABLE, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)
-        model = functools.partial(only_this_block, edits=PRESETS[name].edit_threshold is not None)
+        rule = PRESETS[name]
+        judges_written = rule.edit_threshold is not None or rule.remask in {"planner", "confidence-drop"}
+        blocks_ahead = 0 if rule.add_block_at is None else 1
+        model = functools.partial(only_this_block, judges_written=judges_written, blocks_ahead=blocks_ahead)
         poisoned = dllm_fast.sample(model, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)
         assert same_runs(base, poisoned), name
 
