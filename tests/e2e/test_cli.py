@@ -79,7 +79,7 @@ def test_status_is_1_when_the_answer_is_wrong() -> None:
         (["--puzzle", "123"], "must have 81 characters, got 3"),
         (["--puzzle", "x" * 81], "got 'x'"),
         (["--puzzle", "11" + "." * 79], "got 1 twice: row 1 column 1 and row 1 column 2"),
-        (["--preset", "fast-dlm"], "did you mean 'fast-dllm'?"),
+        (["--preset", "fast-dlm"], "did you mean 'fast-dllm' or 'fast-dllm-v2'?"),
         (["--seed", "-1"], "--seed must lie in [0, 2^64), got -1"),
     ],
 )
@@ -117,7 +117,6 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str) -> 
         *(
             (f"generate here -p hi {option}", f"{option.split()[0]} is not an option; {says}")
             for option, says in {
-                "--stop .": "rows end at token ids: use --eos-token-id (one or several) and --stop-at-eos;",
                 "--eos 3": "did you mean --eos-token-id?",
                 "--alg entropy": "did you mean --order?",
                 "--remasking random": "did you mean --order?",
