@@ -35,7 +35,8 @@ AXES = {
     "memory": ("kl_threshold", "kl_steps", "credit", "credit_power", "credit_decay"),
     "ends": ("gap_stop", "gap_start", "gap_length", "stop_at_eos", "stop_entropy", "stop_stable"),
     "tokens": ("temperature", "temperature_end", "top_k", "top_p", "min_p"),
-    "noise": ("noise",),
+    "noise": ("noise", "noise_share", "drafts"),
+    "verify": ("verify",),
     "guide": ("guidance",),
     "length": ("length", "max_new_tokens", "min_new_tokens", "eos_policy", "eos_penalty"),
 }

@@ -248,6 +248,13 @@ def test_infill_fills_exactly_the_masks(run, folder):
     assert said["new_tokens"] == dllm_fast.infill(model, "a <|mask|><|mask|> c").new_tokens[0].tolist()
 
 
+def test_infill_as_json_tells_the_lengths_of_gaps(run):
+    text = dllm_fast.demo.FOLDER / "text"
+    said = json.loads(run("infill", text, "--text", "sort:hagbd=a[MASK:1-6]gh", "--json")[1])
+    assert (said["text"], said["gap_lengths"]) == ("sort:hagbd=abdgh", [2])
+    assert "gap_lengths" not in json.loads(run("infill", text, "--text", "sort:ba=[MASK][MASK]", "--json")[1])
+
+
 def test_infill_with_a_mask_that_has_no_text(run, tmp_path):
     """Its id lies outside of the tokenizer, as in checkpoints with a padded vocabulary."""
     folder = save(tmp_path, "llada")

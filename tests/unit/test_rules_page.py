@@ -21,6 +21,12 @@ def test_every_preset_has_its_rows() -> None:
         assert f"| `{name}` | {rules.axes(preset.settings)} | {rules.bound(preset.settings)} |" in PAGE
 
 
+def test_every_setting_of_a_preset_belongs_to_an_axis() -> None:
+    """Else its name would stand twice."""
+    for name, preset in rules.PRESETS.items():
+        assert {part.split(" ")[0] for part in rules.axes(preset.settings).split("; ") if part} <= rules.AXES.keys(), name
+
+
 def test_axes_are_what_differs_from_the_default() -> None:
     assert rules.axes(SamplerConfig()) == ""
     settings = SamplerConfig(order="entropy", threshold=0.5, edit_threshold=0.25, block_length=8, shift=True)

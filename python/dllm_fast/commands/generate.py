@@ -175,6 +175,8 @@ def _print(result: Result, prompts: Sequence[str], options: argparse.Namespace, 
                 "seed": options.seed,
                 "sample": row % options.num_samples,
             }
+            if result.gap_lengths is not None:
+                entry["gap_lengths"] = result.gap_lengths[row]
             print(json.dumps(entry))
     else:
         print("\n".join([" ".join(map(str, row)) for row in ids] if result.texts is None else result.texts))

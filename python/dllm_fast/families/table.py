@@ -272,7 +272,7 @@ FAMILIES: tuple[Family, ...] = (
         mask_token="<|mask|>",
         end_tokens=("<|im_end|>",),
         preset="llada",
-        models="WeDLM (one token a forward; its own rule is not among the presets)",
+        models="WeDLM (one token a forward; its own rule is the preset `wedlm`)",
         verified="twin (Qwen3)",
     ),
     Family(
