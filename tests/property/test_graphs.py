@@ -258,12 +258,13 @@ def test_memory_is_free_as_soon_as_graphs_are_dropped(opened):
     dllm_fast.sample(model, [[1, 2, 3]], max_new_tokens=8, cache="prefix", stop_at_eos=False, steps=1)
     (graph,) = engine._graphs.values()
     assert graph.captured is None
-    held = [weakref.ref(tensor) for tensor in (engine._cache.keys[0]._base, graph.inputs)]
-    del graph
+    cache = engine._cache
+    held = [weakref.ref(tensor) for tensor in (*cache._buffers, *cache.keys, *cache.values, graph.inputs)]
+    del graph, cache
     gc.disable()
     try:
         engine.forget()
-        assert [tensor() for tensor in held] == [None, None]
+        assert [tensor() for tensor in held] == [None] * len(held)
     finally:
         gc.enable()
 
