@@ -365,6 +365,8 @@ impl Config {
                 (self.spacing > 1, "spacing"),
                 (self.reach != Reach::Block, self.reach.name()),
                 (self.gap_stop.is_some(), "gap_stop"),
+                // Each position is scored once, in the step that writes it.
+                (self.credit.is_some(), "credit"),
                 (places_ends, "eos_policy 'suffix' or 'delay'"),
                 (!writes_once, "a rule that revises"),
             ] {

@@ -484,6 +484,7 @@ fn place(config: &mut Config, range: &dyn Fn(f64, f64, f64) -> f64) {
         (config.cut, config.min_commit, config.gap_stop) = (Cut::Count, None, None);
         (config.noise.temperature, config.position_penalty) = (0.0, 0.0);
         (config.spacing, config.reach, config.revise) = (1, Reach::Block, Revise::None);
+        config.credit = None;
     }
     if config.order == Order::Ancestral || config.schedule == Schedule::FirstHitting {
         (config.position_penalty, config.spacing, config.reach) = (0.0, 1, Reach::Block);

@@ -238,6 +238,7 @@ def test_blocks_join_when_the_last_is_far_enough(masks, length, model, add, acti
         ({"schedule": "dilated", "order": "left-to-right", "spacing": 2}, "got spacing beside it"),
         ({"schedule": "dilated", "order": "left-to-right", "window_length": 2}, "got window_length beside it"),
         ({"schedule": "dilated", "order": "left-to-right", "edit_threshold": 0.5}, "got a rule that revises beside it"),
+        ({"schedule": "dilated", "order": "left-to-right", "credit": 0.7}, "got credit beside it"),
         ({"dilation": 1}, "dilation must be at least 2, got 1"),
         ({"spacing": 0}, "spacing must be at least 1, got 0"),
         ({"spacing": 2, "order": "ancestral"}, "spacing is about a ranking, got order 'ancestral'"),
