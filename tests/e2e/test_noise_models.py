@@ -107,6 +107,10 @@ def test_masks_and_noise_do_not_mix():
         dllm_fast.infill(Denoiser(), [[1, 2], [1, 2]], **NOISE, open=[True, False])
     with pytest.raises(InvalidTypeError, match="open must hold True and False"):
         dllm_fast.infill(Denoiser(), [1, 2], **NOISE, open=[[1, 0]])
+    with pytest.raises(
+        InvalidValueError, match=r"ids must lie within the logits of the model, got .*; .* for noise its vocabulary="
+    ):
+        dllm_fast.sample(Denoiser(), [1], **(NOISE | {"vocabulary": 100 * VOCABULARY}), max_new_tokens=16)
     for one in (True, 1.5, {True}, "yes"):
         with pytest.raises(InvalidTypeError, match="open must have a flag for each position of a canvas, got "):
             dllm_fast.infill(Denoiser(), [1, 2], **NOISE, open=one)

@@ -151,7 +151,7 @@ class CanvasSession:
             # Only the first forward tells how many ids there are. The sampler looks at the mask's.
             raise InvalidValueError(
                 f"ids must lie within the logits of the model, got {largest} for {logits.shape[1]} columns; use the "
-                "tokenizer of this model"
+                "tokenizer of this model, and for noise its vocabulary="
             )
         if (end := max(self._eos_token_ids, default=0)) >= logits.shape[1]:
             raise InvalidValueError(
