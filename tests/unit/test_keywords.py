@@ -24,6 +24,7 @@ ignore_missing_imports = True
 [mypy-dllm_fast.*]
 follow_imports = silent
 """
+MEANT = 'did you mean "block_length" or "sub_block_length"?'
 # Lines that a type checker takes, and others with what it says of them.
 LINES = {
     "sample(m, [1], max_new_tokens=3, order='random', temperature=0, suppress_tokens=[1, 2], eos_token_id=(1, 2))": "",
@@ -33,11 +34,11 @@ LINES = {
     "distributions(m, [1], block_length=8, top=3)": "",
     "SamplerConfig(steps=8, suppress_tokens=[1, 2], shift=None)": "",
     "mine(steps=4)": "",  # a function that passes settings on
-    "mine(block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "mine"; did you mean "block_length"?',
+    "mine(block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "mine"; ' + MEANT,
     "sample(m, [1], **theirs)": "",  # of other libraries: no names that it knows
-    "sample(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "sample"; did you mean "block_length"?',
-    "infill(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "infill"; did you mean "block_length"?',
-    "stream(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "stream"; did you mean "block_length"?',
+    "sample(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "sample"; ' + MEANT,
+    "infill(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "infill"; ' + MEANT,
+    "stream(m, [1], block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "stream"; ' + MEANT,
     "infill(m, [1], max_new_tokens=3)": 'Unexpected keyword argument "max_new_tokens" for "infill"',
     "distributions(m, [1], temperature=3)": 'Unexpected keyword argument "temperature" for "distributions"',
     "SamplerConfig(block_lenght=3)": 'Unexpected keyword argument "block_lenght" for "SamplerConfig"',

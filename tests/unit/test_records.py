@@ -94,7 +94,7 @@ def twin(value: Any) -> Any:
     if isinstance(value, dllm_fast.Edit):
         return dllm_fast.Edit(step=99, position=0, token=0, probability=0.5, kind="commit")
     if isinstance(value, dllm_fast.SamplerConfig):
-        return dataclasses.replace(value, min_p=0.123)
+        return dataclasses.replace(value, max_batch_rows=123)  # which no rule refuses
     if isinstance(value, Distribution):
         return dataclasses.replace(value, row=77)
     name = "nfe" if isinstance(value, Stats) else "step" if isinstance(value, dllm_fast.StepEvent) else "seed"
