@@ -384,67 +384,12 @@ impl Sampler {
                 return Err(Error::Order(why));
             }
         }
-        let mut i: usize = 0;
+        let mut from = 0;
+        going_on(watch)?;
         for &row in rows {
-            let (rule, early) = (self.rule(row), self.rows[row].early());
-            let asks_current = rule.asks_current();
-            let part = answer.part(i..i + self.positions(row).len());
-            if let Some((position, missing)) = self.rows[row].missing(&part) {
-                return Err(Error::Mismatch(format!(
-                    "a prediction needs {missing} for this rule, got none for row {row}, position {position}; \
-                     predict with Sampler.predict"
-                )));
-            }
-            for &position in self.positions(row) {
-                if i.is_multiple_of(1 << 16) {
-                    going_on(watch)?;
-                }
-                if let Some(value) = answer.unusable(i) {
-                    return Err(Error::Mismatch(format!(
-                        "scores must be numbers and statistics finite, got {value} for row {row}, position {position}; \
-                         give a bad position a low score"
-                    )));
-                }
-                if asks_current
-                    && self.rows[row].current(position).is_some()
-                    && let Some(p) = answer.proposals()
-                    && !p[i].current.is_finite()
-                {
-                    return Err(Error::Mismatch(format!(
-                        "a prediction needs `current`, the probability of the token that stands there, got {} for row {row}, \
-                         position {position}; predict with Sampler.predict, or mask_predict with current=",
-                        p[i].current
-                    )));
-                }
-                let (token, _) = answer.token(i);
-                if rule.excludes(token) {
-                    return Err(Error::Mismatch(format!(
-                        "a proposed token must not be the mask or suppressed, got {token} for row {row}, position {position}; choose another id"
-                    )));
-                }
-                let is_early = (position as usize) < early;
-                if is_early && rule.is_end(token) {
-                    return Err(Error::Mismatch(format!(
-                        "a proposed token must not end its row so early (min_new_tokens, or eos_policy 'suffix'), got {token} for row {row}, position {position}; \
-                         choose another id"
-                    )));
-                }
-                if let Some(p) = answer.proposals()
-                    && rule.drafts.is_some()
-                {
-                    match p[i].argmax {
-                        Some(id) if !(rule.excludes(id) || is_early && rule.is_end(id)) => {}
-                        found => {
-                            let found = found.map_or("none".into(), |id| id.to_string());
-                            return Err(Error::Mismatch(format!(
-                                "drafts need the most probable token of every position, which is neither the mask nor suppressed, got {found} \
-                                 for row {row}, position {position}; feed logits, or a prediction with argmax="
-                            )));
-                        }
-                    }
-                }
-                i += 1;
-            }
+            let to = from + self.positions(row).len();
+            self.check_answer(row, &answer.part(from..to), watch)?;
+            from = to;
         }
         let mut from = 0;
         let mut plans = Vec::with_capacity(rows.len());
@@ -456,6 +401,81 @@ impl Sampler {
         }
         for (&r, plan) in rows.iter().zip(plans) {
             self.rows[r].commit(plan);
+        }
+        Ok(())
+    }
+
+    /// Refuses an answer of a row that says something it must not, or not all that the rule asks.
+    fn check_answer(&self, row: usize, answer: &Answer<'_>, watch: &Watch<'_>) -> Result<()> {
+        let (rule, early) = (self.rule(row), self.rows[row].early());
+        if let Some((position, missing)) = self.rows[row].missing(answer) {
+            return Err(Error::Mismatch(format!(
+                "a prediction needs {missing} for this rule, got none for row {row}, position {position}; \
+                 predict with Sampler.predict"
+            )));
+        }
+        // What few rules want is looked at only for those.
+        let asks_more = rule.asks_current() || rule.drafts.is_some() || early > 0;
+        for (i, &position) in self.positions(row).iter().enumerate() {
+            if i % (1 << 16) == (1 << 16) - 1 {
+                going_on(watch)?;
+            }
+            if let Some(value) = answer.unusable(i) {
+                return Err(Error::Mismatch(format!(
+                    "scores must be numbers and statistics finite, got {value} for row {row}, position {position}; \
+                     give a bad position a low score"
+                )));
+            }
+            let (token, _) = answer.token(i);
+            if rule.excludes(token) {
+                return Err(Error::Mismatch(format!(
+                    "a proposed token must not be the mask or suppressed, got {token} for row {row}, position {position}; choose another id"
+                )));
+            }
+            if asks_more {
+                self.check_more(row, answer, i, early)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for the position `i` of the answer, where the rule has drafts, wants to know what stands there, or bars end
+    /// tokens before a position (`early`).
+    #[inline(never)]
+    fn check_more(&self, row: usize, answer: &Answer<'_>, i: usize, early: usize) -> Result<()> {
+        let (rule, position) = (self.rule(row), self.positions(row)[i]);
+        if rule.asks_current()
+            && self.rows[row].current(position).is_some()
+            && let Some(p) = answer.proposals()
+            && !p[i].current.is_finite()
+        {
+            return Err(Error::Mismatch(format!(
+                "a prediction needs `current`, the probability of the token that stands there, got {} for row {row}, \
+                 position {position}; predict with Sampler.predict, or mask_predict with current=",
+                p[i].current
+            )));
+        }
+        let (token, _) = answer.token(i);
+        let is_barred = |id| (position as usize) < early && rule.is_end(id);
+        if is_barred(token) {
+            return Err(Error::Mismatch(format!(
+                "a proposed token must not end its row so early (min_new_tokens, or eos_policy 'suffix'), got {token} for row {row}, position {position}; \
+                 choose another id"
+            )));
+        }
+        if let Some(p) = answer.proposals()
+            && rule.drafts.is_some()
+        {
+            match p[i].argmax {
+                Some(id) if !(rule.excludes(id) || is_barred(id)) => {}
+                found => {
+                    let found = found.map_or("none".into(), |id| id.to_string());
+                    return Err(Error::Mismatch(format!(
+                        "drafts need the most probable token of every position, which is neither the mask nor suppressed, got {found} \
+                         for row {row}, position {position}; feed logits, or a prediction with argmax="
+                    )));
+                }
+            }
         }
         Ok(())
     }

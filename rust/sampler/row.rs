@@ -192,8 +192,9 @@ impl Row {
 
     /// The block being filled, or the blocks that are: all positions while there is none.
     pub fn window(&self) -> Range<usize> {
-        if let (Reach::Several { add, .. }, Some(first)) =
-            (self.rule.reach, self.canvas.first_open())
+        // Other rules look for no open position here: they ask in every step, of canvases of any length.
+        if let Reach::Several { add, .. } = self.rule.reach
+            && let Some(first) = self.canvas.first_open()
         {
             return live(self.blocks, self.canvas.states(), first, add);
         }

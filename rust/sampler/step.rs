@@ -186,8 +186,14 @@ impl Row {
 
     /// Open positions of the block, rising.
     fn open_positions(&self, step: Step) -> Vec<u32> {
+        let window = self.window();
         let mut positions = Vec::with_capacity(step.left);
-        positions.extend(self.canvas.positions(self.window(), State::Open));
+        let states = self.canvas.states()[window.clone()].iter();
+        for (position, &state) in (window.start as u32..).zip(states) {
+            if state == State::Open {
+                positions.push(position);
+            }
+        }
         positions
     }
 
@@ -371,60 +377,13 @@ impl Row {
         watch: &Watch<'_>,
     ) -> Result<Vec<usize>> {
         let rule = &self.rule;
-        let states = self.canvas.states();
-        let densities = self.densities(pending, watch)?;
-        let mut candidates = Vec::with_capacity(pending.positions.len());
-        let eligible = self.eligible_of(&pending.positions);
-        let first = eligible
-            .as_ref()
-            .map_or(0, |e| e.first().copied().unwrap_or(0));
-        for (index, &position) in pending.positions.iter().enumerate() {
-            if states[position as usize] != State::Open
-                || eligible
-                    .as_ref()
-                    .is_some_and(|e| e.binary_search(&position).is_err())
-            {
-                continue;
-            }
-            if rule.cut == Cut::Verified {
-                let agrees = pending.drafts.get(index) == Some(&answer.token(index).0);
-                candidates.push(Candidate {
-                    key: -f64::from(position),
-                    confidence: f64::from(u8::from(agrees)),
-                    entropy: 0.0,
-                    index: index as u32,
-                    position,
-                });
-                continue;
-            }
-            candidates.push(match answer {
-                Answer::Choice(c) => Candidate {
-                    key: self.penalised(c[index].1, position, first),
-                    confidence: c[index].1,
-                    entropy: 0.0,
-                    index: index as u32,
-                    position,
-                },
-                Answer::Proposals(p) | Answer::Remembered(p, _) => {
-                    let place = self.place(position);
-                    let mut score = rule.order.score(Some(&p[index]), place);
-                    if let Some(densities) = &densities {
-                        score *= densities[index];
-                    }
-                    Candidate {
-                        key: self.penalised(
-                            rule.noise.key(score, pending.progress, place),
-                            position,
-                            first,
-                        ),
-                        confidence: rule.order.confidence(&p[index]),
-                        entropy: self.entropy(p[index].entropy, position, first),
-                        index: index as u32,
-                        position,
-                    }
-                }
-            });
-        }
+        let mut candidates = if rule.cut == Cut::Verified {
+            self.verified(pending, answer)
+        } else {
+            let densities = self.densities(pending, watch)?;
+            self.candidates(pending, answer, densities.as_deref())
+        };
+        self.keep_candidates(&mut candidates, &pending.positions);
         self.doubt(&mut candidates, notes);
         let floor = match (rule.gap_stop, answer.proposals()) {
             (Some(stop), Some(p)) if self.stops(stop, pending, p) => candidates.len(),
@@ -442,6 +401,86 @@ impl Row {
         let chosen = candidates[..count].iter();
         let chosen = chosen.chain(held.iter().take(floor.saturating_sub(count)));
         Ok(chosen.map(|c| c.index as usize).collect())
+    }
+
+    /// The open positions among those requested, as the order ranks them.
+    fn candidates(
+        &self,
+        pending: &Pending,
+        answer: &Answer<'_>,
+        densities: Option<&[f64]>,
+    ) -> Vec<Candidate> {
+        let rule = &self.rule;
+        let candidate = |index: usize, position: u32| match answer {
+            Answer::Choice(c) => Candidate {
+                key: c[index].1,
+                confidence: c[index].1,
+                entropy: 0.0,
+                index: index as u32,
+                position,
+            },
+            Answer::Proposals(p) | Answer::Remembered(p, _) => {
+                let place = self.place(position);
+                let mut score = rule.order.score(Some(&p[index]), place);
+                if let Some(densities) = densities {
+                    score *= densities[index];
+                }
+                Candidate {
+                    key: rule.noise.key(score, pending.progress, place),
+                    confidence: rule.order.confidence(&p[index]),
+                    entropy: p[index].entropy,
+                    index: index as u32,
+                    position,
+                }
+            }
+        };
+        self.of_open(&pending.positions, candidate)
+    }
+
+    /// Of each of the positions that is open, what is made of its index and of itself.
+    fn of_open(&self, positions: &[u32], make: impl Fn(usize, u32) -> Candidate) -> Vec<Candidate> {
+        let states = self.canvas.states();
+        let mut made = Vec::with_capacity(positions.len());
+        for (index, &position) in positions.iter().enumerate() {
+            if states[position as usize] == State::Open {
+                made.push(make(index, position));
+            }
+        }
+        made
+    }
+
+    /// The open positions from left to right; those are sure where the draft is what the answer says.
+    fn verified(&self, pending: &Pending, answer: &Answer<'_>) -> Vec<Candidate> {
+        let candidate = |index: usize, position: u32| {
+            let agrees = pending.drafts.get(index) == Some(&answer.token(index).0);
+            Candidate {
+                key: -f64::from(position),
+                confidence: f64::from(u8::from(agrees)),
+                entropy: 0.0,
+                index: index as u32,
+                position,
+            }
+        };
+        self.of_open(&pending.positions, candidate)
+    }
+
+    /// Leaves of the candidates those that may be written now, each with what it loses for where it stands. Most rules have
+    /// nothing to do here, and know it before they look at any candidate.
+    fn keep_candidates(&self, candidates: &mut Vec<Candidate>, requested: &[u32]) {
+        let Some(eligible) = self.eligible_of(requested) else {
+            return;
+        };
+        candidates.retain(|c| eligible.binary_search(&c.position).is_ok());
+        if self.rule.position_penalty == 0.0 || self.rule.cut == Cut::Verified {
+            return;
+        }
+        let first = eligible.first().copied().unwrap_or(0);
+        for c in candidates {
+            c.key = self.penalised(c.key, c.position, first);
+            if let Cut::EntropyThreshold(_) = self.rule.cut {
+                c.entropy = -self.penalised(-c.entropy, c.position, first);
+            }
+        }
     }
 
     /// What ends the ranking; under Saber, the mean confidence of what stands, which must be passed.
@@ -466,14 +505,6 @@ impl Row {
         let mut positions = requested.iter().filter(is_open).copied().collect();
         self.keep_eligible(&mut positions);
         Some(positions)
-    }
-
-    /// An entropy as the cut tests it: where it is a threshold, what the key loses is added.
-    fn entropy(&self, entropy: f64, position: u32, first: u32) -> f64 {
-        match self.rule.cut {
-            Cut::EntropyThreshold(_) => -self.penalised(-entropy, position, first),
-            _ => entropy,
-        }
     }
 
     /// How much is known around each of the requested positions, where the order asks that.
