@@ -50,11 +50,11 @@ impl Row {
     }
 
     /// Fresh noise at the open positions of the block for the next forward, and what else is shown there.
-    pub(super) fn show(&mut self, shown: &Shown) {
+    pub(super) fn show(&mut self, shown: Option<&Shown>) {
         if self.rule.shows.is_uniform() {
             self.show_noise(self.window());
         }
-        if self.rule.redecides() {
+        if let Some(shown) = shown {
             for &(position, token) in &shown.tokens {
                 self.canvas.show(position, token);
             }

@@ -45,8 +45,9 @@ impl Row {
 
     /// The first position of which an answer does not say what the rule needs, and what that is.
     pub fn missing(&self, answer: &Answer<'_>) -> Option<(u32, &'static str)> {
+        self.memory.as_ref()?;
         let (pending, keeps) = (self.pending.as_ref()?, self.rule.keeps());
-        if self.memory.is_none() || !(keeps.heads || keeps.credits) {
+        if !(keeps.heads || keeps.credits) {
             return None;
         }
         let lacks = |i: usize| {
@@ -64,15 +65,16 @@ impl Row {
     }
 
     /// What the row will remember of the waiting step, as far as the answer says it.
-    pub(super) fn notes(&self, pending: &Pending, answer: &Answer<'_>) -> Notes {
-        let mut notes = Notes::default();
-        let (Some(memory), keeps) = (&self.memory, self.rule.keeps()) else {
-            return notes;
-        };
+    pub(super) fn notes(&self, pending: &Pending, answer: &Answer<'_>) -> Option<Box<Notes>> {
+        let memory = self.memory.as_ref()?;
+        let keeps = self.rule.keeps();
         if !(keeps.heads || keeps.credits) {
-            return notes;
+            return None;
         }
-        notes.credit = self.rule.credit;
+        let mut notes = Box::new(Notes {
+            credit: self.rule.credit,
+            ..Notes::default()
+        });
         let writable = self.writable(&pending.positions);
         for (i, &position) in pending.positions.iter().enumerate() {
             let (Some(beside), true) = (answer.beside(i), writable[i]) else {
@@ -88,12 +90,12 @@ impl Row {
                 notes.leaders.push((position, leader));
             }
         }
-        notes
+        Some(notes)
     }
 
     /// Takes the confidence of candidates whose distribution has not come to rest. They are those of the notes, in their order.
-    pub(super) fn doubt(&self, candidates: &mut [Candidate], notes: &Notes) {
-        let Cut::Steady { steps, .. } = self.rule.cut else {
+    pub(super) fn doubt(&self, candidates: &mut [Candidate], notes: Option<&Notes>) {
+        let (Cut::Steady { steps, .. }, Some(notes)) = (self.rule.cut, notes) else {
             return;
         };
         for (candidate, (_, _, steady)) in candidates.iter_mut().zip(&notes.heads) {

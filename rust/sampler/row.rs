@@ -286,7 +286,7 @@ impl Row {
     /// Carries out the waiting step as `plan` has it.
     pub fn commit(&mut self, mut planned: Planned) {
         self.pending = None;
-        let drafts = planned.notes.drafts.take();
+        let drafts = planned.notes.as_mut().and_then(|notes| notes.drafts.take());
         let is_draft = drafts.is_some();
         let revise = self.rule.revise;
         let block = self.block.as_mut().expect("a step is of a block");
@@ -295,8 +295,8 @@ impl Row {
         block.post_steps += usize::from(is_post_step);
         block.redo_forwards += usize::from(block.is_redone);
         let has_changed = !planned.edits.is_empty();
-        if let Some(memory) = &mut self.memory {
-            memory.learn(planned.notes);
+        if let (Some(memory), Some(notes)) = (&mut self.memory, planned.notes) {
+            memory.learn(*notes);
         }
         self.carry_out_within(&planned.edits);
         let has_padded = self.fill_behind_end(&planned.edits);
@@ -328,10 +328,13 @@ impl Row {
             self.end(ending, self.forwards);
         }
         self.forwards += 1;
-        let shown = planned.shown;
-        self.show(&shown);
-        if let Some(block) = self.block.as_mut().filter(|_| !shown.argmax.is_empty()) {
-            block.last.note(shown.argmax);
+        self.show(planned.shown.as_deref());
+        let argmax = planned
+            .shown
+            .map(|shown| shown.argmax)
+            .filter(|a| !a.is_empty());
+        if let (Some(block), Some(argmax)) = (&mut self.block, argmax) {
+            block.last.note(argmax);
         }
         if !is_post_step && !is_counted && !is_draft {
             self.count_steps(1);

@@ -46,10 +46,10 @@ pub struct Pending {
 pub struct Planned {
     /// Changes of the canvas, in order.
     pub edits: Vec<Edit>,
-    /// What the row will remember of it.
-    pub notes: Notes,
-    /// What open positions show afterwards.
-    pub shown: Shown,
+    /// What the row will remember of it, where it remembers anything.
+    pub notes: Option<Box<Notes>>,
+    /// What open positions show afterwards, where that is no mask.
+    pub shown: Option<Box<Shown>>,
 }
 
 /// What of a step is known before its scores.
@@ -200,15 +200,14 @@ impl Row {
     /// Those of them that may be written now.
     fn eligible(&self, step: Step) -> Vec<u32> {
         let mut positions = self.open_positions(step);
-        self.keep_eligible(&mut positions);
+        if self.is_confined() {
+            self.keep_eligible(&mut positions);
+        }
         positions
     }
 
     /// Leaves of the open positions, which rise, those that may be written now.
     fn keep_eligible(&self, positions: &mut Vec<u32>) {
-        if !self.is_confined() {
-            return;
-        }
         self.rule.reach.keep(positions, &self.window());
         let states = self.canvas.states();
         positions.retain(|&p| self.wishes.allow(p, states));
@@ -216,7 +215,7 @@ impl Row {
 
     /// Are there open positions of the window that may not be written yet?
     fn is_confined(&self) -> bool {
-        self.rule.reach != Reach::Block
+        !matches!(self.rule.reach, Reach::Block)
             || self.wishes.after.is_some()
             || matches!(self.rule.schedule, Schedule::Dilated { .. })
     }
@@ -290,21 +289,22 @@ impl Row {
             .expect("only waiting rows are answered");
         if self.rule.cut == Cut::Verified && !pending.is_causal {
             let drafts = (0..pending.positions.len()).map(|i| answer.token(i).0);
+            let notes = Notes {
+                drafts: Some(drafts.collect()),
+                ..Notes::default()
+            };
             return Ok(Planned {
                 edits: Vec::new(),
-                shown: Shown::default(),
-                notes: Notes {
-                    drafts: Some(drafts.collect()),
-                    ..Notes::default()
-                },
+                notes: Some(Box::new(notes)),
+                shown: None,
             });
         }
         if self.rule.follows_posterior() {
             let (edits, shown) = self.go_on(pending, answer);
             return Ok(Planned {
                 edits,
-                shown,
-                notes: Notes::default(),
+                notes: None,
+                shown: Some(Box::new(shown)),
             });
         }
         let notes = self.notes(pending, answer);
@@ -327,7 +327,7 @@ impl Row {
                     (picks, back) = self.ranked_together(pending, proposals, eta, watch)?;
                     picks
                 }
-                _ => self.pick(pending, answer, &notes, watch)?,
+                _ => self.pick(pending, answer, notes.as_deref(), watch)?,
             },
         };
         self.drop_behind_end(&mut picks, pending, answer);
@@ -335,8 +335,8 @@ impl Row {
             let (edits, shown) = self.draft(drafts, pending, &picks, answer);
             return Ok(Planned {
                 edits,
-                shown,
-                notes: Notes::default(),
+                notes: None,
+                shown: Some(Box::new(shown)),
             });
         }
         if self.rule.revise == Revise::Drop {
@@ -364,7 +364,7 @@ impl Row {
         Ok(Planned {
             edits,
             notes,
-            shown: Shown::default(),
+            shown: None,
         })
     }
 
@@ -373,7 +373,7 @@ impl Row {
         &self,
         pending: &Pending,
         answer: &Answer<'_>,
-        notes: &Notes,
+        notes: Option<&Notes>,
         watch: &Watch<'_>,
     ) -> Result<Vec<usize>> {
         let rule = &self.rule;
@@ -398,9 +398,11 @@ impl Row {
             count += force(&mut candidates, count, &block);
         }
         // Once all others are written, the leftmost has nothing open before it, and then the next one.
-        let chosen = candidates[..count].iter();
-        let chosen = chosen.chain(held.iter().take(floor.saturating_sub(count)));
-        Ok(chosen.map(|c| c.index as usize).collect())
+        let held = held.iter().take(floor.saturating_sub(count));
+        let index = |c: &Candidate| c.index as usize;
+        let mut picks: Vec<usize> = candidates[..count].iter().map(index).collect();
+        picks.extend(held.map(index));
+        Ok(picks)
     }
 
     /// The open positions among those requested, as the order ranks them.
