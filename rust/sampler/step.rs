@@ -440,12 +440,12 @@ impl Row {
     }
 
     /// Of each of the positions that is open, what is made of its index and of itself.
-    fn of_open(&self, positions: &[u32], make: impl Fn(usize, u32) -> Candidate) -> Vec<Candidate> {
+    fn of_open(&self, positions: &[u32], of: impl Fn(usize, u32) -> Candidate) -> Vec<Candidate> {
         let states = self.canvas.states();
         let mut made = Vec::with_capacity(positions.len());
         for (index, &position) in positions.iter().enumerate() {
             if states[position as usize] == State::Open {
-                made.push(make(index, position));
+                made.push(of(index, position));
             }
         }
         made

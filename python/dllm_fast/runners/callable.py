@@ -136,7 +136,8 @@ class CanvasSession:
         )
 
     def parts(self, request: Request) -> list[Part]:
-        is_open = {} if self._watch is None else dict(zip(request.rows.tolist(), request.open, strict=True))
+        is_watched = self._watch is not None and self._watch.is_looking
+        is_open = {} if not is_watched else dict(zip(request.rows.tolist(), request.open, strict=True))
         return [
             (rows, functools.partial(self._scored, canvases, lines, [is_open[row] for row in rows.tolist() if is_open]))
             for rows, canvases, lines in request.groups(shift=self._shift)
@@ -158,8 +159,8 @@ class CanvasSession:
                 f"eos_token_id must lie within the logits of the model, got {end} for {logits.shape[1]} columns, so no row "
                 "would end; check it against the tokenizer"
             )
-        if self._watch is not None:
-            self._watch.look(canvases, np.stack(is_open), logits)
+        if self._watch is not None and is_open:
+            self._watch.look(canvases, np.array(is_open), logits)
         return logits, lines_of
 
 

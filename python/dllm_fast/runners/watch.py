@@ -35,7 +35,7 @@ class Watch:
 
     def look(self, canvases: NDArray[np.int64], is_open: NDArray[np.bool_], logits: torch.Tensor | NDArray[Any]) -> None:
         """Takes canvases `[B, L]`, which of their positions are open, and their logits `[B * L, V]`."""
-        if self._is_decided or self._looks == _MOST_LOOKS:
+        if not self.is_looking:
             return
         self._looks += 1
         columns = np.unique(np.linspace(0, logits.shape[1] - 1, _COLUMNS).astype(np.int64))
@@ -61,6 +61,11 @@ class Watch:
         self._behind += int(followers.sum())
         self._moved_behind += int((moved & followers).sum())
         self._is_decided = bool((moved & could_change).any())
+
+    @property
+    def is_looking(self) -> bool:
+        """Does it want to see more?"""
+        return not self._is_decided and self._looks < _MOST_LOOKS
 
     @property
     def looks_causal(self) -> bool:
