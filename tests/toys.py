@@ -22,6 +22,11 @@ def presets_of_any_model() -> dict[str, dllm_fast.SamplerConfig]:
     return {name: rule for name, rule in dllm_fast.presets().items() if rule.noise == "mask" and not rule.verify}
 
 
+# Presets whose rule says how many forwards it takes: one a token (first-hitting), by the length of a block (dus), or by how
+# far it has come (the others). Each refuses `steps`.
+PACED_BY_THEMSELVES = ("first-hitting", "dus", "wedlm", "fast-dllm-v2", "d2f")
+
+
 class Toy:
     """A callable model over rows; a subclass says the logits of one row."""
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import dllm_fast
 from parity.loops import fast_dllm, llada
 from parity.models import Model, Table, Transformer
-from toys import presets_of_any_model
+from toys import PACED_BY_THEMSELVES, presets_of_any_model
 
 ALL = tuple(presets_of_any_model())
 MASK = 15  # of tables with 16 ids
@@ -227,7 +227,7 @@ def test_sdar_ollada_a_prompt_that_ends_inside_a_block_is_safe(*, seed, preset, 
     before = data.draw(st.integers(0, 2)) * block
     prompt = np.arange(before + inside) % MASK
     canvas = np.concatenate([prompt, np.full(2 * block - inside, MASK)])
-    settings = {} if preset == "first-hitting" else {"steps_per_block": min(steps, block - 1)}
+    settings = {} if preset in PACED_BY_THEMSELVES else {"steps_per_block": min(steps, block - 1)}
     result = infill(table(seed, 18), canvas, preset=preset, block_length=block, **settings)
     assert result.sequences[0][: len(prompt)].tolist() == prompt.tolist()
     assert not (result.sequences[0] == MASK).any()
@@ -437,7 +437,7 @@ def test_dllm_reason_maskgit_is_not_inverted(masks, steps):
 @given(seed=seeds, preset=presets, steps=st.integers(1, 12), temperature=st.sampled_from([0.0, 1.0]))
 def test_dfastllm_no_mask_is_left(seed, preset, steps, temperature):
     """Adaptive steps return before all masks are filled."""
-    settings = {} if preset == "first-hitting" else {"steps_per_block": steps}
+    settings = {} if preset in PACED_BY_THEMSELVES else {"steps_per_block": steps}
     result = sample(table(seed), [[1], [2, 3]], preset=preset, temperature=temperature, seed=seed, **settings)
     assert all(len(tokens) == 8 and not (tokens == MASK).any() for tokens in result.new_tokens)
 

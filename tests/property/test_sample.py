@@ -23,9 +23,6 @@ from strategies import END, MASK, OTHER_END, VOCABULARY
 pytestmark = pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")
 
 PRESETS = toys.presets_of_any_model()
-# Their rule says how many forwards it takes: one a token (first-hitting), by the length of a block (dus), or by how far it
-# has come (the others). Each refuses `steps`.
-PACED_BY_THEMSELVES = ("first-hitting", "dus", "wedlm", "fast-dllm-v2", "d2f")
 TABLE = toys.HashTable(VOCABULARY, seed=1)
 PROMPTS = [[1, 2, 3], [4], [5, 6, 8, 10], [1, 2, 0]]
 fewer = settings(max_examples=max(5, settings().max_examples // 2))
@@ -96,7 +93,7 @@ def test_presets_equal_the_reference(name, temperature):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_over_several_blocks_and_with_an_end(name):
     changes = {"block_length": 4, "steps": 6, "eos_token_id": (END, OTHER_END), "temperature": 1.0}
-    if name in PACED_BY_THEMSELVES:
+    if name in toys.PACED_BY_THEMSELVES:
         del changes["steps"]
     result = dllm_fast.sample(TABLE, PROMPTS, preset=name, max_new_tokens=12, mask_token_id=MASK, **changes)
     canvases = [np.array(prompt + [MASK] * 12) for prompt in PROMPTS]
@@ -112,7 +109,7 @@ def test_presets_over_several_blocks_and_with_an_end(name):
         assert set(written[length:]) <= {END}
 
 
-@pytest.mark.parametrize("name", PACED_BY_THEMSELVES)
+@pytest.mark.parametrize("name", toys.PACED_BY_THEMSELVES)
 def test_presets_that_set_their_own_pace_refuse_steps(name):
     with pytest.raises(dllm_fast.errors.InvalidValueError, match="steps"):
         dllm_fast.sample(TABLE, PROMPTS, preset=name, max_new_tokens=12, mask_token_id=MASK, steps=6)

@@ -39,7 +39,8 @@ class Canvas:
             logits = logits[[0, *range(len(logits) - 1)]]
         self.forwards += 1
         p = softmax(logits, self.excluded, dtype)
-        between = np.diff(np.unique(p[self.masked()].max(axis=-1)))
+        # A model of blocks may be shown, and predict, less than the whole canvas.
+        between = np.diff(np.unique(p[self.masked(0, len(p))].max(axis=-1)))
         self.is_clear &= not between.size or between.min() > _NEAR
         return p
 
