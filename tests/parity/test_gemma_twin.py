@@ -129,6 +129,7 @@ class Ours:
             windows=windows,
             lengths=np.array([len(self.texts[row]) for row in rows]),
             temperatures=np.full(len(rows), temperature),
+            causal=np.zeros(len(rows), dtype=bool),
             batch=batch,
         )
 
