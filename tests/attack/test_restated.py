@@ -6,6 +6,7 @@ over, and no more than a seventh of them may be.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -21,10 +22,16 @@ VOCABULARY, MASK, ENDS = 13, 5, (2, 9)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
 ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral")
-# Of other orders, and of noise, it says nothing.
-PRESETS = {name: preset for name, preset in presets_of_any_model().items() if preset.order in ORDERS}
-# What a preset says, as far as it concerns the rule.
+# What the restatement knows of a rule.
 RULE = ("order", "schedule", "temperature", "threshold", "factor", "entropy_bound", "block_length", "edit_threshold")
+# Of presets that say anything else, and of other orders and schedules, it says nothing.
+PRESETS = {
+    name: preset
+    for name, preset in presets_of_any_model().items()
+    if preset.order in ORDERS
+    and preset.schedule in SCHEDULES
+    and dataclasses.replace(SamplerConfig(), **{field: getattr(preset, field) for field in RULE}) == preset
+}
 
 
 # Beside the rule: what it is with which chance, and one of these values.

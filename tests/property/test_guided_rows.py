@@ -98,6 +98,11 @@ def model_of(seed: int) -> HashTable:
     return HashTable(VOCABULARY, seed % 2**32)
 
 
+def settings_of(config):
+    """What the reference knows of the settings of a run."""
+    return {name: getattr(config, name) for name in reference.DEFAULTS}
+
+
 @pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")
 @given(call=calls())
 def test_guided_rows_equal_the_reference(call):
@@ -116,7 +121,7 @@ def test_guided_rows_equal_the_reference(call):
         num_samples=call.samples,
         **config,
     )
-    used = result.config.to_dict()
+    used = settings_of(result.config)
     negatives = call.negatives or [None]
     for row, number in enumerate(n for n in range(len(call.prompts)) for _ in range(call.samples)):
         prompt = call.prompts[number]
@@ -127,7 +132,7 @@ def test_guided_rows_equal_the_reference(call):
         expected = reference.run(
             asked.alone,
             canvas,
-            {name: value for name, value in used.items() if name in reference.DEFAULTS},
+            used,
             seed=call.seed,
             request=row % call.samples,
             block_start=len(prompt),
@@ -146,7 +151,7 @@ def test_a_canvas_that_is_filled_in_place_equals_the_reference(batch, config, we
     model = model_of(seed)
     batch = [canvas for canvas in batch if len(canvas)] or [np.array([MASK, 1])]
     result = dllm_fast.infill(model, batch, guidance=weight, seed=seed, **config)
-    used = {name: value for name, value in result.config.to_dict().items() if name in reference.DEFAULTS}
+    used = settings_of(result.config)
     for row, canvas in enumerate(batch):
         expected = reference.run(Guided(model, canvas, weight, MASK).alone, canvas, used, seed=seed)
         assert same(edits_of(result.trajectory[row]), edits_of(expected.trajectory))

@@ -51,7 +51,7 @@ def test_sites_are_the_requested_positions(config, canvases, model, seeds):
 def test_the_next_step_is_as_it_was_foretold(config, canvases, model):
     """Where only counts decide and nothing ends early, what is foretold comes; else it does if the block goes on."""
     sampler = sampler_of(config, canvases)
-    is_counted = all(config.get(cut) is None for cut in ("threshold", "factor", "entropy_bound", "run_threshold", "gap_stop"))
+    is_counted = all(config.get(cut) is None for cut in (*strategies.CUTS, "gap_stop"))
     is_sure = is_counted and not config.get("stop_at_eos") and not config.get("as_published")
     foretold, before = None, None
     while (request := sampler.next()) is not None:

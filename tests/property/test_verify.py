@@ -93,8 +93,8 @@ def test_the_core_equals_the_reference_and_both_the_autoregressive_answer(canvas
     assert sampler.canvases[0].tolist() == expected.tolist()
     assert expected.tolist() == verify.greedy(causal, canvas, MASK, banned=[5]).tolist()
     masks = int((canvas == MASK).sum())
-    blocks = 1 if block is None else len({(p - start) // block for p in np.flatnonzero(canvas == MASK).tolist()})
-    assert forwards <= dllm_fast._core.most_forwards(config, masks, max(blocks, 1))
+    blocks = min(masks, 1) if block is None else len({(p - start) // block for p in np.flatnonzero(canvas == MASK).tolist()})
+    assert forwards <= dllm_fast._core.most_forwards(config, masks, blocks)
     if share == 1.0:
         assert forwards <= 2 * max(blocks, 1)  # a draft and a look for each block
 
