@@ -256,12 +256,11 @@ def test_what_is_stable_stays(config, batch, model):
 
 def test_events_replay_what_is_taken_back():
     """A run that is watched tells every edit once, in order, and tokens per forward count what stands in the end."""
-    model, _ = dllm_fast.demo.load()
-    canvas = dllm_fast.demo.problems(1, seed=1)[0]
+    model, canvas = toys.HashTable(VOCABULARY, seed=1), np.array([1, 2, *[MASK] * 30, 3])
     for preset in ("remdm-cap", "p2", "saber", "revise-low-confidence"):
         settings_ = {"remask_eta": 0.3} if preset == "remdm-cap" else {}
         told = []
-        result = dllm_fast.infill(model, canvas, preset=preset, seed=3, on_step=told.append, **settings_)
+        result = dllm_fast.infill(model, canvas, preset=preset, mask_token_id=MASK, seed=3, on_step=told.append, **settings_)
         edits = [edit for event in told for row in event.edits for edit in row]
         assert edits_of(edits) != []
         assert same(edits_of(edits), edits_of(result.trajectory[0]))
