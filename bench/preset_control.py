@@ -79,10 +79,10 @@ def tables(batch: int) -> list[NDArray[np.float32]]:
 def step_seconds(preset: str, batch: int, logits: Sequence[NDArray[np.float32]]) -> float:
     """Of the control of a step, the mean over those of a fill."""
     settings, open = PRESETS[preset].settings, None
-    if settings.noise == "mask":
-        config = changed(settings, mask_token_id=MASK, stop_at_eos=False)
-    else:
-        config = changed(settings, vocabulary=VOCABULARY, stop_at_eos=False)
+    vocabulary = None if settings.noise == "mask" else VOCABULARY
+    mask = None if settings.noise == "uniform" else MASK
+    config = changed(settings, mask_token_id=mask, vocabulary=vocabulary, stop_at_eos=False)
+    if mask is None:
         open = [[False] * PROMPT + [True] * MASKS] * batch
     canvas = [*range(PROMPT), *[MASK] * MASKS]
     sampler = dllm_fast.Sampler(config, [canvas] * batch, block_start=PROMPT, open=open)

@@ -66,6 +66,9 @@ impl Start {
                     "noise needs the number of token ids that it is drawn from, got none; pass vocabulary=",
                 ))
             }
+            (_, None) if matches!(rule.shows, Noise::Hybrid { .. }) => Err(Error::Order(
+                "noise 'hybrid' shows masks among other tokens, got no mask; pass mask_token_id=",
+            )),
             _ => Ok(()),
         }
     }

@@ -178,6 +178,9 @@ def test_what_cannot_be_is_refused_with_the_reason():
         InvalidValueError, match="needs the number of token ids that it is drawn from, got none; pass vocabulary="
     ):
         dllm_fast.Sampler(dllm_fast.SamplerConfig(**cut), [[0]], open=[[True]])
+    hybrid = dllm_fast.SamplerConfig(noise="hybrid", noise_share=0.2, order="ancestral", schedule="linear", vocabulary=3)
+    with pytest.raises(InvalidValueError, match="shows masks among other tokens, got no mask; pass mask_token_id="):
+        dllm_fast.Sampler(hybrid, [[0]], open=[[True]])
     sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**cut, vocabulary=3), [[0]], open=[[True]])
     sampler.next()
     with pytest.raises(InvalidValueError, match="drafts need the statistics of every position, got scores"):
