@@ -32,7 +32,7 @@ TOLERANCE = 0.1
 TURNS, NEAR = 8, 0.02
 # Every so many rows are those on which it is turned.
 SEARCHED = 6
-PROMPTS, DRAWS = 100, 1000
+PROMPTS, DRAWS = 300, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Task:
     check: Check
     common: Mapping[str, Any]
     forwards: tuple[int, ...]
-    batch_size: int = 12
+    batch_size: int = 25
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     noisy: oracle.NoisyOracle | None = None
     swept: bool = False
@@ -118,16 +118,16 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
     return {
         "latin": exact(square, (6, 10)),
         "shuffle": exact(letters, (4, 6)),
+        "text": Task(
+            model=_loaded("text"), canvases=prompts.canvases, check=prompts.check, common=prompts.common, forwards=(2, 4)
+        ),
         "sudoku": Task(
             model=_loaded("sudoku"),
             canvases=puzzles.canvases,
             check=puzzles.check,
             common=puzzles.common,
-            forwards=(8,),
+            forwards=(4, 8),
             swept=not quick,
-        ),
-        "text": Task(
-            model=_loaded("text"), canvases=prompts.canvases, check=prompts.check, common=prompts.common, forwards=(2, 4)
         ),
     }
 
