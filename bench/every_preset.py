@@ -160,9 +160,7 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
     own = next((at for at in known if all(getattr(settings, name) == value for name, value in at["over"].items())), None)
     found: dict[str, Any] = {"at": {}}
     try:
-        # A sweep leaves out what is one position a forward in yet another order.
-        if own is not None or not known:
-            found["own"] = own or summary(point({}))
+        found["own"] = own or summary(point({}))
     except DllmFastError as error:
         return {"refused": str(error)}
     for forwards in task.forwards:
