@@ -1,8 +1,8 @@
 //! Arrays across the border: logits are borrowed in place, ids are checked.
 
-use super::config::is_flag;
 use super::error::{bad_type, bad_value, fits, shown};
 use super::signals::{ITEMS_BETWEEN, heard};
+use super::values::is_flag;
 use crate::logits::row::Logits;
 use half::f16;
 use numpy::{

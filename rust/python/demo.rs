@@ -3,9 +3,9 @@ use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray2};
 use pyo3::prelude::*;
 
-use super::config::{flag, whole};
 use super::error::{bad_value, raise};
 use super::signals::detached;
+use super::values::{flag, whole};
 use crate::error::Error;
 use crate::sudoku;
 

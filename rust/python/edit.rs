@@ -1,7 +1,7 @@
 //! An edit of a trajectory: a value that pickles, and that JSON can keep.
 
-use super::config::{NUMBER, convert};
 use super::error::bad_value;
+use super::values::{NUMBER, convert};
 use crate::canvas::edit::{Edit as One, Kind};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyTuple, PyType};

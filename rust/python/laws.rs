@@ -1,8 +1,8 @@
 //! Temperature and filters as callers give them: one for all rows, or one for each.
 
 use super::arrays::{numbers, whole_numbers};
-use super::config::{COUNT, NUMBER, convert, whole};
 use super::error::{bad_value, fits, raise};
+use super::values::{COUNT, NUMBER, convert, whole};
 use crate::error::Error;
 use crate::logits::draw::Sampling;
 use crate::logits::filter::Filters;

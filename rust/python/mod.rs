@@ -3,9 +3,12 @@
 mod answer;
 mod arrays;
 mod beside;
+mod changing;
+mod choosing;
 mod config;
 mod demo;
 mod edit;
+mod ending;
 mod error;
 mod laws;
 mod locks;
@@ -14,13 +17,14 @@ mod request;
 mod sampler;
 mod signals;
 mod turns;
+mod values;
 
 use crate::error::Error;
 use crate::rules::config::{MOST_STEPS, too_many};
 use crate::{openmp, pool, rules};
-use config::{COUNT, FLAG, NUMBER, convert};
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
+use values::{COUNT, FLAG, NUMBER, convert};
 
 /// See `dllm_fast.schedule`, which documents the arguments.
 #[pyfunction]
@@ -41,7 +45,7 @@ fn schedule(
     }
     schedule.check().map_err(error::raise)?;
     let remedy = "no canvas has more";
-    let masks = config::whole(masks, "masks", (0, u64::from(u32::MAX)), remedy)? as usize;
+    let masks = values::whole(masks, "masks", (0, u64::from(u32::MAX)), remedy)? as usize;
     let steps: usize = convert(steps, "steps", COUNT)?;
     if steps == 0 {
         let remedy = "give one step for each mask to commit one a step";

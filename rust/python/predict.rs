@@ -2,10 +2,10 @@
 
 use super::arrays::{LogitsArray, ids, numbers, one_or_each, tokens};
 use super::beside::BesideArrays;
-use super::config::{NUMBER, convert};
 use super::error::{bad_value, raise};
 use super::laws::RowLaws;
 use super::signals::detached;
+use super::values::{NUMBER, convert};
 use crate::error::Error;
 use crate::logits::arith::Softcap;
 use crate::logits::draw::Sampling;

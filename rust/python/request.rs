@@ -1,9 +1,9 @@
 //! What a step asks of the model, as Python sees it.
 
 use super::arrays::{indices, list, maybe_tokens, signed, token_lists, tokens};
-use super::config::flag;
 use super::error::bad_value;
 use super::signals::heard;
+use super::values::flag;
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyList;

@@ -3,12 +3,12 @@
 use super::answer::{choice, named};
 use super::arrays::{flag_lists, flags, ids, indices, list, one_or_each, token_lists, tokens};
 use super::beside::BesideArrays;
-use super::config::{flag, whole};
 use super::edit::Edit;
 use super::error::{bad_type, bad_value, raise};
 use super::request::{Open, Request};
 use super::signals::detached;
 use super::turns::Turns;
+use super::values::{flag, whole};
 use super::{config, predict::Prediction};
 use crate::canvas::edit;
 use crate::error::Error;

@@ -4,8 +4,11 @@
 mod answer;
 mod beside;
 mod drafts;
+mod eligible;
 mod eos;
 mod memory;
+mod pace;
+mod pick;
 mod question;
 mod recall;
 mod remask;
@@ -23,11 +26,11 @@ use crate::rules::stops::Ending;
 use crate::watch::Watch;
 pub use answer::Answer;
 pub use beside::Beside;
+pub use pace::Pace;
 pub use question::Question;
 use row::Row;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-pub use step::Pace;
 pub use wishes::Wishes;
 
 /// What a row starts from.
