@@ -79,7 +79,7 @@ class Task:
         forwards: the numbers of forwards at which presets are compared.
         batch_size: rows in a forward.
         needs: arguments that single presets need, by name.
-        noisy: the model of the same answers for rules of uniform noise; None where there is none.
+        noisy: models of the same answers for rules of noise, by the name of the noise, and whether they are reverse processes.
         swept: points of `results/quality.json` are of these rows, and need not be measured again.
     """
 
@@ -90,7 +90,7 @@ class Task:
     forwards: tuple[int, ...]
     batch_size: int = 25
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    noisy: oracle.NoisyOracle | None = None
+    noisy: Mapping[tuple[str, bool], oracle.NoisyOracle] = field(default_factory=dict)
     swept: bool = False
 
 
@@ -111,7 +111,11 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             common=common,
             forwards=forwards,
             batch_size=rows,
-            noisy=oracle.NoisyOracle(model.answers),
+            noisy={
+                ("uniform", False): oracle.NoisyOracle(model.answers),
+                ("uniform", True): oracle.NoisyOracle(model.answers, own=False),
+                ("hybrid", True): oracle.NoisyOracle(model.answers, PRESETS["gidd"].settings.noise_share, own=False),
+            },
         )
 
     # The quickest first.
@@ -141,15 +145,16 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
     """A preset at its own settings, and at each number of forwards of the task; reasons where that cannot be."""
     settings = PRESETS[preset].settings
     model, common = task.model, {**task.common, **task.needs.get(preset, {})}
-    has_noise = settings.noise != "mask"
-    if has_noise and task.noisy is not None:
+    noisy = task.noisy.get((settings.noise, settings.order == "ancestral"))
+    if noisy is not None:
         # Its temperatures are its own.
-        model, common = task.noisy, {"vocabulary": task.noisy.vocabulary}
+        masks = {} if noisy.share is None else {"mask_token_id": noisy.mask}
+        model, common = noisy, {"vocabulary": noisy.vocabulary + len(masks), **masks}
 
     def point(over: Mapping[str, Any], step: int = 1) -> Point:
         setting = Setting(family="", preset=preset, over=over)
         canvases, more = task.canvases[::step], {}
-        if has_noise and task.noisy is not None:
+        if noisy is not None and noisy.share is None:
             canvases = [np.zeros_like(canvas) for canvas in canvases]
             more = {"open": [np.ones(len(canvas), dtype=bool) for canvas in canvases]}
         given = {**common, **more}
@@ -190,6 +195,7 @@ def sweep(preset: str, knob: str) -> list[dict[str, Any]]:
             "share": at["share"],
             "share_95": at["share_95"],
             "forwards": at["forwards"]["mean"],
+            "forwards_sd": at["forwards"]["sd"],
             "cpu_s": at["cpu_s"],
             "rows_hex": at["rows_hex"],
         }
@@ -236,6 +242,7 @@ def summary(point: Point) -> dict[str, Any]:
         "share": round(point.share, 4),
         "share_95": [round(low, 4), round(high, 4)],
         "forwards": round(point.mean_forwards, 3),
+        "forwards_sd": round(float(point.forwards.std(ddof=1)), 3),
         "cpu_s": round(point.cpu_s, 2),
         # Bit i, from the left: was row i solved? So that anybody can compare any two.
         "rows_hex": np.packbits(point.solved).tobytes().hex(),
@@ -255,6 +262,7 @@ def run(path: Path, names: Sequence[str], *, quick: bool = False) -> dict[str, A
         "bench": "presets",
         "command": "python -m bench.quality --presets",
         "question": "how often is the answer right at equal forwards, for every preset?",
+        "machine": harness.machine(),
         "weights_sha256": {name: quality.digest(name) for name in ("sudoku", "text")},
         "tasks": {name: {"n": len(task.canvases), "forwards": list(task.forwards)} for name, task in todo.items()},
     }

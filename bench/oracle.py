@@ -9,6 +9,7 @@ once.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,23 +64,48 @@ class Oracle:
 
 
 class NoisyOracle(Oracle):
-    """The same for canvases without masks, on which an unknown share of the tokens is uniform noise: each share of `SHARES` as
-    probable as any other, and of each position what it was, with what stands there being evidence like any other.
+    """The same for canvases of noise: how far they are on the way from noise to an answer is unknown, each time of `TIMES` as
+    probable as any other.
+
+    Args:
+        answers: as for `Oracle`.
+        share: of wrong tokens in the middle of the way, between masks (GIDD's noise, `noise_share`); None: wrong tokens alone
+            (UDLM's noise), and there is no mask: logits are `[B, L, V]`.
+        own: what stands at a position is evidence for it, as for a model that was trained to tell the clean token. Without, it
+            is left out, as at the optimum of a model whose distribution is put in the place of the clean token in the posterior
+            of a step (UDLM, GIDD): the posterior weighs what stands there itself.
     """
 
-    SHARES = tuple((i + 0.5) / 10 for i in range(10))
+    TIMES = tuple((i + 0.5) / 10 for i in range(10))
+
+    def __init__(self, answers: NDArray[np.int64], share: float | None = None, *, own: bool = True) -> None:
+        super().__init__(answers)
+        self.share = share
+        self.own = own
+
+    def marginal(self, time: float) -> tuple[float, float, float]:
+        """Shares of right tokens, masks and tokens drawn from the vocabulary."""
+        if self.share is None:
+            return 1 - time, 0.0, time
+        drawn = 2 * self.share / (1 - self.share) * math.sqrt(time * (1 - time))
+        return (1 - time) / (1 + drawn), time / (1 + drawn), drawn / (1 + drawn)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         canvas = ids.numpy()
         batch, length = canvas.shape
-        agree = np.eye(self.vocabulary, dtype=np.float64)[canvas].reshape(batch, -1) @ self._hot.T
-        weights = np.zeros((batch, len(self.answers)))
-        for share in self.SHARES:
-            noise = share / self.vocabulary
-            weights += np.exp(agree * np.log(1 - share + noise) + (length - agree) * np.log(noise))
-        of = (weights @ self._hot).reshape(batch, length, self.vocabulary)
+        seen = np.eye(self.vocabulary + 1, dtype=np.float64)[canvas][..., : self.vocabulary]
+        tokens = seen.sum((1, 2))[:, None]
+        agree = seen.reshape(batch, -1) @ self._hot.T
+        of = np.zeros((batch, length, self.vocabulary))
+        for clean, mask, drawn in map(self.marginal, self.TIMES):
+            wrong = drawn / self.vocabulary
+            weights = mask ** (length - tokens) * (clean + wrong) ** agree * wrong ** (tokens - agree)
+            share = (weights @ self._hot).reshape(of.shape)
+            of += share if self.own else share / np.where(seen.any(2, keepdims=True), seen * clean + wrong, mask)
+        logits = np.full((batch, length, self.vocabulary + (self.share is not None)), -np.inf)
         with np.errstate(divide="ignore"):
-            return torch.from_numpy(np.log(of / of.sum(2, keepdims=True)).astype(np.float32))
+            logits[..., : self.vocabulary] = np.log(of / of.sum(2, keepdims=True))
+        return torch.from_numpy(logits.astype(np.float32))
 
 
 def orders(letters: Sequence[int]) -> NDArray[np.int64]:

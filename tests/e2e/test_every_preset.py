@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import dllm_fast
 from bench import every_preset, every_preset_report, oracle, preset_control, quality
 from dllm_fast.settings.presets import PRESETS, Claim, Preset
+from reference import noise
 
 
 def by_definition(answers: NDArray[np.int64], canvas: NDArray[np.int64], slip: float) -> NDArray[np.float64]:
@@ -42,16 +43,32 @@ def test_an_oracle_is_bayes_rule(slip: float) -> None:
             np.testing.assert_allclose(row[:, : model.mask], by_definition(answers, canvas, slip), atol=2e-6)
 
 
-def test_the_oracle_of_noise_is_bayes_rule() -> None:
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("share", [None, 0.2])
+def test_the_oracle_of_noise_is_bayes_rule(share: float | None, own: bool) -> None:
     answers = oracle.orders((0, 1, 1))
-    model = oracle.NoisyOracle(answers)
-    for canvas in itertools.product(range(2), repeat=3):
-        weights = np.zeros(len(answers))
-        for share in model.SHARES:
-            seen = [[(1 - share) * (a == b) + share / 2 for a, b in zip(canvas, answer, strict=True)] for answer in answers]
-            weights += np.prod(seen, axis=1)
-        wanted = [[weights[answers[:, i] == token].sum() / weights.sum() for token in range(2)] for i in range(3)]
-        np.testing.assert_allclose(model(torch.tensor([canvas])).softmax(2)[0].numpy(), wanted, atol=1e-6)
+    model = oracle.NoisyOracle(answers, share, own=own)
+    tokens = range(2 if share is None else 3)
+    for canvas in itertools.product(tokens, repeat=3):
+        wanted = np.zeros((3, 2))
+        for clean, mask, drawn in map(model.marginal, model.TIMES):
+            shown = [[mask if a == 2 else clean * (a == b) + drawn / 2 for a in tokens] for b in range(2)]
+            for answer, position in itertools.product(answers, range(3)):
+                chances = [shown[answer[i]][canvas[i]] for i in range(3) if own or i != position]
+                wanted[position, answer[position]] += math.prod(chances)
+        wanted /= wanted.sum(1, keepdims=True)
+        found = model(torch.tensor([canvas])).softmax(2)[0].numpy()
+        np.testing.assert_allclose(found[:, :2], wanted, atol=1e-6)
+        assert (found[:, 2:] == 0).all()
+
+
+def test_the_oracle_knows_the_noise_of_the_rule() -> None:
+    """Its marginals are those of which tests/reference says that the core goes through them."""
+    for share in (None, 0.2):
+        model = oracle.NoisyOracle(oracle.orders((0, 1)), share)
+        config = PRESETS["udlm" if share is None else "gidd"].settings
+        for time in (0.0, 0.05, 0.5, 1.0):
+            assert model.marginal(time) == pytest.approx(noise.marginal(config, time))
 
 
 def test_the_answers_are_all_there() -> None:
@@ -98,8 +115,34 @@ def test_rules_of_noise_have_an_oracle_of_their_own(small: every_preset.Task) ->
     found = every_preset.measure(small, "diffusion-gemma")
     assert [point["forwards"] for point in found["at"].values()] == list(small.forwards)
     assert found["own"]["share"] > 1 / 4**4
-    without = every_preset.measure(dataclasses.replace(small, noisy=None), "diffusion-gemma")
+    without = every_preset.measure(dataclasses.replace(small, noisy={}), "diffusion-gemma")
     assert "noise" in without["refused"]
+
+
+@pytest.mark.parametrize("preset", ["udlm", "gidd"])
+def test_the_reverse_process_ends_in_answers_where_the_oracle_knows_the_time(preset: str) -> None:
+    """Oracle and posterior are of one noise: in many steps hardly anything goes wrong."""
+    rows, steps = 300, 400
+    model = oracle.NoisyOracle(oracle.orders((0, 0, 1, 2)), PRESETS[preset].settings.noise_share, own=False)
+    times = iter(np.arange(steps, 0, -1) / steps)
+
+    def knows(ids: torch.Tensor) -> torch.Tensor:
+        model.TIMES = (float(next(times)),)
+        return model(ids)
+
+    masks = {} if model.share is None else {"mask_token_id": 3}
+    open = [np.ones(4, dtype=bool)] * rows if model.share is None else None
+    result = dllm_fast.infill(
+        knows,
+        [np.full(4, 0 if model.share is None else 3)] * rows,
+        preset=preset,
+        open=open,
+        steps=steps,
+        seed=list(range(rows)),
+        vocabulary=3 + len(masks),
+        **masks,
+    )
+    assert sum(map(model.check, result.sequences)) > 0.95 * rows
 
 
 def test_what_the_core_refuses_is_written_down(small: every_preset.Task) -> None:
