@@ -24,7 +24,7 @@ import numpy as np
 from bench import harness, oracle, quality
 from bench.quality import Check, Point, Setting
 from dllm_fast import DllmFastError, SamplerConfig, demo
-from dllm_fast.settings.presets import PRESETS
+from dllm_fast.settings.presets import PRESETS, presets
 
 # A mean of forwards this far from the one asked for, relatively, is another number of forwards.
 TOLERANCE = 0.1
@@ -114,7 +114,7 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             noisy={
                 ("uniform", False): oracle.NoisyOracle(model.answers),
                 ("uniform", True): oracle.NoisyOracle(model.answers, own=False),
-                ("hybrid", True): oracle.NoisyOracle(model.answers, PRESETS["gidd"].settings.noise_share, own=False),
+                ("hybrid", True): oracle.NoisyOracle(model.answers, presets()["gidd"].noise_share, own=False),
             },
         )
 

@@ -119,10 +119,11 @@ def test_rules_of_noise_have_an_oracle_of_their_own(small: every_preset.Task) ->
     assert "noise" in without["refused"]
 
 
-@pytest.mark.parametrize("preset", ["udlm", "gidd"])
-def test_the_reverse_process_ends_in_answers_where_the_oracle_knows_the_time(preset: str) -> None:
-    """Oracle and posterior are of one noise: in many steps hardly anything goes wrong."""
-    rows, steps = 300, 400
+@pytest.mark.parametrize(("preset", "steps", "least"), [("udlm", 400, 0.95), ("gidd", 800, 0.8)])
+def test_the_reverse_process_ends_in_answers_where_the_oracle_knows_the_time(preset: str, steps: int, least: float) -> None:
+    """Oracle and posterior are of one noise: in many steps hardly anything goes wrong (GIDD's noise goes with the square root
+    of the time that is left, so that it needs more)."""
+    rows = 200
     model = oracle.NoisyOracle(oracle.orders((0, 0, 1, 2)), PRESETS[preset].settings.noise_share, own=False)
     times = iter(np.arange(steps, 0, -1) / steps)
 
@@ -142,7 +143,7 @@ def test_the_reverse_process_ends_in_answers_where_the_oracle_knows_the_time(pre
         vocabulary=3 + len(masks),
         **masks,
     )
-    assert sum(map(model.check, result.sequences)) > 0.95 * rows
+    assert sum(map(model.check, result.sequences)) > least * rows
 
 
 def test_what_the_core_refuses_is_written_down(small: every_preset.Task) -> None:
