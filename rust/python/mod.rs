@@ -16,6 +16,7 @@ mod predict;
 mod request;
 mod sampler;
 mod signals;
+mod start;
 mod turns;
 mod values;
 

@@ -4,6 +4,10 @@ use super::arrays::{indices, list, maybe_tokens, signed, token_lists, tokens};
 use super::error::bad_value;
 use super::signals::heard;
 use super::values::flag;
+use crate::error::Error;
+use crate::rules::noise::Noise;
+use crate::sampler::Sampler as Core;
+use crate::watch::Watch;
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -12,7 +16,7 @@ use std::ops::Range;
 
 /// Where nothing was written in a canvas.
 #[derive(Clone)]
-pub(super) enum Open {
+enum Open {
     /// Where it shows this token: told when somebody asks, for a step asks nobody.
     Mask(u32),
     /// Flags of a canvas that shows no mask.
@@ -28,20 +32,107 @@ impl Open {
     }
 }
 
+/// What a step asks about one row.
+#[derive(Clone)]
+struct Asked {
+    row: usize,
+    canvas: Vec<u32>,
+    positions: Vec<u32>,
+    open: Open,
+    temperature: f64,
+    step: u32,
+    block_step: u32,
+    window: Range<usize>,
+    is_causal: bool,
+    drafts: Vec<u32>,
+}
+
+impl Asked {
+    /// What the waiting step of a row asks; none where `watch` stopped the copies.
+    fn of(core: &Core, row: usize, watch: &Watch<'_>) -> Option<Self> {
+        let copy = |words: &[u32]| watch.goes_on().then(|| words.to_vec());
+        let rule = core.rule(row);
+        Some(Self {
+            row,
+            canvas: copy(core.canvas(row))?,
+            positions: copy(core.positions(row))?,
+            open: match (rule.mask, rule.shows) {
+                (Some(mask), Noise::Mask) => Open::Mask(mask),
+                _ => Open::Flags(watch.goes_on().then(|| core.open(row))?),
+            },
+            temperature: core.temperature(row),
+            step: core.forwards(row),
+            block_step: core.block_steps(row),
+            window: core.window(row),
+            is_causal: core.is_causal(row),
+            drafts: core.drafts(row).to_vec(),
+        })
+    }
+
+    /// Which positions of its canvas nothing was written at.
+    fn flags(&self) -> Vec<bool> {
+        self.open.flags(&self.canvas)
+    }
+
+    /// The same question under the number `row`, in the canvas `canvas` (None for its own), where everything asked stands `by`
+    /// further right.
+    fn beside(&self, row: usize, canvas: Option<Vec<u32>>, by: i64) -> PyResult<Self> {
+        let canvas = canvas.unwrap_or_else(|| self.canvas.clone());
+        let shifted_to = |p: usize| (p as i64).checked_add(by);
+        let inside = |p: &u32| {
+            shifted_to(*p as usize).is_some_and(|p| (0..canvas.len() as i64).contains(&p))
+        };
+        let end = shifted_to(self.window.end).filter(|&end| end > 0 && end <= canvas.len() as i64);
+        let Some(end) = end.filter(|_| self.positions.iter().all(inside)) else {
+            return Err(bad_value(format!(
+                "canvases must hold what is asked of their row, got {} tokens for row {}, moved by {by}; let what follows the prompt stand as it is",
+                canvas.len(),
+                self.row
+            )));
+        };
+        // A window may begin with given tokens, of which there may be fewer.
+        let begin = shifted_to(self.window.start).map_or(0, |begin| begin.max(0));
+        let mut open = vec![false; canvas.len()];
+        for (p, is_open) in self.flags().into_iter().enumerate() {
+            let to = shifted_to(p).and_then(|to| usize::try_from(to).ok());
+            if let Some(flag) = to.and_then(|to| open.get_mut(to)) {
+                *flag = is_open;
+            }
+        }
+        let positions = self.positions.iter().map(|&p| (i64::from(p) + by) as u32);
+        Ok(Self {
+            row,
+            positions: positions.collect(),
+            window: begin as usize..end as usize,
+            open: Open::Flags(open),
+            canvas,
+            drafts: self.drafts.clone(),
+            ..*self
+        })
+    }
+}
+
 /// What must be scored before the next step.
 #[pyclass(frozen, module = "dllm_fast")]
 pub(super) struct Request {
-    pub rows: Vec<usize>,
-    pub canvases: Vec<Vec<u32>>,
-    pub positions: Vec<Vec<u32>>,
-    pub open: Vec<Open>,
-    pub temperatures: Vec<f64>,
-    pub steps: Vec<u32>,
-    pub block_steps: Vec<u32>,
-    pub windows: Vec<Range<usize>>,
-    pub causal: Vec<bool>,
-    pub drafts: Vec<Vec<u32>>,
-    pub step: u32,
+    asked: Vec<Asked>,
+    step: u32,
+}
+
+impl Request {
+    /// What the waiting rows ask; none where no row is left.
+    pub(super) fn next(core: &mut Core, watch: &Watch<'_>) -> Result<Option<Self>, Error> {
+        let rows = core.next(watch)?;
+        let Some(&first) = rows.first() else {
+            return Ok(None);
+        };
+        let mut asked = Vec::with_capacity(rows.len());
+        for row in rows {
+            asked.push(Asked::of(core, row, watch).ok_or(Error::Interrupted)?);
+        }
+        let step = core.forwards(first);
+        Ok(Some(Self { asked, step }))
+    }
 }
 
 #[pymethods]
@@ -49,51 +140,50 @@ impl Request {
     /// Indices of the rows that take part, int64.
     #[getter]
     fn rows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        tokens(py, self.rows.iter().map(|&r| r as u32))
+        tokens(py, self.asked.iter().map(|of| of.row as u32))
     }
     /// One int64 canvas for each such row.
     #[getter]
     fn canvases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.canvases, |c| tokens(py, c.iter().copied()))
+        list(py, &self.asked, |of| tokens(py, of.canvas.iter().copied()))
     }
     /// The positions to score, one int64 array for each such row.
     #[getter]
     fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.positions, |p| tokens(py, p.iter().copied()))
+        list(py, &self.asked, |of| {
+            tokens(py, of.positions.iter().copied())
+        })
     }
     /// Which positions of each canvas nothing was written at, one bool array for each such row.
     #[getter]
     fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let rows = self.open.iter().zip(&self.canvases);
-        list(py, rows, |(open, canvas)| {
-            PyArray1::from_vec(py, open.flags(canvas))
-        })
+        list(py, &self.asked, |of| PyArray1::from_vec(py, of.flags()))
     }
     /// The temperature at which the tokens of each such row are drawn in this step, float64.
     #[getter]
     fn temperatures<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
-        PyArray1::from_slice(py, &self.temperatures)
+        PyArray1::from_iter(py, self.asked.iter().map(|of| of.temperature))
     }
     /// Forwards that each such row has behind it, int64.
     #[getter]
     fn steps<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        tokens(py, self.steps.iter().copied())
+        tokens(py, self.asked.iter().map(|of| of.step))
     }
     /// Those of them that were of the block being filled, int64.
     #[getter]
     fn block_steps<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        tokens(py, self.block_steps.iter().copied())
+        tokens(py, self.asked.iter().map(|of| of.block_step))
     }
     /// Which rows want a causal look: every position sees those before it and itself, and the line before a position predicts
     /// it, bool `[n]`.
     #[getter]
     fn causal<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<bool>> {
-        PyArray1::from_slice(py, &self.causal)
+        PyArray1::from_iter(py, self.asked.iter().map(|of| of.is_causal))
     }
     /// What the requested positions show in it, one int64 array for each such row; empty where they show what stands there.
     #[getter]
     fn drafts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.drafts, |d| tokens(py, d.iter().copied()))
+        list(py, &self.asked, |of| tokens(py, of.drafts.iter().copied()))
     }
     /// Forwards that the first of these rows has behind it. Rows that wait for room, or join later, have fewer than others.
     #[getter]
@@ -103,15 +193,15 @@ impl Request {
     /// The block that each such row is filling, int64 `[n, 2]`: first position and the one behind the last.
     #[getter]
     fn windows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray2<i64>> {
-        let flat = self.windows.iter();
-        let flat = flat.flat_map(|w| [w.start as i64, w.end as i64]).collect();
-        let array = numpy::ndarray::Array2::from_shape_vec((self.windows.len(), 2), flat);
+        let windows = self.asked.iter().map(|of| &of.window);
+        let flat = windows.flat_map(|w| [w.start as i64, w.end as i64]);
+        let array = numpy::ndarray::Array2::from_shape_vec((self.asked.len(), 2), flat.collect());
         PyArray2::from_owned_array(py, array.expect("two numbers each"))
     }
     /// Length of the canvas of each such row, int64.
     #[getter]
     fn lengths<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        tokens(py, self.canvases.iter().map(|c| c.len() as u32))
+        tokens(py, self.asked.iter().map(|of| of.canvas.len() as u32))
     }
     /// One ragged batch: the tokens of each row from `begin` up to `end` as one int64 array `[n, Q]`, filled up with 0, and
     /// for each requested position the line of the features `[n * Q, H]` that predicts it (the one before it if `shift`).
@@ -126,8 +216,8 @@ impl Request {
         #[pyo3(from_py_with = shifted)] shift: bool,
     ) -> PyResult<(Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>)> {
         let (begin, end) = (indices(begin, "begin")?, indices(end, "end")?);
-        let rows = self.rows.len();
-        let fits = |i: usize| begin[i] < end[i] && end[i] <= self.canvases[i].len();
+        let rows = self.asked.len();
+        let fits = |i: usize| begin[i] < end[i] && end[i] <= self.asked[i].canvas.len();
         if begin.len() != rows || end.len() != rows || !(0..rows).all(fits) {
             return Err(bad_value(format!(
                 "begin and end must mark some positions of each of {rows} canvases, got {begin:?} and {end:?}; use windows and lengths"
@@ -136,23 +226,19 @@ impl Request {
         let width = (0..rows).map(|i| end[i] - begin[i]).max().unwrap_or(0);
         let mut ids = numpy::ndarray::Array2::zeros((rows, width));
         let mut lines = Vec::new();
-        for i in 0..rows {
+        for (i, of) in self.asked.iter().enumerate() {
             heard(py, i)?;
-            for (slot, &token) in ids
-                .row_mut(i)
-                .iter_mut()
-                .zip(&self.canvases[i][begin[i]..end[i]])
-            {
+            for (slot, &token) in ids.row_mut(i).iter_mut().zip(&of.canvas[begin[i]..end[i]]) {
                 *slot = i64::from(token);
             }
-            for (&p, &draft) in self.positions[i].iter().zip(&self.drafts[i]) {
+            for (&p, &draft) in of.positions.iter().zip(&of.drafts) {
                 let place = (p as usize).checked_sub(begin[i]);
                 if let Some(place) = place.filter(|_| (p as usize) < end[i]) {
                     ids[[i, place]] = i64::from(draft);
                 }
             }
-            let shift = shift || self.causal[i];
-            for &p in &self.positions[i] {
+            let shift = shift || of.is_causal;
+            for &p in &of.positions {
                 let line = if shift { p.saturating_sub(1) } else { p } as usize;
                 if line >= end[i] {
                     return Err(bad_value(format!(
@@ -185,24 +271,24 @@ impl Request {
         )>,
     > {
         let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, canvas) in self.canvases.iter().enumerate() {
-            groups.entry(canvas.len()).or_default().push(i);
+        for (i, of) in self.asked.iter().enumerate() {
+            groups.entry(of.canvas.len()).or_default().push(i);
         }
         let group = |(length, members): (usize, Vec<usize>)| {
             py.check_signals()?;
             let flat = members
                 .iter()
-                .flat_map(|&i| self.canvases[i].iter().map(|&t| i64::from(t)));
+                .flat_map(|&i| self.asked[i].canvas.iter().map(|&t| i64::from(t)));
             let canvases =
                 numpy::ndarray::Array2::from_shape_vec((members.len(), length), flat.collect());
             let lines = members.iter().enumerate().flat_map(|(b, &i)| {
                 let line = move |&p: &u32| {
                     (b * length) as i64 + i64::from(if shift { p.saturating_sub(1) } else { p })
                 };
-                self.positions[i].iter().map(line)
+                self.asked[i].positions.iter().map(line)
             });
             Ok((
-                tokens(py, members.iter().map(|&i| self.rows[i] as u32)),
+                tokens(py, members.iter().map(|&i| self.asked[i].row as u32)),
                 PyArray2::from_owned_array(py, canvases.expect("every member has this length")),
                 PyArray1::from_vec(py, lines.collect()),
             ))
@@ -213,37 +299,28 @@ impl Request {
     /// before. For a second forward about the same positions, as guidance needs one.
     fn with_canvases(&self, canvases: &Bound<'_, PyAny>) -> PyResult<Self> {
         let canvases = token_lists(canvases)?;
-        let lengths = |canvases: &[Vec<u32>]| canvases.iter().map(Vec::len).collect::<Vec<_>>();
-        let (ours, theirs) = (lengths(&self.canvases), lengths(&canvases));
+        let ours: Vec<usize> = self.asked.iter().map(|of| of.canvas.len()).collect();
+        let theirs: Vec<usize> = canvases.iter().map(Vec::len).collect();
         if ours != theirs {
             let (n, more) = (ours.len(), theirs.len());
             let odd = ours.iter().zip(&theirs).position(|(a, b)| a != b);
             let found = odd.map_or(format!("{more} canvases for {n} rows"), |i| {
                 format!(
                     "{} tokens for the {} of row {}",
-                    theirs[i], ours[i], self.rows[i]
+                    theirs[i], ours[i], self.asked[i].row
                 )
             });
             return Err(bad_value(format!(
                 "canvases must be one for each row of the request, as long as its own, got {found}; change tokens in place of adding any"
             )));
         }
+        let other = |(of, canvas): (&Asked, Vec<u32>)| Asked {
+            canvas,
+            open: Open::Flags(of.flags()),
+            ..of.clone()
+        };
         Ok(Self {
-            rows: self.rows.clone(),
-            canvases,
-            positions: self.positions.clone(),
-            open: self
-                .open
-                .iter()
-                .zip(&self.canvases)
-                .map(|(open, canvas)| Open::Flags(open.flags(canvas)))
-                .collect(),
-            temperatures: self.temperatures.clone(),
-            steps: self.steps.clone(),
-            block_steps: self.block_steps.clone(),
-            windows: self.windows.clone(),
-            causal: self.causal.clone(),
-            drafts: self.drafts.clone(),
+            asked: self.asked.iter().zip(canvases).map(other).collect(),
             step: self.step,
         })
     }
@@ -265,70 +342,31 @@ impl Request {
                 "places, rows, canvases and moves must be as many, got {counts:?}; check their lengths"
             )));
         }
-        let mut made = Self {
-            rows,
-            canvases: Vec::with_capacity(places.len()),
-            positions: Vec::with_capacity(places.len()),
-            open: Vec::with_capacity(places.len()),
-            temperatures: Vec::with_capacity(places.len()),
-            steps: Vec::with_capacity(places.len()),
-            block_steps: Vec::with_capacity(places.len()),
-            windows: Vec::with_capacity(places.len()),
-            causal: Vec::with_capacity(places.len()),
-            drafts: Vec::with_capacity(places.len()),
-            step: self.step,
-        };
-        for ((place, canvas), by) in places.into_iter().zip(canvases).zip(moves) {
-            let Some(own) = self.canvases.get(place) else {
+        let mut asked = Vec::with_capacity(rows.len());
+        for ((place, row), (canvas, by)) in places
+            .into_iter()
+            .zip(rows)
+            .zip(canvases.into_iter().zip(moves))
+        {
+            let Some(of) = self.asked.get(place) else {
                 return Err(bad_value(format!(
                     "places must be rows of this request, got {place} of {}; count from 0",
-                    self.rows.len()
+                    self.asked.len()
                 )));
             };
-            let canvas = canvas.unwrap_or_else(|| own.clone());
-            let shifted_to = |p: usize| (p as i64).checked_add(by);
-            let inside = |p: &u32| {
-                shifted_to(*p as usize).is_some_and(|p| (0..canvas.len() as i64).contains(&p))
-            };
-            let window = &self.windows[place];
-            let end = shifted_to(window.end).filter(|&end| end > 0 && end <= canvas.len() as i64);
-            let Some(end) = end.filter(|_| self.positions[place].iter().all(inside)) else {
-                return Err(bad_value(format!(
-                    "canvases must hold what is asked of their row, got {} tokens for row {}, moved by {by}; let what follows the prompt stand as it is",
-                    canvas.len(),
-                    self.rows[place]
-                )));
-            };
-            // A window may begin with given tokens, of which there may be fewer.
-            let begin = shifted_to(window.start).map_or(0, |begin| begin.max(0));
-            let positions = self.positions[place]
-                .iter()
-                .map(|&p| (i64::from(p) + by) as u32);
-            made.positions.push(positions.collect());
-            made.temperatures.push(self.temperatures[place]);
-            made.steps.push(self.steps[place]);
-            made.block_steps.push(self.block_steps[place]);
-            made.windows.push(begin as usize..end as usize);
-            let mut open = vec![false; canvas.len()];
-            for (p, is_open) in self.open[place].flags(own).into_iter().enumerate() {
-                let to = shifted_to(p).and_then(|to| usize::try_from(to).ok());
-                if let Some(flag) = to.and_then(|to| open.get_mut(to)) {
-                    *flag = is_open;
-                }
-            }
-            made.open.push(Open::Flags(open));
-            made.canvases.push(canvas);
-            made.causal.push(self.causal[place]);
-            made.drafts.push(self.drafts[place].clone());
+            asked.push(of.beside(row, canvas, by)?);
         }
-        Ok(made)
+        Ok(Self {
+            asked,
+            step: self.step,
+        })
     }
     fn __repr__(&self) -> String {
-        let positions: usize = self.positions.iter().map(Vec::len).sum();
+        let positions: usize = self.asked.iter().map(|of| of.positions.len()).sum();
         format!(
             "Request of step {}: {} rows, {positions} positions",
             self.step,
-            self.rows.len()
+            self.asked.len()
         )
     }
 }

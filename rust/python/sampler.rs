@@ -1,24 +1,23 @@
 //! The sampler for people who own a model loop.
 
 use super::answer::{choice, named};
-use super::arrays::{flag_lists, flags, ids, indices, list, one_or_each, token_lists, tokens};
+use super::arrays::{indices, list, token_lists, tokens};
 use super::beside::BesideArrays;
 use super::edit::Edit;
 use super::error::{bad_type, bad_value, raise};
-use super::request::{Open, Request};
+use super::request::Request;
 use super::signals::detached;
+use super::start::Told;
 use super::turns::Turns;
 use super::values::{flag, whole};
 use super::{config, predict::Prediction};
 use crate::canvas::edit;
 use crate::error::Error;
 use crate::logits::predict::Site;
-use crate::rng::Stream;
-use crate::rules::noise::Noise;
 use crate::rules::order::Proposal;
-use crate::sampler::{Answer, Pace, Sampler as Core, Start, Wishes};
+use crate::sampler::{Answer, Pace, Sampler as Core};
 use crate::watch::Watch;
-use numpy::{PyArray1, PyArray2, PyReadonlyArray1};
+use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::collections::HashMap;
@@ -64,35 +63,6 @@ fn each_since(rows: &[usize], since: &Bound<'_, PyAny>, of: &str) -> PyResult<Ve
     )))
 }
 
-/// What callers want of the order of the positions of `n` rows; `dllm_fast.orders` reads it, and explains refusals.
-fn wishes(
-    py: Python<'_>,
-    order: Option<&Bound<'_, PyAny>>,
-    eligible_after: Option<&Bound<'_, PyAny>>,
-    n: usize,
-) -> PyResult<Vec<Wishes>> {
-    let mut wishes = vec![Wishes::default(); n];
-    if order.is_none() && eligible_after.is_none() {
-        return Ok(wishes);
-    }
-    let orders = py.import("dllm_fast.orders")?;
-    if let Some(order) = order {
-        let rows: Vec<PyReadonlyArray1<'_, f64>> =
-            orders.call_method1("ranks_of", (order, n))?.extract()?;
-        for (wish, ranks) in wishes.iter_mut().zip(rows) {
-            wish.ranks = Some(ranks.as_slice()?.to_vec());
-        }
-    }
-    if let Some(after) = eligible_after {
-        let rows: Vec<Vec<(u32, Vec<u32>)>> =
-            orders.call_method1("waits_of", (after, n))?.extract()?;
-        for (wish, pairs) in wishes.iter_mut().zip(rows) {
-            wish.after = pairs;
-        }
-    }
-    Ok(wishes)
-}
-
 fn index_of_row(row: &Bound<'_, PyAny>) -> PyResult<usize> {
     let remedy = "count from 0, or use what add() returned";
     whole(row, "row", (0, u64::from(u32::MAX)), remedy).map(|row| row as usize)
@@ -121,33 +91,15 @@ impl Sampler {
         let settings = config::config(config)?;
         let py = canvases.py();
         let canvases = token_lists(canvases)?;
-        let n = canvases.len();
-        let each = |object: Option<&Bound<'_, PyAny>>, name, what| {
-            object.map_or_else(|| Ok(vec![0; n]), |o| one_or_each::<u64>(o, n, name, what))
+        let starts = Told {
+            seed,
+            request,
+            block_start,
+            open,
+            order,
+            eligible_after,
         };
-        let seeds = each(seed, "seed", "a whole number from 0 below 2^64")?;
-        let requests = request.map_or_else(
-            || Ok(vec![0; n]),
-            |o| one_or_each::<u32>(o, n, "request", "a whole number from 0 below 2^32"),
-        )?;
-        let origins = each(block_start, "block_start", "a position from 0")?;
-        let open = flag_lists(open, n, "open")?;
-        let wishes = wishes(py, order, eligible_after, n)?;
-        let starts = canvases
-            .into_iter()
-            .zip(open.into_iter().zip(wishes))
-            .enumerate()
-            .map(|(i, (canvas, (open, wishes)))| Start {
-                canvas,
-                open,
-                stream: Stream {
-                    seed: seeds[i],
-                    request: requests[i],
-                },
-                origin: origins[i] as usize,
-                wishes,
-            })
-            .collect();
+        let starts = starts.of_rows(py, canvases)?;
         let core = detached(py, |watch| Core::new(settings, starts, score_all, watch))?;
         let core = core.map_err(raise)?;
         let configs = Configs {
@@ -175,20 +127,15 @@ impl Sampler {
         order: Option<&Bound<'_, PyAny>>,
         eligible_after: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<usize> {
-        let number = |object: Option<&Bound<'_, PyAny>>, name, most| {
-            let remedy = "leave it out for 0";
-            object.map_or(Ok(0), |value| whole(value, name, (0, most), remedy))
+        let start = Told {
+            seed,
+            request,
+            block_start,
+            open,
+            order,
+            eligible_after,
         };
-        let start = Start {
-            canvas: ids(canvas, "a canvas")?,
-            open: open.map(|open| flags(open, "open")).transpose()?,
-            stream: Stream {
-                seed: number(seed, "seed", u64::MAX)?,
-                request: number(request, "request", u64::from(u32::MAX))? as u32,
-            },
-            origin: number(block_start, "block_start", u64::MAX)? as usize,
-            wishes: wishes(py, order, eligible_after, 1)?.remove(0),
-        };
+        let start = start.of_row(py, canvas)?;
         let settings = config.map(|config| config::config(config));
         let settings = settings.transpose()?;
         let own = config.map(|config| config.clone().unbind());
@@ -289,39 +236,7 @@ impl Sampler {
     fn next(&self, py: Python<'_>) -> PyResult<Option<Request>> {
         let mut turn = self.0.take(py)?;
         let core: &mut Core = &mut turn;
-        let asked = detached(py, |watch| {
-            let rows = core.next(watch)?;
-            let Some(&first) = rows.first() else {
-                return Ok(None);
-            };
-            let copy = |words: &[u32]| {
-                let copied = watch.goes_on().then(|| words.to_vec());
-                copied.ok_or(Error::Interrupted)
-            };
-            let canvases = rows.iter().map(|&r| copy(core.canvas(r)));
-            let positions = rows.iter().map(|&r| copy(core.positions(r)));
-            let open = rows.iter().map(|&r| {
-                let rule = core.rule(r);
-                if let (Some(mask), Noise::Mask) = (rule.mask, rule.shows) {
-                    return Ok(Open::Mask(mask));
-                }
-                let open = watch.goes_on().then(|| core.open(r));
-                open.map(Open::Flags).ok_or(Error::Interrupted)
-            });
-            Ok(Some(Request {
-                canvases: canvases.collect::<Result<_, _>>()?,
-                positions: positions.collect::<Result<_, _>>()?,
-                open: open.collect::<Result<_, _>>()?,
-                temperatures: rows.iter().map(|&r| core.temperature(r)).collect(),
-                steps: rows.iter().map(|&r| core.forwards(r)).collect(),
-                block_steps: rows.iter().map(|&r| core.block_steps(r)).collect(),
-                windows: rows.iter().map(|&r| core.window(r)).collect(),
-                causal: rows.iter().map(|&r| core.is_causal(r)).collect(),
-                drafts: rows.iter().map(|&r| core.drafts(r).to_vec()).collect(),
-                step: core.forwards(first),
-                rows,
-            }))
-        })?;
+        let asked = detached(py, |watch| Request::next(core, watch))?;
         asked.map_err(raise)
     }
 
