@@ -137,22 +137,40 @@ fn check_posterior(config: &Config) -> Result<()> {
     )))
 }
 
+/// Refuses a temperature that is none any more in float32, which tempered logits are divided by, and which changes.
+fn check_temperatures(config: &Config) -> Result<()> {
+    let sampled = config.sampling.temperature;
+    let is_tempered = config.drafts.is_some() || config.follows_posterior();
+    let (rule, remedy) = if config.temperature_end.is_some() {
+        (
+            "must be at least 0.001 and at most 1000000 where the temperature changes",
+            "leave temperature_end out for one temperature",
+        )
+    } else {
+        (
+            "must be 0, or at least 0.001 and at most 1000000, for drafts and order 'ancestral' over noise, whose logits are divided by it",
+            "1 is the model's own",
+        )
+    };
+    for (name, value) in [
+        ("temperature_end", config.temperature_end),
+        ("temperature", config.temperature_end.map(|_| sampled)),
+        (
+            "temperature",
+            (is_tempered && sampled > 0.0).then_some(sampled),
+        ),
+    ] {
+        if let Some(value) = value.filter(|value| !(1e-3..=1e6).contains(value)) {
+            return Err(Error::setting(name, rule, value, remedy));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what means nothing beside noise, and beside drafts.
 pub fn check(config: &Config) -> Result<()> {
     let refuse = |text: String| Err(Error::Mismatch(text));
-    if let Some(last) = config.temperature_end {
-        for (name, value) in [
-            ("temperature_end", last),
-            ("temperature", config.sampling.temperature),
-        ] {
-            if !(1e-3..=1e6).contains(&value) {
-                let remedy = "leave temperature_end out for one temperature";
-                let rule =
-                    "must be at least 0.001 and at most 1000000 where the temperature changes";
-                return Err(Error::setting(name, rule, value, remedy));
-            }
-        }
-    }
+    check_temperatures(config)?;
     if config.shows == Noise::Mask {
         // Drafts are looked at below.
     } else if config.as_published {

@@ -174,6 +174,11 @@ def test_what_cannot_be_is_refused_with_the_reason():
     # In float32 they would be infinite on the way.
     refused("temperature_end must be at least 0.001 and at most 1000000", temperature=1.0, temperature_end=1e39)
     refused("temperature must be at least 0.001 and at most 1000000", temperature=1e39, temperature_end=1.0)
+    # The logits are divided by it before anything else: by infinity an infinite one were no number, by 0 any of them.
+    for none in (1e39, 1e-46):
+        refused("temperature must be 0, or at least 0.001 and at most 1000000, for drafts", **cut, temperature=none)
+        posterior = {"noise": "uniform", "order": "ancestral", "schedule": "linear"}
+        refused("temperature must be 0, or at least 0.001 .* and order 'ancestral' over noise", **posterior, temperature=none)
     with pytest.raises(
         InvalidValueError, match="needs the number of token ids that it is drawn from, got none; pass vocabulary="
     ):
