@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import every_preset_report, fp8, preset_control, rules, tables
+from bench import every_preset_picture, every_preset_report, fp8, preset_control, rules, tables
 from bench.on_gpu import estimate
 from dllm_fast.families import table as families
 from dllm_fast.settings import manual
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name} does not carry the generated tables; run `python -m bench --write`:", file=sys.stderr)
             print("\n".join(difflib.unified_diff(text.splitlines(), wanted.splitlines(), lineterm="", n=0)), file=sys.stderr)
             status = 1
+    if options.write and not every_preset_picture.is_of(presets := every_preset_report.load()):
+        every_preset_picture.draw(presets)
     return status
 
 

@@ -219,10 +219,10 @@ def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int) -> 
     least, most, best, over = 0.0, 1.0, math.inf, {}
     for _ in range(TURNS):
         turn = (least + most) / 2
-        value = knob.value(turn)
-        mean = point({knob.name: value}, SEARCHED).mean_forwards
+        turned = _turned(settings, knob, turn)
+        mean = point(turned, SEARCHED).mean_forwards
         if abs(mean - forwards) < best:
-            best, over = abs(mean - forwards), {knob.name: value}
+            best, over = abs(mean - forwards), turned
         if best <= NEAR * forwards:
             break
         least, most = (turn, most) if mean < forwards else (least, turn)
@@ -230,6 +230,14 @@ def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int) -> 
     if abs(found.mean_forwards - forwards) <= TOLERANCE * forwards:
         return found
     return f"{knob.name}={over[knob.name]} comes nearest, with {found.mean_forwards:.1f} forwards"
+
+
+def _turned(settings: SamplerConfig, knob: Knob, turn: float) -> dict[str, Any]:
+    """The knob at this turn, and what goes with it: neighbours keep their share of the threshold."""
+    over = {knob.name: knob.value(turn)}
+    if settings.neighbour_threshold is not None and settings.threshold is not None:
+        over["neighbour_threshold"] = over["threshold"] * settings.neighbour_threshold / settings.threshold
+    return over
 
 
 def summary(point: Point) -> dict[str, Any]:

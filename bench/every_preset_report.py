@@ -1,64 +1,116 @@
-"""docs/quality.md from `results/presets.json`: every preset at equal forwards, and whether its authors' claim holds here."""
+"""docs/quality.md from `results/presets.json`: every preset at equal forwards, the answer first, then all of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import harness, quality
+from bench import every_preset_claims, quality
+from bench.every_preset_claims import LOSS
+from bench.every_preset_record import (
+    ORACLES,
+    TITLES,
+    Record,
+    by_name,
+    called,
+    difference,
+    folded,
+    load,
+    names,
+    over,
+    percent,
+    point,
+    points,
+    rows,
+    share,
+    table,
+    why,
+)
 from dllm_fast.settings.presets import PRESETS
 
-Record = Mapping[str, Any]
-
-RESULT = harness.RESULTS / "presets.json"
-
-# A claim of "as many right" holds where the interval excludes a loss of more than this.
-LOSS = 0.05
-# Forwards that are fewer by less than this factor are as many.
-FEWER = 1.05
-TITLES = {
-    "sudoku": "Sudoku (embedded model)",
-    "text": "Text (embedded model)",
-    "shuffle": "A list in any order (oracle)",
-    "latin": "A Latin square (oracle)",
-}
-
-
-def load(path: Path = RESULT) -> Record:
-    """The committed result; without one, that of no preset."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"presets": [], "tasks": {}}  # type: ignore[no-any-return]
+__all__ = ["at_equal_forwards", "blocks", "load"]
 
 
 def blocks(record: Record) -> dict[str, str]:
     """What stands between which markers of docs/quality.md."""
-    of = {found["preset"]: found for found in record["presets"]}
+    of, tasks = by_name(record), record["tasks"]
+    each = [(task, forwards) for task, facts in tasks.items() for forwards in facts["forwards"]]
     return {
+        "short": _short(record, of),
         "tasks": _tasks(record, of),
-        "equal": "\n\n".join(
-            _equal(of, task, forwards) for task, facts in record["tasks"].items() for forwards in facts["forwards"]
-        ),
-        "front": "\n\n".join(_front(of, task) for task in record["tasks"]),
-        "claims": _claims(of, record["tasks"]),
-        "repairs": _repairs(of),
-        "pairs": "\n\n".join(_pairs(of, task, facts["forwards"][-1]) for task, facts in record["tasks"].items()),
+        "glance": _glance(record, of),
+        "equal": "\n\n".join(_equal(of, *where) for where in each),
+        "front": "\n\n".join(_front(of, task) for task in tasks),
+        "claims": every_preset_claims.claims(of, tasks),
+        "repairs": every_preset_claims.repairs(of, tasks),
+        "pairs": "\n\n".join(_pairs(of, task, facts["forwards"][-1]) for task, facts in tasks.items()),
     }
 
 
 def at_equal_forwards(record: Record, preset: str) -> str:
     """The cell of docs/rules.md: solved puzzles of the embedded model at the numbers of forwards of the bench."""
-    found = next((found for found in record["presets"] if found["preset"] == preset), None)
-    if found is None or "sudoku" not in found:
-        return "not measured yet"
-    points = [(forwards, _point(found, "sudoku", forwards)) for forwards in record["tasks"]["sudoku"]["forwards"]]
-    if shown := [f"{_percent(point['share'])} at {forwards}" for forwards, point in points if point]:
+    found = by_name(record).get(preset, {"preset": preset})
+    if "sudoku" not in record["tasks"] or "own" not in found.get("sudoku", {}):
+        return why(found, "sudoku")
+    budgets = record["tasks"]["sudoku"]["forwards"]
+    if shown := [f"{percent(at['share'])} at {n}" for n in budgets if (at := point(found, "sudoku", n))]:
         return ", ".join(shown)
-    own = found["sudoku"].get("own")
-    return f"{_percent(own['share'])} in its own {own['forwards']:.1f}" if own else "needs another kind of model"
+    own = found["sudoku"]["own"]
+    return f"{percent(own['share'])} in its own {own['forwards']:.1f}"
+
+
+# The answer
+
+
+def _short(record: Record, of: Mapping[str, Record]) -> str:
+    lines = []
+    for task, facts in record["tasks"].items():
+        if not (found := front_of(of, task)):
+            continue
+        one = of.get("llada", {}).get(task, {}).get("own")
+        slow = f"one position a forward (`llada`) {share(one)} in {one['forwards']:.1f} forwards; " if one else ""
+        name, at = take(of, task)
+        lines.append(
+            f"- **{TITLES[task]}**, {facts['n']} rows: {slow}take {called(name, at)}: {share(at)} in "
+            f"**{at['forwards']:.1f}**. The front goes from {percent(found[0][1]['share'])} in {found[0][1]['forwards']:.1f} "
+            f"forwards to {percent(found[-1][1]['share'])} in {found[-1][1]['forwards']:.1f}."
+        )
+    all = list(every_preset_claims.all_repairs(of, record["tasks"]))
+    z = every_preset_claims.repair_z(all)
+    better = {
+        task: sorted({one.name for one in all if one.task == task and _is_above(one, z)}) for task in ORACLES if task in TITLES
+    }
+    revision = "; ".join(
+        f"{TITLES[task]}: {f'yes, {names(found)}' if found else 'no rule of those here'}" for task, found in better.items()
+    )
+    lines.append(
+        f"- **Does revision repair what parallel decoding breaks**, at equal forwards and against the best rule that keeps "
+        f"what it writes? {revision} ([in figures](#does-revision-repair-what-parallel-decoding-breaks))."
+    )
+    counts = "; ".join(
+        f"{TITLES[task]}: {len(by['holds'])} hold, {len(by['does not hold'])} do not, {len(by['mixed']) + len(by['open'])} are "
+        "mixed or open"
+        for task, by in every_preset_claims.tally(of, record["tasks"]).items()
+    )
+    lines.append(f"- **What authors claim of their rules**: {counts} ([which](#do-the-claims-hold)).")
+    return "\n".join(lines)
+
+
+def _is_above(one: every_preset_claims.Repair, z: float) -> bool:
+    return every_preset_claims.found_of(one.mine, one.best[1], z) == "better"
+
+
+def take(of: Mapping[str, Record], task: str) -> tuple[str, Record]:
+    """Of the front, the fewest forwards for which the interval excludes a loss of more than `LOSS` against its best."""
+    front = front_of(of, task)
+    best, z = front[-1][1], quality.among(len(front))
+    kept = (pair for pair in front if quality.paired_difference(rows(pair[1]), rows(best), z)[1] >= -LOSS)
+    return next(kept, front[-1])
+
+
+# What was measured
 
 
 def _tasks(record: Record, of: Mapping[str, Record]) -> str:
@@ -68,135 +120,96 @@ def _tasks(record: Record, of: Mapping[str, Record]) -> str:
     each = [(found["preset"], found[task]) for found in record["presets"] for task in record["tasks"] if task in found]
     dirty = sorted({preset for preset, at in each if at["uncommitted_changes"]})
     absent = [(TITLES[task], [name for name in PRESETS if task not in of.get(name, {})]) for task in TITLES]
+    commits = sorted({at["commit"][:7] for _, at in each})
+    machine = record.get("machine")
     notes = [
-        *(f"Not measured yet, {title}: {_names(missing)}." for title, missing in absent if missing),
-        *([f"Measured with changes that were not committed: {_names(dirty)}."] if dirty else []),
-    ]
-    refused: dict[str, list[str]] = {}
+        *([f"Measured on {machine['cpu']}, one core, {sum(at['cpu_s'] for _, at in each) / 60:.0f} minutes of it, at "
+           f"{', '.join(commits)}."] if machine else []),
+        *(f"Not measured yet, {title}: {names(missing)}." for title, missing in absent if missing),
+        *([f"Measured with changes that were not committed: {names(dirty)}."] if dirty else []),
+    ]  # fmt: skip
+    lacking: dict[tuple[str, str], list[str]] = {}
     for found in record["presets"]:
-        for task in (task for task in record["tasks"] if "refused" in found.get(task, {})):
-            refused.setdefault(f"`{found['preset']}`: {found[task]['refused']}", []).append(TITLES[task])
-    notes += [f"{reason} ({', '.join(on)})." for reason, on in refused.items()]
-    return _table(lines) + "\n\n" + "\n".join(f"- {note}" for note in notes)
+        refused = [TITLES[task] for task in record["tasks"] if "refused" in found.get(task, {})]
+        reasons = {why(found, task) for task in record["tasks"] if "refused" in found.get(task, {})}
+        for reason in sorted(reasons):
+            lacking.setdefault((reason, ", ".join(refused)), []).append(found["preset"])
+    notes += [f"No point, {where}: {names(who)}: {reason}." for (reason, where), who in lacking.items()]
+    return table(lines) + "\n\n" + "\n".join(f"- {note}" for note in notes)
+
+
+# Tables
+
+
+def _glance(record: Record, of: Mapping[str, Record]) -> str:
+    """Every preset at the fewest forwards of each task; where it has none such, at its own settings, or why not at all."""
+    where = [(task, facts["forwards"][0]) for task, facts in record["tasks"].items()]
+    lines = [("preset", *(f"{TITLES[task]}, {n}" for task, n in where))]
+    lines += [(f"`{name}`", *(_seen(of.get(name, {"preset": name}), task, n) for task, n in where)) for name in PRESETS]
+    return table(lines)
+
+
+def _seen(found: Record, task: str, forwards: int) -> str:
+    if at := point(found, task, forwards):
+        return share(at)
+    if own := found.get(task, {}).get("own"):
+        return f"{percent(own['share'])} in its own {own['forwards']:.1f}"
+    return why(found, task)
 
 
 def _equal(of: Mapping[str, Record], task: str, forwards: int) -> str:
-    """Presets at so many forwards, the best first, each against `llada` and against all others."""
-    points = {name: point for name, found in of.items() if (point := _point(found, task, forwards))}
-    solved = {name: rows(point) for name, point in points.items()}
+    """Presets at so many forwards, the best first, each against `llada` and against all others; then who is not there."""
+    found = {name: at for name, facts in of.items() if (at := point(facts, task, forwards))}
+    solved = {name: rows(at) for name, at in found.items()}
     lines = [("preset", "with", "forwards", "right (95 %)", "against `llada` (95 %)", "better than, worse than")]
-    for name in sorted(points, key=lambda name: -points[name]["share"]):
-        point = points[name]
+    for name in sorted(found, key=lambda name: -found[name]["share"]):
         signs = [_sign(solved[name], solved[other], len(solved)) for other in solved if other != name]
-        lines.append(
-            (
-                f"`{name}`",
-                ", ".join(f"`{setting}={value}`" for setting, value in point["over"].items()),
-                f"{point['forwards']:.1f}",
-                _share(point),
-                "" if name == "llada" or "llada" not in solved else _difference(solved[name], solved["llada"]),
-                f"{signs.count('+')}, {signs.count('-')}",
-            )
-        )
-    return f"**{TITLES[task]}, {forwards} forwards**\n\n{_table(lines)}"
+        against = difference(solved[name], solved["llada"]) if name != "llada" and "llada" in solved else "itself"
+        cells = over(found[name]) or "its own", f"{found[name]['forwards']:.1f}", share(found[name]), against
+        lines.append((f"`{name}`", *cells, f"{signs.count('+')}, {signs.count('-')}"))
+    absent = [f"- `{name}`: {why(of[name], task, forwards)}" for name in of if name not in found and task in of[name]]
+    reasons = ["Not there:", "\n".join(absent)] if absent else []
+    title = f"{TITLES[task]}, {forwards} forwards: {len(found)} presets"
+    return folded(title, "\n\n".join((table(lines), *reasons)))
+
+
+def front_of(of: Mapping[str, Record], task: str) -> list[tuple[str, Record]]:
+    """Points that no other beats: at their own settings, or with the knob turned; rising in both."""
+    found = [(name, at) for name, facts in of.items() for at in points(facts, task)]
+    front: list[tuple[str, Record]] = []
+    for name, at in sorted(found, key=lambda pair: (pair[1]["forwards"], -pair[1]["share"])):
+        if not front or at["share"] > front[-1][1]["share"]:
+            front.append((name, at))
+    return front
 
 
 def _front(of: Mapping[str, Record], task: str) -> str:
-    """Points that no other beats: at their own settings, or with the knob turned."""
-    found = [(name, point) for name, facts in of.items() for point in _points(facts, task)]
-    found.sort(key=lambda pair: (pair[1]["forwards"], -pair[1]["share"]))
-    lines, best = [("preset", "with", "forwards", "right (95 %)")], -1.0
-    for name, point in found:
-        if point["share"] > best:
-            best = point["share"]
-            over = ", ".join(f"`{setting}={value}`" for setting, value in point["over"].items())
-            lines.append((f"`{name}`", over, f"{point['forwards']:.1f}", _share(point)))
-    return f"**{TITLES[task]}**\n\n{_table(lines)}"
-
-
-def _claims(of: Mapping[str, Record], tasks: Mapping[str, Any]) -> str:
-    """In a sentence for each task, then with the numbers."""
-    lines = [("preset", "its authors say", *(TITLES[task] for task in tasks))]
-    said: dict[str, dict[str, list[str]]] = {task: {} for task in tasks}
-    for name, preset in PRESETS.items():
-        if preset.claim is None or name not in of:
-            continue
-        cells = [_verdict(of, name, task, facts["forwards"]) for task, facts in tasks.items()]
-        lines.append((f"`{name}`", f"{preset.claim.words} (than `{preset.claim.than}`)", *cells))
-        for task, cell in zip(tasks, cells, strict=True):
-            said[task].setdefault(cell.partition(":")[0].strip("*"), []).append(name)
-    words = ("holds", "mixed", "does not hold", "open", "no equal forwards")
-    found = [
-        f"- {TITLES[task]}: " + "; ".join(f"{word}: {_names(by[word])}" for word in words if word in by) + "."
-        for task, by in said.items()
-        if by.keys() & {*words}
-    ]
-    return "\n".join(found) + "\n\n" + _table(lines)
-
-
-def _verdict(of: Mapping[str, Record], name: str, task: str, budgets: Sequence[int]) -> str:
-    """Does the claim hold on this task? With the numbers that say so."""
-    claim = PRESETS[name].claim
-    assert claim is not None
-    mine, theirs = of[name].get(task, {}), of.get(claim.than, {}).get(task, {})
-    a, b = mine.get("own"), theirs.get("own")
-    pairs = [(n, _point(of[name], task, n), _point(of[claim.than], task, n)) for n in budgets if claim.than in of]
-    both = [(n, rows(x), rows(y)) for n, x, y in pairs if x and y]
-    if not both and a and b and abs(a["forwards"] - b["forwards"]) < 0.02 * b["forwards"]:
-        both = [(round(b["forwards"]), rows(a), rows(b))]
-    if claim.kind == "better" and both:
-        ends = [quality.paired_difference(x, y)[1:] for _, x, y in both]
-        numbers = "; ".join(f"{_difference(x, y)} at {n}" for n, x, y in both)
-        return f"{_word(any(low > 0 for low, _ in ends), any(high < 0 for _, high in ends))}: {numbers}"
-    if not a or not b:
-        return "not measured"
-    if claim.kind == "better":
-        return f"no equal forwards: {_share(a)} in {a['forwards']:.1f}, {_share(b)} in {b['forwards']:.1f}"
-    low, high = quality.paired_difference(rows(a), rows(b))[1:]
-    if claim.kind == "fewer":
-        times = b["forwards"] / a["forwards"]
-        numbers = f"{a['forwards']:.1f} forwards, not {b['forwards']:.1f} ({times:.1f}x); {_difference(rows(a), rows(b))}"
-        return f"{_word(times >= FEWER and low >= -LOSS, times < FEWER or high < 0)}: {numbers}"
-    return f"{_word(low <= 0 <= high, not low <= 0 <= high)}: {_difference(rows(a), rows(b))}"
-
-
-def _word(holds: bool, fails: bool) -> str:
-    if holds and fails:
-        return "mixed"
-    return "**holds**" if holds else "**does not hold**" if fails else "open"
-
-
-def _repairs(of: Mapping[str, Record]) -> str:
-    """Rules that revise against what they are compared with, at equal forwards, where each position alone is wrong."""
-    lines = [("preset", "compared with", "task", "forwards", "right", "without", "difference (95 %)", "repairs?")]
-    for name, preset in PRESETS.items():
-        revises = preset.settings.edit_threshold is not None or getattr(preset.settings, "remask", None) is not None
-        if not revises or name not in of:
-            continue
-        others = dict.fromkeys([*([preset.claim.than] if preset.claim else []), "llada", "llada-random"])
-        for task, forwards in ((on, int(n)) for on in ("shuffle", "latin") for n in of[name].get(on, {}).get("at", {})):
-            mine = _point(of[name], task, forwards)
-            for other in filter(of.__contains__, others):
-                theirs = _point(of[other], task, forwards)
-                if mine is None or theirs is None:
-                    continue
-                low, high = quality.paired_difference(rows(mine), rows(theirs))[1:]
-                found = "yes" if low > 0 else "no, it harms" if high < 0 else "open"
-                shares = _percent(mine["share"]), _percent(theirs["share"]), _difference(rows(mine), rows(theirs))
-                lines.append((f"`{name}`", f"`{other}`", TITLES[task], str(forwards), *shares, found))
-    return _table(lines)
+    lines = [("preset", "with", "forwards", "right (95 %)", "against the best (95 %)")]
+    if front := front_of(of, task):
+        best = rows(front[-1][1])
+        lines += [
+            (
+                f"`{name}`",
+                over(at) or "its own",
+                f"{at['forwards']:.1f}",
+                share(at),
+                difference(rows(at), best) if at is not front[-1][1] else "itself",
+            )
+            for name, at in front
+        ]
+    return f"**{TITLES[task]}**\n\n{table(lines)}"
 
 
 def _pairs(of: Mapping[str, Record], task: str, forwards: int) -> str:
     """A sign for every pair."""
-    solved = {name: rows(point) for name, found in of.items() if (point := _point(found, task, forwards))}
-    names = list(solved)
-    wide = max(map(len, names), default=0)
-    lines = [f"{TITLES[task]}, {forwards} forwards"]
-    for i, name in enumerate(names):
-        signs = [" " if other == name else _sign(solved[name], solved[other], len(names)) for other in names]
+    solved = {name: rows(at) for name, found in of.items() if (at := point(found, task, forwards))}
+    every = list(solved)
+    wide = max(map(len, every), default=0)
+    lines = []
+    for i, name in enumerate(every):
+        signs = [" " if other == name else _sign(solved[name], solved[other], len(every)) for other in every]
         lines.append(f"{i + 1:>3} {name:<{wide}} {' '.join(signs)}")
-    return "```\n" + "\n".join(lines) + "\n```"
+    return folded(f"{TITLES[task]}, {forwards} forwards", "```\n" + "\n".join(lines) + "\n```")
 
 
 def _sign(a: NDArray[np.bool_], b: NDArray[np.bool_], n: int) -> str:
@@ -204,42 +217,3 @@ def _sign(a: NDArray[np.bool_], b: NDArray[np.bool_], n: int) -> str:
     if quality.mcnemar(a, b) * n * (n - 1) / 2 > 0.05:
         return "."
     return "+" if a.sum() > b.sum() else "-"
-
-
-def rows(point: Record) -> NDArray[np.bool_]:
-    """Which rows were right."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(point["rows_hex"]), dtype=np.uint8))[: point["n"]].astype(bool)
-
-
-def _point(found: Record, task: str, forwards: int) -> Record | None:
-    """The point at so many forwards, where the preset reaches them."""
-    point = found.get(task, {}).get("at", {}).get(str(forwards), {})
-    return point if "share" in point else None
-
-
-def _points(found: Record, task: str) -> Iterator[Record]:
-    at = found.get(task, {})
-    yield from (point for point in (at.get("own"), *at.get("at", {}).values()) if point and "share" in point)
-
-
-def _share(point: Record) -> str:
-    low, high = point["share_95"]
-    return f"{_percent(point['share'])} ({100 * low:.0f} to {100 * high:.0f})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> str:
-    difference, low, high = quality.paired_difference(a, b)
-    return f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = lines
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body))

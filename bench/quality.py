@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -185,12 +186,17 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - radius), min(1.0, centre + radius)
 
 
-def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Share of `a` minus share of `b` on the same rows, with a 95 % interval (Bonett and Price, 2012)."""
+def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_], z: float = Z95) -> tuple[float, float, float]:
+    """Share of `a` minus share of `b` on the same rows, with an interval of 95 % or another `z` (Bonett and Price, 2012)."""
     n, gained, lost = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    radius = Z95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    radius = z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return (gained - lost) / n, max(-1.0, p - q - radius), min(1.0, p - q + radius)
+
+
+def among(comparisons: int) -> float:
+    """The z of each of so many two-sided intervals that miss, any of them, once in twenty times at most (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - 0.025 / max(comparisons, 1))
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:

@@ -59,7 +59,11 @@ def table(quality: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
         (f"`{name}`", axes(preset.settings), bound(preset.settings), preset_control.cell(costs, name), equal(quality, name))
         for name, preset in PRESETS.items()
     ]
-    known = [(f"`{name}`", preset.quirks, preset.remark) for name, preset in PRESETS.items() if preset.quirks or preset.remark]
+    known = [
+        (f"`{name}`", preset.quirks or "nothing", preset.remark or "nothing")
+        for name, preset in PRESETS.items()
+        if preset.quirks or preset.remark
+    ]
     return "\n\n".join(
         (
             _table(("preset", "rule", "paper"), said),
@@ -116,7 +120,9 @@ def bound(settings: SamplerConfig) -> str:
 
 
 def _paper(paper: Paper | None) -> str:
-    return "" if paper is None else f"{paper.name}, {paper.authors}, [{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})"
+    return (
+        "no paper" if paper is None else f"{paper.name}, {paper.authors}, [{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})"
+    )
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -15,7 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 import dllm_fast
-from bench import every_preset, every_preset_report, oracle, preset_control, quality
+from bench import (
+    every_preset,
+    every_preset_picture,
+    every_preset_record,
+    every_preset_report,
+    oracle,
+    preset_control,
+    quality,
+)
+from bench import every_preset_claims as claims
 from dllm_fast.settings.presets import PRESETS, Claim, Preset
 from reference import noise
 
@@ -101,7 +110,7 @@ def small() -> every_preset.Task:
     return every_preset.tasks(quick=True)["latin"]
 
 
-@pytest.mark.parametrize("preset", ["llada", "fast-dllm", "entropy-bound", "mdlm"])
+@pytest.mark.parametrize("preset", ["llada", "fast-dllm", "local-leap", "entropy-bound", "mdlm"])
 def test_knobs_reach_the_forwards_that_are_asked_for(small: every_preset.Task, preset: str) -> None:
     found = every_preset.measure(small, preset)
     for forwards in small.forwards:
@@ -188,45 +197,173 @@ def point(solved: NDArray[np.bool_], forwards: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "right", "forwards", "word"),
     [
-        ("fewer", 80, 5, "**holds**"),
+        ("fewer", 80, 5, "holds"),
         ("fewer", 76, 5, "open"),
-        ("fewer", 40, 5, "**does not hold**"),
-        ("fewer", 80, 9, "**does not hold**"),
-        ("better", 95, 8, "**holds**"),
+        ("fewer", 40, 5, "does not hold"),
+        ("fewer", 80, 9, "does not hold"),
+        ("better", 95, 8, "holds"),
         ("better", 82, 8, "open"),
-        ("better", 40, 8, "**does not hold**"),
-        ("same", 80, 8, "**holds**"),
-        ("same", 40, 8, "**does not hold**"),
+        ("better", 40, 8, "does not hold"),
+        ("better", 80, 8, "the same answers"),
+        ("same", 80, 8, "holds"),
+        ("same", 40, 8, "does not hold"),
     ],
 )
 def test_verdicts(monkeypatch: pytest.MonkeyPatch, kind: Any, right: int, forwards: float, word: str) -> None:
-    base = PRESETS["llada"].settings
-    monkeypatch.setitem(PRESETS, "a", Preset(settings=base, does="A.", claim=Claim("words", kind, "b")))
     a, b = (point(np.arange(100) < n, f) for n, f in ((right, forwards), (80, 8)))
-    of = {"a": {"t": {"own": a, "at": {"8": a}}}, "b": {"t": {"own": b, "at": {"8": b}}}}
-    assert every_preset_report._verdict(of, "a", "t", [8]).startswith(f"{word}:")
-    assert every_preset_report._verdict({"a": of["a"]}, "a", "t", [8]) == "not measured"
+    of = claiming(monkeypatch, kind, [(a, b)])
+    assert claims.verdict(claims.compared(of, "a", "t", [8])) == word
+    assert claims.verdict(claims.compared({"a": of["a"]}, "a", "t", [8])) == "not measured"
+    # At so many comparisons nothing is decided on a hundred rows, but what is sure on every row.
+    assert claims.verdict(claims.compared(of, "a", "t", [8]), 1e3) in {"open", "the same answers", "does not hold", "holds"}
+
+
+def claiming(monkeypatch: pytest.MonkeyPatch, kind: Any, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Points of two presets on the task t, at 8 forwards and twice as many with each further pair; "a" claims over "b"."""
+    base = PRESETS["llada"].settings
+    for name, claim in (("a", Claim("words", kind, "b")), ("b", None)):
+        monkeypatch.setitem(PRESETS, name, Preset(settings=base, does="A.", claim=claim))
+    facts = {"commit": "0", "uncommitted_changes": False}
+    return {
+        name: {
+            "preset": name,
+            "t": {"own": pairs[0][i], "at": {str(8 << n): pair[i] for n, pair in enumerate(pairs)}, **facts},
+        }
+        for i, name in enumerate("ab")
+    }
+
+
+def test_a_claim_is_mixed_where_something_speaks_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = [point(np.arange(1000) < n, 8) for n in (900, 480)]
+    b = [point(np.arange(1000) < n, 8) for n in (500, 500)]
+    found = claims.compared(claiming(monkeypatch, "better", list(zip(a, b, strict=True))), "a", "t", [8, 16])
+    assert [claims.verdict(found, z) for z in (quality.Z95, 5.0)] == ["mixed", "mixed"]
+    alone = dataclasses.replace(found, pairs=found.pairs[:1])
+    assert claims.verdict(alone, 5.0) == "holds"
+
+
+def test_intervals_of_many_comparisons_are_wide() -> None:
+    assert quality.among(1) == pytest.approx(quality.Z95)
+    # Two-sided: the tails of all together are a twentieth.
+    for n in (2, 40, 250):
+        assert math.erfc(quality.among(n) / math.sqrt(2)) * n == pytest.approx(0.05)
+    a, b = np.arange(100) < 50, np.arange(100) < 30
+    _, low, high = quality.paired_difference(a, b)
+    assert quality.paired_difference(a, b, 0.0)[1:] == pytest.approx(((low + high) / 2,) * 2)
+
+
+def test_hardly_a_verdict_is_wrong_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two presets that are right as often, no claim holds, in any of 40 pairs of them, nearly always."""
+    dice = np.random.default_rng(0)
+    wrong = {quality.Z95: 0, quality.among(40): 0}
+    for _ in range(50):
+        pairs = [tuple(point(dice.random(300) < 0.6, 8) for _ in "ab") for _ in range(40)]
+        for z in wrong:
+            found = (claims.Compared("a", "t", ((8, a, b),), None) for a, b in pairs)
+            with monkeypatch.context() as patch:
+                claiming(patch, "better", [pairs[0]])
+                wrong[z] += any(claims.verdict(one, z) in {"holds", "does not hold"} for one in found)
+    assert wrong[quality.Z95] > 25
+    assert wrong[quality.among(40)] <= 8
+
+
+def test_how_many_times_fewer_forwards_has_an_interval() -> None:
+    dice = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        a, b = (summed(dice.poisson(mean, 200) + 1) for mean in (4, 9))
+        low, high = claims.times(a, b, quality.Z95)
+        inside += low <= 10 / 5 <= high
+    assert 180 <= inside <= 200
+    fixed = point(np.ones(9, dtype=bool), 4)
+    assert claims.times(fixed, point(np.ones(9, dtype=bool), 8), quality.Z95) == (2, 2)
+
+
+def summed(forwards: NDArray[np.int64]) -> dict[str, Any]:
+    setting = quality.Setting(family="", preset="llada")
+    solved = np.ones(len(forwards), dtype=bool)
+    return every_preset.summary(quality.Point(setting=setting, solved=solved, forwards=forwards, cpu_s=0.0))
 
 
 def test_rows_come_back() -> None:
     solved = np.random.default_rng(0).random(21) < 0.5
-    assert (every_preset_report.rows(point(solved, 1)) == solved).all()
+    assert (every_preset_record.rows(point(solved, 1)) == solved).all()
 
 
-def test_the_page_has_every_preset_that_is_measured() -> None:
-    record = every_preset_report.load()
+def test_what_to_take_is_the_cheapest_that_loses_little() -> None:
+    at = {"4": point(np.arange(1000) < 500, 4), "8": point(np.arange(1000) < 940, 8), "9": point(np.arange(1000) < 930, 9)}
+    found = {"llada": {"preset": "llada", "t": {"own": point(np.arange(1000) < 950, 40), "at": at}}}
+    assert [one["forwards"] for _, one in every_preset_report.front_of(found, "t")] == [4, 8, 40]
+    assert every_preset_report.take(found, "t")[1]["forwards"] == 8
+
+
+# --- the committed results --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return dict(every_preset_record.load())
+
+
+def test_the_page_has_every_preset_and_a_reason_where_it_has_no_point(record: dict[str, Any]) -> None:
     blocks = every_preset_report.blocks(record)
-    of = {found["preset"]: found for found in record["presets"]}
+    of = every_preset_record.by_name(record)
+    glance = dict(cells(line) for line in blocks["glance"].splitlines()[2:])
+    assert glance.keys() == PRESETS.keys()
     for name, preset in PRESETS.items():
+        assert all(glance[name]), name
         if not record["tasks"].keys() <= of.get(name, {}).keys():
             assert f"`{name}`" in blocks["tasks"]
-        if preset.claim is not None and name in of:
-            assert f"| `{name}` | {preset.claim.words}" in blocks["claims"]
+        if preset.claim is not None:
+            assert f"| `{name}` | {preset.claim.words} | `{preset.claim.than}` |" in blocks["claims"]
+    for block in blocks.values():
+        for line in block.splitlines():
+            assert not line.startswith("| `") or all(cells(line)[1]), line
+
+
+def cells(line: str) -> tuple[str, list[str]]:
+    """The preset of a line of a table, and its other cells."""
+    first, *others = line.strip("| ").split(" | ")
+    return first.strip("`"), others
+
+
+def test_points_are_what_their_rows_say(record: dict[str, Any]) -> None:
     for found in record["presets"]:
         for task, facts in record["tasks"].items():
-            for shown in every_preset_report._points(found, task):
+            for shown in every_preset_record.points(found, task):
+                right = int(every_preset_record.rows(shown).sum())
                 assert shown["n"] == facts["n"]
-                assert every_preset_report.rows(shown).sum() == round(shown["share"] * shown["n"])
+                assert right == round(shown["share"] * shown["n"])
+                assert shown["share_95"] == [pytest.approx(end, abs=1e-4) for end in quality.wilson(right, shown["n"])]
+            for forwards in facts["forwards"]:
+                if at := every_preset_record.point(found, task, forwards):
+                    assert abs(at["forwards"] - forwards) <= every_preset.TOLERANCE * forwards
+
+
+def test_the_answer_in_short_is_that_of_the_tables(record: dict[str, Any]) -> None:
+    """Looked up once more, by the definitions of the page."""
+    blocks, of = every_preset_report.blocks(record), every_preset_record.by_name(record)
+    for task in record["tasks"]:
+        all = [(name, at) for name in of for at in every_preset_record.points(of[name], task)]
+        if not all:
+            continue
+        beaten = [
+            any(y["forwards"] <= x["forwards"] and y["share"] >= x["share"] and y is not x for _, y in all) for _, x in all
+        ]
+        front = {at["forwards"] for (_, at), lost in zip(all, beaten, strict=True) if not lost}
+        shown = {at["forwards"] for _, at in every_preset_report.front_of(of, task)}
+        assert front <= shown
+        name, at = every_preset_report.take(of, task)
+        assert f"take {every_preset_record.called(name, at)}: {every_preset_record.share(at)}" in blocks["short"]
+        best = max(at["share"] for _, at in all)
+        assert at["share"] >= best - claims.LOSS
+    for one in claims.all_repairs(of, record["tasks"]):
+        others = [every_preset_record.point(of[name], one.task, one.forwards) for name in of if claims.keeps(name)]
+        assert one.best[1]["share"] == max(at["share"] for at in others if at)
+
+
+def test_the_picture_is_of_the_committed_points(record: dict[str, Any]) -> None:
+    assert every_preset_picture.is_of(record), "run `python -m bench --write`"
 
 
 def test_the_control_of_a_step_is_timed() -> None:

@@ -21,6 +21,13 @@ def test_every_preset_has_its_rows() -> None:
         assert f"| `{name}` | {rules.axes(preset.settings)} | {rules.bound(preset.settings)} |" in PAGE
 
 
+def test_no_cell_is_empty() -> None:
+    lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    assert len(lines) >= 2 * len(rules.PRESETS)
+    for line in lines:
+        assert all(cell.strip() for cell in line.strip("|").split("|")), line
+
+
 def test_every_setting_of_a_preset_belongs_to_an_axis() -> None:
     """Else its name would stand twice."""
     for name, preset in rules.PRESETS.items():
