@@ -130,8 +130,8 @@ def _tasks(record: Record, of: Mapping[str, Record]) -> str:
     ]  # fmt: skip
     lacking: dict[tuple[str, str], list[str]] = {}
     for found in record["presets"]:
-        refused = [TITLES[task] for task in record["tasks"] if "refused" in found.get(task, {})]
-        reasons = {why(found, task) for task in record["tasks"] if "refused" in found.get(task, {})}
+        bare = [task for task in record["tasks"] if task in found and not any(points(found, task))]
+        reasons, refused = {why(found, task) for task in bare}, [TITLES[task] for task in bare]
         for reason in sorted(reasons):
             lacking.setdefault((reason, ", ".join(refused)), []).append(found["preset"])
     notes += [f"No point, {where}: {names(who)}: {reason}." for (reason, where), who in lacking.items()]
