@@ -252,24 +252,80 @@ def placed(draw) -> dict:
     return rule | {"max_new_tokens": 4 * draw(st.integers(1, 5)), "seed": draw(st.integers(0, 9)), "stop_at_eos": False}
 
 
-@settings(max_examples=max(settings().max_examples // 5, 10))
-@given(st.sampled_from(BLOCKS), prompts, placed(), st.sampled_from([None, 2]))
-def test_exact_block_holds_wherever_a_step_writes(opened, twin, prompts, rule, rows):
+# Rules that remember a step, or what is around a position, and those that take back; bars that a random model passes.
+KEPT = (
+    {"preset": "klass", "threshold": 0.02, "kl_threshold": 0.05},
+    {"preset": "klass", "threshold": 0.0, "kl_threshold": 1.0, "kl_steps": 1},
+    {"preset": "credit", "threshold": 0.03, "credit": 3.0},
+    {"preset": "credit", "threshold": 0.03, "kl_threshold": 0.5, "credit_decay": 1.0},
+    {"preset": "local-leap", "threshold": 0.05, "neighbour_threshold": 0.02, "neighbour_distance": 2},
+    {"preset": "hierarchy", "threshold": 0.05, "run_threshold": 0.02},
+    {"preset": "prophet", "gap_stop": 0.2},
+    {"preset": "certainty-prior", "threshold": 0.02},
+    {"preset": "remdm-cap", "remask_eta": 0.3, "steps_per_block": 6},
+    {"preset": "p2", "steps_per_block": 5},
+    {"preset": "saber"},
+    {"preset": "revise-low-confidence", "threshold": 0.02, "remask_budget": 3},
+)
+
+
+@st.composite
+def remembering(draw) -> dict:
+    """Rules that keep something between the steps of a block, or take something back."""
+    more = {"max_new_tokens": draw(st.integers(1, 20)), "seed": draw(st.integers(0, 9)), "stop_at_eos": False}
+    return draw(st.sampled_from(KEPT)) | more | {"temperature": draw(st.sampled_from([0.0, 1.0]))}
+
+
+kept = st.one_of(placed(), remembering())
+
+
+def most_forwards(result, prompts) -> list[int]:
+    """Of each row, the bound that its rule states."""
+    rule = result.config
+
+    def bound(prompt) -> int:
+        masks = range(len(prompt), len(prompt) + rule.max_new_tokens)
+        blocks = {(p - rule.block_length * (len(prompt) // rule.block_length)) // rule.block_length for p in masks}
+        return dllm_fast._core.most_forwards(rule, len(masks), len(blocks))
+
+    return [bound(prompt) for prompt in prompts]
+
+
+@settings(max_examples=max(settings().max_examples // 3, 10))
+@given(st.sampled_from(BLOCKS), prompts, kept, st.sampled_from([None, 2]))
+def test_exact_block_holds_wherever_a_step_writes_and_whatever_it_remembers(opened, twin, prompts, rule, rows):
     model = opened(twin)
     plain = dllm_fast.sample(model, prompts, cache="none", **rule)
     exact = dllm_fast.sample(model, prompts, max_batch_rows=rows, **rule)
     assert exact.config.cache == "exact_block"
     assert tokens(plain) == tokens(exact)
     assert plain.stats.nfe_per_row == exact.stats.nfe_per_row
+    most = most_forwards(exact, prompts)
+    assert all(nfe <= bound for nfe, bound in zip(exact.stats.nfe_per_row, most, strict=True))
 
 
-@settings(max_examples=max(settings().max_examples // 5, 10))
-@given(st.sampled_from(FULL), prompts, placed(), st.sampled_from(["prefix", "dual"]))
-def test_a_refresh_every_step_holds_wherever_a_step_writes(opened, twin, prompts, rule, policy):
+@settings(max_examples=max(settings().max_examples // 3, 10))
+@given(st.sampled_from(FULL), prompts, kept, st.sampled_from(["prefix", "dual"]))
+def test_a_refresh_every_step_holds_wherever_a_step_writes_and_whatever_it_remembers(opened, twin, prompts, rule, policy):
     model = opened(twin)
-    rule = rule | ({} if rule["preset"] == "wedlm" else {"block_length": 4})
+    blocks = {"block_length": 4, "max_new_tokens": 4 * -(-rule["max_new_tokens"] // 4)}  # whole ones
+    rule = rule | ({} if rule["preset"] == "wedlm" else blocks)
     plain = dllm_fast.sample(model, prompts, cache="none", **rule)
     cached = dllm_fast.sample(model, prompts, cache=policy, refresh_every=1, **rule)
     assert tokens(plain) == tokens(cached)
-    # Without a refresh tokens may be others, but every mask is filled.
-    assert (dllm_fast.sample(model, prompts, cache=policy, **rule).sequences[0] != MASK).all()
+    # Without a refresh tokens may be others, but every mask is filled in time, and a row is the row alone.
+    between = dllm_fast.sample(model, prompts, cache=policy, **rule)
+    assert all((row != MASK).all() for row in between.sequences)
+    if rule["preset"] != "wedlm":  # its blocks are the canvas
+        most = most_forwards(between, prompts)
+        assert all(nfe <= bound for nfe, bound in zip(between.stats.nfe_per_row, most, strict=True))
+    alone = [row for prompt in prompts for row in tokens(dllm_fast.sample(model, prompt, cache=policy, **rule))]
+    assert tokens(between) == alone
+
+
+@settings(max_examples=max(settings().max_examples // 3, 10))
+@given(st.sampled_from([*TWINS, *ENCODERS]), prompts, remembering())
+def test_a_row_that_remembers_is_the_row_alone(opened, twin, prompts, rule):
+    model = opened(twin)
+    together = tokens(dllm_fast.sample(model, prompts, **rule))
+    assert together == [row for prompt in prompts for row in tokens(dllm_fast.sample(model, prompt, **rule))]

@@ -91,3 +91,28 @@ def test_a_row_and_its_twin_are_shown_their_own_predictions(model):
     together = tokens(dllm_fast.sample(model, PROMPTS, **guided))
     assert together == [tokens(dllm_fast.sample(model, [prompt], **guided))[0] for prompt in PROMPTS]
     assert together != plain
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"threshold": 0.02, "kl_threshold": 9.0, "kl_steps": 1},
+        {"threshold": 0.05, "credit": 3.0},
+        {"threshold": 0.1, "neighbour_threshold": 0.03},
+        {"threshold": 0.1, "run_threshold": 0.03},
+        {"gap_stop": 0.3},
+    ],
+    ids=["klass", "credit", "local-leap", "hierarchy", "prophet"],
+)
+def test_rules_that_remember_on_its_noise(model, rule):
+    """Written one by one, as masks are: the exact cache gives the tokens of none, a row is the row alone."""
+    given = {"drafts": False, "entropy_bound": None, "steps_per_block": None, "temperature_end": None}
+    given |= {"order": "sampled-confidence", "temperature": 0.7, "max_new_tokens": 16, "stop_at_eos": False, "seed": 3, **rule}
+    plain = dllm_fast.sample(model, PROMPTS, **given, cache="none")
+    exact = dllm_fast.sample(model, PROMPTS, **given, cache="exact_block", max_batch_rows=2)
+    assert tokens(plain) == tokens(exact)
+    assert plain.stats.nfe_per_row == exact.stats.nfe_per_row
+    assert tokens(exact) == [tokens(dllm_fast.sample(model, [prompt], **given))[0] for prompt in PROMPTS]
+    assert min(plain.stats.nfe_per_row) < 16, "the bars are passed"
+    most = dllm_fast._core.most_forwards(exact.config, 16, 2)
+    assert max(exact.stats.nfe_per_row) <= most
