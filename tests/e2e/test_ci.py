@@ -2,6 +2,7 @@
 that were reviewed."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,17 @@ def test_the_oldest_versions_are_the_lower_bounds(extras: list[str]) -> None:
         if requirement.name in oldest:
             (lower,) = (bound.version for bound in requirement.specifier if bound.operator == ">=")
             assert oldest[requirement.name] == f"=={lower}"
+
+
+def test_what_other_versions_cannot_change_is_there() -> None:
+    """A name that is gone would be tried with all versions again, and nobody would notice."""
+    lines = (ROOT / ".ci" / "ours").read_text(encoding="utf-8").splitlines()
+    named = [line.split("::") for line in lines if line and not line.startswith("#")]
+    assert named
+    for path, *tests in named:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert all(f"def {test}(" in text for test in tests), path
+        assert not re.search(r"^(import|from) (transformers|diffusers|peft|families)", text, re.MULTILINE) or tests, path
 
 
 @pytest.fixture(scope="module")
