@@ -1,7 +1,7 @@
 """Every preset on four tasks, at its own settings and at equal forwards: `python -m bench.quality --presets`.
 
 A preset comes by itself: whatever `dllm_fast.presets()` holds is measured, what the core refuses is written down with its
-reason. Equal forwards: each preset has a knob (`KNOBS`), which is turned on a sixth of the rows until the mean number of
+reason. Equal forwards: each preset has a knob (`KNOBS`), which is turned on some of the rows until the mean number of
 forwards is the one that is asked for; then all rows are measured. All presets see the same rows with the same seeds.
 
 Tasks: the two embedded models, and two oracles (`bench/oracle.py`) whose every distribution is exact, at temperature 1, so that
@@ -30,8 +30,6 @@ from dllm_fast.settings.presets import PRESETS, presets
 TOLERANCE = 0.1
 # A knob is turned so often at most, or until it is as near as this.
 TURNS, NEAR = 8, 0.02
-# Every so many rows are those on which it is turned.
-SEARCHED = 6
 PROMPTS, DRAWS = 300, 1000
 
 
@@ -78,6 +76,7 @@ class Task:
         common: settings of the task, laid over every preset.
         forwards: the numbers of forwards at which presets are compared.
         batch_size: rows in a forward.
+        searched: every so many rows are those on which a knob is turned; rows that are alike in turn want all of them.
         needs: arguments that single presets need, by name.
         noisy: models of the same answers for rules of noise, by the name of the noise, and whether they are reverse processes.
         swept: points of `results/quality.json` are of these rows, and need not be measured again. The model is slow: what is
@@ -90,6 +89,7 @@ class Task:
     common: Mapping[str, Any]
     forwards: tuple[int, ...]
     batch_size: int = 25
+    searched: int = 1
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     noisy: Mapping[tuple[str, bool], oracle.NoisyOracle] = field(default_factory=dict)
     swept: bool = False
@@ -112,6 +112,7 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             common=common,
             forwards=forwards,
             batch_size=rows,
+            searched=6,
             noisy={
                 ("uniform", False): oracle.NoisyOracle(model.answers),
                 ("uniform", True): oracle.NoisyOracle(model.answers, own=False),
@@ -132,6 +133,7 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             check=puzzles.check,
             common=puzzles.common,
             forwards=(4, 8),
+            searched=6,
             swept=not quick,
         ),
     }
@@ -147,6 +149,8 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
     settings = PRESETS[preset].settings
     model, common = task.model, {**task.common, **task.needs.get(preset, {})}
     noisy = task.noisy.get((settings.noise, settings.order == "ancestral"))
+    if settings.noise != "mask" and noisy is None:
+        return {"refused": f"noise={settings.noise!r}: the model knows masks alone"}
     if noisy is not None:
         # Its temperatures are its own.
         masks = {} if noisy.share is None else {"mask_token_id": noisy.mask}
@@ -176,7 +180,7 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
             found["at"][str(forwards)] = near
             continue
         try:
-            at = _at(point, settings, forwards)
+            at = _at(point, settings, forwards, task.searched)
             found["at"][str(forwards)] = summary(at) if isinstance(at, Point) else {"refused": at}
         except DllmFastError as error:
             found["at"][str(forwards)] = {"refused": str(error)}
@@ -222,14 +226,14 @@ def _knob(settings: SamplerConfig, forwards: int) -> Knob:
     return steps if settings.steps_per_block is not None else next(knobs, steps)
 
 
-def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int) -> Point | str:
+def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int, searched: int) -> Point | str:
     """The point of so many forwards on average, or why there is none."""
     knob = _knob(settings, forwards)
     least, most, best, over = 0.0, 1.0, math.inf, {}
     for _ in range(TURNS):
         turn = (least + most) / 2
         turned = _turned(settings, knob, turn)
-        mean = point(turned, SEARCHED).mean_forwards
+        mean = point(turned, searched).mean_forwards
         if abs(mean - forwards) < best:
             best, over = abs(mean - forwards), turned
         if best <= NEAR * forwards:

@@ -22,6 +22,7 @@ from bench.every_preset_record import (
     names,
     percent,
     point,
+    points,
     rows,
     share,
     table,
@@ -182,14 +183,17 @@ def tally(of: Mapping[str, Record], tasks: Mapping[str, Any]) -> dict[str, dict[
 
 def _told(task: str, words: Mapping[str, str]) -> str:
     by = {word: [name for name, found in words.items() if found == word] for word in WORDS[:5]}
-    return f"- {TITLES[task]}: " + "; ".join(f"{word}: {names(found)}" for word, found in by.items() if found) + "."
+    said = [f"{word}: {names(found)}" for word, found in by.items() if found]
+    return f"- {TITLES[task]}: {'; '.join(said) or 'not measured yet'}."
 
 
 def _cell(of: Mapping[str, Record], name: str, word: str, task: str) -> str:
     if word == "not measured":
         than = getattr(PRESETS[name].claim, "than", "")
-        lacking = name if "own" not in of.get(name, {}).get(task, {}) else than
+        lacking = than if any(points(of.get(name, {}), task)) else name
         return why(of.get(lacking, {"preset": lacking}), task)
+    if word == "does not hold" and task not in ORACLES and PRESETS[name].settings.edit_threshold is not None:
+        return f"{word}: the model was never trained on what is written"
     return f"**{word}**" if word == "holds" else word
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.every_preset_claims import revises
-from bench.every_preset_record import PICTURE, TITLES, Record, by_name, points
+from bench.every_preset_record import PICTURE, TITLES, Record, by_name, points, tasks
 from bench.every_preset_report import front_of
 from bench.quality_report import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION
 from dllm_fast.settings.presets import PRESETS
@@ -44,7 +44,7 @@ def digest(record: Record) -> str:
     shown = [
         (found["preset"], task, [(at["share_95"], at["share"], at["forwards"]) for at in points(found, task)])
         for found in record["presets"]
-        for task in record["tasks"]
+        for task in tasks(record)
     ]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
 
@@ -76,7 +76,7 @@ def draw(record: Record, path: Path = PICTURE) -> None:
     with plt.rc_context(style):
         figure, panels = plt.subplots(2, 2, figsize=(10, 8.2), sharey=True)
         figure.subplots_adjust(left=0.065, right=0.985, top=0.95, bottom=0.12, wspace=0.06, hspace=0.28)
-        for axes, (task, facts) in zip(panels.flat, record["tasks"].items(), strict=False):
+        for axes, (task, facts) in zip(panels.flat, tasks(record).items(), strict=False):
             _panel(axes, record, task)
             axes.set_title(f"{TITLES[task]}, {facts['n']} rows", loc="left", fontsize=10)
         for axes in panels[:, 0]:

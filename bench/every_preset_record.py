@@ -17,11 +17,12 @@ Record = Mapping[str, Any]
 
 RESULT = harness.RESULTS / "presets.json"
 PICTURE = harness.RESULTS / "presets.svg"
+# In the order of the page.
 TITLES = {
+    "sudoku": "Sudoku (model)",
+    "text": "Text (model)",
     "latin": "Latin square (oracle)",
     "shuffle": "List (oracle)",
-    "text": "Text (model)",
-    "sudoku": "Sudoku (model)",
 }
 ORACLES = ("latin", "shuffle")
 # Why schedules that say by themselves how many forwards they take cannot be asked for another number.
@@ -34,6 +35,11 @@ _OF_THEMSELVES = {
 def load(path: Path = RESULT) -> Record:
     """The committed result; without one, that of no preset."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"presets": [], "tasks": {}}  # type: ignore[no-any-return]
+
+
+def tasks(record: Record) -> dict[str, Record]:
+    """Rows and numbers of forwards of each task, in the order of the page."""
+    return {task: record["tasks"][task] for task in TITLES if task in record["tasks"]}
 
 
 def by_name(record: Record) -> dict[str, Record]:

@@ -26,6 +26,7 @@ from bench.every_preset_record import (
     rows,
     share,
     table,
+    tasks,
     why,
 )
 from dllm_fast.settings.presets import PRESETS
@@ -35,67 +36,62 @@ __all__ = ["at_equal_forwards", "blocks", "load"]
 
 def blocks(record: Record) -> dict[str, str]:
     """What stands between which markers of docs/quality.md."""
-    of, tasks = by_name(record), record["tasks"]
-    each = [(task, forwards) for task, facts in tasks.items() for forwards in facts["forwards"]]
+    of, on = by_name(record), tasks(record)
+    each = [(task, forwards) for task, facts in on.items() for forwards in facts["forwards"]]
     return {
-        "short": _short(record, of),
+        "short": _short(on, of),
         "tasks": _tasks(record, of),
-        "glance": _glance(record, of),
+        "glance": _glance(on, of),
         "equal": "\n\n".join(_equal(of, *where) for where in each),
-        "front": "\n\n".join(_front(of, task) for task in tasks),
-        "claims": every_preset_claims.claims(of, tasks),
-        "repairs": every_preset_claims.repairs(of, tasks),
-        "pairs": "\n\n".join(_pairs(of, task, facts["forwards"][-1]) for task, facts in tasks.items()),
+        "front": "\n\n".join(_front(of, task) for task in on),
+        "claims": every_preset_claims.claims(of, on),
+        "repairs": every_preset_claims.repairs(of, on),
+        "pairs": "\n\n".join(_pairs(of, task, facts["forwards"][-1]) for task, facts in on.items()),
     }
 
 
 def at_equal_forwards(record: Record, preset: str) -> str:
     """The cell of docs/rules.md: solved puzzles of the embedded model at the numbers of forwards of the bench."""
     found = by_name(record).get(preset, {"preset": preset})
-    if "sudoku" not in record["tasks"] or "own" not in found.get("sudoku", {}):
-        return why(found, "sudoku")
-    budgets = record["tasks"]["sudoku"]["forwards"]
-    if shown := [f"{percent(at['share'])} at {n}" for n in budgets if (at := point(found, "sudoku", n))]:
-        return ", ".join(shown)
-    own = found["sudoku"]["own"]
-    return f"{percent(own['share'])} in its own {own['forwards']:.1f}"
+    budgets = record["tasks"].get("sudoku", {}).get("forwards", ())
+    shown = [f"{percent(at['share'])} at {n}" for n in budgets if (at := point(found, "sudoku", n))]
+    return ", ".join(shown) or _own(found, "sudoku")
 
 
 # The answer
 
 
-def _short(record: Record, of: Mapping[str, Record]) -> str:
-    lines = []
-    for task, facts in record["tasks"].items():
+def _short(on: Mapping[str, Record], of: Mapping[str, Record]) -> str:
+    lines = [("task", "take", "right (95 %)", "forwards", "`llada`, one position a forward", "the front")]
+    for task in on:
         if not (found := front_of(of, task)):
             continue
         one = of.get("llada", {}).get(task, {}).get("own")
-        slow = f"one position a forward (`llada`) {share(one)} in {one['forwards']:.1f} forwards; " if one else ""
         name, at = take(of, task)
-        lines.append(
-            f"- **{TITLES[task]}**, {facts['n']} rows: {slow}take {called(name, at)}: {share(at)} in "
-            f"**{at['forwards']:.1f}**. The front goes from {percent(found[0][1]['share'])} in {found[0][1]['forwards']:.1f} "
-            f"forwards to {percent(found[-1][1]['share'])} in {found[-1][1]['forwards']:.1f}."
-        )
-    all = list(every_preset_claims.all_repairs(of, record["tasks"]))
+        ends = [f"{percent(end['share'])} in {end['forwards']:.1f}" for _, end in (found[0], found[-1])]
+        slow = f"{share(one)} in {one['forwards']:.1f}" if one else "not measured yet"
+        cells = f"**{called(name, at)}**", share(at), f"**{at['forwards']:.1f}**", slow, " to ".join(ends)
+        lines.append((TITLES[task], *cells))
+    all = list(every_preset_claims.all_repairs(of, on))
     z = every_preset_claims.repair_z(all)
     better = {
-        task: sorted({one.name for one in all if one.task == task and _is_above(one, z)}) for task in ORACLES if task in TITLES
+        task: sorted({one.name for one in all if one.task == task and _is_above(one, z)}) for task in on if task in ORACLES
     }
-    revision = "; ".join(
-        f"{TITLES[task]}: {f'yes, {names(found)}' if found else 'no rule of those here'}" for task, found in better.items()
-    )
-    lines.append(
-        f"- **Does revision repair what parallel decoding breaks**, at equal forwards and against the best rule that keeps "
-        f"what it writes? {revision} ([in figures](#does-revision-repair-what-parallel-decoding-breaks))."
-    )
-    counts = "; ".join(
+    said = "; ".join(f"{TITLES[task]}: {f'yes, {names(by)}' if by else 'no'}" for task, by in better.items())
+    counts = [
         f"{TITLES[task]}: {len(by['holds'])} hold, {len(by['does not hold'])} do not, {len(by['mixed']) + len(by['open'])} are "
         "mixed or open"
-        for task, by in every_preset_claims.tally(of, record["tasks"]).items()
+        for task, by in every_preset_claims.tally(of, on).items()
+    ]
+    return "\n".join(
+        (
+            table(lines),
+            "",
+            "- **Does revision repair what parallel decoding breaks**, at equal forwards, against the best that keeps what it "
+            f"writes? {said} ([in figures](#does-revision-repair-what-parallel-decoding-breaks)).",
+            f"- **What authors claim of their rules**: {'; '.join(counts)} ([which](#do-the-claims-hold)).",
+        )
     )
-    lines.append(f"- **What authors claim of their rules**: {counts} ([which](#do-the-claims-hold)).")
-    return "\n".join(lines)
 
 
 def _is_above(one: every_preset_claims.Repair, z: float) -> bool:
@@ -114,10 +110,11 @@ def take(of: Mapping[str, Record], task: str) -> tuple[str, Record]:
 
 
 def _tasks(record: Record, of: Mapping[str, Record]) -> str:
+    on = tasks(record)
     lines = [("task", "rows", "compared at forwards")]
-    for name, facts in record["tasks"].items():
-        lines.append((TITLES[name], str(facts["n"]), ", ".join(map(str, facts["forwards"]))))
-    each = [(found["preset"], found[task]) for found in record["presets"] for task in record["tasks"] if task in found]
+    for task, facts in on.items():
+        lines.append((TITLES[task], str(facts["n"]), ", ".join(map(str, facts["forwards"]))))
+    each = [(found["preset"], found[task]) for found in record["presets"] for task in on if task in found]
     dirty = sorted({preset for preset, at in each if at["uncommitted_changes"]})
     absent = [(TITLES[task], [name for name in PRESETS if task not in of.get(name, {})]) for task in TITLES]
     commits = sorted({at["commit"][:7] for _, at in each})
@@ -130,7 +127,7 @@ def _tasks(record: Record, of: Mapping[str, Record]) -> str:
     ]  # fmt: skip
     lacking: dict[tuple[str, str], list[str]] = {}
     for found in record["presets"]:
-        bare = [task for task in record["tasks"] if task in found and not any(points(found, task))]
+        bare = [task for task in on if task in found and not any(points(found, task))]
         reasons, refused = {why(found, task) for task in bare}, [TITLES[task] for task in bare]
         for reason in sorted(reasons):
             lacking.setdefault((reason, ", ".join(refused)), []).append(found["preset"])
@@ -141,9 +138,9 @@ def _tasks(record: Record, of: Mapping[str, Record]) -> str:
 # Tables
 
 
-def _glance(record: Record, of: Mapping[str, Record]) -> str:
+def _glance(on: Mapping[str, Record], of: Mapping[str, Record]) -> str:
     """Every preset at the fewest forwards of each task; where it has none such, at its own settings, or why not at all."""
-    where = [(task, facts["forwards"][0]) for task, facts in record["tasks"].items()]
+    where = [(task, facts["forwards"][0]) for task, facts in on.items()]
     lines = [("preset", *(f"{TITLES[task]}, {n}" for task, n in where))]
     lines += [(f"`{name}`", *(_seen(of.get(name, {"preset": name}), task, n) for task, n in where)) for name in PRESETS]
     return table(lines)
@@ -152,6 +149,11 @@ def _glance(record: Record, of: Mapping[str, Record]) -> str:
 def _seen(found: Record, task: str, forwards: int) -> str:
     if at := point(found, task, forwards):
         return share(at)
+    return _own(found, task)
+
+
+def _own(found: Record, task: str) -> str:
+    """What there is to say where a preset reaches no such number of forwards."""
     if own := found.get(task, {}).get("own"):
         return f"{percent(own['share'])} in its own {own['forwards']:.1f}"
     return why(found, task)
