@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
+from bench import sass
+from dllm_fast import kernels
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels.nvrtc import Nvrtc, nvrtc
 
@@ -28,3 +32,9 @@ def nvrtc_or_skip() -> Nvrtc:
         return nvrtc()
     except KernelError as error:
         pytest.skip(str(error))
+
+
+@functools.cache
+def disassembled(unit: str, arch: str) -> tuple[sass.Kernel, ...]:
+    """The kernels of a unit, as the disassembler says; several tests look at them, each for another thing."""
+    return tuple(sass.disassemble(kernels.compile_kernels(unit, arch).path))

@@ -80,9 +80,12 @@ def drawn(x: torch.Tensor, n: int, seed: int, **settings) -> np.ndarray:
     return counts
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+# What widens half of the bits is asked once a way: for all rows at vocabulary 50, for tiles of one row at 32,000.
+WAYS = [(vocabulary, dtype) for vocabulary in DRAWS for dtype in DTYPES if (vocabulary, dtype) != (262_144, "bfloat16")]
+
+
 @pytest.mark.parametrize("case", FILTERS)
-@pytest.mark.parametrize("vocabulary", DRAWS)
+@pytest.mark.parametrize(("vocabulary", "dtype"), WAYS)
 def test_draws_follow_their_law(vocabulary, case, dtype):
     x = row(vocabulary, DTYPES[dtype])
     settings = well_apart(x, {"temperature": 1.0} | FILTERS[case])

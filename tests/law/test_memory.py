@@ -1,4 +1,4 @@
-"""Ten thousand samples in a row do not grow memory."""
+"""Thousands of samples in a row do not grow memory."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def sample(i: int) -> None:
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="resident memory is read from /proc")
-def test_ten_thousand_samples_do_not_grow_memory():
+def test_thousands_of_samples_do_not_grow_memory():
     for i in range(1000):
         sample(i)
     before = resident_kib()
-    for i in range(10_000):
+    for i in range(4000):
         sample(i)
     growth = resident_kib() - before
-    # 100 bytes kept of each sample would be 1,000 KiB; the allocator itself moves by a few pages.
-    assert growth < 1000, f"{growth} KiB"
+    # 100 bytes kept of each sample would be 400 KiB; the allocator itself moves by a few pages.
+    assert growth < 400, f"{growth} KiB"
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="resident memory is read from /proc")

@@ -64,16 +64,21 @@ def test_llada(opened, seed, length, sizes, name):
     assert_same(result, canvas)
 
 
-@given(seeds, lengths, st.sampled_from(["llada", "llada-moe"]), st.sampled_from([0.5, 1.0, 3.0]))
-def test_llada_with_guidance(opened, seed, length, name, scale):
+@given(
+    seed=seeds,
+    length=lengths,
+    name=st.sampled_from(["llada", "llada-moe"]),
+    scale=st.sampled_from([0.5, 1.0, 3.0]),
+    cache=st.sampled_from([{}, {"cache": "dual", "refresh_every": 1}]),
+)
+def test_llada_with_guidance(*, opened, seed, length, name, scale, cache):
     model, alone = opened(name)
     prompt = draw_prompt(seed, length)
     sizes = {"gen_length": 16, "block_length": 8, "steps": 8}
     canvas = llada.generate(alone, prompt, mask=MASK, cfg_scale=scale, **sizes)
-    for cache in ({}, {"cache": "dual", "refresh_every": 1}):
-        result = dllm_fast.sample(model, prompt, preset="llada", cfg_scale=scale, stop_at_eos=False, **sizes, **cache)
-        assert [(edit.step, edit.position, edit.token) for edit in result.trajectory[0]] == canvas.edits
-        assert result.stats.nfe == 2 * canvas.forwards
+    result = dllm_fast.sample(model, prompt, preset="llada", cfg_scale=scale, stop_at_eos=False, **sizes, **cache)
+    assert [(edit.step, edit.position, edit.token) for edit in result.trajectory[0]] == canvas.edits
+    assert result.stats.nfe == 2 * canvas.forwards
 
 
 @given(

@@ -20,7 +20,7 @@ from dllm_fast.kernels import cubins, files, launches
 from dllm_fast.kernels import nvrtc as compiler
 from dllm_fast.kernels.launch import _CONVERTERS
 from dllm_fast.kernels.laws import Law, kind_for
-from tests.compiler import LOG, nvrtc_or_skip
+from tests.compiler import LOG, disassembled, nvrtc_or_skip
 from tests.parameters import parameter_sizes
 
 ROOT = Path(__file__).parents[2]
@@ -141,8 +141,8 @@ def test_every_kernel_waits_for_those_before_it_and_lets_those_after_it_begin():
     # Global memory, or the end of a thread: a kernel that ended without waiting would let its own follower begin too early.
     touches = re.compile(r"(LD|ST|LDG|STG|LDGSTS|ATOM|ATOMG|RED|REDG|EXIT|UBLKCP|UTMA\w*)\b")
     with ThreadPoolExecutor(2) as pool:
-        cubins_ = [kernels.compile_kernels(source, "sm_90a").path for source in kernels.sources()]
-        found = [kernel for one in pool.map(sass.disassemble, cubins_) for kernel in one]
+        units = pool.map(lambda unit: disassembled(unit, "sm_90a"), kernels.sources())
+        found = [kernel for unit in units for kernel in unit]
     assert {kernel.name for kernel in found} == set(BOUNDS)
     for kernel in found:
         opcodes = [instruction.opcode for instruction in kernel.instructions]

@@ -10,6 +10,7 @@ from bench import flow, sass
 from dllm_fast import kernels
 from dllm_fast.errors import KernelError
 from dllm_fast.kernels import nvrtc as compiler
+from tests.compiler import disassembled
 
 # What reads or writes memory of the device.
 MEMORY = ("LDG", "LD.", "STG", "ST.", "ATOMG", "RED", "UBLKCP")
@@ -109,7 +110,7 @@ def test_code_is_small_and_neither_spills_nor_spins():
     """Time to compile goes with the size of the code, which is no noise: half a second a unit of 3,000 instructions."""
     _needs_compiler_and_disassembler()
     for unit in kernels.sources():
-        for kernel in sass.disassemble(kernels.compile_kernels(unit, "sm_90a").path):
+        for kernel in disassembled(unit, "sm_90a"):
             assert 10 < len(kernel.instructions) <= 4000, kernel.name
             assert kernel.count(sass.FAMILIES["local"]) == 0, kernel.name
             assert kernel.count(sass.SPIN) == 0, kernel.name
@@ -124,8 +125,7 @@ def test_code_is_small_and_neither_spills_nor_spins():
 def test_the_loop_over_a_tile_stays_as_short_as_its_arithmetic(arch, dtype):
     """Instructions of a round of sixteen logits: 13 for each, 24 where the draw has a temperature; two more near the floor."""
     _needs_compiler_and_disassembler()
-    cubin = kernels.compile_kernels(f"mask_predict.{dtype}", arch).path
-    by_name = {kernel.name: kernel for kernel in sass.disassemble(cubin)}
+    by_name = {kernel.name: kernel for kernel in disassembled(f"mask_predict.{dtype}", arch)}
     for kind, per_logit in (("tiles", 13), ("tempered_tiles", 24)):
         kernel = by_name[f"dllm_mask_predict_{kind}_{dtype}"]
         floored, near = (len(loop) for loop in kernel.loops if sum(one.opcode == "FFMA" for one in loop) >= 7 * 16)
@@ -136,8 +136,7 @@ def test_the_loop_over_a_tile_stays_as_short_as_its_arithmetic(arch, dtype):
 def test_an_id_is_counted_by_few_instructions():
     """Of eight ids in bfloat16: one load, an increment each that waits for no answer, and what finds the bin."""
     _needs_compiler_and_disassembler()
-    cubin = kernels.compile_kernels("mask_filter.bf16", "sm_90a").path
-    (kernel,) = (one for one in sass.disassemble(cubin) if one.name == "dllm_mask_filter_count_bf16")
+    (kernel,) = (one for one in disassembled("mask_filter.bf16", "sm_90a") if one.name == "dllm_mask_filter_count_bf16")
     whole = kernel.loop_holding(r"ATOMS\.POPC\.INC")
     assert whole is not None
     inner = {one.address for loop in kernel.loops if set(loop) < set(whole) for one in loop}  # ids that are read singly
