@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import harness, oracle, quality
+from bench import harness, oracle, quality, verified
 from bench.quality import Check, Point, Setting
 from dllm_fast import DllmFastError, SamplerConfig, demo
 from dllm_fast.settings.presets import PRESETS, presets
@@ -156,6 +156,9 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
         masks = {} if noisy.share is None else {"mask_token_id": noisy.mask}
         model, common = noisy, {"vocabulary": noisy.vocabulary + len(masks), **masks}
 
+    if settings.verify:
+        return _verified(task, preset)
+
     def point(over: Mapping[str, Any], step: int = 1) -> Point:
         setting = Setting(family="", preset=preset, over=over)
         canvases, more = task.canvases[::step], {}
@@ -185,6 +188,19 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
         except DllmFastError as error:
             found["at"][str(forwards)] = {"refused": str(error)}
     return found
+
+
+def _verified(task: Task, preset: str) -> dict[str, Any]:
+    """A rule that asks for a causal look: with an oracle, which has one."""
+    if not isinstance(task.model, oracle.Oracle):
+        return {"refused": "verify: the model cannot be read causally"}
+    setting = Setting(family="", preset=preset)
+    own = summary(verified.measure(task.model, PRESETS[preset].settings, len(task.canvases), setting))
+    drafts = {"refused": "its drafts say how many, by definition"}
+    return {
+        "own": own,
+        "at": {str(n): own if abs(own["forwards"] - n) <= TOLERANCE * n else drafts for n in task.forwards},
+    }
 
 
 def _is_yet_another_order(preset: str) -> bool:

@@ -69,8 +69,8 @@ def why(found: Record, task: str, forwards: int | None = None) -> str:
     settings = PRESETS[found["preset"]].settings
     if settings.noise != "mask" and task not in ORACLES:
         return "the embedded models know masks, not the noise that it shows"
-    if settings.verify:
-        return "token for token the greedy answer of a causal model, which no task has"
+    if settings.verify and task not in ORACLES:
+        return "the embedded models cannot be read causally"
     at = found.get(task, {})
     refused = at.get("refused") or at.get("at", {}).get(str(forwards), {}).get("refused") or "not measured yet"
     return _OF_THEMSELVES.get(settings.schedule, refused) if task in found else refused

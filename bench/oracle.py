@@ -58,6 +58,17 @@ class Oracle:
             logits[..., : self.vocabulary] = np.log(share / share.sum(2, keepdims=True))
         return torch.from_numpy(logits.astype(np.float32))
 
+    def causal(self, canvas: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits `[L, V + 1]` of each position of a canvas given what stands to its left, all of which is written."""
+        slips = np.cumsum(self.answers != canvas, axis=1) - (self.answers != canvas)
+        weights = np.power(self._slip / (self.vocabulary - 1) / (1 - self._slip), slips - slips.min(0))
+        logits = np.full((len(canvas), self.vocabulary + 1), -np.inf, dtype=np.float32)
+        for position in range(len(canvas)):
+            share = np.bincount(self.answers[:, position], weights[:, position], self.vocabulary)
+            with np.errstate(divide="ignore"):
+                logits[position, : self.vocabulary] = np.log(share / share.sum())
+        return logits
+
     def check(self, canvas: NDArray[np.int64]) -> bool:
         """Is it one of the answers?"""
         return bool((self.answers == canvas).all(1).any())

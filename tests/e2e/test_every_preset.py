@@ -23,6 +23,7 @@ from bench import (
     oracle,
     preset_control,
     quality,
+    verified,
 )
 from bench import every_preset_claims as claims
 from dllm_fast.settings.presets import PRESETS, Claim, Preset
@@ -169,6 +170,41 @@ def test_the_reverse_process_ends_in_answers_where_the_oracle_knows_the_time(pre
         **masks,
     )
     assert sum(map(model.check, result.sequences)) > least * rows
+
+
+def test_a_causal_look_of_an_oracle_is_bayes_rule_to_the_left() -> None:
+    model = oracle.Oracle(oracle.orders((0, 0, 1, 2)), 0.2)
+    for canvas in itertools.islice(itertools.product(range(3), repeat=4), 0, None, 7):
+        found = torch.from_numpy(model.causal(np.array(canvas))).softmax(1).numpy()
+        for position in range(4):
+            left = np.array([*canvas[:position], *[model.mask] * (4 - position)])
+            np.testing.assert_allclose(found[position, :3], by_definition(model.answers, left, 0.2)[position], atol=2e-6)
+
+
+def test_verified_drafts_of_an_oracle_are_draws_from_left_to_right() -> None:
+    model = oracle.Oracle(oracle.orders((0, 0, 1, 2)))
+    settings = PRESETS["linear-spec"].settings
+    counts: dict[tuple[int, ...], int] = {}
+    for seed in range(1200):
+        filled, forwards = verified.fill(model, settings, seed)
+        counts[tuple(filled.tolist())] = counts.get(tuple(filled.tolist()), 0) + 1
+        assert 2 <= forwards <= 8
+        if seed < 50:
+            canvas, noise = np.zeros(4, dtype=np.int64), verified.gumbel(model, seed)
+            for position in range(4):
+                canvas[position] = (model.causal(canvas) + noise)[position].argmax()
+            assert canvas.tolist() == filled.tolist()
+    assert counts.keys() == set(map(tuple, model.answers.tolist()))
+    # Twelve answers, each as often: chi-square with 11 degrees of freedom.
+    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 31.3  # p = 0.001
+
+
+def test_rules_that_verify_are_measured_where_the_model_has_a_causal_look(small: every_preset.Task) -> None:
+    found = every_preset.measure(small, "linear-spec")
+    assert found["own"]["share"] == 1.0
+    assert found["own"]["forwards"] < 16
+    without = every_preset.measure(every_preset.tasks(quick=True)["text"], "linear-spec")
+    assert without == {"refused": "verify: the model cannot be read causally"}
 
 
 def test_what_the_core_refuses_is_written_down(small: every_preset.Task) -> None:

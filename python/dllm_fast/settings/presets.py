@@ -351,6 +351,7 @@ PRESETS: dict[str, Preset] = {
     "linear-spec": Preset(
         settings=SamplerConfig(order="left-to-right", verify=True, block_length=32),
         does="Drafts a block at once and commits of it what the same model, read causally, would have written.",
+        claim=Claim("the causal answer itself in fewer forwards", "fewer", "left-to-right"),
         remark="LinearSpec of SGLang; for models that read what lies before a block causally.",
     ),
     "left-to-right": Preset(
