@@ -121,6 +121,7 @@ class Run:
                 max_rows=config.max_batch_rows,
                 predictor=made,
                 verifies=config.verify,
+                shadows=config.remask == "verify",
                 suppressed=tuple(token for token in plan.rule.suppress_tokens if isinstance(token, int)),
             ),
             plan.guides,

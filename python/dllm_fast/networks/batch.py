@@ -67,6 +67,9 @@ class Batch:
     key and value into its slot and sees what stands in the cache. Rows with fewer than Q queries are padded with
     queries of slot `cache.spare` (or behind the end of the row) that nobody reads.
 
+    The last S queries of each row may be its shadow: masks at positions where something stands, which see what a token there
+    sees, but for that very token, and see each other. Nobody else sees them, and they have no slots.
+
     Attributes:
         ids: tokens, int64 `[B, Q]`.
         positions: places in the text, from 0 and below the number of slots, int64 `[B, Q]`: what rotary and learned positions
@@ -79,6 +82,7 @@ class Batch:
             before it (`AttentionRule.has_canvas`); else None.
         soft: what the step before predicted at each query of the canvas, as features `[B, Q, H]`, 0 where there was none
             (`Conditioned`); None where there was none anywhere.
+        shadow: positions of the shadow, int64 `[B, S]`, -1 for padding; None for no shadow.
     """
 
     ids: Tensor
@@ -89,6 +93,7 @@ class Batch:
     keys: int | None = None
     origin: Tensor | None = None
     soft: Tensor | None = None
+    shadow: Tensor | None = None
     _slots: Tensor | None = field(default=None, repr=False)
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
@@ -104,14 +109,27 @@ class Batch:
             keys=self.keys,
             origin=self.origin,
             soft=soft,
+            shadow=self.shadow,
             _slots=self._slots,
             _ranges=self._ranges,
         )
 
     @property
+    def own(self) -> int:
+        """Queries of a row that are no shadow: the first ones."""
+        return self.ids.shape[1] - (0 if self.shadow is None else self.shadow.shape[1])
+
+    @property
     def key_count(self) -> int:
         """Number of slots that anybody sees; slot j stands for position j."""
-        return self.ids.shape[1] if self.keys is None else self.keys
+        return self.own if self.keys is None else self.keys
+
+    def key_positions(self) -> Tensor:
+        """The positions of the keys that queries meet, `[1 or B, K]`: of the slots, and behind them of the shadow."""
+        slots = torch.arange(self.key_count, device=self.ids.device)[None]
+        if self.shadow is None:
+            return slots
+        return torch.cat((slots.expand(len(self.shadow), -1), self.shadow.clamp(min=0)), dim=1)
 
     @property
     def below(self) -> int:
@@ -120,10 +138,11 @@ class Batch:
 
     def row_ids(self) -> Tensor:
         """The tokens of whole rows by slot, `[B, key_count]`: those of the queries, and what the cache saw of the others."""
+        ids = self.ids[:, : self.own]
         if self.cache is None:
-            return self.ids
+            return ids
         assert self.slots is not None
-        return self.cache.note(self.slots, self.ids, self.key_count)
+        return self.cache.note(self.slots, ids, self.key_count)
 
     def attend(
         self,
@@ -148,10 +167,7 @@ class Batch:
         Returns:
             `[B, heads, Q, D]`.
         """
-        if self.cache is not None:
-            assert self.slots is not None
-            assert self.keys is not None
-            key, value = self.cache.write(layer, self.slots, key, value, self.keys)
+        key, value = self._known(layer, key, value)
         if bias is None:
             return self._mix(query, key, value, reach, scale)
         fallback.tell(query.device, fallback.BIAS)
@@ -162,7 +178,9 @@ class Batch:
     def attend_projected(self, layer: int, projected: Tensor, heads: Heads, angles: Tensor) -> Tensor:
         """As `attend`, from the projection that `fused.qkv` takes; angles are those of `angles.look_up`, float32."""
         rows, queries, _ = projected.shape
-        if self.cache is None:
+        # A shadow has no slots: what is projected then lies beside the cache first.
+        is_beside = self.cache is None or self.shadow is not None
+        if self.cache is None or is_beside:
             shape = (rows, heads.keys, queries, heads.depth)
             keys, values = torch.empty((2, *shape), dtype=projected.dtype, device=projected.device)
             seen = queries
@@ -170,12 +188,27 @@ class Batch:
             assert self.keys is not None
             keys, values, seen = self.cache.keys[layer][:rows], self.cache.values[layer][:rows], self.keys
         if self._slots is None:
-            slots = slice(0, queries) if self.cache is None or self.slots is None else self.slots
+            slots = slice(0, queries) if is_beside or self.slots is None else self.slots
             if isinstance(slots, slice):
                 slots = torch.arange(slots.start, slots.stop, device=projected.device)
             self._slots = slots.int().expand(rows, queries).contiguous()
         query = fused.qkv(projected, heads, angles, self._slots, keys, values)
+        if self.shadow is not None:
+            return self._mix(query, *self._known(layer, keys, values), None, None)
         return self._mix(query, keys[:, :, :seen], values[:, :, :seen], None, None)
+
+    def _known(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values that queries meet, of those of the queries `[B, kv_heads, Q, D]`: what the cache then holds, and
+        the shadow behind it."""
+        if self.cache is None:
+            return key, value
+        assert self.slots is not None
+        assert self.keys is not None
+        if self.shadow is None:
+            return self.cache.write(layer, self.slots, key, value, self.keys)
+        (key, shown), (value, held) = (x.tensor_split((self.own,), dim=2) for x in (key, value))
+        key, value = self.cache.write(layer, self.slots, key, value, self.keys)
+        return torch.cat((key, shown), dim=2), torch.cat((value, held), dim=2)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, reach: int | None, scale: float | None) -> Tensor:
         if self._goes_to_the_kernel(query, key, value, reach):
@@ -185,6 +218,9 @@ class Batch:
         return F.scaled_dot_product_attention(query, key, value, self.mask(reach), scale=scale, enable_gqa=grouped)
 
     def _goes_to_the_kernel(self, query: Tensor, key: Tensor, value: Tensor, reach: int | None) -> bool:
+        if self.shadow is not None:
+            fallback.tell(query.device, fallback.SHADOW)
+            return False  # the kernel knows ranges of keys alone
         is_dense = self.end is None and reach is None
         return not (is_dense and query.shape[2] >= _MANY_QUERIES) and attention.is_launched(query, key, value)
 
@@ -208,6 +244,8 @@ class Batch:
         return self._masks[reach]
 
     def _mask(self, reach: int | None) -> Tensor | None:
+        if self.shadow is not None:
+            return self._mask_of_shadow(self.shadow, reach)
         if self.end is None and reach is None:
             return None
         slots = torch.arange(self.key_count, device=self.ids.device)
@@ -219,6 +257,19 @@ class Batch:
             away = slots - self._looks_from()[:, :, None]
             seen = seen & ((away.abs() <= reach) if self.origin is None else (away >= -reach))
         return seen[:, None]
+
+    def _mask_of_shadow(self, shadow: Tensor, reach: int | None) -> Tensor:
+        """The same over slots and shadow, bool `[B, 1, Q, K + S]`. Padding of the shadow sees what tokens see."""
+        assert self.origin is None  # no canvas is of masks
+        hidden = F.pad(shadow, (self.own, 0), value=-1)[:, :, None]
+        places = self.key_positions()[:, None]
+        end = self.key_count if self.end is None else self.end[:, :, None]
+        seen = (places < end).expand(-1, self.ids.shape[1], -1)
+        if reach is not None:
+            seen = seen & ((places - self.positions[:, :, None]).abs() <= reach)
+        slots, others = seen.tensor_split((self.key_count,), dim=2)
+        slots = slots & (places[:, :, : self.key_count] != hidden)
+        return torch.cat((slots, others & (hidden >= 0) & (shadow >= 0)[:, None]), dim=2)[:, None]
 
     def _looks_from(self) -> Tensor:
         """From where the reach of a query counts."""

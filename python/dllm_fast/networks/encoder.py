@@ -206,7 +206,9 @@ class Embeddings(nn.Module):
         if self.config.positions == "table" or pad is None:
             return batch.positions + self.config.first_position if self.config.first_position else batch.positions
         # RoBERTa: a padding token inside a text stands at the position of its own id, and is not counted.
-        before = (batch.row_ids() == pad).cumsum(-1).gather(1, batch.positions)
+        is_pad = (batch.row_ids() == pad).long()
+        # Those before it: where a mask of a shadow stands on a padding token, that one is none of them.
+        before = (is_pad.cumsum(-1) - is_pad).gather(1, batch.positions)
         return (batch.positions + (pad + 1) - before).masked_fill(batch.ids == pad, pad)
 
     def _scale(self, batch: Batch) -> Tensor:

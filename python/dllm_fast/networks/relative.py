@@ -35,7 +35,7 @@ class Buckets:
 
     def bias(self, table: Tensor, batch: Batch) -> Bias:
         """What is added to the scores of all layers."""
-        away = batch.positions[..., None] - torch.arange(batch.key_count, device=table.device)
+        away = batch.positions[..., None] - batch.key_positions()[:, None]
         half = self.count // 2
         exact = half // 2
         near, far = away.abs(), math.log(self.farthest / exact)
@@ -91,7 +91,7 @@ class Disentangled:
 
     def places(self, batch: Batch) -> Tensor:
         """For each query and key the row of their distance, `[B, Q, K]`."""
-        away = batch.positions[..., None] - torch.arange(batch.key_count, device=batch.positions.device)
+        away = batch.positions[..., None] - batch.key_positions()[:, None]
         if self.buckets:
             half = self.buckets // 2
             near = away.abs().clamp(min=half - 1)

@@ -23,6 +23,11 @@ _MASKS = "torch attends, with a mask of queries x keys in memory for each row"
 TAKEN = f"layers in {_DTYPES}, attention without a bias over heads of {_HEADS}; the rest of a model runs in torch"
 #: Attention whose scores get a bias (MPNet, DeBERTa).
 BIAS = f"the attention kernel adds nothing to its scores, and this model has a bias there: {_MASKS}; there is no way round it"
+#: A shadow: queries that do not see the key of their own position.
+SHADOW = (
+    "the attention kernel knows ranges of keys, and remask='verify' asks each written token again from behind a mask that sees "
+    f"all but its own position: {_MASKS} in the forwards that ask; there is no way round it"
+)
 #: Queries that are clipped, or grow with their position.
 CHANGED_QUERIES = (
     "the kernel between projection and attention norms and rotates, and this model also clips its queries and keys or scales "

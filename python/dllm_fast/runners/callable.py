@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from dllm_fast.families.config_keys import CONTEXT_KEYS, as_id, entry, listed, w
 from dllm_fast.modules.keep import evaluate
 from dllm_fast.modules.places import places
 from dllm_fast.runners.forwards import Forwards
+from dllm_fast.runners.shadow import Shadow
 from dllm_fast.runners.watch import Watch
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class CallableRunner:
         vocabulary: number of token ids, or None.
         context: longest canvas, or None.
         rows: of the only batches that it takes, or None.
+        shows_shadow: it can be asked from behind a mask: called with `shadow=`, positions `[B, W]` (-1 for padding), it returns
+            logits `[B, L + W, V]`. The line of each such position, behind those of the canvas, is of a mask that sees all but
+            the token which stands there.
     """
 
     def __init__(self, model: Callable[[torch.Tensor], Any]) -> None:
@@ -47,6 +52,7 @@ class CallableRunner:
         self._device = _device(model)
         self.info: ModelInfo | None = None
         self.rows = _exported_rows(model)
+        self.shows_shadow = _takes_shadow(model)
         self.vocabulary = whole(_config(model), "vocab_size")
         self.context = next((n for name in CONTEXT_KEYS if (n := whole(_config(model), name)) is not None), None)
 
@@ -76,12 +82,27 @@ class CallableRunner:
                 f"verify needs a model that can be run causally, which is said of none that is called whole, got {self.name}; "
                 "use dllm_fast.load, or set verify to False"
             )
+        if task.shadows:
+            self._check_shadow(shift=task.shift)
         if task.cache not in ("auto", "none"):
             raise InvalidValueError(
                 f"a cache needs a model that dllm_fast has opened, or a class whose attention it can take over, got "
                 f"cache={task.cache!r} for {self.name}; use dllm_fast.load, or cache='none'"
             )
         return CanvasSession(self, task)
+
+    def _check_shadow(self, *, shift: bool) -> None:
+        if shift:
+            raise InvalidValueError(
+                "remask 'verify' is for models whose position predicts itself: here the token before it does, which others "
+                "see, got shift=True; use another remask ('confidence-drop' is Saber's), or another model"
+            )
+        if not self.shows_shadow:
+            raise InvalidValueError(
+                "remask 'verify' asks from behind a mask that does not see what stands in its place, which nobody can say to a "
+                f"model that is called whole, got {self.name}; use dllm_fast.load, a function that takes shadow=, or another "
+                "remask"
+            )
 
     @property
     def name(self) -> str:
@@ -96,6 +117,11 @@ class CallableRunner:
     def call(self, canvases: Ints, lines: Ints) -> Any:
         """What the model makes of canvases `[B, L]`, of which these lines are scored."""
         return self._model(torch.from_numpy(canvases).to(self._device))
+
+    def call_with(self, canvases: Ints, shadow: Ints) -> Any:
+        """The same of canvases and a shadow; see `shows_shadow`."""
+        ids, places = (torch.from_numpy(array).to(self._device) for array in (canvases, shadow))
+        return cast("Any", self._model)(ids, shadow=places)
 
     def read(self, output: Any, canvases: Ints, lines: Ints) -> Logits:
         """The logits in it.
@@ -138,14 +164,14 @@ class CanvasSession:
     def parts(self, request: Request) -> list[Part]:
         is_watched = self._watch is not None and self._watch.is_looking
         is_open = {} if not is_watched else dict(zip(request.rows.tolist(), request.open, strict=True))
-        return [
-            (rows, functools.partial(self._scored, canvases, lines, [is_open[row] for row in rows.tolist() if is_open]))
-            for rows, canvases, lines in request.groups(shift=self._shift)
-        ]
+        made: list[Part] = []
+        for rows, canvases, lines in request.groups(shift=self._shift):
+            flags = [is_open[row] for row in rows.tolist() if is_open]
+            made.append((rows, functools.partial(self._scored, canvases, lines, flags, Shadow.of(request, rows))))
+        return made
 
-    def _scored(self, canvases: Ints, lines: Ints, is_open: list[NDArray[np.bool_]]) -> Scored:
-        output = self.forwards.run(functools.partial(self._runner.call, canvases, lines), *canvases.shape)
-        logits, lines_of = self._runner.read(output, canvases, lines)
+    def _scored(self, canvases: Ints, lines: Ints, is_open: list[NDArray[np.bool_]], shadow: Shadow | None) -> Scored:
+        logits, lines_of = self._whole(canvases, lines) if shadow is None else self._again(canvases, lines, shadow)
         mask = -1 if self._mask_token_id is None else self._mask_token_id
         largest = np.max(canvases, initial=0, where=canvases != mask)
         if largest >= logits.shape[1]:
@@ -159,9 +185,28 @@ class CanvasSession:
                 f"eos_token_id must lie within the logits of the model, got {end} for {logits.shape[1]} columns, so no row "
                 "would end; check it against the tokenizer"
             )
-        if self._watch is not None and is_open:
+        if self._watch is not None and is_open and shadow is None:
             self._watch.look(canvases, np.array(is_open), logits)
         return logits, lines_of
+
+    def _whole(self, canvases: Ints, lines: Ints) -> Logits:
+        output = self.forwards.run(functools.partial(self._runner.call, canvases, lines), *canvases.shape)
+        return self._runner.read(output, canvases, lines)
+
+    def _again(self, canvases: Ints, lines: Ints, shadow: Shadow) -> Logits:
+        rows, length = canvases.shape
+        width = length + shadow.width
+        output = self.forwards.run(functools.partial(self._runner.call_with, canvases, shadow.positions), rows, width)
+        return _matrix(output, rows, width), shadow.lines(lines, length)
+
+
+def _takes_shadow(model: Callable[..., Any]) -> bool:
+    """Does it name such an argument?"""
+    try:
+        parameters = inspect.signature(model.forward if isinstance(model, torch.nn.Module) else model).parameters
+    except (TypeError, ValueError):  # of something that is not written in Python
+        return False
+    return "shadow" in parameters
 
 
 def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]:

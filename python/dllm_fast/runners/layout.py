@@ -31,9 +31,19 @@ class Layout:
         lengths: of the canvases.
         cache: where they write, or None.
         device: of the network.
+        shadow: positions of each row that are asked a second time, from behind a mask, `[n, S]`, -1 for padding; None for none.
     """
 
-    def __init__(self, rule: AttentionRule, span: Span, lengths: Ints, cache: SlotCache | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        rule: AttentionRule,
+        span: Span,
+        lengths: Ints,
+        cache: SlotCache | None,
+        device: torch.device,
+        *,
+        shadow: Ints | None = None,
+    ) -> None:
         begin, end = span.begin[:, None], span.end[:, None]
         width = int((span.end - span.begin).max())
         positions = begin + np.arange(width)
@@ -48,7 +58,11 @@ class Layout:
                 slots = np.where(real, positions, cache.spare)
             # Padding stays inside the context, and sees everything, so that no softmax runs over nothing.
             positions, seen = np.where(real, positions, np.minimum(positions, keys - 1)), np.where(real, seen, keys)
-        self._span = span
+        if shadow is not None:
+            again = np.maximum(shadow, 0)
+            sees = np.where(shadow < 0, keys, rule.end(again, span.origin, span.end, lengths))
+            positions, seen = np.concatenate((positions, again), axis=1), np.concatenate((seen, sees), axis=1)
+        self._span, self._shadow = span, shadow
         self._positions, self._end, self._keys = positions, seen, keys
         self._slots = None if cache is None else slots
         self._origin = span.origin[:, None] if rule.has_canvas else None
@@ -89,6 +103,7 @@ class Layout:
             keys=self._keys,
             origin=None if self._origin is None else self._to_device(self._origin),
             soft=soft,
+            shadow=None if self._shadow is None else self._to_device(self._shadow),
         )
 
     def _to_device(self, array: Ints) -> Tensor:

@@ -18,6 +18,7 @@ from dllm_fast.runners.feedback import Feedback
 from dllm_fast.runners.forwards import Forwards
 from dllm_fast.runners.layout import Layout
 from dllm_fast.runners.ready import make_ready
+from dllm_fast.runners.shadow import Shadow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,6 +76,9 @@ class NetworkSession:
         policy = caches.resolve(task.cache, self._rule, task.refresh_every)
         if task.verifies:
             _check_verified(self._rule, policy, shift=task.shift)
+        if task.shadows:
+            _check_shadow(self._rule, shift=task.shift)
+        self._mask = task.mask_token_id
         rows = len(task.lengths)
         self._policy = policy(self._rule, rows, shift=task.shift, refresh_every=task.refresh_every)
         self._shift = task.shift
@@ -134,9 +138,16 @@ class NetworkSession:
         causal = request.causal
         asked = _causally(span, at, causal) if causal.any() else span
         ids, lines = request.batch(asked.begin, asked.end, shift=self._shift)
-        layout = self._layout(span, at, cache) if asked is span else self._new_layout(asked, at, cache)
+        shadow = Shadow.of(request, at.rows)
+        if shadow is not None:
+            assert self._mask is not None
+            lines, ids = shadow.lines(lines, ids.shape[1]), shadow.with_masks(ids, self._mask)
+            layout = self._new_layout(asked, at, cache, shadow.positions)
+        else:
+            layout = self._layout(span, at, cache) if asked is span else self._new_layout(asked, at, cache)
         carries = self._policy.carries
-        answer = self._replay(layout.inputs(ids, lines), at, span) if self._replays else None
+        # No graph has a shadow.
+        answer = self._replay(layout.inputs(ids, lines), at, span) if self._replays and shadow is None else None
         if answer is not None:
             hidden, scored = answer.hidden, answer.scored
         else:
@@ -160,8 +171,8 @@ class NetworkSession:
             self._last = None
         return self._at[1]
 
-    def _new_layout(self, span: Span, at: Windows, cache: SlotCache | None) -> Layout:
-        return Layout(self._rule, span, at.lengths, cache, self._info.device)
+    def _new_layout(self, span: Span, at: Windows, cache: SlotCache | None, shadow: Ints | None = None) -> Layout:
+        return Layout(self._rule, span, at.lengths, cache, self._info.device, shadow=shadow)
 
     def _layout(self, span: Span, at: Windows, cache: SlotCache | None) -> Layout:
         """The queries of a step: most often those of the step before, but for their tokens."""
@@ -325,3 +336,14 @@ def _check_verified(rule: AttentionRule, policy: type[caches.Policy], *, shift: 
         why = f"needs keys that are exact, got cache={policy.name!r}"
     if why is not None:
         raise InvalidValueError(f"verify {why}; set verify to False, or use another model or cache")
+
+
+def _check_shadow(rule: AttentionRule, *, shift: bool) -> None:
+    """Refuses to ask from behind a mask where a token cannot be hidden from what predicts it alone."""
+    why = None
+    if shift:
+        why = "is for models whose position predicts itself: here the token before it does, which others see, got shift=True"
+    elif rule.reorders or rule.has_canvas:
+        why = f"hides a token from a mask in its place, got attention {rule.name!r}, whose tokens have other places"
+    if why is not None:
+        raise InvalidValueError(f"remask 'verify' {why}; use another remask ('confidence-drop' is Saber's), or another model")

@@ -43,6 +43,7 @@ class Task:
         max_rows: rows in a forward at most, or None.
         predictor: of the run, for forwards that predict, too.
         verifies: some requests want a causal look.
+        shadows: some ask written positions again, from behind a mask (`Request.shadow`).
         suppressed: tokens that are never written, for a model that is shown what it predicted.
     """
 
@@ -57,6 +58,7 @@ class Task:
     max_rows: int | None = None
     predictor: Predictor | None = None
     verifies: bool = False
+    shadows: bool = False
     suppressed: tuple[int, ...] = ()
 
 

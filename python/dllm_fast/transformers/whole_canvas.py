@@ -35,6 +35,7 @@ class HeadedRunner(CallableRunner):
     ) -> None:
         super().__init__(model)
         self._device = info.device
+        self.shows_shadow = False
         self._module = model
         self.info: ModelInfo | None = info
         self.vocabulary = info.vocabulary
