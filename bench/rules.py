@@ -31,7 +31,7 @@ AXES = {
     ),
     "schedule": ("schedule", "eps", "steps", "steps_per_block", "dilation"),
     "window": ("block_length", "sub_block_length", "inherit_token", "window_length", "add_block_at", "activate_block_at"),
-    "revise": ("edit_threshold", "max_post_steps", "remask", "remask_eta", "remask_budget"),
+    "revise": ("edit_threshold", "max_post_steps", "remask", "remask_eta", "remask_threshold", "remask_budget"),
     "memory": ("kl_threshold", "kl_steps", "credit", "credit_power", "credit_decay"),
     "ends": ("gap_stop", "gap_start", "gap_length", "stop_at_eos", "stop_entropy", "stop_stable"),
     "tokens": ("temperature", "temperature_end", "top_k", "top_p", "min_p"),

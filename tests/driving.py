@@ -23,10 +23,18 @@ def same(a, b) -> bool:
 
 def lines(model, request, shift=False):
     """For each row of the request, the logits of its positions."""
-    return [
-        model.alone(canvas)[np.maximum(positions - 1, 0) if shift else positions]
-        for canvas, positions in zip(request.canvases, request.positions, strict=True)
-    ]
+    return [line(model, request, place, shift) for place in range(len(request.rows))]
+
+
+def line(model, request, place, shift=False):
+    """The logits of the positions of one row of the request. From behind a shadow the toys see a mask in place of a token."""
+    canvas, positions, is_open = request.canvases[place], request.positions[place], request.open[place]
+    made = model.alone(canvas)[np.maximum(positions - 1, 0) if shift else positions]
+    if request.shadow[place]:
+        for i, p in enumerate(positions.tolist()):
+            if not is_open[p]:
+                made[i] = reference.behind_mask(model.alone, canvas, p, strategies.MASK)[max(p - 1, 0) if shift else p]
+    return made
 
 
 def drive(config, canvases, model, **arguments):

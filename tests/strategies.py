@@ -428,7 +428,7 @@ def editing(draw, **arguments) -> dict:
 
 
 #: What takes tokens back, and where it can do that.
-REMASKS = ("cap", "rescale", "confidence", "loop", "planner", "confidence-drop", "low-confidence")
+REMASKS = ("cap", "rescale", "confidence", "loop", "planner", "confidence-drop", "verify", "low-confidence")
 etas = st.one_of(st.sampled_from([0.0, 0.008, 0.3, 0.9, 1.0]), st.floats(0, 1))
 
 
@@ -436,14 +436,15 @@ etas = st.one_of(st.sampled_from([0.0, 0.008, 0.3, 0.9, 1.0]), st.floats(0, 1))
 def remasking(draw, kinds=REMASKS, **arguments) -> dict:
     """Settings of `SamplerConfig` that take written tokens back; any canvas can be run with them."""
     kind = draw(st.sampled_from(kinds))
-    if kind == "planner":
-        rule = {"orders": ("confidence", "sampled-confidence", "entropy"), "schedules": ("even", "linear", "cosine")}
-    elif kind == "confidence-drop":
-        rule = {"orders": ("confidence", "sampled-confidence"), "schedules": SCHEDULES[:-1]}
-    elif kind == "low-confidence":
-        rule = {"orders": tuple(order for order in PLAIN_ORDERS if order != "ancestral"), "schedules": SCHEDULES[:-1]}
-    else:
-        rule = {"orders": ("ancestral",), "schedules": ("even", "linear") if kind == "loop" else ("even", "linear", "cosine")}
+    ranked = tuple(order for order in PLAIN_ORDERS if order != "ancestral")
+    rules = {
+        "loop": {"orders": ("ancestral",), "schedules": ("even", "linear")},
+        "planner": {"orders": ("confidence", "sampled-confidence", "entropy"), "schedules": ("even", "linear", "cosine")},
+        "confidence-drop": {"orders": ("confidence", "sampled-confidence"), "schedules": SCHEDULES[:-1]},
+        "verify": {"orders": ranked, "schedules": ("even",)},
+        "low-confidence": {"orders": ranked, "schedules": SCHEDULES[:-1]},
+    }
+    rule = rules.get(kind, {"orders": ("ancestral",), "schedules": ("even", "linear", "cosine")})
     chosen = draw(settings(**({"annealed": False} | rule | arguments)))
     for name in ("kl_threshold", "kl_steps", "credit", "credit_power", "credit_decay"):
         chosen.pop(name, None)
@@ -453,9 +454,18 @@ def remasking(draw, kinds=REMASKS, **arguments) -> dict:
             chosen.pop(name, None)
     if kind == "planner":
         chosen.pop("min_commit", None)
+    if kind == "verify":
+        # It has counts of its own, and takes back of what a cut lets through.
+        for name in ("steps_per_block", "gap_stop", "gap_start", "gap_length"):
+            chosen.pop(name, None)
+        if not set(chosen) & set(CUTS):
+            chosen |= draw(cuts.filter(len))
     chosen["remask"] = kind
     if kind == "low-confidence":
         chosen["remask_budget"] = draw(st.sampled_from([0, 1, 2, 5, 20]))
+    elif kind == "verify":
+        bars = st.one_of(st.sampled_from([-0.5, 0.0, 0.3, 0.9, 1.0, 1.5]), st.floats(0, 1))
+        chosen |= draw(st.fixed_dictionaries({}, optional={"remask_threshold": bars}))
     elif kind != "confidence-drop":
         chosen |= draw(st.fixed_dictionaries({}, optional={"remask_eta": etas}))
     return chosen

@@ -315,6 +315,10 @@ class Request:
     def drafts(self) -> list[NDArray[np.int64]]:
         """What the requested positions of each such row show in it; empty where they show what stands there."""
     @property
+    def shadow(self) -> NDArray[np.bool_]:
+        """Which rows `[n]` ask what is written at their requested positions from behind a shadow: a mask at each of those
+        positions, beside what stands there, that sees all but the token of its own position and is seen by such masks alone."""
+    @property
     def step(self) -> int:
         """Forwards that the first of these rows has behind it; rows that wait for room, or join later, have fewer."""
     @property

@@ -31,6 +31,7 @@ fn remask(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
     let name = get::<String>(config, "remask", "a name")?;
     let eta = get::<f64>(config, "remask_eta", NUMBER)?;
     let budget = get::<usize>(config, "remask_budget", FROM_ZERO)?;
+    let bar = get::<f64>(config, "remask_threshold", NUMBER)?;
     let sigma = Sigma::ALL
         .into_iter()
         .find(|sigma| name.as_deref() == Some(sigma.name()));
@@ -44,6 +45,9 @@ fn remask(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
             eta: eta.unwrap_or(1.0),
         },
         (Some("confidence-drop"), _) => Revise::Drop,
+        (Some("verify"), _) => Revise::Verify {
+            bar: bar.unwrap_or(0.9),
+        },
         (Some("low-confidence"), _) => Revise::Redo {
             budget: budget.unwrap_or(8),
         },
@@ -53,6 +57,11 @@ fn remask(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
     if eta.is_some() && !has_eta {
         return Err(bad_value(
             "remask_eta says how much a remask of ReMDM or the planner takes back, got no such remask; leave it out, or pass remask='planner'".into(),
+        ));
+    }
+    if bar.is_some() && !matches!(found, Revise::Verify { .. }) {
+        return Err(bad_value(
+            "remask_threshold is what remask='verify' asks of written tokens, got another remask or none; leave it out".into(),
         ));
     }
     if budget.is_some() && !matches!(found, Revise::Redo { .. }) {

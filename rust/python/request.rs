@@ -45,6 +45,7 @@ struct Asked {
     window: Range<usize>,
     is_causal: bool,
     drafts: Vec<u32>,
+    asks_shadow: bool,
 }
 
 impl Asked {
@@ -66,6 +67,7 @@ impl Asked {
             window: core.window(row),
             is_causal: core.is_causal(row),
             drafts: core.drafts(row).to_vec(),
+            asks_shadow: core.asks_shadow(row),
         })
     }
 
@@ -184,6 +186,12 @@ impl Request {
     #[getter]
     fn drafts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         list(py, &self.asked, |of| tokens(py, of.drafts.iter().copied()))
+    }
+    /// Which rows ask what is written at their requested positions from behind a shadow, bool `[n]`: a mask at each of those
+    /// positions, beside what stands there, that sees all but the token of its own position and is seen by such masks alone.
+    #[getter]
+    fn shadow<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<bool>> {
+        PyArray1::from_iter(py, self.asked.iter().map(|of| of.asks_shadow))
     }
     /// Forwards that the first of these rows has behind it. Rows that wait for room, or join later, have fewer than others.
     #[getter]

@@ -268,6 +268,7 @@ impl Config {
             ),
             Revise::Plan { .. } => ("planner", self.beside_planning()),
             Revise::Drop => ("confidence-drop", self.beside_drops()),
+            Revise::Verify { .. } => ("verify", self.beside_shadow()),
             Revise::Redo { .. } => ("low-confidence", None),
         };
         let as_published = self.as_published.then(|| {
@@ -378,6 +379,24 @@ impl Config {
             (
                 "has a bar of its own, the mean confidence so far",
                 "another cut or gap_stop beside it".into(),
+                "leave those out",
+            )
+        })
+    }
+
+    fn beside_shadow(&self) -> Option<Trouble> {
+        if self.cut == Cut::Count {
+            return Some((
+                "takes back of what a cut lets through",
+                "none".into(),
+                "set a threshold (0.6 is WINO's), or another cut",
+            ));
+        }
+        let is_counted = self.steps != Steps::Open || self.schedule != Schedule::Even;
+        (is_counted || self.gap_stop.is_some()).then(|| {
+            (
+                "says how many a forward writes at most, and opens full blocks again",
+                "steps, a schedule or gap_stop beside it".into(),
                 "leave those out",
             )
         })

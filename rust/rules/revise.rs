@@ -35,6 +35,12 @@ pub enum Revise {
     /// After a forward, written tokens whose probability fell most are taken back, fewer than were written (Saber, Zhao et al.,
     /// 2510.18165).
     Drop,
+    /// Each written token is asked again from behind a mask that sees all but itself, and taken back where it is less probable
+    /// than `bar`: where more than one is written, and fewer than the forward before wrote (WINO, Hong et al., 2507.18578).
+    Verify {
+        /// 0 takes nothing back.
+        bar: f64,
+    },
     /// Once a block is full, its least sure token is taken back with its neighbours, then the next least sure one.
     Redo {
         /// Forwards of a block at most for all of that.
@@ -47,7 +53,7 @@ pub fn remasks() -> Vec<&'static str> {
     let sigmas = Sigma::ALL.map(Sigma::name);
     [
         &sigmas[..],
-        &["planner", "confidence-drop", "low-confidence"],
+        &["planner", "confidence-drop", "verify", "low-confidence"],
     ]
     .concat()
 }
@@ -79,6 +85,12 @@ impl Revise {
                 eta,
                 "1 ranks written tokens like proposals, 0 takes nothing back",
             )),
+            Self::Verify { bar } if bar.is_nan() => Err(Error::setting(
+                "remask_threshold",
+                "must be a number",
+                bar,
+                "0.9 is WINO's; 0 takes nothing back",
+            )),
             Self::Redo { budget } if budget > MOST_STEPS => Err(too_many("remask_budget", budget)),
             _ => Ok(()),
         }
@@ -96,12 +108,22 @@ impl Revise {
 
     /// Does a forward score the written positions of its block, too, besides those that it may fill?
     pub fn scores_written(self) -> bool {
-        matches!(self, Self::Edit { .. } | Self::Plan { .. } | Self::Drop)
+        matches!(self, Self::Edit { .. }) || self.asks_current()
     }
 
     /// Of those, does it need the probability of the token that stands there?
     pub fn asks_current(self) -> bool {
-        matches!(self, Self::Plan { .. } | Self::Drop)
+        matches!(self, Self::Plan { .. } | Self::Drop | Self::Verify { .. })
+    }
+
+    /// Is that its probability where the model does not see the token itself?
+    pub fn asks_shadow(self) -> bool {
+        matches!(self, Self::Verify { .. })
+    }
+
+    /// How many of `left` open positions a forward commits at most, where the rule says that.
+    pub fn most_commits(self, left: usize) -> Option<usize> {
+        self.asks_shadow().then(|| (left * 7 / 10).clamp(5, 20))
     }
 
     /// Does it remember how probable each token was when it was written?
@@ -113,7 +135,11 @@ impl Revise {
     /// What finishes a block.
     pub fn ends(self) -> Ends {
         match self {
-            Self::None | Self::Plan { .. } | Self::Drop | Self::Redo { .. } => Ends::Filled,
+            Self::None
+            | Self::Plan { .. }
+            | Self::Drop
+            | Self::Verify { .. }
+            | Self::Redo { .. } => Ends::Filled,
             Self::Edit {
                 most_post_steps, ..
             } => Ends::Settled { most_post_steps },

@@ -335,6 +335,11 @@ impl Sampler {
         self.rows[row].pending().is_some_and(|p| p.is_causal)
     }
 
+    /// Are the written ones among the positions of a waiting row asked from behind a mask that does not see them?
+    pub fn asks_shadow(&self, row: usize) -> bool {
+        self.rows[row].asks_shadow()
+    }
+
     /// What the positions of a waiting row show, where that was drafted.
     pub fn drafts(&self, row: usize) -> &[u32] {
         self.rows[row].pending().map_or(&[], |p| &p.drafts)

@@ -116,6 +116,9 @@ impl Row {
         let held = self.hold_back(&mut candidates, answer);
         let count = select(&mut candidates, self.cut(), floor, watch)?;
         let mut count = thin(&mut candidates, count, floor, rule.spacing, watch)?;
+        if let Some(most) = rule.revise.most_commits(candidates.len()) {
+            count = count.min(most.max(floor));
+        }
         for block in self.active() {
             count += force(&mut candidates, count, &block);
         }

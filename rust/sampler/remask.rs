@@ -1,4 +1,5 @@
-//! What a row takes back: by draws (`ReMDM`), by rank (P2), by drops of confidence (Saber), and once a block is full.
+//! What a row takes back: by draws (`ReMDM`), by rank (P2), by drops of confidence (Saber), where the model would not write it
+//! again (WINO), and once a block is full.
 
 use super::answer::Answer;
 use super::row::Row;
@@ -169,6 +170,55 @@ impl Row {
             .iter()
             .map(|c| self.back(c.position))
             .collect())
+    }
+
+    /// Of what was written before, that which the model would not write where it does not see it, the least probable first:
+    /// fewer than the forward before wrote, and none unless more than one is written now. So a block takes no more forwards
+    /// than it had masks: what the first wrote is made up for by what the last one writes.
+    pub(super) fn disproved(
+        &self,
+        pending: &Pending,
+        answer: &Answer<'_>,
+        commits: usize,
+        bar: f64,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Edit>> {
+        let Some(proposals) = answer.proposals().filter(|_| commits > 1) else {
+            return Ok(Vec::new());
+        };
+        let before = self.forwards.checked_sub(1);
+        let edits = self.trajectory.iter().rev();
+        let last = edits.take_while(|edit| Some(edit.step) == before);
+        let last = last.filter(|edit| edit.kind == Kind::Commit).count();
+        let states = self.canvas.states();
+        let positions = pending.positions.iter().enumerate();
+        let doubted = positions.filter(|&(index, &p)| {
+            states[p as usize] == State::Written && proposals[index].current < bar
+        });
+        let mut candidates: Vec<Candidate> = doubted
+            .map(|(index, &position)| Candidate {
+                key: -proposals[index].current,
+                confidence: 0.0,
+                entropy: 0.0,
+                index: index as u32,
+                position,
+            })
+            .collect();
+        let count = last.saturating_sub(1).min(candidates.len());
+        let count = select(&mut candidates, Cut::Count, count, watch)?;
+        let back = candidates[..count].iter().map(|c| self.back(c.position));
+        Ok(back.collect())
+    }
+
+    /// Is some of what it asks asked from behind a mask, where the model does not see what is written there?
+    pub fn asks_shadow(&self) -> bool {
+        let states = self.canvas.states();
+        let is_written = |&p: &u32| states[p as usize] == State::Written;
+        self.rule.revise.asks_shadow()
+            && self
+                .pending
+                .as_ref()
+                .is_some_and(|step| step.positions.iter().any(is_written))
     }
 
     /// Takes the least sure token of a full block back, with its neighbours, while there are forwards left for that.

@@ -161,8 +161,12 @@ impl Row {
                 shown: Some(Box::new(shown)),
             });
         }
-        if self.rule.revise == Revise::Drop {
-            back = self.dropped(pending, answer, picks.len(), watch)?;
+        match self.rule.revise {
+            Revise::Drop => back = self.dropped(pending, answer, picks.len(), watch)?,
+            Revise::Verify { bar } => {
+                back = self.disproved(pending, answer, picks.len(), bar, watch)?;
+            }
+            _ => {}
         }
         let edit = |i: usize, kind| {
             let (token, probability) = answer.token(i);

@@ -94,10 +94,11 @@ def test_all_ways_to_answer_are_one(config, batch, model, random):
 
     in_parts = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
     while (request := in_parts.next()) is not None:
-        parts = list(zip(request.rows.tolist(), request.canvases, request.positions, strict=True))
+        parts = list(zip(request.rows.tolist(), lines(model, request, shift), strict=True))
         random.shuffle(parts)
-        for row, canvas, positions in parts:
-            in_parts.feed(model.alone(canvas), rows=[row], index=np.maximum(positions - 1, 0) if shift else positions)
+        for row, logits in parts:
+            backwards = np.arange(len(logits))[::-1]
+            in_parts.feed(logits[backwards], rows=[row], index=backwards)
 
     predicted = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
     while (request := predicted.next()) is not None:

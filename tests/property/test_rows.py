@@ -17,7 +17,7 @@ import every_axis
 import strategies
 import toys
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from driving import drive, edits_of, lines, same
+from driving import drive, edits_of, line, lines, same
 from reference import sampler as reference
 from strategies import MASK, VOCABULARY
 
@@ -138,9 +138,8 @@ class Company:
     def answer(self, request):
         """Of the rows that wait, some at a time, in any order; rows of different rules in one answer."""
         logits = {int(row): [] for row in request.rows}
-        for row, canvas, positions in zip(request.rows, request.canvases, request.positions, strict=True):
-            shift = self.present[row].config.get("shift", False)
-            logits[int(row)] = self.model.alone(canvas)[np.maximum(positions - 1, 0) if shift else positions]
+        for place, row in enumerate(request.rows):
+            logits[int(row)] = line(self.model, request, place, self.present[row].config.get("shift", False))
         waiting = list(logits)
         self.dice.shuffle(waiting)
         while waiting:

@@ -57,6 +57,7 @@ DEFAULTS = {
     "stop_entropy": 0.005,
     "remask": None,
     "remask_eta": None,
+    "remask_threshold": None,
     "remask_budget": None,
     "temperature": 0.0,
     "temperature_end": None,
@@ -374,9 +375,10 @@ class Row:
         is_spent = self.post_steps == self.config.max_post_steps
         self.conclude(is_finished=not self.masked(self.window) and (is_unchanged or is_spent))
 
-    def ask(self, positions, choose) -> None:
-        """Asks the model, and writes the proposals at the positions that `choose` picks, as the first half of a forward."""
-        proposals = self.propose(positions)
+    def ask(self, positions, choose, hidden=()) -> None:
+        """Asks the model, and writes the proposals at the positions that `choose` picks, as the first half of a forward. At
+        `hidden` ones the model does not see what stands there."""
+        proposals = self.propose(positions, hidden)
         for p in choose(proposals):
             self.write(p, proposals[p].token, proposals[p].probability, "commit")
 
@@ -408,8 +410,8 @@ class Row:
             end = self.window.start
         return int((~self.given[:end]).sum())
 
-    def propose(self, positions) -> dict:
-        """A token and its statistics for each position."""
+    def propose(self, positions, hidden=()) -> dict:
+        """A token and its statistics for each position; at `hidden` ones of a model that does not see what stands there."""
         c = self.config
         logits = np.asarray(self.model(self.canvas.copy()))
         seed, request = self.stream
@@ -417,7 +419,8 @@ class Row:
         for p in positions:
             line = max(p - 1, 0) if c.shift else p
             suppress = {*c.suppress_tokens, *self.barred(p)} | ({c.mask_token_id} - {None})
-            seen = eos.penalised(logits[line], c.eos_penalty, self.enders)
+            shown = behind_mask(self.model, self.canvas, p, c.mask_token_id) if p in hidden else logits
+            seen = eos.penalised(shown[line], c.eos_penalty, self.enders)
             if self.open[p]:
                 seen = self.memory.raised(p, seen, suppress)
                 self.memory.look(p, seen, suppress)
@@ -488,6 +491,13 @@ class Row:
 
     def uniform(self, position, step, draw) -> float:
         return philox.uniform(*self.stream, position, step, draw)
+
+
+def behind_mask(model, canvas, position: int, mask: int) -> np.ndarray:
+    """Logits of a model that sees a mask at a position in place of what stands there, and all else."""
+    hidden = canvas.copy()
+    hidden[position] = mask
+    return np.asarray(model(hidden))
 
 
 def run(

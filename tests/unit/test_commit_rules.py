@@ -44,7 +44,11 @@ BY_NAME = {
     ),
     "revise": lambda _: {},
     "eos_policy": lambda name: {"eos_policy": name} | ({"eos_penalty": 1.0} if name == "penalise" else {}),
-    "remask": lambda name: {"remask": name} | ({"order": "ancestral"} if name in strategies.REMASKS[:4] else {}),
+    "remask": lambda name: (
+        {"remask": name}
+        | ({"order": "ancestral"} if name in strategies.REMASKS[:4] else {})
+        | ({"threshold": 0.5} if name == "verify" else {})
+    ),
 }
 # Settings that the rule of the kernel follows, and those that change nothing about it: they say where a run begins and ends,
 # how tokens are predicted, or how many the host wants at least.
@@ -61,7 +65,7 @@ ELSEWHERE = {
     *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
     *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma", "stop", "eos_penalty", "dilation"),
     *("kl_steps", "credit_power", "credit_decay", "activate_block_at"),
-    *("remask_eta", "remask_budget"),
+    *("remask_eta", "remask_threshold", "remask_budget"),
     # Noise has no mask; who changes the temperature is predicted on the host.
     *("noise", "vocabulary", "noise_share", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
     "guidance",

@@ -28,6 +28,7 @@ def test_the_names_are_those_that_settings_take() -> None:
                 "penalise": {"eos_penalty": 1.0},
                 "dilated": {"order": "left-to-right"},
                 "cumulative": {"noise": "uniform"},
+                "verify": {"threshold": 0.6},
             }.get(name, {})
             more = {"order": "ancestral"} if setting == "remask" and name in strategies.REMASKS[:4] else more
             assert getattr(dllm_fast.SamplerConfig(**{setting: name, **more}), setting) == name  # type: ignore[arg-type]

@@ -298,6 +298,7 @@ ALIASES: dict[str, Alias] = {
     ),
     "stochastic_transfer": _answer("counts drawn at random (dllm)", "use order='ancestral', the nearest here", False),
     "editing_threshold": Alias("replace a token above it (LLaDA2.1, Diffusers)", "edit_threshold", ambiguous={0: _ZERO}),
+    "threshold_back": _same("remask_threshold", "take back a token below it (WINO)"),
     "max_post_edit_steps": _same("max_post_steps", "forwards that only edit (SGLang)"),
     "penalty_lambda": _answer("of the token to the left; 0 is none (SGLang)", _NO_PENALTY, 0),
     "stability_threshold": _answer("steps without change (DiffusionGemma)", _NO_STABILITY),

@@ -130,14 +130,16 @@ class SamplerConfig:
             its entropies say so, too; 0: whatever they were.
         stop_entropy: with drafts: a block is finished when its mean entropy is below this, in nats, and its tokens are stable;
             0: only with its last step.
-        remask: how tokens are taken back: `cap`, `rescale`, `confidence`, `loop`, `planner`, `confidence-drop` or
+        remask: how tokens are taken back: `cap`, `rescale`, `confidence`, `loop`, `planner`, `confidence-drop`, `verify` or
             `low-confidence`. Those of the block being filled; default: what is written stays. The first
             four are ReMDM's, by draws, beside the order `ancestral`; `planner` ranks what is written with what is proposed
-            (P2, RemeDi); `confidence-drop` takes back what has become less sure (Saber); `low-confidence` opens the least sure
+            (P2, RemeDi); `confidence-drop` takes back what has become less sure (Saber); `verify` what the model would not
+            write again where it does not see it (WINO), beside a threshold; `low-confidence` opens the least sure
             token of a full block with its neighbours. Not beside `edit_threshold`.
         remask_eta: how much ReMDM and `planner` take back; 0 takes nothing back. A probability, or a share of the largest there
             can be, for ReMDM; a scale of the scores of written tokens for `planner`. Default: the authors' (0.008 of `cap`,
             0.015 of `rescale`, 1 of `confidence`, 0.02 of `loop`, 1 of `planner`).
+        remask_threshold: `verify` keeps written tokens that are at least this probable; default 0.9, 0 keeps all.
         remask_budget: forwards of a block at most that `low-confidence` spends once it is full; default 8.
         temperature: of the draw of tokens: 0 takes the most probable; confidence, margin and entropy ignore it.
         temperature_end: the temperature goes there, in equal steps from `temperature` in the first of a block. The last is a
@@ -230,6 +232,7 @@ class SamplerConfig:
     stop_entropy: float = 0.005
     remask: str | None = None
     remask_eta: float | None = None
+    remask_threshold: float | None = None
     remask_budget: int | None = None
     temperature: float = 0.0
     temperature_end: float | None = None

@@ -75,6 +75,7 @@ class InfillSettings(ModelSettings, total=False):
     stop_entropy: float | None
     remask: str | None
     remask_eta: float | None
+    remask_threshold: float | None
     remask_budget: int | None
     temperature: float | None
     temperature_end: float | None

@@ -185,6 +185,14 @@ PRESETS: dict[str, Preset] = {
         paper=Paper("Saber", "Zhao et al.", "2510.18165"),
         claim=Claim("fewer forwards, and more right on code", "fewer", "llada"),
     ),
+    "wino": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.6, block_length=128, remask="verify"),
+        does="Commits freely, and takes back each token that the model would not write again where it does not see it.",
+        paper=Paper("WINO", "Hong et al.", "2507.18578"),
+        claim=Claim("fewer forwards, and more right", "fewer", "llada-semi-ar"),
+        remark="Its forwards are longer: behind each block stands a shadow of masks that sees all but its own tokens. For "
+        "models that dllm_fast opens, whose position predicts itself, and for functions that take `shadow=`.",
+    ),
     "revise-low-confidence": Preset(
         settings=SamplerConfig(order="sampled-confidence", threshold=0.9, block_length=32, remask="low-confidence"),
         does="Once a block is full, its least sure token and its neighbours are written anew, then the next, for 8 forwards.",
