@@ -57,6 +57,7 @@ fn revise(dice: &mut Dice) -> Revise {
         },
         3 => Revise::Plan { eta: dice.number() },
         4 => Revise::Drop,
+        6 => Revise::Verify { bar: dice.number() },
         5 => Revise::Redo {
             budget: dice.size(),
         },

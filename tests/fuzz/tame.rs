@@ -36,6 +36,9 @@ fn tame_revise(config: &mut Config) {
         Revise::Plan { eta } => Revise::Plan {
             eta: range(eta, 0.0, 1e9),
         },
+        Revise::Verify { bar } => Revise::Verify {
+            bar: range(bar, 0.0, 2.0),
+        },
         Revise::Redo { budget } => Revise::Redo {
             budget: budget % 21,
         },
@@ -53,6 +56,13 @@ fn tame_revise(config: &mut Config) {
         Revise::Resample { .. } => {
             config.order = Order::Ancestral;
             config.schedule = Schedule::Even;
+        }
+        Revise::Verify { .. } => {
+            (config.steps, config.schedule) = (Steps::Open, Schedule::Even);
+            config.gap_stop = None;
+            if config.cut == Cut::Count {
+                config.cut = Cut::Threshold(0.3);
+            }
         }
         Revise::Plan { .. } | Revise::Drop => {
             config.order = Order::SampledConfidence;

@@ -163,6 +163,61 @@ def test_each_forward_gains_one_at_least(config, batch, model):
             assert kinds.count("commit") > kinds.count("remask")
 
 
+@given(strategies.remasking(kinds=("verify",)), batches(), tables)
+def test_what_is_taken_back_is_less_than_was_written_before(config, batch, model):
+    """WINO: a forward writes clip(0.7 n, 5, 20) of n open positions at most; where it is more than one, what stood there before
+    is taken back, fewer than the forward before it wrote. So a block takes no more forwards than it had masks (the authors'
+    own bound is 29 more)."""
+    for name in ("eos_token_id", "stop_at_eos", "stop"):
+        config.pop(name, None)
+    bar = config.get("remask_threshold", 0.9)
+    sampler = drive(config, batch[0], model, **arguments_of(batch))
+    for row, canvas in enumerate(batch[0]):
+        edits = sampler.trajectory[row]
+        for window in blocks_of(config, canvas, batch[3][row]):
+            own = [edit for edit in edits if edit.position in window]
+            masks = int((canvas[window.start : window.stop] == MASK).sum())
+            steps = [[*group] for _, group in itertools.groupby(own, key=lambda edit: edit.step)]
+            left, before, standing = masks, 0, set()
+            for step in steps:
+                written = [edit.position for edit in step if edit.kind == "commit"]
+                lost = [edit.position for edit in step if edit.kind == "remask"]
+                assert 1 <= len(written) <= max(min(max(7 * left // 10, 5), 20), config.get("min_commit", 1))
+                assert {*lost} <= standing
+                assert len(lost) <= (max(before - 1, 0) if len(written) > 1 and bar > 0 else 0)
+                standing = (standing | {*written}) - {*lost}
+                left, before = left - len(written) + len(lost), len(written)
+            assert left == 0
+            assert len(steps) <= masks
+            assert steps[-1][-1].step - steps[0][0].step + 1 == len(steps), "each of its forwards writes"
+
+
+def test_what_a_forward_asks_again():
+    """Nothing in the first forward of a block, then what it wrote. A bar of 0 takes nothing back, one above 1 all it may."""
+    model = toys.HashTable(VOCABULARY, seed=4, grid=1.0)
+    canvas = np.array([1, 2, *[MASK] * 20])
+    rule = {"mask_token_id": MASK, "remask": "verify", "threshold": 0.0, "block_length": 10}
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**rule), [canvas], block_start=[2])
+    asked, counts = [], []
+    while (request := sampler.next()) is not None:
+        asked.append(bool(request.shadow[0]))
+        counts.append(len(request.positions[0]))
+        assert request.with_canvases(request.canvases).shadow.tolist() == request.shadow.tolist()
+        assert request.with_rows([0], [5], [None], [0]).shadow.tolist() == request.shadow.tolist()
+        sampler.feed(lines(model, request)[0])
+    assert asked[0] is False
+    assert asked.count(False) == 2, "once a block"
+    assert set(counts) == {10}, "the whole block is scored"
+    kinds = [[*group] for _, group in itertools.groupby(sampler.trajectory[0], key=lambda edit: edit.step)]
+    first = [[edit.kind for edit in step] for step in kinds[:2]]
+    assert first[0] == ["commit"] * 7
+    assert first[1].count("commit") == 3
+    for bar, most in ((0.0, 0), (1.5, 6)):
+        run = drive(rule | {"remask_threshold": bar}, [canvas], model, block_start=[2])
+        second = [edit.kind for edit in run.trajectory[0] if edit.step == 1]
+        assert second.count("remask") == most
+
+
 @given(strategies.remasking(kinds=("low-confidence",), temperatures=st.just(0.0)), batches(), tables)
 def test_a_budget_is_kept(config, batch, model):
     """Each block costs what it costs without, and its budget at most; with none it is the rule without."""
@@ -205,10 +260,11 @@ def test_neighbours_are_opened_with_the_least_sure():
     assert sampler.next().positions[0].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("remask", ["planner", "confidence-drop"])
+@pytest.mark.parametrize("remask", ["planner", "confidence-drop", "verify"])
 def test_what_stands_needs_its_probability(remask):
     """Scores are no answer, nor are statistics without `current`; refused by name, and nothing has changed."""
-    rule = {"remask": remask} | ({"steps_per_block": 4} if remask == "planner" else {})
+    rule = {"remask": remask}
+    rule |= {"planner": {"steps_per_block": 4}, "verify": {"threshold": 0.99}}.get(remask, {})
     sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(mask_token_id=MASK, **rule), [[MASK] * 5])
     sampler.next()
     with pytest.raises(dllm_fast.DllmFastError, match="the probability of the tokens that stand there, got scores"):
@@ -291,6 +347,32 @@ def test_events_replay_what_is_taken_back():
         ({"remask": "planner", "threshold": 0.9}, "remask 'planner' keeps exactly as many .* got a cut, min_commit"),
         ({"remask": "planner", "schedule": "maskgit"}, "remask 'planner' counts what stands, got schedule 'maskgit'"),
         ({"remask": "confidence-drop", "order": "margin"}, "remask 'confidence-drop' compares confidences .* order 'margin'"),
+        (
+            {"remask": "verify"},
+            r"remask 'verify' takes back of what a cut lets through, got none; set a threshold \(0.6 is WINO",
+        ),
+        (
+            {"remask": "verify", "threshold": 0.6, "steps": 4},
+            "'verify' says how many .* got steps, a schedule or gap_stop besi",
+        ),
+        (
+            {"remask": "verify", "threshold": 0.6, "schedule": "cosine"},
+            "'verify' says how many .* got steps, a schedule or gap",
+        ),
+        ({"remask": "verify", "threshold": 0.6, "gap_stop": 2.5}, "'verify' says how many .* got steps, a schedule or gap_sto"),
+        ({"remask": "verify", "threshold": 0.6, "kl_threshold": 0.1}, "'verify' fills its block by .* got kl_threshold beside"),
+        ({"remask": "verify", "threshold": 0.6, "order": "ancestral"}, "'ancestral' commits with the schedule's probabilities"),
+        ({"remask": "verify", "threshold": 0.6, "as_published": True}, "'verify' is the rule as it is meant, got as_published"),
+        ({"remask": "verify", "verify": True, "order": "left-to-right"}, "got a rule that revises, gap_stop or credit beside"),
+        (
+            {"remask": "verify", "threshold": 0.6, "remask_threshold": math.nan},
+            "remask_threshold must be a number, got NaN; 0.9 is",
+        ),
+        (
+            {"remask_threshold": 0.5},
+            "remask_threshold is what remask='verify' asks .* got another remask or none; leave it out",
+        ),
+        ({"remask": "verify", "threshold": 0.6, "remask_eta": 0.5}, "remask_eta says how much .* got no such remask"),
         ({"remask": "confidence-drop", "factor": 1.0}, "remask 'confidence-drop' has a bar of its own, .* another cut"),
         (
             {"remask": "planner", "edit_threshold": 0.5},
