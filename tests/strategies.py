@@ -428,7 +428,7 @@ def editing(draw, **arguments) -> dict:
 
 
 #: What takes tokens back, and where it can do that.
-REMASKS = ("cap", "rescale", "confidence", "loop", "planner", "confidence-drop", "verify", "low-confidence")
+REMASKS = ("cap", "rescale", "confidence", "loop", "planner", "confidence-drop", "low-confidence", "verify")
 etas = st.one_of(st.sampled_from([0.0, 0.008, 0.3, 0.9, 1.0]), st.floats(0, 1))
 
 

@@ -53,7 +53,7 @@ pub fn remasks() -> Vec<&'static str> {
     let sigmas = Sigma::ALL.map(Sigma::name);
     [
         &sigmas[..],
-        &["planner", "confidence-drop", "verify", "low-confidence"],
+        &["planner", "confidence-drop", "low-confidence", "verify"],
     ]
     .concat()
 }

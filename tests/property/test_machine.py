@@ -63,7 +63,7 @@ class ScriptedRow(reference.Row):
             return False
         return c.order == "ancestral" or (c.order in ("random", "left-to-right", "ranks") and not has_cut)
 
-    def propose(self, positions):
+    def propose(self, positions, hidden=()):
         if not self.script:
             raise Exhausted
         self.kind, answers = self.script.pop(0)
@@ -171,7 +171,7 @@ class SamplerMachine(RuleBasedStateMachine):
         self.looks_back = self.revises or c.gap_start is not None
         self.is_causal = c.verify
         self.remembers = c.kl_threshold is not None or c.credit is not None
-        self.asks_current = is_drawn_over_noise(c) or c.remask in ("planner", "confidence-drop")
+        self.asks_current = is_drawn_over_noise(c) or c.remask in ("planner", "confidence-drop", "verify")
         beyond = (c.entropy_bound, c.entropy_threshold, c.gap_stop)
         says_more = self.remembers or self.asks_current or c.drafts or c.order == "certainty-prior"
         self.takes_scores = not says_more and beyond == (None,) * 3

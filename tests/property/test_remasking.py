@@ -337,7 +337,7 @@ def test_events_replay_what_is_taken_back():
 @pytest.mark.parametrize(
     ("settings_", "text"),
     [
-        ({"remask": "planners"}, "remask must be one of cap, rescale, .*low-confidence, got 'planners'"),
+        ({"remask": "planners"}, "remask must be one of cap, rescale, .*, low-confidence, verify, got 'planners'"),
         ({"remask": "cap"}, "remask 'cap' belongs to the reverse process, got order 'confidence'; use order 'ancestral'"),
         ({"remask": "cap", "order": "ancestral", "schedule": "dream"}, "remask 'cap' needs the times .*, got schedule 'dream'"),
         ({"remask": "loop", "order": "ancestral", "schedule": "cosine"}, "of its own for 'loop'.*, got schedule 'cosine'"),

@@ -324,7 +324,7 @@ def test_logits_of_positions_that_are_not_eligible_are_never_read():
     for name in PRESETS:
         base = dllm_fast.sample(TABLE, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)
         rule = PRESETS[name]
-        judges_written = rule.edit_threshold is not None or rule.remask in {"planner", "confidence-drop"}
+        judges_written = rule.edit_threshold is not None or rule.remask in {"planner", "confidence-drop", "verify"}
         blocks_ahead = 0 if rule.add_block_at is None else 1
         model = functools.partial(only_this_block, judges_written=judges_written, blocks_ahead=blocks_ahead)
         poisoned = dllm_fast.sample(model, [[1, 2, 3], [4, 5, 6]], preset=name, **arguments)

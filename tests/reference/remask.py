@@ -9,7 +9,7 @@ from reference.arithmetic import SMALLEST_NORMAL, exp64, ln
 from reference.schedule import Step
 
 ANCESTRAL = ("cap", "rescale", "confidence", "loop")
-NAMES = (*ANCESTRAL, "planner", "confidence-drop", "verify", "low-confidence")
+NAMES = (*ANCESTRAL, "planner", "confidence-drop", "low-confidence", "verify")
 ETAS = {"cap": 0.008, "rescale": 0.015, "confidence": 1.0, "loop": 0.02, "planner": 1.0}
 # ReMDM-loop: between these two times the share of clean positions stands still at the third number.
 T_ON, T_OFF, ALPHA_ON = 0.55, 0.05, 0.9

@@ -130,12 +130,12 @@ class SamplerConfig:
             its entropies say so, too; 0: whatever they were.
         stop_entropy: with drafts: a block is finished when its mean entropy is below this, in nats, and its tokens are stable;
             0: only with its last step.
-        remask: how tokens are taken back: `cap`, `rescale`, `confidence`, `loop`, `planner`, `confidence-drop`, `verify` or
-            `low-confidence`. Those of the block being filled; default: what is written stays. The first
+        remask: how tokens are taken back: `cap`, `rescale`, `confidence`, `loop`, `planner`, `confidence-drop`,
+            `low-confidence` or `verify`. Those of the block being filled; default: what is written stays. The first
             four are ReMDM's, by draws, beside the order `ancestral`; `planner` ranks what is written with what is proposed
-            (P2, RemeDi); `confidence-drop` takes back what has become less sure (Saber); `verify` what the model would not
-            write again where it does not see it (WINO), beside a threshold; `low-confidence` opens the least sure
-            token of a full block with its neighbours. Not beside `edit_threshold`.
+            (P2, RemeDi); `confidence-drop` takes back what has become less sure (Saber); `low-confidence` opens the least sure
+            token of a full block with its neighbours; `verify`, beside a threshold, takes back what the model would not write
+            again where it does not see it (WINO). Not beside `edit_threshold`.
         remask_eta: how much ReMDM and `planner` take back; 0 takes nothing back. A probability, or a share of the largest there
             can be, for ReMDM; a scale of the scores of written tokens for `planner`. Default: the authors' (0.008 of `cap`,
             0.015 of `rescale`, 1 of `confidence`, 0.02 of `loop`, 1 of `planner`).
