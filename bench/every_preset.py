@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench import harness, oracle, quality, verified
 from bench.quality import Check, Point, Setting
-from dllm_fast import DllmFastError, SamplerConfig, demo
+from dllm_fast import DllmFastError, SamplerConfig, TokenFrequencies, demo
 from dllm_fast.settings.presets import PRESETS, presets
 
 # A mean of forwards this far from the one asked for, relatively, is another number of forwards.
@@ -113,6 +114,7 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             forwards=forwards,
             batch_size=rows,
             searched=6,
+            needs=_counted(model.answers, model.vocabulary + 1),
             noisy={
                 ("uniform", False): oracle.NoisyOracle(model.answers),
                 ("uniform", True): oracle.NoisyOracle(model.answers, own=False),
@@ -125,7 +127,12 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
         "latin": exact(square, (6, 10)),
         "shuffle": exact(letters, (4, 6)),
         "text": Task(
-            model=_loaded("text"), canvases=prompts.canvases, check=prompts.check, common=prompts.common, forwards=(2, 4)
+            model=_loaded("text"),
+            canvases=prompts.canvases,
+            check=prompts.check,
+            common=prompts.common,
+            forwards=(2, 4),
+            needs=_given(prompts.canvases, _loaded("text")),
         ),
         "sudoku": Task(
             model=_loaded("sudoku"),
@@ -134,9 +141,22 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             common=puzzles.common,
             forwards=(4, 8),
             searched=6,
+            needs=_given(puzzles.canvases, _loaded("sudoku")),
             swept=not quick,
         ),
     }
+
+
+def _counted(ids: NDArray[np.int64], vocabulary: int) -> dict[str, dict[str, Any]]:
+    """What presets need that ask how frequent tokens are, by name."""
+    table = TokenFrequencies.of(ids.ravel(), vocabulary)
+    return {name: {"token_frequencies": table} for name, preset in PRESETS.items() if preset.settings.order == "calibrated"}
+
+
+def _given(canvases: Sequence[quality.Canvas], model: Any) -> dict[str, dict[str, Any]]:
+    """The same of what is not to be filled."""
+    ids = np.concatenate([np.asarray(canvas).ravel() for canvas in canvases])
+    return _counted(ids[ids != model.info.mask_token_id], model.info.vocabulary)
 
 
 @cache

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import dllm_fast
 from bench import harness
 from bench.harness import Effort, Json
+from dllm_fast import TokenFrequencies
 from dllm_fast.settings.config import changed
 from dllm_fast.settings.presets import PRESETS
 
@@ -84,7 +85,8 @@ def step_seconds(preset: str, batch: int, logits: Sequence[NDArray[np.float32]])
     settings, open = PRESETS[preset].settings, None
     vocabulary = None if settings.noise == "mask" else VOCABULARY
     mask = None if settings.noise == "uniform" else MASK
-    config = changed(settings, mask_token_id=mask, vocabulary=vocabulary, stop_at_eos=False)
+    table = TokenFrequencies(range(1, VOCABULARY + 1)) if settings.order == "calibrated" else None
+    config = changed(settings, mask_token_id=mask, vocabulary=vocabulary, token_frequencies=table, stop_at_eos=False)
     if mask is None:
         open = [[False] * PROMPT + [True] * MASKS] * batch
     canvas = [*range(PROMPT), *[MASK] * MASKS]

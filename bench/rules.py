@@ -18,7 +18,7 @@ from dllm_fast.settings.presets import PRESETS, Paper
 
 # Which axis of a rule a setting belongs to, where a preset sets it; what is not here stands under its own name.
 AXES = {
-    "order": ("order", "order_temperature", "prior_sigma", "position_penalty", "spacing"),
+    "order": ("order", "order_temperature", "prior_sigma", "position_decay", "information_cap", "position_penalty", "spacing"),
     "cut": (
         "threshold",
         "factor",

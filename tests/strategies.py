@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from dllm_fast import _core
+
 INF = np.inf
 # Around the sizes that matter to the core: one lane, 256 accumulators, a tile of 4,096 ids, several tiles.
 VOCABULARIES = (1, 2, 3, 50, 255, 256, 257, 600, 4095, 4096, 4097, 9000)
@@ -165,9 +167,19 @@ def canvases(draw, max_length: int = 14) -> np.ndarray:
 
 batches = st.lists(canvases(), min_size=1, max_size=4)
 
+# How frequent tokens are, in text where several never occur, or nothing but one does.
+counts = st.lists(st.sampled_from([0, 0, 1, 1, 2, 50, 10**6, 10**12]), min_size=VOCABULARY, max_size=VOCABULARY).filter(any)
+calibrations = st.fixed_dictionaries(
+    {"token_frequencies": counts.map(_core.TokenFrequencies)},
+    optional={
+        "position_decay": st.sampled_from([0.0, 0.1, 1.0, 300.0]),
+        "information_cap": st.sampled_from([0.1, 1.0, INF]),
+    },
+)
+
 ORDERS = (
     *("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral", "certainty-prior"),
-    "ranks",
+    *("ranks", "calibrated"),
 )
 # Those that need nothing of the caller beside settings.
 PLAIN_ORDERS = tuple(order for order in ORDERS if order != "ranks")
@@ -289,12 +301,14 @@ def settings(draw, orders=PLAIN_ORDERS, schedules=SCHEDULES, temperatures=temper
     else:
         chosen |= draw(cuts)
     # Noise under the maskgit schedule needs a score that is a probability.
-    if chosen["schedule"] == "maskgit" and (not annealed or order in ("entropy", "left-to-right", "ranks")):
+    if chosen["schedule"] == "maskgit" and (not annealed or order in ("entropy", "left-to-right", "ranks", "calibrated")):
         optional.pop("order_temperature", None)
     if chosen["schedule"] == "first-hitting":
         del optional["steps_per_block"]
     if order == "certainty-prior":
         optional["prior_sigma"] = st.sampled_from([0.1, 1.0, 3.0, 30.0])
+    elif order == "calibrated":
+        chosen |= draw(calibrations)
     chosen |= draw(st.fixed_dictionaries({}, optional=optional))
     if order != "ancestral" and chosen["schedule"] != "first-hitting":
         chosen |= draw(stops(is_one_block="block_length" not in chosen))
@@ -349,16 +363,17 @@ def placed(draw, **arguments) -> dict:
 @st.composite
 def drafting(draw) -> dict:
     """Settings of `SamplerConfig` for uniform noise, whose picks are drafts; any canvas can be run with them."""
-    orders = [order for order in ORDERS if order not in ("ancestral", "certainty-prior", "ranks")]
+    order = draw(st.sampled_from([order for order in ORDERS if order not in ("ancestral", "certainty-prior", "ranks")]))
     chosen = {
         "noise": "uniform",
         "vocabulary": draw(st.sampled_from([1, VOCABULARY, 7])),
         "drafts": True,
-        "order": draw(st.sampled_from(orders)),
+        "order": order,
         "steps_per_block": draw(st.integers(1, 8)),
         "temperature": draw(st.sampled_from([0.0, 0.4, 1.0, 3.0])),
         "stop_stable": draw(st.integers(0, 3)),
         "stop_entropy": draw(st.sampled_from([0.0, 0.005, 0.5, 1.0, 1e9])),
+        **(draw(calibrations) if order == "calibrated" else {}),
         **draw(cuts.filter(len)),
         **draw(ends),
         **draw(filters(VOCABULARY)),

@@ -19,9 +19,9 @@ torch.set_num_threads(1)  # threads that wait for each other cost a toy more tha
 
 def presets_of_any_model() -> dict[str, dllm_fast.SamplerConfig]:
     """Those that run on whatever can be called: not those for models of noise, or that are read causally (`test_verify.py`), or
-    asked from behind a mask (`test_wino.py`)."""
-    rules = dllm_fast.presets().items()
-    return {name: rule for name, rule in rules if rule.noise == "mask" and not rule.verify and rule.remask != "verify"}
+    asked from behind a mask (`test_wino.py`), or that ask how frequent tokens are (`test_calibration.py`)."""
+    rules = {name: rule for name, rule in dllm_fast.presets().items() if rule.noise == "mask" and not rule.verify}
+    return {name: rule for name, rule in rules.items() if rule.remask != "verify" and rule.order != "calibrated"}
 
 
 # Presets whose rule says how many forwards it takes: one a token (first-hitting), by the length of a block (dus), or by how

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dllm_fast import demo
-    from dllm_fast._core import Edit, Prediction, Sampler, __version__
+    from dllm_fast._core import Edit, Prediction, Sampler, TokenFrequencies, __version__
     from dllm_fast.distribution import Distribution, distributions
     from dllm_fast.errors import DllmFastError
     from dllm_fast.events import StepEvent
@@ -45,6 +45,7 @@ __all__ = [
     "SamplerSettings",
     "Stats",
     "StepEvent",
+    "TokenFrequencies",
     "__version__",
     "demo",
     "distributions",
@@ -73,6 +74,7 @@ _HOME = {
     "Run": "run",
     "Stats": "result",
     "StepEvent": "events",
+    "TokenFrequencies": "_core",
     "__version__": "_core",
     "distributions": "distribution",
     "explain": "explanation",

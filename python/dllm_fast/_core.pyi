@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, final, overload
 
@@ -14,6 +14,7 @@ __all__ = [
     "Prediction",
     "Request",
     "Sampler",
+    "TokenFrequencies",
     "__version__",
     "asks_current",
     "check_config",
@@ -127,6 +128,57 @@ class Lock:
     def __new__(cls) -> Lock: ...
     def held(self) -> AbstractContextManager[None]:
         """What holds the lock for the block of a `with`."""
+
+@final
+class TokenFrequencies:
+    """How often each token of a vocabulary occurs in some text, for the order `calibrated` (PC-Sampler, 2508.13021).
+
+    Equal where all counts are; it pickles, and JSON can keep it.
+
+    Args:
+        counts: for each id how often it occurs, whole numbers `[V]`; or a mapping of ids to that, without those that never do.
+        vocabulary: V, the number of ids in the model's logits; needed beside a mapping.
+
+    Raises:
+        InvalidValueError: ids outside of the vocabulary, a negative count, no token at all.
+        InvalidTypeError: no whole numbers.
+    """
+
+    def __new__(
+        cls, counts: Mapping[int, int] | Collection[int] | NDArray[Any] | torch.Tensor, vocabulary: int | None = None
+    ) -> TokenFrequencies: ...
+    @staticmethod
+    def of(tokens: Collection[int] | NDArray[Any] | torch.Tensor, vocabulary: int) -> TokenFrequencies:
+        """Those of a text.
+
+        Args:
+            tokens: its ids.
+            vocabulary: the number of ids in the model's logits.
+
+        Raises:
+            InvalidValueError: ids outside of the vocabulary, or none at all.
+            InvalidTypeError: no ids.
+        """
+    @staticmethod
+    def from_dict(values: object) -> TokenFrequencies:
+        """The table that `to_dict` wrote.
+
+        Raises:
+            InvalidValueError: other names, or what `TokenFrequencies` refuses.
+            InvalidTypeError: no dictionary, or what `TokenFrequencies` refuses.
+        """
+    def to_dict(self) -> dict[str, list[int]]:
+        """The counts of all ids, as `json.dumps` takes them."""
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """For each id how often it occurs, `[V]`."""
+    @property
+    def tokens(self) -> int:
+        """How many tokens were counted."""
+    def __len__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __getnewargs__(self) -> tuple[NDArray[np.int64]]: ...
 
 @final
 class Edit:

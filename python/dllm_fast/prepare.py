@@ -326,6 +326,12 @@ def check_ids(
                     f"{setting} must be an id of the vocabulary, got {outside[0]} for {vocabulary} ids; "
                     "check it against the tokenizer"
                 )
+        table = config.token_frequencies
+        if table is not None and len(table) != vocabulary:
+            raise InvalidValueError(
+                f"token_frequencies must have a count for each of the {vocabulary} ids of the vocabulary, got {len(table)}; "
+                f"count with TokenFrequencies.of(ids, {vocabulary})"
+            )
         may_be_barred = config.min_new_tokens or config.eos_policy in {"suffix", "penalise"}
         early = {*ends, *(one for one in config.stop if isinstance(one, int))} if may_be_barred else ()
         if len({*suppressed, *masks, *special, *early}) >= vocabulary:

@@ -240,6 +240,11 @@ def rows(value: object, name: str) -> list[Any]:
     raise InvalidTypeError(f"{name} must be a list, got {shown(value)}; pass what to_dict gave")
 
 
+def counts(values: object) -> list[Any]:
+    """The counts of a `TokenFrequencies` from its dictionary; the core calls it."""
+    return rows(checked(values, "TokenFrequencies", ("counts",))["counts"], "counts")
+
+
 def edit(values: object) -> dict[str, Any]:
     """The arguments of an `Edit` from its dictionary; the core calls it."""
     found = checked(values, "Edit", ("step", "position", "token", "probability", "kind", "time"))

@@ -4,6 +4,7 @@ use super::changing::{noise, revise};
 use super::choosing::{cut, gap_stop, reach};
 use super::ending::{eos, id_list, stops};
 use super::error::{bad_type, bad_value, raise};
+use super::frequencies::calibration;
 use super::values::{COUNT, FLAG, FROM_ZERO, ID, NUMBER, convert, unknown, whole};
 use crate::error::Error;
 use crate::logits::draw::Sampling;
@@ -127,6 +128,7 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
         spacing: get(object, "spacing", COUNT)?.unwrap_or(1),
         reach: reach(object)?,
         prior_sigma: get(object, "prior_sigma", NUMBER)?.unwrap_or(10.0),
+        calibration: calibration(object)?,
         cut: cut(object, as_published)?,
         min_commit: get(object, "min_commit", COUNT)?,
         credit: credit(object)?,

@@ -10,6 +10,7 @@ mod demo;
 mod edit;
 mod ending;
 mod error;
+mod frequencies;
 mod laws;
 mod locks;
 mod predict;
@@ -103,6 +104,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(laws::row_laws, m)?)?;
     m.add_class::<predict::Prediction>()?;
     m.add_class::<edit::Edit>()?;
+    m.add_class::<frequencies::TokenFrequencies>()?;
     m.add_class::<locks::Lock>()?;
     m.add_class::<request::Request>()?;
     m.add_class::<sampler::Sampler>()?;

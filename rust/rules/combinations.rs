@@ -75,6 +75,7 @@ impl Config {
                     .into(),
             ));
         }
+        self.check_calibration()?;
         self.check_revise()?;
         self.check_places()?;
         let is_reverse_process =
@@ -117,7 +118,7 @@ impl Config {
             && noisy
             && matches!(
                 self.order,
-                Order::Entropy | Order::LeftToRight | Order::Ranks
+                Order::Entropy | Order::LeftToRight | Order::Ranks | Order::Calibrated
             )
         {
             return Err(Error::Mismatch(
@@ -125,6 +126,18 @@ impl Config {
                  use confidence, sampled-confidence or margin, or another schedule"
                     .into(),
             ));
+        }
+        Ok(())
+    }
+
+    /// What the order `calibrated` is made of, and that there is one where somebody counted tokens for it.
+    fn check_calibration(&self) -> Result<()> {
+        self.calibration.check()?;
+        if self.calibration.frequencies.is_some() && self.order != Order::Calibrated {
+            return Err(Error::Mismatch(format!(
+                "token_frequencies are for the order 'calibrated', got order '{}' beside them; set order='calibrated', or leave them out",
+                self.order.name()
+            )));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The settings of a sampler, checked once.
 
+use super::calibration::Calibration;
 use super::credit::Credit;
 use super::cut::Cut;
 use super::eos::EosPolicy;
@@ -49,6 +50,8 @@ pub struct Config {
     pub noise: OrderNoise,
     /// Standard deviation of the certainty prior, in positions.
     pub prior_sigma: f64,
+    /// What the order `calibrated` makes of a probability.
+    pub calibration: Calibration,
     /// What a key loses for each position between it and the first that may be written.
     pub position_penalty: f64,
     /// Positions that one step writes stand at least so far apart, but for the floor.

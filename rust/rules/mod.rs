@@ -1,6 +1,7 @@
 //! What a row obeys: order x cut x schedule x revise x memory x ends, each in a file of its own. No logits here, only numbers made from them.
 //!
 //! Names of variants stand beside the variants, and nowhere else: `names` gives them to Python and to CUDA.
+pub mod calibration;
 mod combinations;
 pub mod config;
 pub mod credit;
@@ -195,6 +196,10 @@ impl Rule {
         } else if self.order == Order::CertaintyPrior {
             Some(
                 "order 'certainty-prior' needs probabilities, got scores; feed logits or a prediction, or choose another order",
+            )
+        } else if self.order == Order::Calibrated {
+            Some(
+                "order 'calibrated' needs probabilities, got scores; feed logits or a prediction, or choose another order",
             )
         } else if self.keeps().heads || self.keeps().credits {
             Some(

@@ -26,6 +26,9 @@ pub enum Order {
     CertaintyPrior,
     /// The rank that came with the row, the lowest first.
     Ranks,
+    /// What the probability of the drawn token tells beyond how frequent it is, the less the farther it stands (PC-Sampler;
+    /// `calibration`).
+    Calibrated,
 }
 
 /// Statistics of one position, as far as decisions need them.
@@ -94,7 +97,7 @@ pub struct Place {
 
 impl Order {
     /// All of them, each at the place that is its number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Confidence,
         Self::Margin,
         Self::Entropy,
@@ -104,6 +107,7 @@ impl Order {
         Self::Ancestral,
         Self::CertaintyPrior,
         Self::Ranks,
+        Self::Calibrated,
     ];
 
     /// The name in settings.
@@ -118,6 +122,7 @@ impl Order {
             Self::Ancestral => "ancestral",
             Self::CertaintyPrior => "certainty-prior",
             Self::Ranks => "ranks",
+            Self::Calibrated => "calibrated",
         }
     }
 
@@ -131,7 +136,7 @@ impl Order {
 
     /// The confidence that thresholds and factors test.
     pub fn confidence(self, p: &Proposal) -> f64 {
-        if self == Self::SampledConfidence {
+        if matches!(self, Self::SampledConfidence | Self::Calibrated) {
             p.probability
         } else {
             p.top1
@@ -139,14 +144,14 @@ impl Order {
     }
 
     /// The score of a position; `proposal` may be absent where the order is blind. That of `CertaintyPrior` is still to be
-    /// multiplied by the density.
+    /// multiplied by the density, that of `Calibrated` to be calibrated.
     pub fn score(self, proposal: Option<&Proposal>, place: Place) -> f64 {
         let of = |f: fn(&Proposal) -> f64| f(proposal.expect("this order looks at statistics"));
         match self {
             Self::Confidence | Self::CertaintyPrior => of(|p| p.top1),
             Self::Margin => of(|p| p.top1 - p.top2),
             Self::Entropy => of(|p| -p.entropy),
-            Self::SampledConfidence => of(|p| p.probability),
+            Self::SampledConfidence | Self::Calibrated => of(|p| p.probability),
             Self::LeftToRight => -f64::from(place.position),
             Self::Ranks => -place.rank,
             Self::Random | Self::Ancestral => {

@@ -22,6 +22,7 @@ use crate::rng::Stream;
 use crate::rules::Rule;
 use crate::rules::config::Config;
 use crate::rules::noise::Noise;
+use crate::rules::order::Order;
 use crate::rules::stops::Ending;
 use crate::watch::Watch;
 pub use answer::Answer;
@@ -67,6 +68,12 @@ impl Start {
             _ if rule.shows != Noise::Mask && rule.shows.vocabulary().is_none() => {
                 Err(Error::Order(
                     "noise needs the number of token ids that it is drawn from, got none; pass vocabulary=",
+                ))
+            }
+            _ if rule.order == Order::Calibrated && rule.calibration.frequencies.is_none() => {
+                Err(Error::Order(
+                    "order 'calibrated' (PC-Sampler) needs to know how frequent each token is anywhere, got no token_frequencies; count \
+                     them in some text of the model's language: token_frequencies=dllm_fast.TokenFrequencies.of(ids, vocabulary)",
                 ))
             }
             (_, None) if matches!(rule.shows, Noise::Hybrid { .. }) => Err(Error::Order(
@@ -426,7 +433,10 @@ impl Sampler {
             )));
         }
         // What few rules want is looked at only for those.
-        let asks_more = rule.asks_current() || rule.drafts.is_some() || early > 0;
+        let asks_more = rule.asks_current()
+            || rule.drafts.is_some()
+            || early > 0
+            || rule.order == Order::Calibrated;
         for (i, &position) in self.positions(row).iter().enumerate() {
             if i % (1 << 16) == (1 << 16) - 1 {
                 going_on(watch)?;
@@ -467,6 +477,15 @@ impl Sampler {
             )));
         }
         let (token, _) = answer.token(i);
+        if let Some(table) = &rule.calibration.frequencies
+            && token as usize >= table.counts().len()
+        {
+            return Err(Error::Mismatch(format!(
+                "token_frequencies must have a count for each id of the vocabulary, got {} for a proposed token {token} of row {row}, \
+                 position {position}; count with TokenFrequencies.of(ids, vocabulary)",
+                table.counts().len()
+            )));
+        }
         let is_barred = |id| (position as usize) < early && rule.is_end(id);
         if is_barred(token) {
             return Err(Error::Mismatch(format!(

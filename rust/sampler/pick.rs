@@ -148,7 +148,10 @@ impl Row {
             },
             Answer::Proposals(p) | Answer::Remembered(p, _) => {
                 let place = self.place(position);
-                let mut score = rule.order.score(Some(&p[index]), place);
+                let mut score = match rule.order {
+                    Order::Calibrated => self.calibrated(&p[index], position),
+                    order => order.score(Some(&p[index]), place),
+                };
                 if let Some(densities) = densities {
                     score *= densities[index];
                 }
@@ -162,6 +165,17 @@ impl Row {
             }
         };
         self.of_open(&pending.positions, candidate)
+    }
+
+    /// What a proposal tells beyond how frequent its token is, less the farther it stands from where its block begins.
+    fn calibrated(&self, proposal: &Proposal, position: u32) -> f64 {
+        let begin = match self.rule.block_length {
+            Some(_) => self.window().start,
+            None => self.origin(),
+        };
+        let distance = position.saturating_sub(begin as u32);
+        let calibration = &self.rule.calibration;
+        calibration.score(proposal.token, proposal.probability, distance)
     }
 
     /// Of each of the positions that is open, what is made of its index and of itself.

@@ -80,6 +80,9 @@ impl Sampler {
                 )));
             }
         }
+        for &r in rows {
+            self.rule(r).calibration.fits(vocabulary)?;
+        }
         let count = index.map_or(lines, <[_]>::len);
         if count != wanted {
             return Err(Error::Mismatch(format!(

@@ -3,6 +3,7 @@
 use super::*;
 use crate::logits::draw::Sampling;
 use crate::logits::row::Logits;
+use crate::rules::calibration::Calibration;
 use crate::rules::config::Steps;
 use crate::rules::cut::Cut;
 use crate::rules::eos::EosPolicy;
@@ -29,6 +30,7 @@ fn config() -> Config {
             annealed: false,
         },
         prior_sigma: 10.0,
+        calibration: Calibration::default(),
         cut: Cut::Count,
         credit: None,
         gap_stop: None,

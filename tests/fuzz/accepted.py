@@ -46,7 +46,7 @@ STATISTICS = (*IDS, "np float64 flat", "np whole floats", "[0.5]", "[1.0]", "[na
 EMPTY = ("{}", "[]", "()", "set()", "''")
 
 # What a setting of a type takes; what is no number and no flag stands below.
-TYPES = {"int": (*WHOLE, *NONE), "float": (*NUMBER, *NONE), "bool": (*FLAG, *NONE), "str": NONE}
+TYPES = {"int": (*WHOLE, *NONE), "float": (*NUMBER, *NONE), "bool": (*FLAG, *NONE), "str": NONE, "TokenFrequencies": NONE}
 # Arguments by name, for all doors.
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     **{entry.name: TYPES[entry.kind.removesuffix(" | None")] for entry in entries() if "tuple" not in entry.kind},
@@ -61,6 +61,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("score_all", "held_out", "chat", "synced_gpus", "guesses"), (*FLAG, *NONE)),
     **dict.fromkeys(("prompt", "canvas"), (*IDS, *ROWS)),
     "negative_prompt": (*NONE, *IDS, *ROWS),
+    "counts": IDS,
     **dict.fromkeys(("suppress_tokens", "eos_token_id", "eos_token_ids"), (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT)),
     "stop": (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT, *ROWS),  # texts, ids, and sequences of them
     **dict.fromkeys(

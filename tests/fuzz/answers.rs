@@ -81,7 +81,7 @@ fn line(stream: Stream, step: u32, position: u32) -> Vec<f32> {
 pub fn fits_logits(config: &Config, start: &Start) -> bool {
     let mut ids = [config.excluded(), config.enders(), start.canvas.clone()].concat();
     ids.extend(config.shows.vocabulary().map(|v| v.saturating_sub(1)));
-    ids.iter().all(|&id| (id as usize) < COLUMNS)
+    ids.iter().all(|&id| (id as usize) < COLUMNS) && config.calibration.fits(COLUMNS).is_ok()
 }
 
 /// Answers rows together, in this order: by statistics, or by logits. `of` says what a row is.

@@ -164,6 +164,10 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     ),
     "Prediction": (_core.Prediction, statistics),
     "Prediction.rounded": (lambda **given: _core.Prediction(**statistics()).rounded(**given), lambda: {"dtype": "float32"}),
+    "TokenFrequencies": (_core.TokenFrequencies, lambda: {"counts": [1, 0, 2, 1, 1], "vocabulary": 5}),
+    "TokenFrequencies.of": (_core.TokenFrequencies.of, lambda: {"tokens": [1, 1, 4], "vocabulary": 5}),
+    "TokenFrequencies.from_dict": (_core.TokenFrequencies.from_dict, lambda: {"values": {"counts": [1, 2]}}),
+    "TokenFrequencies.to_dict": (lambda: _core.TokenFrequencies([1, 2]).to_dict(), dict),
     "Edit": (_core.Edit, lambda: dict(EDIT)),
     "Edit.from_dict": (_core.Edit.from_dict, lambda: {"values": dict(EDIT)}),
     "Edit.to_dict": (lambda: _core.Edit(**EDIT).to_dict(), dict),  # type: ignore[arg-type]

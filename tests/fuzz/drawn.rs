@@ -4,6 +4,7 @@ use super::VOCABULARY;
 use super::dice::Dice;
 use dllm_fast::logits::draw::Sampling;
 use dllm_fast::logits::filter::Filters;
+use dllm_fast::rules::calibration::{Calibration, Frequencies};
 use dllm_fast::rules::config::{Config, Steps};
 use dllm_fast::rules::credit::Credit;
 use dllm_fast::rules::cut::Cut;
@@ -41,6 +42,17 @@ fn any_cut(dice: &mut Dice) -> Cut {
             steps: dice.below(4) as u32,
         },
         _ => Cut::Count,
+    }
+}
+
+/// A table that fits few vocabularies, or each that is met.
+fn calibration(dice: &mut Dice) -> Calibration {
+    let size = dice.of(&[1, VOCABULARY, VOCABULARY + 4, VOCABULARY + 4]);
+    let counts = (0..size).map(|_| dice.below(4) as u64).collect();
+    Calibration {
+        frequencies: Frequencies::new(counts).ok().filter(|_| dice.one_in(2)),
+        decay: dice.number(),
+        cap: dice.number(),
     }
 }
 
@@ -119,6 +131,7 @@ pub fn config(dice: &mut Dice) -> Config {
         Order::Ancestral,
         Order::CertaintyPrior,
         Order::Ranks,
+        Order::Calibrated,
     ]);
     let id = |dice: &mut Dice| {
         if dice.one_in(20) {
@@ -162,6 +175,7 @@ pub fn config(dice: &mut Dice) -> Config {
             _ => Reach::Block,
         },
         prior_sigma: if dice.one_in(4) { dice.number() } else { 2.0 },
+        calibration: calibration(dice),
         cut,
         min_commit: dice.maybe(Dice::size),
         credit: dice.one_in(4).then(|| Credit {

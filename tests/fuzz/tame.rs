@@ -2,6 +2,7 @@
 
 use super::VOCABULARY;
 use super::dice::Dice;
+use dllm_fast::rules::calibration::Frequencies;
 use dllm_fast::rules::config::{Config, Steps};
 use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::eos::EosPolicy;
@@ -125,6 +126,19 @@ fn tame_cut(cut: Cut) -> Cut {
     }
 }
 
+/// A table of each vocabulary that is met, where the order wants one.
+fn calibrate(config: &mut Config) {
+    config.calibration.decay = range(config.calibration.decay, 0.0, 1e6);
+    config.calibration.cap = range(config.calibration.cap, 1e-300, f64::INFINITY);
+    if config.order != Order::Calibrated {
+        config.calibration.frequencies = None;
+    } else if config.calibration.frequencies.is_none()
+        || config.calibration.fits(VOCABULARY + 4).is_err()
+    {
+        config.calibration.frequencies = Frequencies::new(vec![3; VOCABULARY + 4]).ok();
+    }
+}
+
 /// Settings that are mostly accepted: what `config` makes, with the numbers in range.
 pub fn tame(mut config: Config, dice: &mut Dice) -> Config {
     config.sampling.temperature = range(config.sampling.temperature, 0.0, 1e300);
@@ -181,7 +195,7 @@ pub fn tame(mut config: Config, dice: &mut Dice) -> Config {
     if config.noise.annealed
         && matches!(
             config.order,
-            Order::Entropy | Order::LeftToRight | Order::Ranks
+            Order::Entropy | Order::LeftToRight | Order::Ranks | Order::Calibrated
         )
     {
         config.noise.temperature = 0.0;
@@ -202,6 +216,7 @@ pub fn tame(mut config: Config, dice: &mut Dice) -> Config {
         config.eos = EosPolicy::Penalise(range(penalty, 0.0, f64::INFINITY));
     }
     config.stop_at_end &= !config.ends.is_empty();
+    calibrate(&mut config);
     config
 }
 

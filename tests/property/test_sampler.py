@@ -254,11 +254,12 @@ def test_limits_of_the_cuts(canvas, model, order, block_length):
         assert drive({**base, **config}, [canvas], model).nfe_per_row == [len(blocks)]
 
 
-@given(strategies.canvases(), tables, st.sampled_from(PLAIN_ORDERS), strategies.temperatures)
-def test_blocks_of_one_are_left_to_right(canvas, model, order, temperature):
+@given(strategies.canvases(), tables, st.sampled_from(PLAIN_ORDERS), strategies.temperatures, strategies.calibrations)
+def test_blocks_of_one_are_left_to_right(canvas, model, order, temperature, table):
     """I12, I16: and left to right is greedy (or sampled) decoding, one token after the other."""
     base = {"mask_token_id": MASK, "temperature": temperature}
-    blocks = drive({**base, "order": order, "block_length": 1}, [canvas], model, seed=4)
+    more = table if order == "calibrated" else {}
+    blocks = drive({**base, **more, "order": order, "block_length": 1}, [canvas], model, seed=4)
     left = drive({**base, "order": "left-to-right"}, [canvas], model, seed=4)
     assert same(edits_of(blocks.trajectory[0]), edits_of(left.trajectory[0]))
     if temperature == 0:
@@ -358,6 +359,262 @@ def test_noise_on_the_order_draws_positions_from_a_softmax():
     assert chi_square < 35, "11 degrees of freedom: less than one in a thousand"
 
 
+<<<<<<< HEAD
+=======
+# --- adversarial answers
+
+
+class Exhausted(Exception):  # noqa: N818  # not an error: the script ends here
+    """The recorded answers are used up."""
+
+
+class Answer:
+    """What was said about a position."""
+
+    def __init__(self, token, probability, top1, top2, entropy):
+        self.token, self.probability, self.top1, self.top2, self.entropy = token, probability, top1, top2, entropy
+
+
+NOT_ASKED = Answer(-1, math.nan, math.nan, math.nan, math.nan)
+
+
+class ScriptedRow(reference.Row):
+    """The reference sampler, fed with recorded answers instead of a model."""
+
+    script: list
+
+    @property
+    def is_blind(self):
+        """Are positions chosen without looking at the answers? Then only the chosen ones are asked for."""
+        c = self.config
+        has_cut = any(getattr(c, name) is not None for name in ("threshold", "factor", "entropy_bound", "run_threshold"))
+        return c.order in ("random", "left-to-right") and not has_cut and c.gap_stop is None
+
+    def propose(self, positions):
+        if not self.script:
+            raise Exhausted
+        self.kind, answers = self.script.pop(0)
+        in_order = sorted if self.revises or self.config.gap_start is not None else list
+        assert in_order(answers) == in_order(positions) or self.is_blind
+        return {p: answers.get(p, NOT_ASKED) for p in positions}
+
+    def best(self, eligible, proposals, floor, step):
+        if self.kind == "statistics" or self.is_blind:
+            return super().best(eligible, proposals, floor, step)
+        scores = {p: proposals[p].probability for p in eligible}
+        cut = {name: getattr(self.config, name) for name in CUTS}
+        return reference.select.select(scores, scores, dict.fromkeys(eligible, 0.0), floor, **cut)
+
+
+values = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, 0.5, 0.5, 0.9, 1e-320, 1 - 2**-53]),
+    st.floats(0, 1),
+    st.sampled_from([math.inf, -math.inf, 7.0, -3.0]),
+)
+entropies = values.map(abs)
+
+
+def answers_of(tokens):
+    """A token and statistics, those of no distribution."""
+    return st.builds(Answer, st.sampled_from(tokens), values, values, values, entropies)
+
+
+class SamplerMachine(RuleBasedStateMachine):
+    """Any order of questions and answers, with statistics that no model would give."""
+
+    @initialize(config=st.one_of(strategies.settings(annealed=False), strategies.editing()), batch=batches())
+    def start(self, config, batch):
+        self.config, self.edits = config, "edit_threshold" in config
+        self.looks_back = self.edits or "gap_start" in config
+        self.takes_scores = not config.keys() & {"entropy_bound", "entropy_threshold", "gap_stop"} and config["order"] not in {
+            "certainty-prior",
+            "calibrated",
+        }
+        self.before, self.seeds, self.requests, self.starts = batch
+        arguments = {"seed": self.seeds, "request": self.requests, "block_start": self.starts}
+        self.sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), self.before, **arguments)
+        self.scripts = [[] for _ in self.before]
+        self.waiting = {}
+        self.allowed = sorted({*range(VOCABULARY)} - {MASK, *config.get("suppress_tokens", ())})
+        self.ask()
+
+    @rule()
+    def ask(self):
+        request = self.sampler.next()
+        again = self.sampler.next()
+        has_masks = any((c == MASK).any() for c in self.sampler.canvases)
+        assert (request is None) == (again is None)
+        assert (request is None) == (not has_masks) or (request is not None and self.edits)
+        if request is None:
+            assert not self.waiting
+            return
+        assert request.rows.tolist() == again.rows.tolist()
+        asked = {row: p.tolist() for row, p in zip(request.rows.tolist(), request.positions, strict=True)}
+        assert asked == {row: p.tolist() for row, p in zip(again.rows.tolist(), again.positions, strict=True)}
+        for row, canvas in zip(request.rows.tolist(), request.canvases, strict=True):
+            np.testing.assert_array_equal(canvas, self.sampler.canvases[row])
+            assert asked[row] == sorted({*asked[row]})
+            assert np.all(self.before[row][asked[row]] == MASK), "nothing given is asked for"
+            assert self.looks_back or np.all(canvas[asked[row]] == MASK), "only masks are asked for"
+        for row, positions in self.waiting.items():
+            assert asked[row] == positions, "an unanswered question stays"
+        self.waiting = asked
+
+    def some_rows(self, data):
+        rows = data.draw(st.permutations(sorted(self.waiting)), label="rows")
+        return rows[: data.draw(st.integers(1, len(rows)), label="how many")]
+
+    def snapshot(self):
+        return [edits_of(t) for t in self.sampler.trajectory], [c.tolist() for c in self.sampler.canvases]
+
+    def assert_refused(self, **answer):
+        trajectories, canvases = self.snapshot()
+        with pytest.raises(dllm_fast.DllmFastError):
+            self.sampler.feed(**answer)
+        self.assert_unchanged(trajectories, canvases)
+
+    def assert_unchanged(self, trajectories, canvases):
+        now = self.snapshot()
+        assert all(same(a, b) for a, b in zip(trajectories, now[0], strict=True))
+        assert canvases == now[1]
+
+    def answered(self, rows, kind, answers):
+        for row in rows:
+            positions = self.waiting.pop(row)
+            self.scripts[row].append((kind, {p: answers.pop(0) for p in positions}))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def feed_statistics(self, data):
+        rows = self.some_rows(data)
+        n = sum(len(self.waiting[row]) for row in rows)
+        one = answers_of(self.allowed)
+        answers = [data.draw(one)] * n if data.draw(st.booleans()) else [data.draw(one) for _ in range(n)]
+        prediction = self.prediction(answers)
+        trajectories, canvases = self.snapshot()
+        try:
+            self.sampler.feed(prediction=prediction, rows=rows)
+        except dllm_fast.DllmFastError:
+            # Infinities may be refused, whole.
+            assert any(math.isinf(v) for a in answers for v in (a.probability, a.top1, a.top2, a.entropy))
+            self.assert_unchanged(trajectories, canvases)
+        else:
+            self.answered(rows, "statistics", answers)
+
+    @staticmethod
+    def prediction(answers):
+        columns = {
+            name: np.array([getattr(a, name) for a in answers], dtype=np.float64)
+            for name in ("probability", "top1", "top2", "entropy")
+        }
+        return dllm_fast.Prediction(token=np.array([a.token for a in answers], dtype=np.int64), **columns)
+
+    @precondition(lambda self: self.waiting and self.takes_scores)
+    @rule(data=st.data())
+    def feed_choice(self, data):
+        rows = self.some_rows(data)
+        n = sum(len(self.waiting[row]) for row in rows)
+        tokens = [data.draw(st.sampled_from(self.allowed)) for _ in range(n)]
+        scores = [data.draw(values) for _ in range(n)]
+        self.sampler.feed(tokens=tokens, scores=scores, rows=rows)
+        self.answered(rows, "choice", [Answer(t, s, s, 0.0, 0.0) for t, s in zip(tokens, scores, strict=True)])
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def feed_logits(self, data):
+        rows = self.some_rows(data)
+        sites = [(row, p) for row in rows for p in self.waiting[row]]
+        rng = data.draw(strategies.generators)
+        kinds = data.draw(
+            st.lists(st.sampled_from(["coarse", "all_equal", "infinite"]), min_size=len(sites), max_size=len(sites))
+        )
+        matrix = np.array([strategies.row(rng, kind, VOCABULARY) for kind in kinds], dtype=np.float32).reshape(-1, VOCABULARY)
+        if sites and not np.isfinite(matrix[:, self.allowed]).any(axis=1).all():
+            matrix[:] = 0
+        steps = self.sampler.nfe_per_row
+        answers = [
+            reference.predict(
+                line,
+                **{name: self.config[name] for name in ("temperature", "top_k", "top_p", "min_p") if name in self.config},
+                suppress={MASK, *self.config.get("suppress_tokens", ())},
+                seed=self.seeds[row],
+                request=self.requests[row],
+                position=p,
+                step=steps[row],
+            )
+            for (row, p), line in zip(sites, matrix, strict=True)
+        ]
+        self.sampler.feed(matrix, rows=rows)
+        self.answered(rows, "statistics", answers)
+
+    @precondition(lambda self: any(self.waiting.values()))
+    @rule(data=st.data())
+    def feed_nan(self, data):
+        rows = [row for row in self.waiting if self.waiting[row]]
+        n = sum(len(self.waiting[row]) for row in rows)
+        bad = data.draw(st.integers(0, n - 1))
+        matrix = np.zeros((n, VOCABULARY), dtype=np.float32)
+        matrix[bad, self.allowed[0]] = np.nan
+        self.assert_refused(logits=matrix, rows=rows)
+        for name in ("probability", "top1", "top2", "entropy"):
+            answers = [Answer(self.allowed[0], 0.5, 0.5, 0.5, 0.5) for _ in range(n)]
+            setattr(answers[bad], name, math.nan)
+            self.assert_refused(prediction=self.prediction(answers), rows=rows)
+        scores = np.zeros(n)
+        scores[bad] = np.nan
+        self.assert_refused(tokens=[self.allowed[0]] * n, scores=scores, rows=rows)
+
+    @precondition(lambda self: any(self.waiting.values()))
+    @rule(data=st.data())
+    def feed_what_may_not_be_written(self, data):
+        rows = [row for row in self.waiting if self.waiting[row]]
+        n = sum(len(self.waiting[row]) for row in rows)
+        excluded = [MASK, *self.config.get("suppress_tokens", ())]
+        tokens = [self.allowed[0]] * n
+        tokens[data.draw(st.integers(0, n - 1))] = data.draw(st.sampled_from(excluded))
+        self.assert_refused(tokens=tokens, scores=np.zeros(n), rows=rows)
+        matrix = np.full((n, VOCABULARY), -np.inf, dtype=np.float32)
+        matrix[:, excluded] = 0
+        self.assert_refused(logits=matrix, rows=rows)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def feed_what_does_not_fit(self, data):
+        rows = self.some_rows(data)
+        n = sum(len(self.waiting[row]) for row in rows)
+        self.assert_refused(logits=np.zeros((n + 1, VOCABULARY), dtype=np.float32), rows=rows)
+        self.assert_refused(logits=np.zeros((n, MASK), dtype=np.float32), rows=rows)
+        self.assert_refused(tokens=[self.allowed[0]] * (n + 1), scores=np.zeros(n + 1), rows=rows)
+        self.assert_refused(tokens=[self.allowed[0]] * n, scores=np.zeros(n + 1), rows=rows)
+        self.assert_refused(logits=np.zeros((2 * n, VOCABULARY), dtype=np.float32), rows=[*rows, *rows])
+        self.assert_refused(logits=np.zeros((n, VOCABULARY), dtype=np.float32), rows=rows, index=[n] * (n or 1))
+        self.assert_refused(rows=rows)
+
+    @rule()
+    def feed_who_did_not_ask(self):
+        for row in {*range(len(self.before) + 1)} - {*self.waiting}:
+            self.assert_refused(logits=np.zeros((1, VOCABULARY), dtype=np.float32), rows=[row])
+
+    @invariant()
+    def equals_the_reference(self):
+        if not hasattr(self, "sampler"):
+            return
+        for i, canvas in enumerate(self.before):
+            settings = reference.SimpleNamespace(**(reference.DEFAULTS | self.config))
+            row = ScriptedRow(None, settings, canvas.copy(), (self.seeds[i], self.requests[i]), self.starts[i])
+            row.script = list(self.scripts[i])
+            with contextlib.suppress(Exhausted):
+                reference.fill_all(row, self.starts[i])
+            assert same(edits_of(self.sampler.trajectory[i]), edits_of(row.trajectory))
+            np.testing.assert_array_equal(self.sampler.canvases[i], row.canvas)
+            assert self.sampler.nfe_per_row[i] == row.nfe == len(self.scripts[i])
+
+
+SamplerMachine.TestCase.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=25)
+TestSamplerMachine = SamplerMachine.TestCase
+
+
+>>>>>>> d89fcf5 (PC-Sampler: an order calibrated by how frequent tokens are)
 # --- what is refused
 
 CONFIG = {"mask_token_id": MASK}

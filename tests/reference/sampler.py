@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from reference import eos, memory, nearby, noise, philox, reach, remask, schedule, select, stops
+from reference import calibration, eos, memory, nearby, noise, philox, reach, remask, schedule, select, stops
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -31,6 +31,9 @@ DEFAULTS = {
     "position_penalty": 0.0,
     "spacing": 1,
     "prior_sigma": 10.0,
+    "token_frequencies": None,
+    "position_decay": 0.25,
+    "information_cap": 10.0,
     "threshold": None,
     "factor": None,
     "entropy_bound": None,
@@ -308,6 +311,10 @@ class Row:
             score = -self.ranks[p] if c.order == "ranks" else select.score(c.order, proposals[p], p, place)
             if c.order == "certainty-prior":
                 score *= nearby.density((~self.open).tolist(), p, c.prior_sigma)
+            elif c.order == "calibrated":
+                distance = max(p - calibration.begin(self), 0)
+                counts = c.token_frequencies.counts.tolist()
+                score = calibration.score(proposals[p], counts, distance, c.position_decay, c.information_cap)
             if c.schedule == "maskgit":
                 keys[p] = select.annealed(score, c.order_temperature, (step.index + 1) / step.steps, place)
             else:

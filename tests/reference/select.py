@@ -15,7 +15,7 @@ def score(order: str, proposal, position: int, place) -> float:
             return proposal.top1 - proposal.top2
         case "entropy":
             return -proposal.entropy
-        case "sampled-confidence":
+        case "sampled-confidence" | "calibrated":  # that one is still to be calibrated
             return proposal.probability
         case "left-to-right":
             return -float(position)
@@ -43,7 +43,7 @@ def annealed(score: float, temperature: float, progress: float, place) -> float:
 
 def confidence(order: str, proposal) -> float:
     """What thresholds and factors test."""
-    return proposal.probability if order == "sampled-confidence" else proposal.top1
+    return proposal.probability if order in ("sampled-confidence", "calibrated") else proposal.top1
 
 
 def ranked(keys: dict[int, float]) -> list[int]:

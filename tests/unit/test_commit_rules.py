@@ -64,6 +64,7 @@ ELSEWHERE = {
     *("max_new_tokens", "steps", "steps_per_block", "block_length", "eps", "min_commit", "temperature", "top_k", "top_p"),
     *("min_p", "suppress_tokens", "allow_special", "shift", "cache", "refresh_every", "max_batch_rows", "sources"),
     *("max_post_steps", "neighbour_distance", "gap_start", "gap_length", "prior_sigma", "stop", "eos_penalty", "dilation"),
+    *("token_frequencies", "position_decay", "information_cap"),
     *("kl_steps", "credit_power", "credit_decay", "activate_block_at"),
     *("remask_eta", "remask_threshold", "remask_budget"),
     # Noise has no mask; who changes the temperature is predicted on the host.

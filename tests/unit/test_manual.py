@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 import dllm_fast
@@ -52,12 +53,17 @@ def test_a_setting_has_a_line_that_says_something_by_itself(entry: manual.Entry)
 
 
 @pytest.mark.parametrize("entry", manual.entries(), ids=lambda entry: entry.name)
-def test_every_setting_is_an_option(entry: manual.Entry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_setting_is_an_option(entry: manual.Entry, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     option = f"--{entry.name.replace('_', '-')}"
     parser = argparse.ArgumentParser()
     rule.add_arguments(parser)
     assert rule.given(parser.parse_args([])) == {}
-    for typed, value in TYPED[kind(entry)]:
+    table = tmp_path / "counts.json"
+    table.write_text('{"counts": [1, 2]}')
+    numpy.save(tmp_path / "counts", [1, 2])
+    files = [str(table), str(tmp_path / "counts.npy")]
+    typed_of = TYPED | {"TokenFrequencies": [(["{}", file], dllm_fast.TokenFrequencies([1, 2])) for file in files]}
+    for typed, value in typed_of[kind(entry)]:
         words = [word.format(option if word == "{}" else option.removeprefix("--")) for word in typed]
         assert rule.given(parser.parse_args(words)) == {entry.name: value}
     parser.print_help()
@@ -65,6 +71,17 @@ def test_every_setting_is_an_option(entry: manual.Entry, capsys: pytest.CaptureF
     without = argparse.ArgumentParser()
     rule.add_arguments(without, [entry.name])
     assert entry.name not in vars(without.parse_args([]))
+
+
+def test_files_of_counts_are_read_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numpy.save(tmp_path / "halves", [0.5])
+    (tmp_path / "list.json").write_text("[1, 2]")
+    parser = argparse.ArgumentParser()
+    rule.add_arguments(parser)
+    for name in ("halves.npy", "list.json", "absent.npy", "absent.json"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--token-frequencies", str(tmp_path / name)])
+        assert "argument --token-frequencies: must be a file of counts, got" in capsys.readouterr().err
 
 
 def test_options_are_there_where_docstrings_are_left_out() -> None:

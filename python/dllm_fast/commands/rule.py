@@ -7,10 +7,13 @@ import contextlib
 import secrets
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+
+    from dllm_fast._core import TokenFrequencies
 
 
 def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
@@ -26,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
         elif entry.name == "stop":
             parser.add_argument(option, action="append", metavar="TEXT", help=f"{text}; here texts, may be repeated")
+        elif entry.name == "token_frequencies":
+            parser.add_argument(
+                option, type=_counts, metavar="FILE", help=f"{text}; counts in .npy, or {{counts: [...]}} in JSON"
+            )
         elif "tuple" in entry.kind:
             named = "str" in entry.kind
             parser.add_argument(
@@ -83,6 +90,22 @@ def _seed(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number or random, got {text!r}") from None
+
+
+def _counts(path: str) -> TokenFrequencies:
+    """The counts of a file: as `numpy.save` writes them, or in JSON what `TokenFrequencies.to_dict` gave."""
+    import numpy as np  # late: the help needs none
+
+    from dllm_fast import _core
+    from dllm_fast.checkpoint.jsonfile import LISTS, read_json
+    from dllm_fast.errors import DllmFastError
+
+    try:
+        if path.endswith(".npy"):
+            return _core.TokenFrequencies(np.load(path, allow_pickle=False))
+        return _core.TokenFrequencies.from_dict(read_json(Path(path), LISTS))
+    except (OSError, EOFError, ValueError, DllmFastError) as error:
+        raise argparse.ArgumentTypeError(f"must be a file of counts, got {path!r}: {error}") from None
 
 
 def _id_or_name(text: str) -> int | str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Never, Unpack
 
 from dllm_fast import _core, records
+from dllm_fast._core import TokenFrequencies
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.settings import aliases
 
@@ -65,12 +66,13 @@ class SamplerConfig:
             owed of an even share, less what a threshold has let through before.
         eps: last time of the `dream` schedule, in (0, 1).
         dilation: quotient of two strides of the `dilated` schedule, at least 2; the first one is the block's length over it.
-        order: what positions are ranked by: `confidence`, `margin`, `entropy`, `random`, `left-to-right`,
-            `sampled-confidence`, `ancestral`, `certainty-prior` or `ranks`. Confidence is the largest probability;
-            `sampled-confidence` that of the drawn token, as several published loops have it; `ancestral` ranks nothing, each
-            position commits by itself with the probability of the schedule; `certainty-prior` is confidence times how much
-            around the position is known (d2Cache, 2509.23094); `ranks` are the caller's own, which `sample` takes as
-            `order=[3, 1, 2]`.
+        order: what positions are ranked by: `confidence`, `margin`, `entropy`, `random`, `left-to-right`, `sampled-confidence`,
+            `ancestral`, `certainty-prior`, `ranks` or `calibrated`. Confidence is the largest probability; `sampled-confidence`
+            that of the drawn token, as several published loops have it; `ancestral` ranks nothing, each position commits by
+            itself with the probability of the schedule; `certainty-prior` is confidence times how much around the position is
+            known (d2Cache, 2509.23094); `ranks` are the caller's own, which `sample` takes as `order=[3, 1, 2]`; `calibrated`
+            is what the probability of the drawn token tells beyond how frequent it is anywhere, less with every position
+            (PC-Sampler, 2508.13021).
         order_temperature: scale of Gumbel noise on the ranking, at least 0. With the `maskgit` schedule it is added to the
             log-probability and fades out over the steps, as published.
         position_penalty: what each position between a mask and the first that may be written takes off its key, at least 0 and
@@ -79,6 +81,14 @@ class SamplerConfig:
             fewer than the step's least are left do nearer ones fill up. 1 keeps nothing apart.
         prior_sigma: how wide the order `certainty-prior` looks around a position; a standard deviation in positions, at least
             0.001 and at most 1000. Smaller ones go more from left to right.
+        token_frequencies: how often each token occurs in some text, for the order `calibrated` alone. A `TokenFrequencies`,
+            which must count every id of the model's vocabulary; what never occurs counts as if it did once. The score is
+            `exp(-position_decay * d) * min(-p * ln(f + 1e-9), information_cap)`: p is the probability of the drawn token, f its
+            share of that text, d its place in the block. `TokenFrequencies.of(tokenizer(text)["input_ids"], vocabulary)` makes
+            one.
+        position_decay: of that score with every position from where the block begins, at least 0 and at most 1000000. 0.25 is
+            PC-Sampler's; it has 0 for Sudoku, and 0.5 or 1 for Countdown.
+        information_cap: of that score in nats, above 0; inf is none.
         threshold: commit while the confidence is at least this; above 1: one a forward; 0: all (Fast-dLLM, 2505.22618).
         factor: commit n while `(n + 1) * (1 - confidence of the n-th) < factor`; of Fast-dLLM, too.
         entropy_bound: commit while the sum of entropies minus the largest is at most this, in nats; the EB-Sampler's
@@ -205,6 +215,9 @@ class SamplerConfig:
     position_penalty: float = 0.0
     spacing: int = 1
     prior_sigma: float = 10.0
+    token_frequencies: TokenFrequencies | None = None
+    position_decay: float = 0.25
+    information_cap: float = 10.0
     threshold: float | None = None
     factor: float | None = None
     entropy_bound: float | None = None
@@ -329,6 +342,8 @@ class SamplerConfig:
         for name, value in found.items():
             if name not in _DEFAULTS:
                 raise InvalidValueError(_unknown(name if isinstance(name, str) else shown(name), value))
+        if isinstance(table := found.get("token_frequencies"), Mapping):
+            found["token_frequencies"] = TokenFrequencies.from_dict(table)
         for known in dataclasses.fields(cls):
             value = found.get(known.name)
             if isinstance(value, str) and value in ("inf", "-inf") and "float" in str(known.type):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypedDict
 
+from dllm_fast._core import TokenFrequencies
+
 # The caller's own order of positions, which is no setting: a rank for each, the lowest first; for all rows, or for each row.
 Ranks = Collection[float] | Collection[Collection[float]]
 # Positions, and for each those that must be written before it.
@@ -48,6 +50,9 @@ class InfillSettings(ModelSettings, total=False):
     position_penalty: float | None
     spacing: int | None
     prior_sigma: float | None
+    token_frequencies: TokenFrequencies | None
+    position_decay: float | None
+    information_cap: float | None
     threshold: float | None
     factor: float | None
     entropy_bound: float | None

@@ -284,6 +284,14 @@ PRESETS: dict[str, Preset] = {
         claim=Claim("more right than confidence alone, by going nearly left to right", "better", "llada"),
         quirks=_TIES,
     ),
+    "pc-sampler": Preset(
+        settings=SamplerConfig(order="calibrated"),
+        does="Evenly many a step, ranked by what a proposal tells beyond how frequent its token is, the left before the right.",
+        paper=Paper("PC-Sampler", "Huang et al.", "2508.13021"),
+        claim=Claim("more right than confidence, margin or entropy", "better", "llada"),
+        quirks=_TIES,
+        remark="Needs `token_frequencies=`, how often each token occurs in some text; nobody else can know it.",
+    ),
     # Uniform noise in place of masks: for models that were trained so, as DiffusionGemma is.
     "diffusion-gemma": Preset(
         settings=SamplerConfig(
