@@ -173,7 +173,7 @@ class SamplerMachine(RuleBasedStateMachine):
         self.remembers = c.kl_threshold is not None or c.credit is not None
         self.asks_current = is_drawn_over_noise(c) or c.remask in ("planner", "confidence-drop", "verify")
         beyond = (c.entropy_bound, c.entropy_threshold, c.gap_stop)
-        says_more = self.remembers or self.asks_current or c.drafts or c.order == "certainty-prior"
+        says_more = self.remembers or self.asks_current or c.drafts or c.order in ("certainty-prior", "calibrated")
         self.takes_scores = not says_more and beyond == (None,) * 3
         self.excluded = [*([] if c.mask_token_id is None else [c.mask_token_id]), *c.suppress_tokens]
         ends = {} if c.eos_token_id is None else {*np.atleast_1d(c.eos_token_id).tolist()}
