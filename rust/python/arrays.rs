@@ -83,7 +83,7 @@ fn read<T>(
     name: &str,
     read: impl Fn(i64) -> PyResult<T>,
 ) -> PyResult<Vec<T>> {
-    if let Some(few) = few(object) {
+    if let Some(few) = plain(object).filter(|array| array.len() < ITEMS_BETWEEN) {
         return few.as_slice()?.iter().map(|&value| read(value)).collect();
     }
     let convert = object.py().import("dllm_fast.arrays")?;
@@ -103,9 +103,9 @@ fn read<T>(
     Ok(values)
 }
 
-/// A plain array of few integers, which is what a step's rows and tokens are: read where it lies, without any Python that
-/// could change it meanwhile.
-fn few<'py>(object: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1<'py, i64>> {
+/// A plain array of integers, which is what a step's rows and tokens are: read where it lies, without any Python that could
+/// change it meanwhile.
+fn plain<'py>(object: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1<'py, i64>> {
     // Others, masked ones among them, need more than a look.
     if !object
         .get_type()
@@ -114,8 +114,7 @@ fn few<'py>(object: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1<'py, i64>> {
         return None;
     }
     let array = object.cast::<PyArray1<i64>>().ok()?;
-    let is_plain =
-        array.len() < ITEMS_BETWEEN && array.is_c_contiguous() && array.data().is_aligned();
+    let is_plain = array.is_c_contiguous() && array.data().is_aligned();
     is_plain.then(|| array.try_readonly().ok()).flatten()
 }
 
@@ -127,8 +126,22 @@ fn natural(value: i64, name: &str, remedy: &str) -> PyResult<u32> {
     })
 }
 
+/// Those of a plain array where all lie in `[0, 2^32)`: at a glance, for steps of many rows. So many take no time worth a look
+/// at signals.
+fn narrow<T>(object: &Bound<'_, PyAny>, make: impl Fn(i64) -> T) -> Option<Vec<T>> {
+    const MOST: usize = 1 << 16;
+    let array = plain(object).filter(|array| array.len() <= MOST)?;
+    let values = array.as_slice().ok()?;
+    let bits = values.iter().fold(0, |bits, &value| bits | value);
+    let fits = u32::try_from(bits).is_ok();
+    fits.then(|| values.iter().map(|&value| make(value)).collect())
+}
+
 /// Ids or positions: integers in `[0, 2^32)`.
 pub(super) fn ids(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
+    if let Some(ids) = narrow(object, |value| value as u32) {
+        return Ok(ids);
+    }
     read(object, name, |value| {
         natural(value, name, "negative ids are no tokens")
     })
@@ -222,6 +235,9 @@ pub(super) fn whole_numbers(object: &Bound<'_, PyAny>, name: &str) -> PyResult<V
 
 /// Indices.
 pub(super) fn indices(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<usize>> {
+    if let Some(indices) = narrow(object, |value| value as usize) {
+        return Ok(indices);
+    }
     read(object, name, |value| {
         Ok(natural(value, name, "count from 0")? as usize)
     })

@@ -75,6 +75,11 @@ impl BesideArrays {
 
     /// The same for the core; none where nothing was told.
     pub fn told(&self, py: Python<'_>, count: usize) -> PyResult<Option<Vec<Beside>>> {
+        let heads = [&self.head_counts, &self.head_ids, &self.leader];
+        let numbers = [&self.head_probabilities, &self.leader_probability];
+        if heads.iter().all(|a| a.is_none()) && numbers.iter().all(|a| a.is_none()) {
+            return Ok(None);
+        }
         let mut told = vec![Beside::default(); count];
         let heads = (&self.head_ids, &self.head_probabilities, &self.head_counts);
         match heads {
@@ -103,8 +108,7 @@ impl BesideArrays {
             }
             _ => return Err(apart("leader and leader_probability")),
         }
-        let is_empty = heads.0.is_none() && self.leader.is_none();
-        Ok((!is_empty).then_some(told))
+        Ok(Some(told))
     }
 
     /// Another reference to the same arrays.

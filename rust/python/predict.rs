@@ -76,13 +76,13 @@ impl Prediction {
         &self.beside
     }
 
-    pub fn proposals(&self, py: Python<'_>) -> PyResult<Vec<Proposal>> {
+    /// For the core; the most probable tokens, where they are given, only if somebody wants them.
+    pub fn proposals(&self, py: Python<'_>, wants_argmax: bool) -> PyResult<Vec<Proposal>> {
         let token = ids(self.token.bind(py).as_any(), "token")?;
         let fields = [&self.probability, &self.top1, &self.top2, &self.entropy]
             .map(|a| a.bind(py).readonly());
-        let mut columns = Vec::with_capacity(4);
-        for field in &fields {
-            let column = field.as_slice()?;
+        let column = |i: usize| {
+            let column = fields[i].as_slice()?;
             if column.len() != token.len() {
                 return Err(bad_value(format!(
                     "the arrays of a prediction must have one length, got {} tokens and {} statistics; fill every field",
@@ -90,23 +90,33 @@ impl Prediction {
                     column.len()
                 )));
             }
-            columns.push(column);
-        }
+            Ok(column)
+        };
+        let (probability, top1) = (column(0)?, column(1)?);
+        let (top2, entropy) = (column(2)?, column(3)?);
         let current = self.current.as_ref().map(|a| a.bind(py).readonly());
         let current = current.as_ref().map(|a| a.as_slice()).transpose()?;
-        let argmax = self.argmax.as_ref();
+        let argmax = self.argmax.as_ref().filter(|_| wants_argmax);
         let argmax = argmax.map(|a| ids(a.bind(py).as_any(), "argmax"));
         let argmax = argmax.transpose()?;
-        let proposal = |(i, token)| Proposal {
+        let statistics = probability.iter().zip(top1).zip(top2.iter().zip(entropy));
+        let proposal = |(token, ((&probability, &top1), (&top2, &entropy)))| Proposal {
             token,
-            probability: columns[0][i],
-            top1: columns[1][i],
-            top2: columns[2][i],
-            entropy: columns[3][i],
-            current: current.and_then(|c| c.get(i)).map_or(f64::NAN, |&c| c),
-            argmax: argmax.as_ref().and_then(|a| a.get(i).copied()),
+            probability,
+            top1,
+            top2,
+            entropy,
+            current: f64::NAN,
+            argmax: None,
         };
-        Ok(token.into_iter().enumerate().map(proposal).collect())
+        let mut made: Vec<Proposal> = token.into_iter().zip(statistics).map(proposal).collect();
+        for (one, &current) in made.iter_mut().zip(current.unwrap_or_default()) {
+            one.current = current;
+        }
+        for (one, argmax) in made.iter_mut().zip(argmax.unwrap_or_default()) {
+            one.argmax = Some(argmax);
+        }
+        Ok(made)
     }
 }
 
@@ -152,7 +162,7 @@ impl Prediction {
                 .transpose()?,
             beside: BesideArrays::default(),
         };
-        let tokens = made.proposals(py)?.len();
+        let tokens = made.proposals(py, true)?.len();
         let numbers = |array: &Option<Py<PyArray1<f64>>>| {
             array.as_ref().map_or(Ok(tokens), |a| a.bind(py).len())
         };
@@ -225,7 +235,7 @@ impl Prediction {
             }
         };
         let all: Vec<One> = self
-            .proposals(py)?
+            .proposals(py, true)?
             .into_iter()
             .map(|p| One {
                 token: p.token,

@@ -49,17 +49,16 @@ struct Asked {
 }
 
 impl Asked {
-    /// What the waiting step of a row asks; none where `watch` stopped the copies.
-    fn of(core: &Core, row: usize, watch: &Watch<'_>) -> Option<Self> {
-        let copy = |words: &[u32]| watch.goes_on().then(|| words.to_vec());
+    /// What the waiting step of a row asks.
+    fn of(core: &Core, row: usize) -> Self {
         let rule = core.rule(row);
-        Some(Self {
+        Self {
             row,
-            canvas: copy(core.canvas(row))?,
-            positions: copy(core.positions(row))?,
+            canvas: core.canvas(row).to_vec(),
+            positions: core.positions(row).to_vec(),
             open: match (rule.mask, rule.shows) {
                 (Some(mask), Noise::Mask) => Open::Mask(mask),
-                _ => Open::Flags(watch.goes_on().then(|| core.open(row))?),
+                _ => Open::Flags(core.open(row)),
             },
             temperature: core.temperature(row),
             step: core.forwards(row),
@@ -68,7 +67,7 @@ impl Asked {
             is_causal: core.is_causal(row),
             drafts: core.drafts(row).to_vec(),
             asks_shadow: core.asks_shadow(row),
-        })
+        }
     }
 
     /// Which positions of its canvas nothing was written at.
@@ -130,7 +129,10 @@ impl Request {
         };
         let mut asked = Vec::with_capacity(rows.len());
         for row in rows {
-            asked.push(Asked::of(core, row, watch).ok_or(Error::Interrupted)?);
+            if !watch.goes_on() {
+                return Err(Error::Interrupted);
+            }
+            asked.push(Asked::of(core, row));
         }
         let step = core.forwards(first);
         Ok(Some(Self { asked, step }))
@@ -284,21 +286,22 @@ impl Request {
         }
         let group = |(length, members): (usize, Vec<usize>)| {
             py.check_signals()?;
-            let flat = members
-                .iter()
-                .flat_map(|&i| self.asked[i].canvas.iter().map(|&t| i64::from(t)));
-            let canvases =
-                numpy::ndarray::Array2::from_shape_vec((members.len(), length), flat.collect());
-            let lines = members.iter().enumerate().flat_map(|(b, &i)| {
-                let line = move |&p: &u32| {
-                    (b * length) as i64 + i64::from(if shift { p.saturating_sub(1) } else { p })
-                };
-                self.asked[i].positions.iter().map(line)
-            });
+            let mut flat: Vec<i64> = Vec::with_capacity(members.len() * length);
+            let mut lines: Vec<i64> = Vec::new();
+            for (b, &i) in members.iter().enumerate() {
+                let Asked {
+                    canvas, positions, ..
+                } = &self.asked[i];
+                let first = (b * length) as i64;
+                let line = |&p: &u32| first + i64::from(p.saturating_sub(u32::from(shift)));
+                flat.extend(canvas.iter().map(|&token| i64::from(token)));
+                lines.extend(positions.iter().map(line));
+            }
+            let canvases = numpy::ndarray::Array2::from_shape_vec((members.len(), length), flat);
             Ok((
                 tokens(py, members.iter().map(|&i| self.asked[i].row as u32)),
                 PyArray2::from_owned_array(py, canvases.expect("every member has this length")),
-                PyArray1::from_vec(py, lines.collect()),
+                PyArray1::from_vec(py, lines),
             ))
         };
         groups.into_iter().map(group).collect()

@@ -51,6 +51,13 @@ pub struct Proposal {
 }
 
 impl Proposal {
+    /// Can every order deal with its statistics?
+    #[inline]
+    pub fn is_usable(&self) -> bool {
+        let statistics = [self.probability, self.top1, self.top2, self.entropy];
+        statistics.into_iter().all(f64::is_finite)
+    }
+
     /// A number that no order can deal with: orders subtract statistics.
     pub fn unusable(&self) -> Option<f64> {
         let statistics = [self.probability, self.top1, self.top2, self.entropy];

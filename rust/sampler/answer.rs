@@ -2,6 +2,7 @@
 
 use super::beside::Beside;
 use crate::rules::order::Proposal;
+use crate::watch::Watch;
 use std::ops::Range;
 
 /// What a caller knows about the requested positions of some rows, position by position.
@@ -60,6 +61,25 @@ impl Answer<'_> {
         match self {
             Self::Proposals(p) | Self::Remembered(p, _) => p[i].unusable(),
             Self::Choice(c) => Some(c[i].1).filter(|x| x.is_nan()),
+        }
+    }
+
+    /// Is every number one that orders can deal with, and no token excluded? A quick look, which names nothing; also false where
+    /// `watch` stopped it.
+    pub(super) fn is_usable(&self, excludes: impl Fn(u32) -> bool, watch: &Watch<'_>) -> bool {
+        const PIECE: usize = 1 << 16;
+        let of_proposal = |p: &Proposal| p.is_usable() && !excludes(p.token);
+        let of_choice = |&(token, score): &(u32, f64)| !score.is_nan() && !excludes(token);
+        match self {
+            Self::Proposals(p) | Self::Remembered(p, _) => {
+                let mut pieces = p.chunks(PIECE).enumerate();
+                pieces
+                    .all(|(i, piece)| (i == 0 || watch.goes_on()) && piece.iter().all(of_proposal))
+            }
+            Self::Choice(c) => {
+                let mut pieces = c.chunks(PIECE).enumerate();
+                pieces.all(|(i, piece)| (i == 0 || watch.goes_on()) && piece.iter().all(of_choice))
+            }
         }
     }
 }

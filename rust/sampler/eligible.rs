@@ -52,6 +52,7 @@ impl Row {
     }
 
     /// A key, or an entropy turned round, less what it loses for standing behind the first that may be written.
+    #[inline]
     pub(super) fn penalised(&self, key: f64, position: u32, first: u32) -> f64 {
         let penalty = self.rule.position_penalty;
         if penalty == 0.0 {

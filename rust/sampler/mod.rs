@@ -437,6 +437,9 @@ impl Sampler {
             || rule.drafts.is_some()
             || early > 0
             || rule.order == Order::Calibrated;
+        if !asks_more && answer.is_usable(|token| rule.excludes(token), watch) {
+            return Ok(());
+        }
         for (i, &position) in self.positions(row).iter().enumerate() {
             if i % (1 << 16) == (1 << 16) - 1 {
                 going_on(watch)?;

@@ -61,19 +61,19 @@ impl Row {
                 |&p: &u32| self.stream.uniform(p, self.scheduled, Draw::Commit) < probability;
             return Some(eligible.iter().copied().filter(commits).collect());
         }
-        let mut candidates: Vec<Candidate> = (0..eligible.len())
-            .map(|index| {
-                let place = self.place(eligible[index]);
-                let key = rule.noise.key(rule.order.score(None, place), 0.0, place);
-                Candidate {
-                    key: self.penalised(key, eligible[index], eligible[0]),
-                    confidence: 0.0,
-                    entropy: 0.0,
-                    index: index as u32,
-                    position: eligible[index],
-                }
-            })
-            .collect();
+        let first = eligible.first().copied().unwrap_or(0);
+        let candidate = |(index, &position): (usize, &u32)| {
+            let place = self.place(position);
+            let key = rule.noise.key(rule.order.score(None, place), 0.0, place);
+            Candidate {
+                key: self.penalised(key, position, first),
+                confidence: 0.0,
+                entropy: 0.0,
+                index: index as u32,
+                position,
+            }
+        };
+        let mut candidates: Vec<Candidate> = eligible.iter().enumerate().map(candidate).collect();
         let watch = Watch::never();
         let count = select(&mut candidates, Cut::Count, floor, &watch).expect("nobody stops it");
         let count = thin(&mut candidates, count, floor, rule.spacing, &watch);

@@ -173,18 +173,8 @@ impl Row {
             self.edit(pending.positions[i], token, probability, kind)
         };
         let mut edits: Vec<Edit> = picks.into_iter().map(|i| edit(i, Kind::Commit)).collect();
-        let revise = self.rule.revise;
-        if let Revise::Edit { .. } = revise {
-            let replaced = |&i: &usize| {
-                let p = pending.positions[i] as usize;
-                let (token, probability) = answer.token(i);
-                self.canvas.states()[p] == State::Written
-                    && revise.replaces(self.canvas.tokens()[p], token, probability)
-            };
-            let replaced = (0..pending.positions.len()).filter(replaced);
-            let replaced = replaced.map(|i| edit(i, Kind::Edit));
-            let replaced: Vec<Edit> = replaced.filter(|e| self.may_become(e, &edits)).collect();
-            edits.extend(replaced);
+        if let Revise::Edit { .. } = self.rule.revise {
+            self.replace(pending, answer, &mut edits);
         }
         edits.append(&mut back);
         Ok(Planned {
@@ -192,6 +182,25 @@ impl Row {
             notes,
             shown: None,
         })
+    }
+
+    /// Appends to the commits of a step the edits of what is written already.
+    fn replace(&self, pending: &Pending, answer: &Answer<'_>, edits: &mut Vec<Edit>) {
+        let (states, tokens) = (self.canvas.states(), self.canvas.tokens());
+        let commits = edits.len();
+        for (i, &position) in pending.positions.iter().enumerate() {
+            let p = position as usize;
+            if states[p] != State::Written {
+                continue;
+            }
+            let (token, probability) = answer.token(i);
+            if self.rule.revise.replaces(tokens[p], token, probability) {
+                let edit = self.edit(position, token, probability, Kind::Edit);
+                if self.may_become(&edit, &edits[..commits]) {
+                    edits.push(edit);
+                }
+            }
+        }
     }
 
     /// Steps from this one on, itself the first, that commit nothing.

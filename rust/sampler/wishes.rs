@@ -102,6 +102,7 @@ impl Heeded {
     }
 
     /// Rank of a position; 0 where there are none.
+    #[inline]
     pub(super) fn rank(&self, position: u32) -> f64 {
         let ranks = self.ranks.as_ref();
         ranks.map_or(0.0, |ranks| ranks[position as usize])
