@@ -42,8 +42,16 @@ class Oracle:
         self._slip = slip
         self._hot = np.eye(self.vocabulary, dtype=np.float64)[answers].reshape(len(answers), -1)
 
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        canvas = ids.numpy()
+    def __call__(self, ids: torch.Tensor, shadow: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits of every position, and behind them those of the positions `shadow` `[B, W]`, each from behind a mask: which is
+        what a written position is told anyway (`shadow=` of `dllm_fast`)."""
+        logits = torch.from_numpy(self._logits(ids.numpy()))
+        if shadow is None:
+            return logits
+        again = shadow.clamp(min=0)[..., None].expand(-1, -1, logits.shape[2])
+        return torch.cat((logits, logits.gather(1, again)), 1)
+
+    def _logits(self, canvas: NDArray[np.int64]) -> NDArray[np.float32]:
         batch, length = canvas.shape
         seen = np.eye(self.vocabulary + 1, dtype=np.float64)[canvas][..., : self.vocabulary]
         slips = seen.sum((1, 2))[:, None] - seen.reshape(batch, -1) @ self._hot.T
@@ -56,7 +64,7 @@ class Oracle:
         logits = np.full((batch, length, self.vocabulary + 1), -np.inf)
         with np.errstate(divide="ignore"):
             logits[..., : self.vocabulary] = np.log(share / share.sum(2, keepdims=True))
-        return torch.from_numpy(logits.astype(np.float32))
+        return logits.astype(np.float32)
 
     def causal(self, canvas: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits `[L, V + 1]` of each position of a canvas given what stands to its left, all of which is written."""
@@ -101,8 +109,7 @@ class NoisyOracle(Oracle):
         drawn = 2 * self.share / (1 - self.share) * math.sqrt(time * (1 - time))
         return (1 - time) / (1 + drawn), time / (1 + drawn), drawn / (1 + drawn)
 
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        canvas = ids.numpy()
+    def _logits(self, canvas: NDArray[np.int64]) -> NDArray[np.float32]:
         batch, length = canvas.shape
         seen = np.eye(self.vocabulary + 1, dtype=np.float64)[canvas][..., : self.vocabulary]
         tokens = seen.sum((1, 2))[:, None]
@@ -116,7 +123,7 @@ class NoisyOracle(Oracle):
         logits = np.full((batch, length, self.vocabulary + (self.share is not None)), -np.inf)
         with np.errstate(divide="ignore"):
             logits[..., : self.vocabulary] = np.log(of / of.sum(2, keepdims=True))
-        return torch.from_numpy(logits.astype(np.float32))
+        return logits.astype(np.float32)
 
 
 def orders(letters: Sequence[int]) -> NDArray[np.int64]:

@@ -181,6 +181,18 @@ def test_a_causal_look_of_an_oracle_is_bayes_rule_to_the_left() -> None:
             np.testing.assert_allclose(found[position, :3], by_definition(model.answers, left, 0.2)[position], atol=2e-6)
 
 
+def test_the_shadow_of_an_oracle_is_what_it_says_behind_a_mask(small: every_preset.Task) -> None:
+    model = oracle.Oracle(oracle.orders((0, 0, 1, 2)), 0.2)
+    canvas, shadow = torch.tensor([[0, 1, 3, 2], [0, 0, 1, 1]]), torch.tensor([[1, -1, -1], [0, 2, 3]])
+    both = model(canvas, shadow=shadow).softmax(2)
+    assert (both[:, :4] == model(canvas).softmax(2)).all()
+    for row, line, position in ((0, 0, 1), (1, 0, 0), (1, 1, 2), (1, 2, 3)):
+        hidden = canvas.clone()
+        hidden[row, position] = model.mask
+        np.testing.assert_allclose(both[row, 4 + line].numpy(), model(hidden).softmax(2)[row, position].numpy(), atol=2e-6)
+    assert every_preset.measure(small, "wino")["own"]["share"] > 0
+
+
 def test_verified_drafts_of_an_oracle_are_draws_from_left_to_right() -> None:
     model = oracle.Oracle(oracle.orders((0, 0, 1, 2)))
     settings = PRESETS["linear-spec"].settings
