@@ -164,20 +164,34 @@ def _loaded(name: str) -> Any:
     return (demo.load if name == "sudoku" else demo.load_text)()[0]
 
 
-def measure(task: Task, preset: str) -> dict[str, Any]:
-    """A preset at its own settings, and at each number of forwards of the task; reasons where that cannot be."""
+def lacks(task: Task, preset: str, found: Mapping[str, Any]) -> list[str]:
+    """What is to be measured yet: `own`, its own settings, and numbers of forwards."""
+    if "refused" in found:
+        return []
+    needs_own = "own" not in found and not (task.swept and _is_yet_another_order(preset))
+    return [*(["own"] if needs_own else []), *(str(n) for n in task.forwards if str(n) not in found.get("at", {}))]
+
+
+def measure(task: Task, preset: str, before: Mapping[str, Any] | None = None, part: str | None = None) -> dict[str, Any]:
+    """A preset at its own settings, and at each number of forwards of the task; reasons where that cannot be.
+
+    Args:
+        task: what to do.
+        preset: its name.
+        before: what was found already.
+        part: what to add to it, of what `lacks` names; None for all of that.
+    """
     settings = PRESETS[preset].settings
     model, common = task.model, {**task.common, **task.needs.get(preset, {})}
     noisy = task.noisy.get((settings.noise, settings.order == "ancestral"))
     if settings.noise != "mask" and noisy is None:
         return {"refused": f"noise={settings.noise!r}: the model knows masks alone"}
+    if settings.verify:
+        return _verified(task, preset)
     if noisy is not None:
         # Its temperatures are its own.
         masks = {} if noisy.share is None else {"mask_token_id": noisy.mask}
         model, common = noisy, {"vocabulary": noisy.vocabulary + len(masks), **masks}
-
-    if settings.verify:
-        return _verified(task, preset)
 
     def point(over: Mapping[str, Any], step: int = 1) -> Point:
         setting = Setting(family="", preset=preset, over=over)
@@ -190,24 +204,26 @@ def measure(task: Task, preset: str) -> dict[str, Any]:
         return found
 
     known = sweep(preset, _knob(settings, 1).name) if task.swept else []
-    own = next((at for at in known if all(getattr(settings, name) == value for name, value in at["over"].items())), None)
-    found: dict[str, Any] = {"at": {}}
-    try:
-        if own is not None or not task.swept or not _is_yet_another_order(preset):
-            found["own"] = own or summary(point({}))
-    except DllmFastError as error:
-        return {"refused": str(error)}
-    for forwards in task.forwards:
-        near = min(known, key=lambda at: abs(at["forwards"] - forwards), default=None)
-        if near is not None and abs(near["forwards"] - forwards) <= TOLERANCE * forwards:
-            found["at"][str(forwards)] = near
-            continue
+    found: dict[str, Any] = {**(before or {})}
+    found["at"] = {**found.get("at", {})}
+    for what in [part] if part else lacks(task, preset, found):
         try:
-            at = _at(point, settings, forwards, task.searched)
-            found["at"][str(forwards)] = summary(at) if isinstance(at, Point) else {"refused": at}
+            if what == "own":
+                own = (at for at in known if all(getattr(settings, name) == value for name, value in at["over"].items()))
+                found["own"] = next(own, None) or summary(point({}))
+            else:
+                found["at"][what] = _near(known, int(what)) or _at(point, settings, int(what), task.searched)
         except DllmFastError as error:
-            found["at"][str(forwards)] = {"refused": str(error)}
+            if what == "own":
+                return {"refused": str(error)}
+            found["at"][what] = {"refused": str(error)}
     return found
+
+
+def _near(known: Sequence[Mapping[str, Any]], forwards: int) -> Mapping[str, Any] | None:
+    """The point of so many forwards, where there is one."""
+    near = min(known, key=lambda at: abs(at["forwards"] - forwards), default=None)
+    return near if near is not None and abs(near["forwards"] - forwards) <= TOLERANCE * forwards else None
 
 
 def _verified(task: Task, preset: str) -> dict[str, Any]:
@@ -262,7 +278,7 @@ def _knob(settings: SamplerConfig, forwards: int) -> Knob:
     return steps if settings.steps_per_block is not None else next(knobs, steps)
 
 
-def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int, searched: int) -> Point | str:
+def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int, searched: int) -> dict[str, Any]:
     """The point of so many forwards on average, or why there is none."""
     knob = _knob(settings, forwards)
     least, most, best, over = 0.0, 1.0, math.inf, {}
@@ -277,8 +293,8 @@ def _at(point: Callable[..., Point], settings: SamplerConfig, forwards: int, sea
         least, most = (turn, most) if mean < forwards else (least, turn)
     found = point(over)
     if abs(found.mean_forwards - forwards) <= TOLERANCE * forwards:
-        return found
-    return f"{knob.name}={over[knob.name]} comes nearest, with {found.mean_forwards:.1f} forwards"
+        return summary(found)
+    return {"refused": f"{knob.name}={over[knob.name]} comes nearest, with {found.mean_forwards:.1f} forwards"}
 
 
 def _turned(settings: SamplerConfig, knob: Knob, turn: float) -> dict[str, Any]:
@@ -338,16 +354,22 @@ def run(path: Path, names: Sequence[str], *, quick: bool = False) -> dict[str, A
         settings = {key: value for key, value in preset.settings.to_dict().items() if value != defaults[key]}
         if name in names or known.get(name, {}).get("settings") != settings:
             known[name] = {"preset": name, "settings": settings}
-    # Task by task, so that whoever stops it has all presets on some.
-    for task, name in ((task, name) for task in todo for name in PRESETS if task not in known[name]):
+    # Task by task and part by part, so that whoever stops it has all presets on some.
+    parts = ((task, part) for task, facts in todo.items() for part in ("own", *map(str, facts.forwards)))
+    for task, part, name in ((task, part, name) for task, part in parts for name in PRESETS):
+        before = known[name].get(task, {})
+        if part not in lacks(todo[task], name, before):
+            continue
         began = time.process_time()
         with harness.threads(1):
-            found = measure(todo[task], name)
-        known[name][task] = {**found, **harness.commit(), "cpu_s": round(time.process_time() - began)}
+            found = measure(todo[task], name, before, part)
+        taken = time.process_time() - began + before.get("cpu_s", 0)
+        known[name][task] = {**found, **harness.commit(), "cpu_s": round(taken, 1)}
         record["presets"] = [known[name] for name in PRESETS]
         harness.write_json(path, record)
-        own = f"{found['own']['share']:.3f} in {found['own']['forwards']:.1f}" if "own" in found else found.get("refused", "")
-        harness.progress(f"{task:8s} {name:24s} {known[name][task]['cpu_s']:4d} s  {own}")
+        at = found.get("own", {}) if part == "own" else found.get("at", {}).get(part, {})
+        said = f"{at['share']:.3f} in {at['forwards']:.1f}" if "share" in at else at.get("refused") or found.get("refused")
+        harness.progress(f"{task:8s} {part:>4s} {name:24s} {taken:6.1f} s  {said}")
     record["presets"] = [known[name] for name in PRESETS]
     harness.write_json(path, record)
     return record

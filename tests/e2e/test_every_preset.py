@@ -233,20 +233,28 @@ def test_knobs_turn_one_way() -> None:
 def test_only_what_is_missing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def measure(task: every_preset.Task, preset: str) -> dict[str, Any]:
-        asked.append(preset)
-        return {"refused": "a test"}
+    def measure(task: every_preset.Task, preset: str, before: dict[str, Any], part: str) -> dict[str, Any]:
+        asked.append(f"{preset} {part}")
+        own = {"own": point(np.ones(3, dtype=bool), 1)} if part == "own" else {}
+        return {"at": {}, **before, **own} if own else {**before, "at": {**before.get("at", {}), part: {"refused": "a test"}}}
 
     monkeypatch.setattr(every_preset, "measure", measure)
     monkeypatch.setattr(every_preset, "PRESETS", {name: PRESETS[name] for name in ("llada", "mdlm")})
-    path = tmp_path / "presets.json"
+    path, tasks = tmp_path / "presets.json", every_preset.tasks(quick=True)
+    all = [f"{name} {part}" for task in tasks.values() for part in ("own", *task.forwards) for name in ("llada", "mdlm")]
     every_preset.run(path, [], quick=True)
-    assert asked == ["llada", "mdlm"] * 4  # on every task
+    assert asked == all  # all presets have a part before any has the next
     asked.clear()
     every_preset.run(path, [], quick=True)
     assert not asked
+    record = json.loads(path.read_text())
+    del record["presets"][0]["text"]["at"]["2"]
+    path.write_text(json.dumps(record))
+    every_preset.run(path, [], quick=True)
+    assert asked == ["llada 2"]
+    asked.clear()
     every_preset.run(path, ["mdlm"], quick=True)
-    assert asked == ["mdlm"] * 4
+    assert asked == [one for one in all if one.startswith("mdlm")]
     with pytest.raises(SystemExit, match="no preset is called nothing"):
         every_preset.run(path, ["nothing"], quick=True)
     assert [found["preset"] for found in json.loads(path.read_text())["presets"]] == ["llada", "mdlm"]
