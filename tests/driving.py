@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
+import toys
 from reference import sampler as reference
+
+_TABLE = {"seed": st.integers(0, 2**32), "grid": st.sampled_from([0.1, 1.0, 4.0])}  # a coarse grid has ties
+#: Models that change their mind with every token: with infinite logits or without, and some of which settle from the left.
+finite_tables = st.builds(toys.HashTable, st.just(strategies.VOCABULARY), **_TABLE)
+tables = st.builds(toys.HashTable, st.just(strategies.VOCABULARY), **_TABLE, infinities=st.booleans())
+settling = st.builds(
+    lambda kind, **arguments: kind(strategies.VOCABULARY, **arguments),
+    st.sampled_from([toys.HashTable, toys.Leftward]),
+    **_TABLE,
+    infinities=st.booleans(),
+)
 
 
 def edits_of(trajectory):
@@ -53,6 +65,48 @@ def assert_equals_reference(sampler, config, batch, model):
         assert same(ours, theirs), f"row {i}\nours      {ours}\nreference {theirs}"
         assert sampler.canvases[i].tolist() == expected.canvas.tolist()
         assert sampler.nfe_per_row[i] == expected.nfe
+
+
+def arguments_of(batch) -> dict:
+    """Arguments of a `Sampler` over the rows of a batch."""
+    _, seeds, requests, starts = batch
+    return {"seed": seeds, "request": requests, "block_start": starts}
+
+
+def assert_all_ways_are_one(config, batch, model, random) -> None:
+    """All rows at once, one at a time, or in parts and in any order; all positions scored or only some; what `predict` said."""
+    canvases, arguments, shift = batch[0], arguments_of(batch), config.get("shift", False)
+    base = drive(config, canvases, model, **arguments)
+    all_scored = drive(config, canvases, model, score_all=True, **arguments)
+    few = drive(config, canvases, model, max_rows=1, **arguments)
+    in_parts = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments)
+    while (request := in_parts.next()) is not None:
+        parts = list(zip(request.rows.tolist(), lines(model, request, shift), strict=True))
+        random.shuffle(parts)
+        for row, logits in parts:
+            backwards = np.arange(len(logits))[::-1]
+            in_parts.feed(logits[backwards], rows=[row], index=backwards)
+    predicted = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments)
+    while (request := predicted.next()) is not None:
+        predicted.feed(prediction=predicted.predict(np.concatenate(lines(model, request, shift))))
+    for other in (all_scored, few, in_parts, predicted):
+        for a, b in zip(base.trajectory, other.trajectory, strict=True):
+            assert same(edits_of(a), edits_of(b))
+        assert other.nfe_per_row == base.nfe_per_row
+
+
+def assert_neighbours_do_not_matter(config, batch, model, random) -> None:
+    """A row alone, in a batch, and in another order of the batch."""
+    together = drive(config, batch[0], model, **arguments_of(batch))
+    order = list(range(len(batch[0])))
+    random.shuffle(order)
+    other = [[values[i] for i in order] for values in batch]
+    shuffled = drive(config, other[0], model, **arguments_of(other))
+    for place, i in enumerate(order):
+        row = [[values[i]] for values in batch]
+        alone = drive(config, row[0], model, **arguments_of(row))
+        for found in (alone.trajectory[0], shuffled.trajectory[place]):
+            assert same(edits_of(together.trajectory[i]), edits_of(found))
 
 
 @st.composite

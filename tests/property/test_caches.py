@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import dllm_fast
 from dllm_fast.networks.batch import Batch
 from encoders import TWINS as ENCODERS
-from families import MASK, TWINS, Twin
+from families import MASK, TWINS
 
 # Samples of rules that draw nothing are compared on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")
@@ -20,27 +20,6 @@ BLOCKS = [twin for twin in TWINS if twin.attention in ("block_causal", "causal_c
 FULL = [*(twin for twin in TWINS if twin.attention == "full"), *ENCODERS]
 PRESETS = ("llada", "fast-dllm", "fast-dllm-factor", "entropy-bound", "left-to-right", "llada-random", "mdlm")
 prompts = st.lists(st.lists(st.integers(0, MASK - 1), min_size=1, max_size=20), min_size=1, max_size=4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are too small for several threads, which would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    made: dict[str, dllm_fast.load] = {}
-
-    def get(twin: Twin):
-        if twin.name not in made:
-            made[twin.name] = dllm_fast.load(twin.save(tmp_path_factory.mktemp(twin.name)))
-        return made[twin.name]
-
-    return get
 
 
 @st.composite

@@ -16,16 +16,10 @@ import native_models
 import strategies
 import toys
 from dllm_fast.loading.model import LoadedModel
+from driving import finite_tables as tables
 from families import MASK as ID
 from families import TWINS
 from strategies import MASK, VOCABULARY
-
-tables = st.builds(
-    toys.HashTable,
-    st.just(VOCABULARY),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),  # a coarse grid has ties
-)
 
 
 def of_softmax(logits: np.ndarray, suppressed: set[int], top: int) -> tuple[list[int], np.ndarray]:

@@ -13,24 +13,13 @@ from hypothesis import strategies as st
 import dllm_fast
 import strategies
 import toys
-from driving import assert_equals_reference, batches, drive, edits_of, lines, same
+from driving import arguments_of, assert_all_ways_are_one, assert_equals_reference, batches, drive, edits_of, lines, same
+from driving import settling as tables
 from reference import sampler as reference
 from strategies import END, MASK, VOCABULARY
 
-tables = st.builds(
-    lambda kind, **arguments: kind(VOCABULARY, **arguments),
-    st.sampled_from([toys.HashTable, toys.Leftward]),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
 # Where neither draws nor noise depend on the number of the forward.
 STEADY = {"temperatures": st.just(0.0), "orders": ("confidence", "margin", "entropy", "sampled-confidence", "left-to-right")}
-
-
-def arguments_of(batch) -> dict:
-    _, seeds, requests, starts = batch
-    return {"seed": seeds, "request": requests, "block_start": starts}
 
 
 def without_editing(config) -> dict:
@@ -164,28 +153,7 @@ def test_what_is_stable_stays(config, batch, model):
 
 @given(strategies.editing(), batches(), tables, st.randoms(use_true_random=False))
 def test_all_ways_to_answer_are_one(config, batch, model, random):
-    """All rows at once, or in parts and in any order; all positions scored or only some; statistics from elsewhere."""
-    canvases = batch[0]
-    base = drive(config, canvases, model, **arguments_of(batch))
-    shift = config.get("shift", False)
-    all_scored = drive(config, canvases, model, score_all=True, **arguments_of(batch))
-    few = drive(config, canvases, model, max_rows=1, **arguments_of(batch))
-
-    in_parts = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
-    while (request := in_parts.next()) is not None:
-        parts = list(zip(request.rows.tolist(), request.canvases, request.positions, strict=True))
-        random.shuffle(parts)
-        for row, canvas, positions in parts:
-            in_parts.feed(model.alone(canvas), rows=[row], index=np.maximum(positions - 1, 0) if shift else positions)
-
-    predicted = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
-    while (request := predicted.next()) is not None:
-        predicted.feed(prediction=predicted.predict(np.concatenate(lines(model, request, shift))))
-
-    for other in (all_scored, few, in_parts, predicted):
-        for a, b in zip(base.trajectory, other.trajectory, strict=True):
-            assert same(edits_of(a), edits_of(b))
-        assert other.nfe_per_row == base.nfe_per_row
+    assert_all_ways_are_one(config, batch, model, random)
 
 
 def test_an_end_token_may_be_edited_away():

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
-import toys
 from dllm_fast import demo
 from dllm_fast.errors import InvalidValueError
 from driving import batches, drive, edits_of, lines, same
+from driving import finite_tables as tables
 from reference import sampler as reference
-from strategies import END, MASK, OTHER_END, VOCABULARY
+from strategies import END, MASK, OTHER_END
 
-tables = st.builds(toys.HashTable, st.just(VOCABULARY), seed=st.integers(0, 2**32), grid=st.sampled_from([0.1, 1.0, 4.0]))
 ends = st.sampled_from([END, (END, OTHER_END), (OTHER_END, END, 1)])
 
 

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
-import toys
-from strategies import MASK, VOCABULARY
+from driving import finite_tables as tables
+from strategies import MASK
 
 pytestmark = pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")
 
-tables = st.builds(toys.HashTable, st.just(VOCABULARY), seed=st.integers(0, 2**32), grid=st.sampled_from([0.1, 1.0, 4.0]))
 rules = st.one_of(strategies.settings(), strategies.editing())
 canvases = st.lists(strategies.canvases().filter(len), min_size=1, max_size=4)
 # After how many events, which row (or all).

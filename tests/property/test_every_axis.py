@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 import dllm_fast
 import every_axis
 import strategies
-import toys
-from driving import edits_of, lines, same
+from driving import edits_of, lines, same, tables
 from reference import sampler as reference
-from strategies import VOCABULARY
 
-tables = st.builds(
-    toys.HashTable,
-    st.just(VOCABULARY),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
 # Verified drafts have a reference of their own (`test_verify.py`).
 ONE_BY_ONE = tuple(rule for rule in every_axis.RULES if rule != "verified")
 

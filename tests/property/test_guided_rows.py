@@ -248,15 +248,6 @@ def opened(tmp_path_factory):
     return get
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are too small for several threads, which would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 BLOCKS = [twin.name for twin in TWINS if twin.attention in ("block_causal", "causal_context")]
 twin_prompts = st.lists(st.lists(st.integers(0, TWIN_MASK - 1), min_size=1, max_size=20), min_size=1, max_size=3)
 

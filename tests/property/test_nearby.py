@@ -11,22 +11,14 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
-import toys
 from dllm_fast.errors import InvalidValueError
-from driving import assert_equals_reference, batches, drive, edits_of, first_commit, first_steps, same
+from driving import assert_equals_reference, batches, drive, edits_of, first_commit, first_steps, same, tables
 from reference import nearby
 from strategies import MASK, VOCABULARY
 
 STATISTIC_ORDERS = ("confidence", "margin", "entropy", "sampled-confidence", "certainty-prior")
 ORDERS = st.sampled_from(STATISTIC_ORDERS)
 DISTANCES = st.sampled_from([0, 1, 2, 4, 99])
-tables = st.builds(
-    toys.HashTable,
-    st.just(VOCABULARY),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
 
 
 def greedy(**settings):

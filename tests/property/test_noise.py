@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
-import toys
 from dllm_fast import _core
 from dllm_fast.errors import InvalidValueError
 from driving import edits_of, lines, same
+from driving import finite_tables as tables
 from reference import noise
 from reference import sampler as reference
 from strategies import MASK, VOCABULARY
 
-tables = st.builds(toys.HashTable, st.just(VOCABULARY), seed=st.integers(0, 2**32), grid=st.sampled_from([0.1, 1.0, 4.0]))
 plain = (
     st.one_of(strategies.settings(), strategies.settings().flatmap(strategies.endings), strategies.remembering())
     .map(lambda rule: {**rule, "mask_token_id": None, "noise": "uniform", "vocabulary": VOCABULARY} | {"shift": False})

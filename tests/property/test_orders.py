@@ -13,17 +13,10 @@ import dllm_fast
 import strategies
 import toys
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from driving import drive, edits_of, lines, same
+from driving import drive, edits_of, lines, same, tables
 from reference import sampler as reference
 from strategies import MASK, VOCABULARY
 
-tables = st.builds(
-    toys.HashTable,
-    st.just(VOCABULARY),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
 # The reverse process itself lets any mask be the next.
 ORDERED = tuple(order for order in strategies.ORDERS if order != "ancestral")
 ranks = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e3, 1e3))

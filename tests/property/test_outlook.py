@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
-import toys
-from strategies import VOCABULARY
+from driving import finite_tables as tables
 
-tables = st.builds(toys.HashTable, st.just(VOCABULARY), seed=st.integers(0, 2**32), grid=st.sampled_from([0.1, 1.0, 4.0]))
 LOOKING = ("confidence", "margin", "entropy", "sampled-confidence")
 
 

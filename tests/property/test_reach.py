@@ -15,17 +15,10 @@ import dllm_fast
 import strategies
 import toys
 from dllm_fast.errors import InvalidValueError
-from driving import assert_equals_reference, batches, drive, edits_of, same
+from driving import assert_equals_reference, batches, drive, edits_of, same, tables
 from reference import reach
 from strategies import MASK, VOCABULARY
 
-tables = st.builds(
-    toys.HashTable,
-    st.just(VOCABULARY),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
 RANKED = {"orders": tuple(order for order in strategies.PLAIN_ORDERS if order != "ancestral"), "annealed": False}
 
 

@@ -14,23 +14,11 @@ import dllm_fast
 import strategies
 import toys
 from dllm_fast.errors import InvalidValueError
-from driving import assert_equals_reference, batches, drive, edits_of, lines, same
+from driving import arguments_of, assert_all_ways_are_one, assert_equals_reference, batches, drive, edits_of, lines, same
+from driving import settling as tables
 from reference import sampler as reference
 from reference import schedule
 from strategies import END, MASK, VOCABULARY
-
-tables = st.builds(
-    lambda kind, **arguments: kind(VOCABULARY, **arguments),
-    st.sampled_from([toys.HashTable, toys.Leftward]),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
-
-
-def arguments_of(batch) -> dict:
-    _, seeds, requests, starts = batch
-    return {"seed": seeds, "request": requests, "block_start": starts}
 
 
 def blocks_of(config, canvas, start) -> list[range]:
@@ -85,29 +73,7 @@ def test_invariants_of_a_run_that_takes_back(config, batch, model):
 
 @given(strategies.remasking(), batches(), tables, st.randoms(use_true_random=False))
 def test_all_ways_to_answer_are_one(config, batch, model, random):
-    """All rows at once, or in parts and in any order; all positions scored or only some; statistics from elsewhere."""
-    canvases = batch[0]
-    base = drive(config, canvases, model, **arguments_of(batch))
-    shift = config.get("shift", False)
-    all_scored = drive(config, canvases, model, score_all=True, **arguments_of(batch))
-    few = drive(config, canvases, model, max_rows=1, **arguments_of(batch))
-
-    in_parts = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
-    while (request := in_parts.next()) is not None:
-        parts = list(zip(request.rows.tolist(), lines(model, request, shift), strict=True))
-        random.shuffle(parts)
-        for row, logits in parts:
-            backwards = np.arange(len(logits))[::-1]
-            in_parts.feed(logits[backwards], rows=[row], index=backwards)
-
-    predicted = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), canvases, **arguments_of(batch))
-    while (request := predicted.next()) is not None:
-        predicted.feed(prediction=predicted.predict(np.concatenate(lines(model, request, shift))))
-
-    for other in (all_scored, few, in_parts, predicted):
-        for a, b in zip(base.trajectory, other.trajectory, strict=True):
-            assert same(edits_of(a), edits_of(b))
-        assert other.nfe_per_row == base.nfe_per_row
+    assert_all_ways_are_one(config, batch, model, random)
 
 
 @given(strategies.remasking(kinds=strategies.REMASKS[:3]), batches(), tables)

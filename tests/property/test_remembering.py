@@ -14,18 +14,10 @@ import dllm_fast
 import strategies
 import toys
 from dllm_fast.errors import InvalidValueError
-from driving import assert_equals_reference, batches, drive, edits_of, lines, same
+from driving import assert_equals_reference, assert_neighbours_do_not_matter, batches, drive, edits_of, lines, same, tables
 from reference import arithmetic, memory
 from reference.statistics import allowed, statistics
 from strategies import MASK, VOCABULARY
-
-tables = st.builds(
-    toys.HashTable,
-    st.just(VOCABULARY),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
 
 
 class Slow:
@@ -80,16 +72,7 @@ def test_all_ways_to_answer_are_one(config, batch, model, random):
 
 @given(strategies.remembering(), batches(), models, st.randoms(use_true_random=False))
 def test_a_row_does_not_depend_on_its_neighbours(config, batch, model, random):
-    canvases, seeds, requests, starts = batch
-    together = drive(config, canvases, model, seed=seeds, request=requests, block_start=starts)
-    order = list(range(len(canvases)))
-    random.shuffle(order)
-    pick = [[values[i] for i in order] for values in (canvases, seeds, requests, starts)]
-    shuffled = drive(config, pick[0], model, seed=pick[1], request=pick[2], block_start=pick[3])
-    for place, i in enumerate(order):
-        alone = drive(config, [canvases[i]], model, seed=seeds[i], request=requests[i], block_start=starts[i])
-        assert same(edits_of(together.trajectory[i]), edits_of(alone.trajectory[0]))
-        assert same(edits_of(together.trajectory[i]), edits_of(shuffled.trajectory[place]))
+    assert_neighbours_do_not_matter(config, batch, model, random)
 
 
 @given(strategies.remembering(), strategies.canvases(), models, st.integers(1, 3))

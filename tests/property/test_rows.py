@@ -17,17 +17,9 @@ import every_axis
 import strategies
 import toys
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
-from driving import drive, edits_of, line, lines, same
+from driving import drive, edits_of, line, lines, same, tables
 from reference import sampler as reference
 from strategies import MASK, VOCABULARY
-
-tables = st.builds(
-    toys.HashTable,
-    st.just(VOCABULARY),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
 
 
 @dataclass

@@ -14,22 +14,24 @@ from hypothesis import strategies as st
 import dllm_fast
 import strategies
 import toys
-from driving import assert_equals_reference, batches, drive, edits_of, first_commit, first_steps, lines, same
+from driving import (
+    assert_equals_reference,
+    assert_neighbours_do_not_matter,
+    batches,
+    drive,
+    edits_of,
+    first_commit,
+    first_steps,
+    lines,
+    same,
+    tables,
+)
 from reference import sampler as reference
 from reference.schedule import counts
 from strategies import CUTS, END, MASK, OTHER_END, PLAIN_ORDERS, VOCABULARY
 
 STATISTIC_ORDERS = ("confidence", "margin", "entropy", "sampled-confidence")
 GREEDY = st.just(0.0)
-
-
-tables = st.builds(
-    toys.HashTable,
-    st.just(VOCABULARY),
-    seed=st.integers(0, 2**32),
-    grid=st.sampled_from([0.1, 1.0, 4.0]),
-    infinities=st.booleans(),
-)
 
 
 @settings(max_examples=4 * settings().max_examples)
@@ -142,17 +144,8 @@ def test_all_ways_to_answer_are_one(config, batch, model, random):
 
 @given(strategies.settings(), batches(), tables, st.randoms(use_true_random=False))
 def test_a_row_does_not_depend_on_its_neighbours(config, batch, model, random):
-    """I8, I9: alone, in a batch, in another order of the batch."""
-    canvases, seeds, requests, starts = batch
-    together = drive(config, canvases, model, seed=seeds, request=requests, block_start=starts)
-    order = list(range(len(canvases)))
-    random.shuffle(order)
-    pick = [[values[i] for i in order] for values in (canvases, seeds, requests, starts)]
-    shuffled = drive(config, pick[0], model, seed=pick[1], request=pick[2], block_start=pick[3])
-    for place, i in enumerate(order):
-        alone = drive(config, [canvases[i]], model, seed=seeds[i], request=requests[i], block_start=starts[i])
-        for other in (alone.trajectory[0], shuffled.trajectory[place]):
-            assert same(edits_of(together.trajectory[i]), edits_of(other))
+    """I8, I9."""
+    assert_neighbours_do_not_matter(config, batch, model, random)
 
 
 @given(strategies.settings(), batches(), tables)

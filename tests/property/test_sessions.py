@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,16 +40,6 @@ KINDS = {
     "dual": ("llada", "dream", "sdar"),
     "callable": ("llada", "dream"),
 }
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    @functools.cache
-    def get(name: str):
-        twin = next(twin for twin in TWINS if twin.name == name)
-        return dllm_fast.load(twin.save(tmp_path_factory.mktemp(name)))
-
-    return get
 
 
 def model_of(opened, name: str, kind: str):
@@ -182,12 +171,3 @@ def test_a_long_row_joins_short_ones_of_which_some_leave(opened, monkeypatch, na
     alone = [dllm_fast.sample(model, row.prompt, seed=row.seed, **row.settings).sequences[0].tolist() for row in made]
     assert together(model, made, cache="exact_block", max_rows=None) == alone
     assert engine is None or engine.captured
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are too small for several threads, which would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
-import toys
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from driving import assert_equals_reference, batches, drive, edits_of, same
+from driving import finite_tables as tables
 from reference import stops as reference
-from strategies import END, MASK, VOCABULARY
+from strategies import END, MASK
 
 # Every token has some mass everywhere, so that there is something to propose where end tokens are not.
-tables = st.builds(toys.HashTable, st.just(VOCABULARY), seed=st.integers(0, 2**32), grid=st.sampled_from([0.1, 1.0, 4.0]))
 rules = st.one_of(strategies.settings(annealed=False), strategies.editing()).flatmap(strategies.endings)
 
 

@@ -161,25 +161,6 @@ def test_a_model_that_cannot_be_run_causally_is_refused_before_any_forward(opene
 NAMES = [twin.name for twin in TWINS if twin.attention == "causal_context" and not twin.shift]
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    @functools.cache
-    def get(name: str):
-        twin = next(twin for twin in TWINS if twin.name == name)
-        return dllm_fast.load(twin.save(tmp_path_factory.mktemp(name)))
-
-    return get
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are too small for several threads, which would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @functools.cache
 def stock(name: str):
     """The family's own class, read causally: what it says of the next token."""
