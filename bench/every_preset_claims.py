@@ -227,8 +227,9 @@ def revises(name: str) -> bool:
 
 
 def keeps(name: str) -> bool:
-    """Does it write what stands to the end, over masks?"""
-    return not revises(name) and PRESETS[name].settings.noise == "mask"
+    """Does it write in parallel, over masks, what stands to the end, and what nobody verified?"""
+    settings = PRESETS[name].settings
+    return not revises(name) and settings.noise == "mask" and not settings.verify
 
 
 def best_without(of: Mapping[str, Record], task: str, forwards: int) -> tuple[str, Record] | None:
