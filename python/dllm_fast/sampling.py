@@ -67,7 +67,9 @@ def sample(
     Args:
         model: a folder or hub id in Hugging Face format, what `dllm_fast.load` made of one, a transformers model, or any torch
             module or callable that takes ids `[B, L]` (int64 tensor) and returns logits `[B, L, V]` (tensor, NumPy array, or
-            an object with `.logits`); None for the embedded one. `dllm_fast.explain(model)` says how it will be run.
+            an object with `.logits`); None for the embedded one. `dllm_fast.explain(model)` says how it will be run. One that
+            takes `shadow=` can be asked again, for `remask="verify"`: of positions `[B, W]` (-1 for padding) it returns, behind
+            the logits of the canvas, `[B, L + W, V]`, what it would say there if it saw all but the token that stands there.
         prompt: a string or messages (both need a tokenizer), a sequence of ids, or a list of those of any lengths (lists,
             arrays, tensors; a 2-D tensor is rows); or what a tokenizer of transformers gives.
         preset: a name of `dllm_fast.presets()`.

@@ -35,9 +35,11 @@ class Shadow:
     @classmethod
     def of(cls, request: Request, rows: Ints) -> Shadow | None:
         """The shadow of some rows of a request, by their numbers; None where none of them has one."""
+        asks = request.shadow
+        if not asks.any():
+            return None
         place_of = {row: place for place, row in enumerate(request.rows.tolist())}
         places = [place_of[row] for row in rows.tolist()]
-        asks = request.shadow
         if not asks[places].any():
             return None
         positions, is_open = request.positions, request.open
