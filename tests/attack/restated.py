@@ -7,20 +7,16 @@ by `Unsure` instead of guessing. So it is no specification, as `tests/reference`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from restated_axes import CLOSE, Axes, Seen, Unsure
 
 from dllm_fast import SamplerConfig
 
-CLOSE = 1e-5  # what statistics may be off by
 EDGE = 3e-6  # what a share of the mass may be off by
 WORD = 0xFFFFFFFF
-
-
-class Unsure(Exception):  # noqa: N818 - no error
-    """The answer hangs on the last digits."""
 
 
 class Edit(NamedTuple):
@@ -30,18 +26,6 @@ class Edit(NamedTuple):
     position: int
     token: int
     kind: str
-
-
-class Seen(NamedTuple):
-    """What a row of logits says, and the token that is proposed."""
-
-    token: int
-    chosen: float
-    top1: float
-    top2: float
-    entropy: float
-    line: bytes
-    infinities: int
 
 
 def uniform(seed: int, request: int, position: int, step: int, draw: int) -> tuple[float, int]:
@@ -56,7 +40,7 @@ def uniform(seed: int, request: int, position: int, step: int, draw: int) -> tup
     return bits * 2.0**-53, bits
 
 
-class Row:
+class Row(Axes):
     """One canvas and what is done to it.
 
     Args:
@@ -65,10 +49,23 @@ class Row:
         seed: of its draws.
         request: its number.
         origin: where its blocks are counted from.
+        ranks: of each position, where they are its order.
+        after: positions, and for each those that are written before it.
     """
 
-    def __init__(self, config: SamplerConfig, canvas: Sequence[int], seed: int, request: int, origin: int) -> None:
+    def __init__(
+        self,
+        config: SamplerConfig,
+        canvas: Sequence[int],
+        seed: int,
+        request: int,
+        origin: int,
+        *,
+        ranks: Sequence[float] | None = None,
+        after: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
         self.rule, self.canvas = config, [int(token) for token in canvas]
+        self.ranks, self.after = ranks, after or {}
         self.given = [token != config.mask_token_id for token in self.canvas]
         self.seed, self.request, self.origin = seed, request, origin
         self.forwards = self.turns = 0  # the second counts steps of the schedule
@@ -83,9 +80,6 @@ class Row:
         for block, steps in zip(blocks, shares, strict=True):
             if self._open(block):  # the row may have ended
                 self._fill(block, steps, model)
-
-    def _open(self, block: range | None = None) -> list[int]:
-        return [i for i in block or range(len(self.canvas)) if self.canvas[i] == self.rule.mask_token_id]
 
     def _blocks(self) -> list[range]:
         length = self.rule.block_length
@@ -105,9 +99,10 @@ class Row:
         total = steps or begun
         time = 1.0
         for j in range(10**6):
-            left = self._open(block)
-            if not left:
+            self.temperature = self._temperature(max(total - j, 1), total)
+            if not self._open(block):
                 break
+            left = self._eligible(block)
             turn, self.turns = self.turns, self.turns + 1
             if rule.schedule == "first-hitting":
                 time *= uniform(self.seed, self.request, 0, turn, 3)[0] ** (1 / len(left))
@@ -121,7 +116,8 @@ class Row:
             else:
                 picked = None
                 free = steps is None and rule.schedule != "dream"
-                count = 1 if free or rule.schedule == "first-hitting" else self._count(begun, len(left), j, total)
+                masks = len(self._open(block))
+                count = 1 if free or rule.schedule == "first-hitting" else self._count(begun, masks, j, total)
                 if self.cut and steps is None:
                     count = 0  # as few steps as the cut allows
                 floor = rule.min_commit if rule.min_commit is not None else int(self.cut)
@@ -131,8 +127,12 @@ class Row:
             seen = {i: self._see(model(self.canvas)[i], i) for i in left}
             changed = self._changed(block, model)
             if picked is None:
+                if self._stops_by_gap([seen[i] for i in left], min((j + 1) / total, 1.0)):
+                    count = len(left)
                 picked = self._pick(seen, count, j, total)
+            picked = self._before_an_end(picked, seen)
             self._put({i: seen[i].token for i in picked}, "commit")
+            self._fill_behind_an_end(picked)
             self._put(changed, "edit")
             step = self.forwards
             self.forwards += 1
@@ -221,7 +221,10 @@ class Row:
     def _see(self, logits: np.ndarray, position: int) -> Seen:
         rule = self.rule
         x = np.array(logits, dtype=np.float64)
-        x[[rule.mask_token_id, *rule.suppress_tokens]] = -np.inf
+        if rule.eos_penalty is not None:
+            for end in self._enders():
+                x[end] = np.float32(x[end]) - np.float32(rule.eos_penalty)
+        x[[rule.mask_token_id, *rule.suppress_tokens, *self._barred(position)]] = -np.inf
         line = x.tobytes()
         infinite = np.flatnonzero(x == np.inf)
         if infinite.size:
@@ -233,7 +236,7 @@ class Row:
         order = np.argsort(-x, kind="stable")
         ranked = p[order]
         entropy = float(-(p[p > 0] * np.log(p[p > 0])).sum())
-        token = int(order[0]) if rule.temperature == 0 else self._draw(x, order, position)
+        token = int(order[0]) if self.temperature == 0 else self._draw(x, order, position)
         return Seen(token, float(p[token]), float(ranked[0]), float(ranked[1]), entropy, line, infinite.size)
 
     def _draw(self, x: np.ndarray, order: np.ndarray, position: int) -> int:
@@ -242,7 +245,7 @@ class Row:
         infinite = np.flatnonzero(x == np.inf)
         if infinite.size:
             return int(infinite[math.floor(u * infinite.size)])
-        d = np.maximum((x - x.max()) / rule.temperature, -60)
+        d = np.maximum((x - x.max()) / self.temperature, -60)
         weight = np.where(d > -60, np.exp(d), 0.0)
         kept = order[: rule.top_k]
         if rule.top_p is not None:
@@ -276,6 +279,8 @@ class Row:
             "left-to-right": -position,
             "sampled-confidence": seen.chosen,
             "ancestral": 0.0,
+            "ranks": -self.ranks[position] if self.ranks is not None else 0.0,
+            "certainty-prior": seen.top1 * (self._density(position) if rule.order == "certainty-prior" else 0.0),
         }[rule.order]
         if not rule.order_temperature:
             return score
@@ -287,35 +292,59 @@ class Row:
         return score + rule.order_temperature * noise
 
     def _pick(self, seen: dict[int, Seen], count: int, j: int, steps: int) -> list[int]:
-        """The prefix of the order that the cut allows, at least `count` of it."""
-        keys = {i: self._key(seen[i], i, j, steps) for i in seen}
-        order = sorted(seen, key=lambda i: (-keys[i], i))
-        take = max(count, self._passing([seen[i] for i in order])) if self.cut else count
-        if take < len(order):
-            edge = keys[order[take - 1]], keys[order[take]]
-            near = [i for i in order if min(abs(keys[i] - e) for e in edge) <= CLOSE * max(1.0, abs(keys[i]))]
-            exact = self.rule.order in ("random", "left-to-right") and not self.rule.order_temperature
-            # Equal rows have equal keys to the bit, and so have those with infinities; then the lower position comes first.
-            equal = len({(seen[i].line, seen[i].token) for i in near}) == 1 or (
-                len({seen[i].infinities for i in near}) == 1 and seen[near[0]].infinities > 0
-            )
-            equal = equal and not self.rule.order_temperature and len({keys[i] for i in near}) == 1
-            crossing = edge[0] - edge[1] <= CLOSE * max(1.0, abs(edge[0]))
-            if crossing and not exact and not equal:
-                raise Unsure
-        return order[:take]
+        """Of the order what the cut allows, at least `count`; thinned, and without end tokens that are held back."""
+        rule, first = self.rule, min(seen)
+        keys = {i: self._key(seen[i], i, j, steps) - rule.position_penalty * (i - first) for i in seen}
+        held = self._held(seen)
+        order = sorted((i for i in seen if i not in held), key=lambda i: (-keys[i], i))
+        if rule.neighbour_threshold is not None or rule.run_threshold is not None:
+            marked = self._marked(seen, order, keys)
+            chosen = order[:count] + [i for i in order[count:] if i in marked]
+            if 0 < count < len(order) and not {order[count - 1], order[count]} <= marked:
+                self._settle_edge(seen, order, keys, count)
+        else:
+            take = max(count, self._passing([seen[i] for i in order], [i - first for i in order])) if self.cut else count
+            self._settle_edge(seen, order, keys, take)
+            chosen = order[:take]
+        if rule.spacing > 1:
+            for place in range(1, len(order)):
+                self._settle_edge(seen, order, keys, place)
+            chosen = self._thinned(chosen, order, count)
+        return chosen + held[: max(count - len(chosen), 0)]
 
-    def _passing(self, ranked: list[Seen]) -> int:
+    def _settle_edge(self, seen: dict[int, Seen], order: list[int], keys: dict[int, float], take: int) -> None:
+        """Is it sure which are the first `take`?"""
+        if not 0 < take < len(order):
+            return
+        edge = keys[order[take - 1]], keys[order[take]]
+        near = [i for i in order if min(abs(keys[i] - e) for e in edge) <= CLOSE * max(1.0, abs(keys[i]))]
+        exact = self.rule.order in ("random", "left-to-right", "ranks") and not self.rule.order_temperature
+        # Equal rows have equal keys to the bit, and so have those with infinities; then the lower position comes first.
+        equal = len({(seen[i].line, seen[i].token) for i in near}) == 1 or (
+            len({seen[i].infinities for i in near}) == 1 and seen[near[0]].infinities > 0
+        )
+        placed = self.rule.position_penalty or self.rule.order == "certainty-prior"
+        equal = equal and not self.rule.order_temperature and not placed and len({keys[i] for i in near}) == 1
+        crossing = edge[0] - edge[1] <= CLOSE * max(1.0, abs(edge[0]))
+        if crossing and not (exact and not self.rule.position_penalty) and not equal:
+            raise Unsure
+
+    def _passing(self, ranked: list[Seen], behind: list[int]) -> int:
         rule = self.rule
         sure = [s.chosen if rule.order == "sampled-confidence" else s.top1 for s in ranked]
         if rule.threshold is not None:
             margins = [c - rule.threshold for c in sure]
         elif rule.factor is not None:
             margins = [rule.factor - (n + 2) * (1 - c) for n, c in enumerate(sure)]
+        elif rule.entropy_threshold is not None:
+            penalised = zip(ranked, behind, strict=True)
+            margins = [rule.entropy_threshold - seen.entropy - rule.position_penalty * away for seen, away in penalised]
+            # No entropy is below 0, and that is exact.
+            margins = [-1.0 if rule.entropy_threshold == 0 else margin for margin in margins]
         else:
             entropies = [s.entropy for s in ranked]
             margins = [rule.entropy_bound - (sum(entropies[: n + 1]) - max(entropies[: n + 1])) for n in range(len(ranked))]
-            margins[0] = 1.0  # a sum of one less its largest is nothing
+            margins[:1] = [1.0] * len(margins[:1])  # a sum of one less its largest is nothing
         for n, margin in enumerate(margins):
             if abs(margin) < CLOSE * (n + 2):
                 raise Unsure
@@ -324,15 +353,29 @@ class Row:
         return len(margins)
 
     def _end(self, step: int = 0, *, is_open: bool = False) -> None:
-        """An end token with no mask before it ends the row; one that may be edited does not, while its block is open."""
-        if not self.rule.stop_at_eos or (is_open and self.rule.edit_threshold is not None):
+        """An end token, or a stop, with no mask before it ends the row; where tokens are edited, once its block is full."""
+        if is_open and self.rule.edit_threshold is not None:
+            return
+        last = self._last()
+        if last is None:
             return
         ends = self.rule.eos_token_ids
+        fill = ends[0] if ends else self.canvas[last]
+        for k in range(last + 1, len(self.canvas)):
+            if not self.given[k] and self.canvas[k] != fill:
+                self.edits.append(Edit(step, k, fill, "pad"))
+                self.canvas[k] = fill
+
+    def _last(self) -> int | None:
+        """Where the row ends: what ends it was written, and late enough."""
+        sequences = [(end,) for end in self.rule.eos_token_ids] if self.rule.stop_at_eos else []
+        sequences += [stop if isinstance(stop, tuple) else (stop,) for stop in self.rule.stop]
         first_mask = next(iter(self._open()), len(self.canvas))
-        for i in range(first_mask):
-            if self.canvas[i] in ends and not self.given[i]:
-                for k in range(i + 1, len(self.canvas)):
-                    if not self.given[k] and self.canvas[k] != ends[0]:
-                        self.edits.append(Edit(step, k, ends[0], "pad"))
-                        self.canvas[k] = ends[0]
-                return
+        begin = self._begin()
+        for last in range(first_mask):
+            for sequence in sequences:
+                places = range(last - len(sequence) + 1, last + 1)
+                fits = places[0] >= begin and not any(self.given[k] for k in places)
+                if fits and tuple(self.canvas[k] for k in places) == sequence:
+                    return last
+        return None

@@ -21,9 +21,25 @@ SAMPLERS = int(os.environ.get("ATTACK_SAMPLERS", "1500"))
 VOCABULARY, MASK, ENDS = 13, 5, (2, 9)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
-ORDERS = ("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral")
+ORDERS = (
+    *("confidence", "margin", "entropy", "random", "left-to-right", "sampled-confidence", "ancestral", "certainty-prior"),
+    "ranks",
+)
 # What the restatement knows of a rule.
-RULE = ("order", "schedule", "temperature", "threshold", "factor", "entropy_bound", "block_length", "edit_threshold")
+CUT = (
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "entropy_threshold",
+    "neighbour_threshold",
+    "neighbour_distance",
+    "run_threshold",
+)
+REACH = ("sub_block_length", "inherit_token", "window_length")
+RULE = (
+    *("order", "schedule", "temperature", *CUT, *REACH, "block_length", "edit_threshold", "gap_stop", "spacing"),
+    *("position_penalty", "prior_sigma", "temperature_end", "eos_policy", "eos_penalty", "stop", "min_new_tokens"),
+)
 # Of presets that say anything else, and of other orders and schedules, it says nothing.
 PRESETS = {
     name: preset
@@ -47,6 +63,18 @@ BESIDE = {
     "order_temperature": (0.3, [0.0, 0.5, 4.0]),
     "edit_threshold": (0.3, [0.0, 0.2, 0.5, 0.95, 1.0]),
     "max_post_steps": (0.3, [0, 1, 3, 16]),
+    "temperature_end": (0.1, [0.1, 1.0, 3.0]),
+    "gap_stop": (0.1, [0.0, 0.2, 1.0]),
+    "spacing": (0.1, [2, 3]),
+    "position_penalty": (0.1, [0.05, 2.0]),
+    "prior_sigma": (0.1, [0.5, 3.0]),
+    "min_new_tokens": (0.1, range(1, 6)),
+    "stop": (0.15, [(4,), ((4, 8),), ((0, 1), 4)]),
+    "eos_policy": (0.2, ["suffix", "delay"]),
+    "eos_penalty": (0.1, [0.5, 4.0]),
+    "sub_block_length": (0.1, range(1, 5)),
+    "inherit_token": (0.1, [True]),
+    "window_length": (0.1, range(1, 9)),
     "steps": (0.3, range(1, 17)),
     "steps_per_block": (0.4, range(1, 17)),
 }
@@ -56,7 +84,48 @@ CUTS = [
     *({"threshold": value} for value in (0.0, 0.33, 0.9, 1.5)),
     *({"factor": value} for value in (0.5, 1.0, 3.3)),
     *({"entropy_bound": value} for value in (0.1, 1.7, 9.0)),
+    *({"entropy_threshold": value} for value in (0.0, 0.7, 2.1)),
+    {"threshold": 0.6, "neighbour_threshold": 0.2, "neighbour_distance": 2},
+    {"threshold": 0.9, "run_threshold": 0.3},
+    {"run_threshold": 0.4},
 ]
+
+
+def excluded(chosen: dict[str, Any]) -> set[str]:
+    """Of what is chosen, the names that do not go with the others."""
+    without = {"steps_per_block"} if "steps" in chosen else set()
+    if chosen["order"] == "ancestral":
+        without |= {"threshold", "factor", "entropy_bound", "min_commit", "order_temperature"}
+        if chosen["schedule"] == "first-hitting":
+            chosen["schedule"] = "linear"
+    if chosen["order"] == "ancestral" or chosen["schedule"] == "first-hitting":
+        without |= {"edit_threshold"}
+    if chosen["schedule"] == "maskgit" and chosen["order"] in ("entropy", "left-to-right"):
+        without |= {"order_temperature"}
+    if chosen["schedule"] == "first-hitting":
+        without |= {"steps", "steps_per_block"}
+    is_reverse = chosen["order"] == "ancestral" or chosen["schedule"] == "first-hitting"
+    reaches = [name for name in REACH if name in chosen]
+    if is_reverse:
+        without |= {*CUT, *REACH, "gap_stop", "spacing", "position_penalty"} - (
+            {*CUT} if chosen["order"] != "ancestral" else set()
+        )
+    elif reaches:
+        without |= {*REACH} - ({reaches[0]} if reaches[0] == "window_length" else {*REACH[:2]})
+        without |= {"steps", "steps_per_block", "gap_stop", "edit_threshold"}
+        chosen["schedule"] = "even"
+    if chosen["order"] == "ranks" and chosen["schedule"] == "maskgit":
+        without |= {"order_temperature"}
+    without |= set() if chosen.get("temperature") else {"temperature_end"}
+    if "edit_threshold" in chosen or chosen["order"] == "ancestral":
+        without |= {"eos_policy"}
+    if "eos_penalty" in chosen:
+        chosen["eos_policy"] = "penalise"
+    if "suppress_tokens" in chosen and {"stop", "eos_policy"} & {*chosen}:
+        without |= {"suppress_tokens"}
+    if "eos_policy" in without:
+        without |= {"eos_penalty"}
+    return without
 
 
 def settings(rng: np.random.Generator) -> dict[str, Any]:
@@ -69,20 +138,25 @@ def settings(rng: np.random.Generator) -> dict[str, Any]:
     for name, (chance, values) in BESIDE.items():
         if rng.random() < chance:
             chosen[name] = values[rng.integers(len(values))]
-    # What excludes each other.
-    without = {"steps_per_block"} if "steps" in chosen else set()
-    if chosen["order"] == "ancestral":
-        without |= {"threshold", "factor", "entropy_bound", "min_commit", "order_temperature"}
-        if chosen["schedule"] == "first-hitting":
-            chosen["schedule"] = "linear"
-    if chosen["order"] == "ancestral" or chosen["schedule"] == "first-hitting":
-        without |= {"edit_threshold"}
-    if chosen["schedule"] == "maskgit" and chosen["order"] in ("entropy", "left-to-right"):
-        without |= {"order_temperature"}
-    if chosen["schedule"] == "first-hitting":
-        without |= {"steps", "steps_per_block"}
+    without = excluded(chosen)
     chosen = {name: value for name, value in chosen.items() if name not in without}
     return chosen | {"mask_token_id": MASK, "eos_token_id": ENDS, "stop_at_eos": bool(rng.random() < 0.3)}
+
+
+def wishes(rng: np.random.Generator, chosen: dict[str, Any], rows: list[tuple[np.ndarray, int]]) -> dict[str, list[Any]]:
+    """Ranks where they are the order, and now and then positions that wait for one on their left."""
+    told: dict[str, list[Any]] = {}
+    if chosen["order"] == "ranks":
+        told["order"] = [rng.integers(-3, 4, len(tokens)).astype(float).tolist() for tokens, _ in rows]
+    is_reverse = chosen["order"] == "ancestral" or chosen["schedule"] == "first-hitting"
+    if is_reverse or {*REACH, "gap_stop"} & {*chosen} or chosen.get("eos_policy") == "delay" or rng.random() < 0.8:
+        return told
+    told["eligible_after"] = []
+    for tokens, _ in rows:
+        masks = np.flatnonzero(tokens == MASK).tolist()
+        pairs = {later: [masks[rng.integers(i)]] for i, later in enumerate(masks) if i and rng.random() < 0.3}
+        told["eligible_after"].append(pairs)
+    return told
 
 
 def canvas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
@@ -140,9 +214,15 @@ def one(number: int) -> str:
     rows = [canvas(rng) for _ in range(rng.integers(1, 4))]
     seeds = [int(rng.integers(2**63)) for _ in rows]
     requests = [int(rng.integers(2**32)) for _ in rows]
-    config = SamplerConfig(**chosen)
+    config, told = SamplerConfig(**chosen), wishes(rng, chosen, rows)
     restated = [
-        Row(config, tokens, seed, request, start) for (tokens, start), seed, request in zip(rows, seeds, requests, strict=True)
+        Row(
+            config,
+            *(tokens, seeds[i], requests[i], start),
+            ranks=told["order"][i] if "order" in told else None,
+            after=told["eligible_after"][i] if "eligible_after" in told else None,
+        )
+        for i, (tokens, start) in enumerate(rows)
     ]
     if config.steps is not None and any(len(row._blocks()) > config.steps for row in restated):
         return "refused"  # a step for each block
@@ -152,16 +232,16 @@ def one(number: int) -> str:
     except Unsure:
         return "unsure"
     starts = [start for _, start in rows]
-    sampler = Sampler(config, [tokens for tokens, _ in rows], seed=seeds, request=requests, block_start=starts)
+    sampler = Sampler(config, [tokens for tokens, _ in rows], seed=seeds, request=requests, block_start=starts, **told)
     while (request := sampler.next()) is not None:
         asked = zip(request.canvases, request.positions, strict=True)
         sampler.feed(torch.cat([model(tokens)[torch.from_numpy(positions)] for tokens, positions in asked]))
     for i, row in enumerate(restated):
-        told = f"case {number}, row {i}, {chosen}, {model.kind}, {model.dtype}, {rows[i]}"
+        case = f"case {number}, row {i}, {chosen}, {model.kind}, {model.dtype}, {rows[i]}, {told}"
         edits = [Edit(e.step, e.position, e.token, e.kind) for e in sampler.trajectory[i]]
-        assert sorted(edits) == sorted(row.edits), told
-        assert sampler.canvases[i].tolist() == row.canvas, told
-        assert sampler.nfe_per_row[i] == row.forwards, told
+        assert sorted(edits) == sorted(row.edits), case
+        assert sampler.canvases[i].tolist() == row.canvas, case
+        assert sampler.nfe_per_row[i] == row.forwards, case
     return "equal"
 
 
