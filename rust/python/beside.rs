@@ -6,8 +6,65 @@ use crate::logits::head::Head;
 use crate::sampler::Beside;
 use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use std::borrow::Cow;
 
-/// The arrays of a `Prediction` that only rules with a memory need; those that nobody asked for are absent.
+/// What only rules with a memory need of a `Prediction`. What the core has told becomes arrays once somebody looks; from then on
+/// the arrays say it.
+#[derive(Default)]
+pub(super) struct Known {
+    core: Vec<Beside>,
+    arrays: PyOnceLock<BesideArrays>,
+}
+
+impl Known {
+    /// What the core tells of each position; nothing where no rule asked.
+    pub fn from_core(core: Vec<Beside>) -> Self {
+        Self {
+            core,
+            arrays: PyOnceLock::new(),
+        }
+    }
+
+    /// What the caller gives, checked for `count` positions.
+    pub fn new(
+        py: Python<'_>,
+        count: usize,
+        given: [Option<&Bound<'_, PyAny>>; 5],
+    ) -> PyResult<Self> {
+        let made = Self::default();
+        let given = BesideArrays::new(py, count, given)?;
+        made.arrays.get_or_init(py, || given);
+        Ok(made)
+    }
+
+    /// The arrays.
+    pub fn arrays(&self, py: Python<'_>) -> &BesideArrays {
+        let make = || BesideArrays::from_core(py, &self.core);
+        self.arrays.get_or_init(py, make)
+    }
+
+    /// For the core, of `count` positions; none where nothing was told.
+    pub fn told(&self, py: Python<'_>, count: usize) -> PyResult<Option<Cow<'_, [Beside]>>> {
+        match self.arrays.get(py) {
+            Some(arrays) => Ok(arrays.told(py, count)?.map(Cow::Owned)),
+            None if self.core.is_empty() => Ok(None),
+            None if self.core.len() != count => Err(lengths("head_counts", count)),
+            None => Ok(Some(Cow::Borrowed(&self.core))),
+        }
+    }
+
+    /// The same for another prediction of the same positions.
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        let made = Self::from_core(self.core.clone());
+        if let Some(arrays) = self.arrays.get(py) {
+            made.arrays.get_or_init(py, || arrays.clone_ref(py));
+        }
+        made
+    }
+}
+
+/// As arrays; those that nobody asked for are absent.
 #[derive(Default)]
 pub(super) struct BesideArrays {
     /// Ids of all heads, one behind the other.
@@ -22,7 +79,7 @@ pub(super) struct BesideArrays {
 
 impl BesideArrays {
     /// The arrays of what the core tells of each position.
-    pub fn from_core(py: Python<'_>, told: &[Beside]) -> Self {
+    fn from_core(py: Python<'_>, told: &[Beside]) -> Self {
         let mut made = Self::default();
         if told.iter().any(|one| !one.head.cells.is_empty()) {
             let cells: Vec<(u32, f64)> = told.iter().flat_map(|o| o.head.cells.clone()).collect();
@@ -42,11 +99,7 @@ impl BesideArrays {
     }
 
     /// What the caller gives, checked for `count` positions.
-    pub fn new(
-        py: Python<'_>,
-        count: usize,
-        given: [Option<&Bound<'_, PyAny>>; 5],
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, count: usize, given: [Option<&Bound<'_, PyAny>>; 5]) -> PyResult<Self> {
         let [
             head_ids,
             head_probabilities,
@@ -74,7 +127,7 @@ impl BesideArrays {
     }
 
     /// The same for the core; none where nothing was told.
-    pub fn told(&self, py: Python<'_>, count: usize) -> PyResult<Option<Vec<Beside>>> {
+    fn told(&self, py: Python<'_>, count: usize) -> PyResult<Option<Vec<Beside>>> {
         let heads = [&self.head_counts, &self.head_ids, &self.leader];
         let numbers = [&self.head_probabilities, &self.leader_probability];
         if heads.iter().all(|a| a.is_none()) && numbers.iter().all(|a| a.is_none()) {
@@ -112,7 +165,7 @@ impl BesideArrays {
     }
 
     /// Another reference to the same arrays.
-    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
         Self {
             head_ids: self.head_ids.as_ref().map(|a| a.clone_ref(py)),
             head_probabilities: self.head_probabilities.as_ref().map(|a| a.clone_ref(py)),

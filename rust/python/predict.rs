@@ -1,7 +1,7 @@
 //! `mask_predict` and its result.
 
 use super::arrays::{LogitsArray, ids, numbers, one_or_each, tokens};
-use super::beside::BesideArrays;
+use super::beside::Known;
 use super::error::{bad_value, raise};
 use super::laws::RowLaws;
 use super::signals::detached;
@@ -47,7 +47,7 @@ pub(super) struct Prediction {
     /// The most probable tokens, int64.
     #[pyo3(get)]
     argmax: Option<Py<PyArray1<i64>>>,
-    beside: BesideArrays,
+    beside: Known,
 }
 
 impl Prediction {
@@ -63,16 +63,16 @@ impl Prediction {
             logsumexp: Some(field(|p| p.logsumexp)),
             current: has_current.then(|| field(|p| p.current)),
             argmax: Some(tokens(py, predictions.iter().map(|p| p.argmax)).unbind()),
-            beside: BesideArrays::default(),
+            beside: Known::default(),
         }
     }
 
     /// With what rules with a memory want to know beside it.
-    pub fn with(self, beside: BesideArrays) -> Self {
+    pub fn with(self, beside: Known) -> Self {
         Self { beside, ..self }
     }
 
-    pub fn beside(&self) -> &BesideArrays {
+    pub fn beside(&self) -> &Known {
         &self.beside
     }
 
@@ -160,7 +160,7 @@ impl Prediction {
                     Ok::<_, PyErr>(tokens(py, ids(values, "argmax")?.into_iter()).unbind())
                 })
                 .transpose()?,
-            beside: BesideArrays::default(),
+            beside: Known::default(),
         };
         let tokens = made.proposals(py, true)?.len();
         let numbers = |array: &Option<Py<PyArray1<f64>>>| {
@@ -186,38 +186,50 @@ impl Prediction {
             leader,
             leader_probability,
         ];
-        Ok(made.with(BesideArrays::new(py, tokens, given)?))
+        Ok(made.with(Known::new(py, tokens, given)?))
     }
 
     /// Ids of the heads of the distributions, where those were asked for, one head behind the other; each rises.
     #[getter]
     fn head_ids(&self, py: Python<'_>) -> Option<Py<PyArray1<i64>>> {
-        self.beside.head_ids.as_ref().map(|a| a.clone_ref(py))
+        self.beside
+            .arrays(py)
+            .head_ids
+            .as_ref()
+            .map(|a| a.clone_ref(py))
     }
 
     /// Their probabilities.
     #[getter]
     fn head_probabilities(&self, py: Python<'_>) -> Option<Py<PyArray1<f64>>> {
-        let array = self.beside.head_probabilities.as_ref();
+        let array = self.beside.arrays(py).head_probabilities.as_ref();
         array.map(|a| a.clone_ref(py))
     }
 
     /// Ids of the head of each position.
     #[getter]
     fn head_counts(&self, py: Python<'_>) -> Option<Py<PyArray1<i64>>> {
-        self.beside.head_counts.as_ref().map(|a| a.clone_ref(py))
+        self.beside
+            .arrays(py)
+            .head_counts
+            .as_ref()
+            .map(|a| a.clone_ref(py))
     }
 
     /// The most probable ids before credit, where those were asked for.
     #[getter]
     fn leader(&self, py: Python<'_>) -> Option<Py<PyArray1<i64>>> {
-        self.beside.leader.as_ref().map(|a| a.clone_ref(py))
+        self.beside
+            .arrays(py)
+            .leader
+            .as_ref()
+            .map(|a| a.clone_ref(py))
     }
 
     /// Their probabilities, NaN where a position was not asked for.
     #[getter]
     fn leader_probability(&self, py: Python<'_>) -> Option<Py<PyArray1<f64>>> {
-        let array = self.beside.leader_probability.as_ref();
+        let array = self.beside.arrays(py).leader_probability.as_ref();
         array.map(|a| a.clone_ref(py))
     }
 
@@ -272,11 +284,17 @@ impl Prediction {
         arguments.set_item("logsumexp", &self.logsumexp)?;
         arguments.set_item("current", &self.current)?;
         arguments.set_item("argmax", &self.argmax)?;
-        arguments.set_item("head_ids", &self.beside.head_ids)?;
-        arguments.set_item("head_probabilities", &self.beside.head_probabilities)?;
-        arguments.set_item("head_counts", &self.beside.head_counts)?;
-        arguments.set_item("leader", &self.beside.leader)?;
-        arguments.set_item("leader_probability", &self.beside.leader_probability)?;
+        arguments.set_item("head_ids", &self.beside.arrays(py).head_ids)?;
+        arguments.set_item(
+            "head_probabilities",
+            &self.beside.arrays(py).head_probabilities,
+        )?;
+        arguments.set_item("head_counts", &self.beside.arrays(py).head_counts)?;
+        arguments.set_item("leader", &self.beside.arrays(py).leader)?;
+        arguments.set_item(
+            "leader_probability",
+            &self.beside.arrays(py).leader_probability,
+        )?;
         Ok((PyTuple::empty(py), arguments))
     }
 

@@ -2,7 +2,7 @@
 
 use super::answer::{choice, named};
 use super::arrays::{indices, list, token_lists, tokens};
-use super::beside::BesideArrays;
+use super::beside::Known;
 use super::edit::Edit;
 use super::error::{bad_type, bad_value, raise};
 use super::request::Request;
@@ -333,7 +333,7 @@ impl Sampler {
     ) -> PyResult<Prediction> {
         let of = self.answered(py, logits, rows, index)?;
         let made = Prediction::from_core(py, &of.predictions, of.question.asks_current());
-        Ok(made.with(BesideArrays::from_core(py, &of.beside)))
+        Ok(made.with(Known::from_core(of.beside)))
     }
 
     /// Answers the last request, whole or (with `rows`) in parts: with logits, with a prediction, or with tokens and scores

@@ -29,6 +29,7 @@ use config::{Config, Steps};
 use cut::Cut;
 use eos::EosPolicy;
 use memory::Keeps;
+use nearby::Prior;
 use order::Order;
 use remask::Chances;
 use revise::{Revise, remasks};
@@ -44,6 +45,8 @@ pub struct Rule {
     early: Option<Law>,
     /// Rising ids that end a row.
     enders: Vec<u32>,
+    /// Where the order asks it.
+    prior: Option<Prior>,
 }
 
 impl Rule {
@@ -78,7 +81,9 @@ impl Rule {
             suppressed: endless().into(),
             ..law.clone()
         });
+        let prior = config.order == Order::CertaintyPrior;
         Ok(Self {
+            prior: prior.then(|| Prior::new(config.prior_sigma)),
             config,
             law,
             early,
@@ -89,6 +94,11 @@ impl Rule {
     /// The settings.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How much around a position is known, where the order asks it.
+    pub fn prior(&self) -> Option<&Prior> {
+        self.prior.as_ref()
     }
 
     /// How tokens are drawn.

@@ -22,7 +22,7 @@ pub enum Order {
     SampledConfidence,
     /// No order: every position commits by itself with the probability of the schedule (ancestral sampling).
     Ancestral,
-    /// Largest probability times how much around the position is known (d2Cache; `nearby::density`).
+    /// Largest probability times how much around the position is known (d2Cache; `nearby::Prior`).
     CertaintyPrior,
     /// The rank that came with the row, the lowest first.
     Ranks,

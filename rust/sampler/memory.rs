@@ -1,5 +1,6 @@
 //! What a row remembers from one step to the next: nothing, unless its rule asks.
 
+use super::trail::{Rest, Trail};
 use crate::canvas::edit::{Edit, Kind};
 use crate::logits::head::Head;
 use crate::rules::credit::Credit;
@@ -11,9 +12,7 @@ use std::ops::Range;
 #[derive(Debug)]
 pub struct Memory {
     confidence: Vec<f64>,
-    /// Empty where nothing is known yet; then nothing was steady either.
-    heads: Vec<Head>,
-    steady: Vec<u32>,
+    trails: Vec<Trail>,
     credits: Vec<Vec<(u32, f64)>>,
     /// Positions that were taken back once already, each with its neighbours.
     redone: HashSet<u32>,
@@ -22,8 +21,10 @@ pub struct Memory {
 /// What the memory is told once a step is carried out, by store. A plan only names it, so a refused answer changes nothing.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// Of open positions, the head of this forward, and in how many forwards up to it the distribution stayed close.
-    pub heads: Vec<(u32, Head, u32)>,
+    /// Of open positions, the head of this forward, and whether it is close to the last one, where somebody asked.
+    pub heads: Vec<(u32, Head, Option<bool>)>,
+    /// When they have come to rest.
+    pub rest: Option<Rest>,
     /// Of open positions, which id stood first, and its probability.
     pub leaders: Vec<(u32, (u32, f64))>,
     /// By which credit is earned.
@@ -41,8 +42,7 @@ impl Memory {
         keeps.anything().then(|| {
             Box::new(Self {
                 confidence: of(keeps.confidence, len, f64::NAN),
-                heads: of(keeps.heads, len, Head::default()),
-                steady: of(keeps.heads, len, 0),
+                trails: of(keeps.heads, len, Trail::default()),
                 credits: of(keeps.credits, len, vec![]),
                 redone: HashSet::new(),
             })
@@ -54,11 +54,9 @@ impl Memory {
         self.confidence[position as usize]
     }
 
-    /// The head of the distribution at a position in the forward before, empty in the first one of a block; and in how many
-    /// forwards in a row it has stayed close to the one before.
-    pub fn head(&self, position: u32) -> (&Head, u32) {
-        let p = position as usize;
-        (&self.heads[p], self.steady[p])
+    /// What is known of the distribution at a position; nothing in the first forward of a block.
+    pub fn trail(&self, position: u32) -> &Trail {
+        &self.trails[position as usize]
     }
 
     /// What ids have earned at a position, by rising id.
@@ -74,9 +72,8 @@ impl Memory {
     }
 
     fn forget_open(&mut self, p: usize) {
-        if let Some(head) = self.heads.get_mut(p) {
-            *head = Head::default();
-            self.steady[p] = 0;
+        if let Some(trail) = self.trails.get_mut(p) {
+            *trail = Trail::default();
         }
         if let Some(credits) = self.credits.get_mut(p) {
             *credits = vec![];
@@ -102,9 +99,9 @@ impl Memory {
 
     /// What the plan of a step noted; its edits come next.
     pub fn learn(&mut self, notes: Notes) {
-        for (position, head, steady) in notes.heads {
-            let p = position as usize;
-            (self.heads[p], self.steady[p]) = (head, steady);
+        for (position, head, is_close) in notes.heads {
+            let rest = notes.rest.expect("heads are noted where they come to rest");
+            self.trails[position as usize].push(head, is_close, rest);
         }
         for (position, (leader, probability)) in notes.leaders {
             let credits = &mut self.credits[position as usize];
@@ -115,7 +112,7 @@ impl Memory {
 
     /// Edits were carried out.
     pub fn note(&mut self, edits: &[Edit]) {
-        if self.confidence.is_empty() && self.heads.is_empty() && self.credits.is_empty() {
+        if self.confidence.is_empty() && self.trails.is_empty() && self.credits.is_empty() {
             return;
         }
         for edit in edits {

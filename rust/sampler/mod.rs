@@ -14,6 +14,7 @@ mod recall;
 mod remask;
 mod row;
 mod step;
+mod trail;
 mod wishes;
 
 use crate::canvas::edit::Edit;

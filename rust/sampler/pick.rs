@@ -9,7 +9,6 @@ use crate::error::Result;
 use crate::rng::Draw;
 use crate::rules::cut::{Candidate, Cut, order, select};
 use crate::rules::gap::{GapStop, gap};
-use crate::rules::nearby::density;
 use crate::rules::order::{Order, Place, Proposal};
 use crate::rules::reach::Reach;
 use crate::rules::revise::Revise;
@@ -95,7 +94,7 @@ impl Row {
         &self,
         pending: &Pending,
         answer: &Answer<'_>,
-        notes: Option<&Notes>,
+        notes: Option<&mut Notes>,
         watch: &Watch<'_>,
     ) -> Result<Vec<usize>> {
         let rule = &self.rule;
@@ -216,13 +215,13 @@ impl Row {
 
     /// How much is known around each of the requested positions, where the order asks that.
     fn densities(&self, pending: &Pending, watch: &Watch<'_>) -> Result<Option<Vec<f64>>> {
-        if self.rule.order != Order::CertaintyPrior {
+        let Some(prior) = self.rule.prior() else {
             return Ok(None);
-        }
+        };
         let states = self.canvas.states();
         let is_open = |p: usize| states[p] == State::Open;
-        let (positions, sigma) = (&pending.positions, self.rule.prior_sigma);
-        density(is_open, states.len(), positions, sigma, watch).map(Some)
+        let density = prior.density(is_open, states.len(), &pending.positions, watch);
+        density.map(Some)
     }
 }
 

@@ -5,10 +5,10 @@ use super::beside::Extra;
 use super::memory::Notes;
 use super::row::Row;
 use super::step::Pending;
+use super::trail::Rest;
 use crate::canvas::State;
 use crate::rules::cut::{Candidate, Cut};
 use crate::rules::nearby::NOT_STEADY;
-use crate::rules::steady::divergence;
 
 impl Row {
     /// Of each of the requested positions, may it be written now? What else was scored, because somebody watches, counts for
@@ -66,13 +66,14 @@ impl Row {
 
     /// What the row will remember of the waiting step, as far as the answer says it.
     pub(super) fn notes(&self, pending: &Pending, answer: &Answer<'_>) -> Option<Box<Notes>> {
-        let memory = self.memory.as_ref()?;
+        self.memory.as_ref()?;
         let keeps = self.rule.keeps();
         if !(keeps.heads || keeps.credits) {
             return None;
         }
         let mut notes = Box::new(Notes {
             credit: self.rule.credit,
+            rest: self.rest(),
             ..Notes::default()
         });
         let writable = self.writable(&pending.positions);
@@ -80,11 +81,8 @@ impl Row {
             let (Some(beside), true) = (answer.beside(i), writable[i]) else {
                 continue;
             };
-            if let (true, Cut::Steady { bar, .. }) = (keeps.heads, self.rule.cut) {
-                let (before, steady) = memory.head(position);
-                let is_close = !before.cells.is_empty() && divergence(before, &beside.head) < bar;
-                let steady = if is_close { steady + 1 } else { 0 };
-                notes.heads.push((position, beside.head.clone(), steady));
+            if keeps.heads {
+                notes.heads.push((position, beside.head.clone(), None));
             }
             if let (true, Some(leader)) = (keeps.credits, beside.leader) {
                 notes.leaders.push((position, leader));
@@ -93,13 +91,31 @@ impl Row {
         Some(notes)
     }
 
-    /// Takes the confidence of candidates whose distribution has not come to rest. They are those of the notes, in their order.
-    pub(super) fn doubt(&self, candidates: &mut [Candidate], notes: Option<&Notes>) {
-        let (Cut::Steady { steps, .. }, Some(notes)) = (self.rule.cut, notes) else {
+    /// When a distribution has come to rest, where the rule asks that.
+    fn rest(&self) -> Option<Rest> {
+        match self.rule.cut {
+            Cut::Steady { bar, steps, .. } => Some(Rest { bar, steps }),
+            _ => None,
+        }
+    }
+
+    /// Takes the confidence of candidates whose distribution has not come to rest, where it would be enough. They are those of
+    /// the notes, in their order.
+    pub(super) fn doubt(&self, candidates: &mut [Candidate], notes: Option<&mut Notes>) {
+        let (Cut::Steady { threshold, .. }, Some(memory)) = (self.rule.cut, &self.memory) else {
             return;
         };
-        for (candidate, (_, _, steady)) in candidates.iter_mut().zip(&notes.heads) {
-            if *steady < steps {
+        let (Some(notes), Some(rest)) = (notes, self.rest()) else {
+            return;
+        };
+        for (candidate, (position, head, known)) in candidates.iter_mut().zip(&mut notes.heads) {
+            if candidate.confidence < threshold {
+                continue;
+            }
+            let trail = memory.trail(*position);
+            let is_close = trail.is_close(head, rest);
+            *known = Some(is_close);
+            if !is_close || !trail.rests(rest) {
                 candidate.confidence = NOT_STEADY;
             }
         }

@@ -129,7 +129,7 @@ impl Row {
                 shown: Some(Box::new(shown)),
             });
         }
-        let notes = self.notes(pending, answer);
+        let mut notes = self.notes(pending, answer);
         let mut back = pending.back.clone();
         let mut picks: Vec<usize> = match &pending.chosen {
             Some(chosen) if *chosen == pending.positions => (0..chosen.len()).collect(),
@@ -149,7 +149,7 @@ impl Row {
                     (picks, back) = self.ranked_together(pending, proposals, eta, watch)?;
                     picks
                 }
-                _ => self.pick(pending, answer, notes.as_deref(), watch)?,
+                _ => self.pick(pending, answer, notes.as_deref_mut(), watch)?,
             },
         };
         self.drop_behind_end(&mut picks, pending, answer);
