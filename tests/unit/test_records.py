@@ -286,7 +286,7 @@ def test_what_to_dict_does_not_write_is_refused(case: str) -> None:
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_answers_arrive_from_other_processes(start: str) -> None:
     with multiprocessing.get_context(start).Pool(1) as pool:
-        for seed, result in enumerate(pool.map(run, range(3))):
+        for seed, result in enumerate(pool.map_async(run, range(3)).get(120)):
             here = run(seed)
             assert result.trajectory == here.trajectory
             assert dataclasses.replace(result, stats=here.stats) == here
