@@ -87,6 +87,8 @@ def step_seconds(preset: str, batch: int, logits: Sequence[NDArray[np.float32]])
     mask = None if settings.noise == "uniform" else MASK
     table = TokenFrequencies(range(1, VOCABULARY + 1)) if settings.order == "calibrated" else None
     config = changed(settings, mask_token_id=mask, vocabulary=vocabulary, token_frequencies=table, stop_at_eos=False)
+    if config.length != "fixed":  # which needs to know an end; there are no logits for more positions
+        config = changed(config, eos_token_id=0, max_new_tokens=MASKS)
     if mask is None:
         open = [[False] * PROMPT + [True] * MASKS] * batch
     canvas = [*range(PROMPT), *[MASK] * MASKS]

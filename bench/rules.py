@@ -38,10 +38,14 @@ AXES = {
     "noise": ("noise", "noise_share", "drafts"),
     "verify": ("verify",),
     "guide": ("guidance",),
-    "length": ("length", "max_new_tokens", "min_new_tokens", "eos_policy", "eos_penalty"),
+    "length": (
+        *("length", "max_new_tokens", "min_new_tokens", "eos_policy", "eos_penalty", "initial_length", "expansion_factor"),
+        *("eos_check_tokens", "eos_confidence_threshold", "expand_eos_confidence_threshold", "low_confidence_threshold"),
+        *("low_density_threshold", "high_density_threshold"),
+    ),
 }
 # The setting that an axis is named after: its value says enough.
-_NAMED = frozenset(("order", "schedule", "remask", "noise"))
+_NAMED = frozenset(("order", "schedule", "remask", "noise", "length"))
 
 
 def names() -> str:

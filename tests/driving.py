@@ -26,6 +26,19 @@ def edits_of(trajectory):
     return [(e.step, e.position, e.token, e.probability, e.kind, e.time) for e in trajectory]
 
 
+def replayed(canvas, edits) -> list[int]:
+    """A canvas behind some edits."""
+    canvas = [int(token) for token in canvas]
+    for edit in edits:
+        if edit.kind == "insert":
+            canvas.insert(edit.position, edit.token)
+        elif edit.kind == "delete":
+            assert canvas.pop(edit.position) == edit.token, "what goes is a mask"
+        else:
+            canvas[edit.position] = edit.token
+    return canvas
+
+
 def same(a, b) -> bool:
     """Equality of edits, where nan is equal to nan."""
     return len(a) == len(b) and all(

@@ -92,6 +92,7 @@ RULES = {
     "posterior": strategies.posteriors(),
     "owed": owed(),
     "verified": verified(),
+    "growing": strategies.growing(),
 }
 
 
@@ -113,7 +114,7 @@ def settings(draw, rules=tuple(RULES)) -> dict[str, Any]:
 @st.composite
 def starts(draw, config: dict[str, Any]) -> Start:
     """A row under these settings: its canvas, its ranks where they order it, and sometimes positions that wait for others."""
-    canvas = draw(strategies.canvases())
+    canvas = draw(strategies.answers() if "length" in config else strategies.canvases())
     is_open = canvas == MASK
     more: dict[str, Any] = {}
     if config["mask_token_id"] is None:

@@ -484,3 +484,50 @@ def remasking(draw, kinds=REMASKS, **arguments) -> dict:
     elif kind != "confidence-drop":
         chosen |= draw(st.fixed_dictionaries({}, optional={"remask_eta": etas}))
     return chosen
+
+
+@st.composite
+def growing(draw, names=("daedal", "rho-eos")) -> dict:
+    """Settings of `SamplerConfig` whose answers change their length; a canvas has one run of masks, 10 at most."""
+    orders = tuple(order for order in PLAIN_ORDERS if order != "ancestral")
+    chosen = draw(settings(annealed=False, orders=orders, schedules=("even",)))
+    for name in ("steps_per_block", "gap_stop", "gap_start", "gap_length", "eos_token_id", "stop_at_eos"):
+        chosen.pop(name, None)
+    chosen |= {"length": draw(st.sampled_from(names)), "max_new_tokens": draw(st.integers(10, 30))}
+    chosen |= draw(ends.filter(len))
+    chosen |= draw(st.fixed_dictionaries({}, optional={"expansion_factor": st.integers(1, 8)}))
+    chosen["suppress_tokens"] = tuple(token for token in chosen.get("suppress_tokens", ()) if token not in (END, OTHER_END))
+    shares = st.one_of(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]), st.floats(0, 1))
+    if chosen["length"] == "daedal":
+        chosen |= draw(
+            st.fixed_dictionaries(
+                {"eos_check_tokens": st.integers(1, 6)},
+                optional={
+                    "eos_confidence_threshold": shares,
+                    "expand_eos_confidence_threshold": shares,
+                    "low_confidence_threshold": shares,
+                },
+            )
+        )
+    else:
+        low, high = sorted((draw(shares), draw(shares)))
+        chosen |= {"low_density_threshold": low, "high_density_threshold": high}
+    chosen |= draw(st.fixed_dictionaries({}, optional={"spacing": st.sampled_from([2, 3]), "position_penalty": st.just(0.3)}))
+    if draw(st.booleans()):
+        chosen |= {"min_new_tokens": draw(st.integers(0, 8))}
+    if draw(st.booleans()):
+        chosen |= {"stop": draw(stop_tokens.map(tuple))}
+        named = {token for stop in chosen["stop"] for token in np.atleast_1d(stop).tolist()}
+        chosen["suppress_tokens"] = tuple(token for token in chosen["suppress_tokens"] if token not in named)
+    policy = draw(st.sampled_from(["allow", "delay", "penalise"]))
+    return (
+        chosen | {"eos_policy": policy} | ({"eos_penalty": draw(st.sampled_from([0.5, 5.0]))} if policy == "penalise" else {})
+    )
+
+
+@st.composite
+def answers(draw) -> np.ndarray:
+    """Canvases of one run of masks between given tokens."""
+    before, masks, behind = draw(st.integers(0, 4)), draw(st.integers(0, 10)), draw(st.integers(0, 3))
+    given = [draw(tokens) for _ in range(before + behind)]
+    return np.array([*given[:before], *[MASK] * masks, *given[before:]], dtype=np.int64)

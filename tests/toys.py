@@ -19,9 +19,11 @@ torch.set_num_threads(1)  # threads that wait for each other cost a toy more tha
 
 def presets_of_any_model() -> dict[str, dllm_fast.SamplerConfig]:
     """Those that run on whatever can be called: not those for models of noise, or that are read causally (`test_verify.py`), or
-    asked from behind a mask (`test_wino.py`), or that ask how frequent tokens are (`test_calibration.py`)."""
+    asked from behind a mask (`test_wino.py`), or that ask how frequent tokens are (`test_calibration.py`); nor those whose
+    answers have lengths of their own, which need an end token and room (`test_lengths.py`)."""
     rules = {name: rule for name, rule in dllm_fast.presets().items() if rule.noise == "mask" and not rule.verify}
-    return {name: rule for name, rule in rules.items() if rule.remask != "verify" and rule.order != "calibrated"}
+    rules = {name: rule for name, rule in rules.items() if rule.remask != "verify" and rule.order != "calibrated"}
+    return {name: rule for name, rule in rules.items() if rule.length == "fixed"}
 
 
 # Presets whose rule says how many forwards it takes: one a token (first-hitting), by the length of a block (dus), or by how
@@ -97,6 +99,19 @@ class Leftward(HashTable):
         guarded = np.concatenate([[0], canvas])
         rows = [super(Leftward, self).row(guarded[: p + 1])[-1] for p in range(len(canvas))]
         return np.array(rows).reshape(-1, self.vocabulary)
+
+
+class Ending(HashTable):
+    """The same, but towards an end token: from a position on, or at two of three positions, at one of them more."""
+
+    def __init__(self, vocabulary: int, end: int, towards: float, *, after: int | None = None, **more):
+        super().__init__(vocabulary, **more)
+        self.end, self.towards, self.after = end, towards, after
+
+    def row(self, canvas):
+        logits, places = super().row(canvas), np.arange(len(canvas))
+        logits[:, self.end] += self.towards * (places % 3 if self.after is None else places >= self.after)
+        return logits
 
 
 class SmallTransformer(nn.Module):

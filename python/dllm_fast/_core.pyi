@@ -78,7 +78,7 @@ def mask_predict(
     """See `dllm_fast.mask_predict`, which documents the arguments."""
 
 def names() -> dict[str, list[str]]:
-    """All names of each kind: "order", "cut", "schedule", "remask", and "kind" (of an `Edit`).
+    """All names of each kind: "order", "cut", "schedule", "eos_policy", "length", "remask", and "kind" (of an `Edit`).
 
     The place of a name is its number wherever numbers stand for names.
     """

@@ -65,6 +65,15 @@ class Written:
         return CANCELLED if is_cancelled else STOP if self.is_ended else LENGTH
 
 
+def grown(before: Flags, length: int) -> Flags:
+    """Which positions an answer has, from those that it had at the start: one run of them, where the length has changed."""
+    more = length - len(before)
+    if more == 0:
+        return before
+    first = int(before.argmax())
+    return np.concatenate([before[:first], np.ones(int(before.sum()) + more, dtype=np.bool_), before[first:][~before[first:]]])
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a run took.
@@ -113,7 +122,9 @@ def answer(
     """
     sequences = sampler.canvases
     rows = zip(plan.open, sampler.open, sequences, sampler.endings(np.arange(len(sequences))), strict=True)
-    written = [Written.between(before, after, canvas, config, ending) for before, after, canvas, ending in rows]
+    written = [
+        Written.between(grown(before, len(canvas)), after, canvas, config, ending) for before, after, canvas, ending in rows
+    ]
     trajectory = sampler.trajectory
     # Lengths of gaps are tried before the run.
     tried = plan.tried

@@ -145,20 +145,34 @@ def event_after(source: Source, edits: list[list[Edit]], *, stable: list[int], d
     return event
 
 
-def _last(event: StepEvent) -> list[dict[int, int]]:
-    """What stands at each position that was written. One may be written twice: an end token fills what lies behind it."""
-    last = [{edit.position: edit.token for edit in row} for row in event.edits]
-    return [dict(sorted(row.items())) for row in last]
+def _carried_out(array: NDArray[Any], edits: Sequence[Edit], of: Callable[[Edit], int]) -> NDArray[Any]:
+    """What there is of each position behind some edits, from what there was: `of` says it of those that they concern."""
+    for edit in edits:
+        if edit.kind == "insert":
+            array = np.insert(array, edit.position, of(edit))
+        elif edit.kind == "delete":
+            array = np.delete(array, edit.position)
+        else:
+            array[edit.position] = of(edit)
+    return array
+
+
+def _last(event: StepEvent) -> list[tuple[Ints, Ints]]:
+    """Where something was written, and what stands there. A position may be written twice: an end token fills what lies behind
+    it."""
+    found = []
+    for length, row in zip(event._source.request.lengths.tolist(), event.edits, strict=True):
+        tokens = _carried_out(np.full(length, -1, dtype=np.int64), row, lambda edit: edit.token)
+        positions = np.flatnonzero(tokens >= 0)
+        found.append((positions, tokens[positions]))
+    return found
 
 
 def _canvases(event: StepEvent) -> list[Ints]:
     if event._source.canvases is not None:
         return [canvas.copy() for canvas in event._source.canvases]
-    after = event._source.request.canvases
-    for canvas, row in zip(after, event.edits, strict=True):
-        for edit in row:
-            canvas[edit.position] = edit.token
-    return after
+    before = event._source.request.canvases
+    return [_carried_out(canvas, row, lambda edit: edit.token) for canvas, row in zip(before, event.edits, strict=True)]
 
 
 # What follows is made of canvases of its own: who has those of the event may have written into them.
@@ -173,22 +187,33 @@ def _reasons(event: StepEvent) -> list[str | None]:
 
 def _open(event: StepEvent) -> list[Flags]:
     """Which positions are open after the step."""
-    after = event._source.request.open
-    for is_open, row in zip(after, event.edits, strict=True):
+    before = event._source.request.open
+    opens = ("remask", "insert")
+    return [_carried_out(row, edits, lambda edit: edit.kind in opens) for row, edits in zip(before, event.edits, strict=True)]
+
+
+def _places(event: StepEvent) -> list[Ints]:
+    """Where the scored positions stand after the step; -1 where one was taken out."""
+    found = event._source.request.positions
+    for places, row in zip(found, event.edits, strict=True):
         for edit in row:
-            is_open[edit.position] = edit.kind == "remask"
-    return after
+            if edit.kind == "insert":
+                places[places >= edit.position] += 1
+            elif edit.kind == "delete":
+                places[places == edit.position] = -1
+                places[places > edit.position] -= 1
+    return found
 
 
 def _left(event: StepEvent) -> list[Flags]:
     """Which of the scored positions still are open."""
-    return [is_open[scored] for is_open, scored in zip(_open(event), event._source.request.positions, strict=True)]
+    return [(places >= 0) & is_open[places] for is_open, places in zip(_open(event), _places(event), strict=True)]
 
 
 def _guess_positions(event: StepEvent) -> list[Ints] | None:
     if not event._source.has_guesses:
         return None
-    return [scored[left] for scored, left in zip(event._source.request.positions, _left(event), strict=True)]
+    return [places[left] for places, left in zip(_places(event), _left(event), strict=True)]
 
 
 def _guess_tokens(event: StepEvent) -> list[Ints] | None:
@@ -206,8 +231,8 @@ def _guess_tokens(event: StepEvent) -> list[Ints] | None:
 
 _LATE: dict[str, Callable[[Any], Any]] = {
     "step": lambda event: event._source.request.step,
-    "positions": lambda event: [np.array(list(row), dtype=np.int64) for row in _last(event)],
-    "tokens": lambda event: [np.array(list(row.values()), dtype=np.int64) for row in _last(event)],
+    "positions": lambda event: [positions for positions, _ in _last(event)],
+    "tokens": lambda event: [tokens for _, tokens in _last(event)],
     "canvases": _canvases,
     "open_positions": lambda event: [np.flatnonzero(is_open) for is_open in _open(event)],
     "finish_reasons": _reasons,

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from dllm_fast.text.prompts import Prompt
 
 DEFAULT_NEW_TOKENS = 128
+# Where the length changes: the most of an answer, which both papers have, and masks that it begins with.
+MOST_NEW_TOKENS, FIRST_MASKS = 2048, 64
 # Rows of one call: little enough to allocate, whatever else they hold.
 _MOST_ROWS = 2**20
 
@@ -105,6 +107,13 @@ class Plan:
         return self.config.stop_texts
 
     @property
+    def longest(self) -> list[int]:
+        """Positions that each canvas may come to have."""
+        first, most = self.config.initial_length, self.config.max_new_tokens
+        more = 0 if first is None or most is None else most - first
+        return [len(canvas) + more for canvas in self.canvases]
+
+    @property
     def max_rows(self) -> int | None:
         """Rows of the run in a forward at most, beside their twins."""
         most = self.config.max_batch_rows
@@ -142,6 +151,7 @@ def plan(
         InvalidValueError, InvalidTypeError: what cannot work.
     """
     check_ends(resolved.config, tokenizer, infilling=is_infilling)
+    check_growing(resolved.config, runner, infilling=is_infilling)
     told = with_ids(resolved.config, runner, tokenizer)
     named, special = with_suppressed(told, runner, tokenizer)
     prompts = read(tokenizer=tokenizer, mask=named.mask_token_id if is_infilling else None)
@@ -211,6 +221,23 @@ def check_ends(config: SamplerConfig, tokenizer: Any, *, infilling: bool) -> Non
     if config.stop_texts and tokenizer is None:
         raise InvalidValueError(
             f"a stop of text needs a tokenizer, got {config.stop_texts[0][:40]!r} and none; pass tokenizer=, or token ids"
+        )
+
+
+def check_growing(config: SamplerConfig, model: Runner, *, infilling: bool) -> None:
+    """Refuses rows whose length changes where nothing is appended, and for a model that does not see the whole canvas."""
+    if config.length == "fixed":
+        return
+    if infilling:
+        raise InvalidValueError(
+            f"infill keeps what stands behind a gap where it is, got length={config.length!r}; leave it out, write a gap of "
+            "unknown length as [MASK:3-10] or with gaps=, or use sample"
+        )
+    rule = None if model.info is None else model.info.attention_rule
+    if rule is not None and (rule.fixed_blocks is not None or rule.has_canvas or rule.reorders):
+        raise InvalidValueError(
+            f"length={config.length!r} asks how sure the model is of the end of the whole answer, got one with attention "
+            f"{rule.name!r}, which sees no more than a block of it; leave it out"
         )
 
 
@@ -404,8 +431,9 @@ def with_length(
         return changed(config, stop_at_eos=bool(config.stop_at_eos))
 
     new_tokens, least = config.max_new_tokens, config.min_new_tokens
+    grows = config.length != "fixed"
     if new_tokens is None:
-        usual = -(-max(DEFAULT_NEW_TOKENS, least) // canvas) * canvas
+        usual = -(-max(MOST_NEW_TOKENS if grows else DEFAULT_NEW_TOKENS, least) // canvas) * canvas
         new_tokens = usual if context is None else min(usual, max((context - longest) // canvas, 1) * canvas)
     if context is not None and config.max_new_tokens is None and longest < context < longest + least:
         raise InvalidValueError(
@@ -429,11 +457,11 @@ def with_length(
         )
     block = config.block_length
     absolute = _is_absolute(model)
-    if block is not None and "block_length" in resolved.given and new_tokens % block and not absolute:
+    if block is not None and "block_length" in resolved.given and new_tokens % block and not absolute and not grows:
         raise InvalidValueError(_block_error(block, new_tokens))
     block = block if block is None or absolute else min(block, new_tokens)
     steps = config.steps
-    plain = config.commits_counts and config.schedule == "even" and config.fills_blocks and not absolute
+    plain = config.commits_counts and config.schedule == "even" and config.fills_blocks and not absolute and not grows
     if steps is None and config.steps_per_block is None and plain:
         # One token a forward, said in full; a short last block has no such number.
         steps = new_tokens if block is None or new_tokens % block == 0 else None
@@ -441,6 +469,7 @@ def with_length(
     return changed(
         config,
         max_new_tokens=new_tokens,
+        initial_length=min(max(config.initial_length or FIRST_MASKS, least), new_tokens) if grows else None,
         block_length=block,
         steps=steps,
         stop_at_eos=bool(config.eos_token_ids) if stop is None else stop,
@@ -483,7 +512,8 @@ def canvas_of(prompt: Prompt, config: SamplerConfig, *, infilling: bool) -> NDAr
     if infilling:
         return prompt.ids.copy()  # they may be the caller's, who may write into them while the model runs
     shown = 0 if config.mask_token_id is None else config.mask_token_id  # noise covers it
-    return np.concatenate([prompt.ids, np.full(config.max_new_tokens or 0, shown, dtype=np.int64), prompt.tail])
+    count = (config.max_new_tokens if config.length == "fixed" else config.initial_length) or 0
+    return np.concatenate([prompt.ids, np.full(count, shown, dtype=np.int64), prompt.tail])
 
 
 def row_orders(

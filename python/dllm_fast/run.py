@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 import numpy as np
 
 from dllm_fast import _core
-from dllm_fast.answer import Cost, Written, answer
+from dllm_fast.answer import Cost, Written, answer, grown
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown, warn
 from dllm_fast.events import Source, StepEvent, event_after
 from dllm_fast.modules.hold import Hold, Settled
@@ -110,7 +110,7 @@ class Run:
         session = guided.begin(
             runner,
             Task(
-                lengths=[len(canvas) for canvas in plan.canvases],
+                lengths=plan.longest,
                 starts=plan.starts,
                 prompts=plan.prompts,
                 mask_token_id=config.mask_token_id,
@@ -330,7 +330,7 @@ class Run:
         endings = dict(zip(rows.tolist(), sampler.endings(rows), strict=True)) if any(done) else {}
 
         def reason_of(row: int, canvas: Ints, is_open: NDArray[np.bool_]) -> str:
-            written = Written.between(plan.open[row], is_open, canvas, config, endings[row])
+            written = Written.between(grown(plan.open[row], len(canvas)), is_open, canvas, config, endings[row])
             return written.reason(is_cancelled=row in cancelled)
 
         source = Source(

@@ -1,6 +1,6 @@
 //! What is done to a canvas: a plan is a list of edits, which `Canvas::apply` carries out and the trajectory keeps.
 
-/// What an edit does. Insertions and deletions will join when a rule needs them.
+/// What an edit does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Writes a token over a mask.
@@ -13,16 +13,22 @@ pub enum Kind {
     Renoise,
     /// Fills what follows the end of the answer.
     Pad,
+    /// Puts a mask in before what stands at the position, which moves right with all that follows.
+    Insert,
+    /// Takes an open position out; what follows moves left.
+    Delete,
 }
 
 impl Kind {
     /// All of them, each at the place that is its number.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Commit,
         Self::Edit,
         Self::Remask,
         Self::Renoise,
         Self::Pad,
+        Self::Insert,
+        Self::Delete,
     ];
 
     /// The name in trajectories.
@@ -33,6 +39,8 @@ impl Kind {
             Self::Remask => "remask",
             Self::Renoise => "renoise",
             Self::Pad => "pad",
+            Self::Insert => "insert",
+            Self::Delete => "delete",
         }
     }
 }

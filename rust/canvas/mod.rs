@@ -106,6 +106,14 @@ impl Canvas {
         places.filter(move |&(_, &s)| s == state).map(|(p, _)| p)
     }
 
+    /// From the first position that was not given to the last.
+    pub fn answer(&self) -> Range<usize> {
+        let own = |&state: &State| state != State::Given;
+        let start = self.states.iter().position(own).unwrap_or(0);
+        let end = self.states.iter().rposition(own);
+        start..end.map_or(start, |last| last + 1)
+    }
+
     /// Shows something else at an open position, where nothing is written.
     pub fn show(&mut self, position: u32, token: u32) {
         let p = position as usize;
@@ -117,7 +125,21 @@ impl Canvas {
     pub fn apply(&mut self, plan: &[Edit]) {
         for edit in plan {
             let p = edit.position as usize;
+            if edit.kind == Kind::Insert {
+                assert!(self.mask == Some(edit.token), "what is put in is open");
+                self.tokens.insert(p, edit.token);
+                self.states.insert(p, State::Open);
+                self.open += 1;
+                continue;
+            }
             let before = self.states[p];
+            if edit.kind == Kind::Delete {
+                assert!(before == State::Open, "only open positions go");
+                self.tokens.remove(p);
+                self.states.remove(p);
+                self.open -= 1;
+                continue;
+            }
             let shows_mask = self.mask == Some(edit.token);
             assert!(before != State::Given, "given tokens never change");
             match edit.kind {
@@ -131,7 +153,7 @@ impl Canvas {
                     before == State::Written && shows_mask,
                     "a remask takes a token back"
                 ),
-                Kind::Pad => {}
+                Kind::Pad | Kind::Insert | Kind::Delete => {}
             }
             let after = if edit.kind == Kind::Remask {
                 State::Open

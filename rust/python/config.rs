@@ -2,7 +2,7 @@
 
 use super::changing::{noise, revise};
 use super::choosing::{cut, gap_stop, reach};
-use super::ending::{eos, id_list, stops};
+use super::ending::{eos, id_list, length, stops};
 use super::error::{bad_type, bad_value, raise};
 use super::frequencies::calibration;
 use super::values::{COUNT, FLAG, FROM_ZERO, ID, NUMBER, convert, unknown, whole};
@@ -147,6 +147,7 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
         stop_at_end: flag("stop_at_eos")?,
         stops: stops(object)?,
         eos: eos(object)?,
+        length: length(object)?,
         min_new_tokens: get(object, "min_new_tokens", FROM_ZERO)?.unwrap_or(0),
         as_published,
     };

@@ -139,7 +139,7 @@ impl Edit {
     fn probability(&self) -> f64 {
         self.0.probability
     }
-    /// commit, edit, remask, renoise or pad.
+    /// commit, edit, remask, renoise, pad, insert (what stands there moves right) or delete (what follows moves left).
     #[getter]
     fn kind(&self) -> &'static str {
         self.0.kind.name()

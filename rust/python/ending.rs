@@ -1,9 +1,10 @@
-//! The settings that say which tokens are kept away, and where a row ends.
+//! The settings that say which tokens are kept away, where a row ends and how long it becomes.
 
 use super::config::{get, setting};
-use super::error::{bad_type, bad_value, fits, shown};
-use super::values::{NUMBER, is_flag, unknown};
+use super::error::{bad_type, bad_value, fits, raise, shown};
+use super::values::{COUNT, FROM_ZERO, NUMBER, is_flag, unknown};
 use crate::rules::eos::EosPolicy;
+use crate::rules::length::Length;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -53,6 +54,56 @@ pub(super) fn eos(config: &Bound<'_, PyAny>) -> PyResult<EosPolicy> {
             policy.name()
         ))),
     }
+}
+
+/// Who decides how long an answer becomes, which is at most `max_new_tokens`.
+pub(super) fn length(config: &Bound<'_, PyAny>) -> PyResult<Length> {
+    const LONGEST: usize = 2048; // of both papers
+    let name: String = get(config, "length", "a name")?.unwrap_or_else(|| "fixed".into());
+    let most = get(config, "max_new_tokens", COUNT)?.unwrap_or(LONGEST);
+    let number = |name, usual| Ok::<f64, PyErr>(get(config, name, NUMBER)?.unwrap_or(usual));
+    let count = |name, usual| Ok::<usize, PyErr>(get(config, name, COUNT)?.unwrap_or(usual));
+    let factor = count("expansion_factor", 8)?;
+    let daedal = Length::Daedal {
+        most,
+        factor,
+        checked: count("eos_check_tokens", 32)?,
+        enough: number("eos_confidence_threshold", 0.5)?,
+        certain: number("expand_eos_confidence_threshold", 0.9)?,
+        unsure: number("low_confidence_threshold", 0.1)?,
+    };
+    let density = Length::Density {
+        most,
+        factor,
+        low: number("low_density_threshold", 0.4)?,
+        high: number("high_density_threshold", 0.6)?,
+    };
+    // Whether or not it decides: a number that is out of range is never meant.
+    daedal.check().map_err(raise)?;
+    density.check().map_err(raise)?;
+    let known = [Length::Fixed, daedal, density];
+    let found = known.into_iter().find(|length| length.name() == name);
+    let remedy = "fixed is the usual one";
+    let found = found.ok_or_else(|| unknown("length", &Length::NAMES, &name, remedy))?;
+    let Some(first) = get::<usize>(config, "initial_length", COUNT)? else {
+        return Ok(found);
+    };
+    let least = get(config, "min_new_tokens", FROM_ZERO)?
+        .unwrap_or(0)
+        .max(1);
+    if found == Length::Fixed {
+        return Err(bad_value(format!(
+            "initial_length is what an answer begins with whose length changes, got {first} beside length 'fixed'; leave it out, or \
+             pass length='rho-eos' or 'daedal'"
+        )));
+    }
+    if !(least..=most).contains(&first) {
+        return Err(bad_value(format!(
+            "initial_length must be at least min_new_tokens (and 1) and at most max_new_tokens, got {first} for {least} to {most}; \
+             64 is that of both papers"
+        )));
+    }
+    Ok(found)
 }
 
 /// Sequences of ids that end a row; texts are the run's, which has a tokenizer.

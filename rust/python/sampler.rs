@@ -39,8 +39,8 @@ struct Configs {
     first: Py<PyAny>,
     /// Of rows that came with their own. Nobody runs Python while it is locked.
     own: Mutex<HashMap<usize, Py<PyAny>>>,
-    /// Has any row drafts? Nobody else looks at the most probable tokens of an answer, so that they need not be read.
-    has_drafts: AtomicBool,
+    /// Does any row ask for the most probable tokens of an answer? Else they need not be read.
+    asks_argmax: AtomicBool,
 }
 
 impl Configs {
@@ -103,13 +103,13 @@ impl Sampler {
             eligible_after,
         };
         let starts = starts.of_rows(py, canvases)?;
-        let has_drafts = AtomicBool::new(settings.drafts.is_some());
+        let asks_argmax = AtomicBool::new(settings.asks_argmax());
         let core = detached(py, |watch| Core::new(settings, starts, score_all, watch))?;
         let core = core.map_err(raise)?;
         let configs = Configs {
             first: config.clone().unbind(),
             own: Mutex::default(),
-            has_drafts,
+            asks_argmax,
         };
         let core = core.with_most_rows(max_rows.unwrap_or(usize::MAX));
         Ok(Self(Turns::new(core), configs))
@@ -143,8 +143,8 @@ impl Sampler {
         let start = start.of_row(py, canvas)?;
         let settings = config.map(|config| config::config(config));
         let settings = settings.transpose()?;
-        if settings.as_ref().is_some_and(|own| own.drafts.is_some()) {
-            self.1.has_drafts.store(true, Ordering::Relaxed);
+        if settings.as_ref().is_some_and(|own| own.asks_argmax()) {
+            self.1.asks_argmax.store(true, Ordering::Relaxed);
         }
         let own = config.map(|config| config.clone().unbind());
         let mut turn = self.0.take(py)?;
@@ -374,8 +374,8 @@ impl Sampler {
                         prediction.get_type()
                     )));
                 };
-                let has_drafts = self.1.has_drafts.load(Ordering::Relaxed);
-                let proposals = prediction.get().proposals(py, has_drafts)?;
+                let asks_argmax = self.1.asks_argmax.load(Ordering::Relaxed);
+                let proposals = prediction.get().proposals(py, asks_argmax)?;
                 let told = prediction.get().beside().told(py, proposals.len())?;
                 let answer = match &told {
                     None => Answer::Proposals(&proposals),

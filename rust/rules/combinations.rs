@@ -3,6 +3,7 @@
 use super::config::{Config, Steps};
 use super::cut::Cut;
 use super::eos::EosPolicy;
+use super::length::Length;
 use super::noise::Noise;
 use super::order::Order;
 use super::reach::Reach;
@@ -51,6 +52,42 @@ impl Config {
         Ok(())
     }
 
+    /// What an answer whose length changes needs, and what it does not go with.
+    pub(super) fn check_length(&self) -> Result<()> {
+        self.length.check()?;
+        let name = self.length.name();
+        if self.length == Length::Fixed {
+            return Ok(());
+        }
+        let others = [
+            (self.shows != Noise::Mask, "noise that shows tokens"),
+            (self.drafts.is_some(), "drafts"),
+            (self.steps != Steps::Open, "steps"),
+            (
+                self.schedule != Schedule::Even,
+                "another schedule than 'even'",
+            ),
+            (self.order == Order::Ancestral, "order 'ancestral'"),
+            (self.order == Order::Ranks, "an order of the caller's"),
+            (self.cut == Cut::Verified, "verify"),
+            (matches!(self.cut, Cut::Steady { .. }), "kl_threshold"),
+            (self.credit.is_some(), "credit"),
+            (self.reach != Reach::Block, self.reach.name()),
+            (self.gap_stop.is_some(), "gap_stop"),
+            (self.revise != Revise::None, "a rule that revises"),
+            (self.temperature_end.is_some(), "temperature_end"),
+            (self.eos == EosPolicy::Suffix, "eos_policy 'suffix'"),
+            (self.as_published, "as_published"),
+        ];
+        match others.into_iter().find(|&(is_there, _)| is_there) {
+            Some((_, beside)) => Err(Error::Mismatch(format!(
+                "length '{name}' moves positions and their number while an answer is written, got {beside} beside it, which counts \
+                 or keeps them; leave that out, or set length to 'fixed'"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Settings that would silently do nothing beside others.
     pub(super) fn check_combinations(&self) -> Result<()> {
         let noisy = self.noise.temperature > 0.0;
@@ -76,6 +113,7 @@ impl Config {
             ));
         }
         self.check_calibration()?;
+        self.check_length()?;
         self.check_revise()?;
         self.check_places()?;
         let is_reverse_process =

@@ -5,6 +5,7 @@ use super::credit::Credit;
 use super::cut::Cut;
 use super::eos::EosPolicy;
 use super::gap::GapStop;
+use super::length::Length;
 use super::nearby;
 use super::noise::{self, Drafts, Noise};
 use super::order::{Order, OrderNoise};
@@ -82,6 +83,8 @@ pub struct Config {
     pub eos: EosPolicy,
     /// Written positions before the first that an end token may have, or a stop.
     pub min_new_tokens: usize,
+    /// Who decides how long an answer becomes.
+    pub length: Length,
     /// Keep the quirks of the published loops.
     pub as_published: bool,
 }
@@ -214,6 +217,11 @@ impl Config {
     /// Does it need the probability of tokens that stand on the canvas?
     pub fn asks_current(&self) -> bool {
         self.revise.asks_current() || self.follows_posterior()
+    }
+
+    /// Does it ask which token is the most probable, whatever is drawn?
+    pub fn asks_argmax(&self) -> bool {
+        self.drafts.is_some() || self.length != Length::Fixed
     }
 
     /// Steps for one of the `blocks` blocks of a row that hold masks, the `index`-th from the left; `None` for open-ended.

@@ -9,6 +9,7 @@ pub mod cut;
 pub mod ends;
 pub mod eos;
 pub mod gap;
+pub mod length;
 pub mod memory;
 pub mod nearby;
 pub mod noise;
@@ -28,6 +29,7 @@ use crate::logits::predict::Law;
 use config::{Config, Steps};
 use cut::Cut;
 use eos::EosPolicy;
+use length::Length;
 use memory::Keeps;
 use nearby::Prior;
 use order::Order;
@@ -149,7 +151,10 @@ impl Rule {
 
     /// Can the positions be chosen before the model is asked?
     pub fn chooses_blindly(&self) -> bool {
-        let looks = self.gap_stop.is_some() || self.credit.is_some() || self.revise == Revise::Drop;
+        let looks = self.gap_stop.is_some()
+            || self.credit.is_some()
+            || self.revise == Revise::Drop
+            || self.length != Length::Fixed;
         let is_counted = self.cut == Cut::Count && !looks && self.eos != EosPolicy::Delay;
         self.order.is_blind()
             && !self.follows_posterior()
@@ -203,6 +208,10 @@ impl Rule {
             Some(
                 "gap_stop needs the two largest probabilities, got scores; feed logits or a prediction, or set gap_stop to None",
             )
+        } else if self.length != Length::Fixed {
+            Some(
+                "length needs the most probable token of every position, got scores; feed logits or a prediction, or set length to 'fixed'",
+            )
         } else if self.order == Order::CertaintyPrior {
             Some(
                 "order 'certainty-prior' needs probabilities, got scores; feed logits or a prediction, or choose another order",
@@ -253,8 +262,12 @@ impl Rule {
     /// more than the steps that were asked for; under a schedule that spends forwards on idle steps, and where what is filled may
     /// be taken back, all of those. Where drafts are verified, there are two forwards for each that commits. Where written
     /// tokens are revised, each block may take so many more as `Revise::most_extra` says. Where positions wait for others
-    /// (`waits`), a step may find fewer than it commits, and what is left behind the last step comes one by one at worst.
+    /// (`waits`), a step may find fewer than it commits, and what is left behind the last step comes one by one at worst. Where
+    /// the length changes, as many as the longest answer has positions, and those that only add masks.
     pub fn most_forwards(&self, open: usize, blocks: usize, waits: bool) -> usize {
+        if let Some(most) = self.length.most() {
+            return most.max(open) + self.length.most_growing();
+        }
         let asked = match self.steps {
             Steps::Open => open,
             Steps::Total(steps) => steps,
@@ -289,13 +302,14 @@ impl Deref for Rule {
 }
 
 /// For each kind of names, all of them; the place of a name is its number wherever numbers stand for names.
-pub fn names() -> [(&'static str, Vec<&'static str>); 6] {
+pub fn names() -> [(&'static str, Vec<&'static str>); 7] {
     [
         ("order", Order::ALL.map(Order::name).to_vec()),
         ("cut", Cut::ALL.map(Cut::name).to_vec()),
         ("schedule", Schedule::ALL.map(Schedule::name).to_vec()),
         ("eos_policy", EosPolicy::ALL.map(EosPolicy::name).to_vec()),
         ("remask", remasks()),
+        ("length", Length::NAMES.to_vec()),
         ("kind", Kind::ALL.map(Kind::name).to_vec()),
     ]
 }

@@ -3,6 +3,7 @@
 use super::row::Row;
 use crate::canvas::State;
 use crate::rules::cut::{Candidate, Cut};
+use crate::rules::length::Length;
 use crate::rules::reach::Reach;
 use crate::rules::schedule::{Schedule, Step, levels};
 
@@ -41,6 +42,7 @@ impl Row {
         !matches!(self.rule.reach, Reach::Block)
             || self.wishes.after.is_some()
             || matches!(self.rule.schedule, Schedule::Dilated { .. })
+            || self.rule.length != Length::Fixed
     }
 
     /// Those of some positions that a step of a dilated schedule writes; `index` is the step's.

@@ -6,6 +6,7 @@ mod beside;
 mod drafts;
 mod eligible;
 mod eos;
+mod length;
 mod memory;
 mod pace;
 mod pick;
@@ -435,7 +436,7 @@ impl Sampler {
         }
         // What few rules want is looked at only for those.
         let asks_more = rule.asks_current()
-            || rule.drafts.is_some()
+            || rule.asks_argmax()
             || early > 0
             || rule.order == Order::Calibrated;
         if !asks_more && answer.is_usable(|token| rule.excludes(token), watch) {
@@ -498,14 +499,19 @@ impl Sampler {
             )));
         }
         if let Some(p) = answer.proposals()
-            && rule.drafts.is_some()
+            && rule.asks_argmax()
         {
             match p[i].argmax {
                 Some(id) if !(rule.excludes(id) || is_barred(id)) => {}
                 found => {
                     let found = found.map_or("none".into(), |id| id.to_string());
+                    let who = if rule.drafts.is_some() {
+                        "drafts need"
+                    } else {
+                        "length needs"
+                    };
                     return Err(Error::Mismatch(format!(
-                        "drafts need the most probable token of every position, which is neither the mask nor suppressed, got {found} \
+                        "{who} the most probable token of every position, which is neither the mask nor suppressed, got {found} \
                          for row {row}, position {position}; feed logits, or a prediction with argmax="
                     )));
                 }

@@ -2,6 +2,7 @@
 
 use super::Start;
 use super::drafts::Last;
+use super::length;
 use super::memory::Memory;
 use super::step::{Pending, Planned};
 use super::wishes::Heeded;
@@ -12,6 +13,7 @@ use crate::canvas::{Canvas, State};
 use crate::rng::Stream;
 use crate::rules::Rule;
 use crate::rules::ends::{Ends, Standing, first_end};
+use crate::rules::length::Length;
 use crate::rules::reach::{Reach, active, live};
 use crate::rules::schedule::{Schedule, Step, levels};
 use crate::rules::stops::{Ending, ending};
@@ -82,8 +84,10 @@ impl Row {
     pub fn new(rule: Arc<Rule>, start: Start, index: usize) -> crate::error::Result<Self> {
         let canvas = Canvas::new(start.canvas, rule.mask, start.open.as_deref());
         let blocks = rule.blocks(start.origin);
+        length::check(&rule, &canvas, index)?;
         let early = match rule.min_new_tokens {
             0 => 0,
+            least if rule.length != Length::Fixed => canvas.answer().start + least,
             least => canvas.place_of(least),
         };
         let wishes = Heeded::new(start.wishes, &rule, &canvas, blocks, index)?;
@@ -327,6 +331,9 @@ impl Row {
         {
             self.end(ending, self.forwards);
         }
+        if let Some(change) = planned.change {
+            self.change_length(change);
+        }
         self.forwards += 1;
         self.show(planned.shown.as_deref());
         let argmax = planned
@@ -459,6 +466,16 @@ impl Row {
         if let Some(memory) = &mut self.memory {
             memory.note(edits);
         }
+    }
+
+    /// Looks again at where the block ends and what of it is open, once the length has changed.
+    pub(super) fn measure_block(&mut self) {
+        let Some(block) = &mut self.block else {
+            return;
+        };
+        block.window = self.blocks.around(block.window.start, self.canvas.len());
+        block.left = self.canvas.count(block.window.clone(), State::Open);
+        block.is_finished = block.left == 0;
     }
 
     pub(super) fn count_steps(&mut self, steps: usize) {

@@ -2,6 +2,7 @@
 
 use super::Answer;
 use super::drafts::Shown;
+use super::length::Change;
 use super::memory::Notes;
 use super::row::Row;
 use crate::canvas::State;
@@ -9,6 +10,7 @@ use crate::canvas::edit::{Edit, Kind};
 use crate::error::Result;
 use crate::rng::Draw;
 use crate::rules::cut::Cut;
+use crate::rules::length::Length;
 use crate::rules::order::Order;
 use crate::rules::revise::Revise;
 use crate::rules::schedule::{Schedule, Step, first_hit};
@@ -42,6 +44,8 @@ pub struct Planned {
     pub notes: Option<Box<Notes>>,
     /// What open positions show afterwards, where that is no mask.
     pub shown: Option<Box<Shown>>,
+    /// How the length changes behind it.
+    pub change: Option<Change>,
 }
 
 impl Row {
@@ -76,6 +80,7 @@ impl Row {
         }
         let mut positions = match &chosen {
             Some(chosen) if !score_all => chosen.clone(),
+            _ if rule.length != Length::Fixed => self.measured(),
             _ if score_all && self.is_confined() => self.open_positions(step),
             _ => eligible,
         };
@@ -119,6 +124,7 @@ impl Row {
                 edits: Vec::new(),
                 notes: Some(Box::new(notes)),
                 shown: None,
+                change: None,
             });
         }
         if self.rule.follows_posterior() {
@@ -127,6 +133,7 @@ impl Row {
                 edits,
                 notes: None,
                 shown: Some(Box::new(shown)),
+                change: None,
             });
         }
         let mut notes = self.notes(pending, answer);
@@ -153,12 +160,14 @@ impl Row {
             },
         };
         self.drop_behind_end(&mut picks, pending, answer);
+        let change = self.change_of_length(pending, answer, &mut picks);
         if let Some(drafts) = self.rule.drafts {
             let (edits, shown) = self.draft(drafts, pending, &picks, answer);
             return Ok(Planned {
                 edits,
                 notes: None,
                 shown: Some(Box::new(shown)),
+                change: None,
             });
         }
         match self.rule.revise {
@@ -181,6 +190,7 @@ impl Row {
             edits,
             notes,
             shown: None,
+            change,
         })
     }
 

@@ -7,6 +7,7 @@ use crate::rules::calibration::Calibration;
 use crate::rules::config::Steps;
 use crate::rules::cut::Cut;
 use crate::rules::eos::EosPolicy;
+use crate::rules::length::Length;
 use crate::rules::order::{Order, OrderNoise, Proposal};
 use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
@@ -45,6 +46,7 @@ fn config() -> Config {
         stop_at_end: false,
         stops: vec![],
         eos: EosPolicy::Allow,
+        length: Length::Fixed,
         min_new_tokens: 0,
         as_published: false,
     }
@@ -203,6 +205,7 @@ fn the_end_of_the_answer_finishes_the_row() {
         stop_at_end: true,
         stops: vec![],
         eos: EosPolicy::Allow,
+        length: Length::Fixed,
         min_new_tokens: 0,
         order: Order::LeftToRight,
         ..config()

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::rules::Rule;
 use crate::rules::cut::Cut;
 use crate::rules::eos::EosPolicy;
+use crate::rules::length::Length;
 use crate::rules::order::Order;
 use crate::rules::reach::Reach;
 use crate::rules::schedule::Schedule;
@@ -50,6 +51,13 @@ impl Heeded {
                  leave eligible_after out, or choose another schedule"
                     .into(),
             ));
+        }
+        if after.is_some() && rule.length != Length::Fixed {
+            return Err(Error::Mismatch(format!(
+                "length '{}' moves positions while an answer is written, got eligible_after for row {row}, which names them; leave \
+                 eligible_after out, or set length to 'fixed'",
+                rule.length.name()
+            )));
         }
         if rule.drafts.is_some() && after.is_some() {
             return Err(Error::Mismatch(format!(

@@ -10,6 +10,7 @@ use dllm_fast::rules::credit::Credit;
 use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::eos::EosPolicy;
 use dllm_fast::rules::gap::GapStop;
+use dllm_fast::rules::length::Length;
 use dllm_fast::rules::noise::{Drafts, Noise};
 use dllm_fast::rules::order::{Order, OrderNoise};
 use dllm_fast::rules::reach::Reach;
@@ -207,6 +208,23 @@ pub fn config(dice: &mut Dice) -> Config {
             1 => EosPolicy::Delay,
             2 => EosPolicy::Penalise(dice.number()),
             _ => EosPolicy::Allow,
+        },
+        length: match dice.below(16) {
+            0 => Length::Daedal {
+                most: dice.size(),
+                factor: dice.size(),
+                checked: dice.size(),
+                enough: dice.number(),
+                certain: dice.number(),
+                unsure: dice.number(),
+            },
+            1 => Length::Density {
+                most: dice.size(),
+                factor: dice.size(),
+                low: dice.number(),
+                high: dice.number(),
+            },
+            _ => Length::Fixed,
         },
         min_new_tokens: if dice.one_in(3) { dice.size() } else { 0 },
         as_published: dice.one_in(4),

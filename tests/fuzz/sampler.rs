@@ -22,6 +22,7 @@ use dllm_fast::rules::Rule;
 use dllm_fast::rules::config::{Config, Steps};
 use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::eos::EosPolicy;
+use dllm_fast::rules::length::Length;
 use dllm_fast::rules::noise::Noise;
 use dllm_fast::rules::order::Order;
 use dllm_fast::rules::reach::Reach;
@@ -156,7 +157,9 @@ fn told_truly(config: &Config, start: &Start, sampler: &Sampler, r: usize) {
                 assert!(config.ends_early() || config.eos == EosPolicy::Suffix);
                 assert!(config.ends.first().is_none_or(|&end| edit.token == end));
             }
-            Kind::Renoise => panic!("a renoise is no edit of these rules"),
+            Kind::Renoise | Kind::Insert | Kind::Delete => {
+                panic!("this is no edit of these rules")
+            }
         }
         open[p] = edit.kind == Kind::Remask;
         replayed[p] = edit.token;
@@ -365,6 +368,7 @@ fn a_block_longer_than_any_canvas_is_one_block() {
             stop_at_end: false,
             stops: vec![],
             eos: EosPolicy::Allow,
+            length: Length::Fixed,
             min_new_tokens: 0,
             suppressed: vec![],
             ..config.clone()

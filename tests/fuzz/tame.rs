@@ -7,6 +7,7 @@ use dllm_fast::rules::config::{Config, Steps};
 use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::eos::EosPolicy;
 use dllm_fast::rules::gap::GapStop;
+use dllm_fast::rules::length::Length;
 use dllm_fast::rules::noise::{Drafts, Noise};
 use dllm_fast::rules::order::Order;
 use dllm_fast::rules::reach::Reach;
@@ -141,6 +142,8 @@ fn calibrate(config: &mut Config) {
 
 /// Settings that are mostly accepted: what `config` makes, with the numbers in range.
 pub fn tame(mut config: Config, dice: &mut Dice) -> Config {
+    // Rows whose length changes are drawn in tests/property/test_lengths.py.
+    config.length = Length::Fixed;
     config.sampling.temperature = range(config.sampling.temperature, 0.0, 1e300);
     config.noise.temperature = range(config.noise.temperature, 0.0, 1e300);
     let filters = &mut config.sampling.filters;

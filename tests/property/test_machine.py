@@ -148,7 +148,8 @@ def answers_of(tokens):
 class SamplerMachine(RuleBasedStateMachine):
     """Rows of one rule, and whatever is said of them."""
 
-    @initialize(batch=every_axis.batches())
+    # Rows whose length changes ask where the end would be, which the answers here do not say; `test_lengths.py` has those.
+    @initialize(batch=every_axis.batches(tuple(rule for rule in every_axis.RULES if rule != "growing")))
     def start(self, batch):
         chosen, self.starts = batch
         if chosen.get("verify"):  # an end that is a sequence, or comes too early, is the other rules' matter

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from reference import calibration, eos, memory, nearby, noise, philox, reach, remask, schedule, select, stops
+from reference import calibration, eos, length, memory, nearby, noise, philox, reach, remask, schedule, select, stops
 from reference.draw import predict
 from reference.schedule import Step
 
@@ -73,6 +73,15 @@ DEFAULTS = {
     "min_new_tokens": 0,
     "eos_policy": "allow",
     "eos_penalty": None,
+    "length": "fixed",
+    "max_new_tokens": 2048,
+    "expansion_factor": 8,
+    "eos_check_tokens": 32,
+    "eos_confidence_threshold": 0.5,
+    "expand_eos_confidence_threshold": 0.9,
+    "low_confidence_threshold": 0.1,
+    "low_density_threshold": 0.4,
+    "high_density_threshold": 0.6,
     "suppress_tokens": (),
     "shift": False,
     "as_published": False,
@@ -469,10 +478,10 @@ class Row:
         """The end tokens, and stops of one token."""
         return {*self.ends, *(stop for stop in self.config.stop if isinstance(stop, int))}
 
-    def pad(self) -> None:
-        """Once something that was written ends the row, fills what follows: with the first end token, else with its last."""
+    def ending(self) -> tuple[int, int] | None:
+        """The first and the last position of what ends the row, if anything does."""
         c = self.config
-        found = stops.ending(
+        return stops.ending(
             self.canvas,
             self.given,
             self.open,
@@ -480,6 +489,10 @@ class Row:
             stops=c.stop,
             least=c.min_new_tokens,
         )
+
+    def pad(self) -> None:
+        """Once something that was written ends the row, fills what follows: with the first end token, else with its last."""
+        found = self.ending()
         if found is None:
             return
         last = found[1]
@@ -494,7 +507,10 @@ class Row:
         self.confidence[position] = probability
         if kind == "remask":
             del self.confidence[position]
-        self.trajectory.append(Edit(self.nfe, position, int(token), probability, kind, self.time))
+        self.trajectory.append(self.edit(position, token, probability, kind))
+
+    def edit(self, position, token, probability, kind) -> Edit:
+        return Edit(self.nfe, position, int(token), probability, kind, self.time)
 
     def uniform(self, position, step, draw) -> float:
         return philox.uniform(*self.stream, position, step, draw)
@@ -532,6 +548,9 @@ def run(
 
 def fill_all(row: Row, block_start: int) -> None:
     """Fills the blocks of a row from left to right; those without masks are passed over."""
+    if row.config.length != "fixed":
+        length.fill(row, block_start)
+        return
     blocks = [w for w in windows(len(row.canvas), row.config.block_length, block_start) if row.masked(w)]
     row.blocks = blocks
     if row.config.add_block_at is not None:

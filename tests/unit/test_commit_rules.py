@@ -49,13 +49,14 @@ BY_NAME = {
         | ({"order": "ancestral"} if name in strategies.REMASKS[:4] else {})
         | ({"threshold": 0.5} if name == "verify" else {})
     ),
+    "length": lambda name: {"length": name},
 }
 # Settings that the rule of the kernel follows, and those that change nothing about it: they say where a run begins and ends,
 # how tokens are predicted, or how many the host wants at least.
 FOLLOWED = {
     *("order", "order_temperature", "threshold", "factor", "entropy_bound", "schedule", "as_published", "mask_token_id"),
     *("eos_token_id", "stop_at_eos", "edit_threshold", "remask", "neighbour_threshold", "run_threshold", "gap_stop"),
-    *("eos_policy", "min_new_tokens"),
+    *("eos_policy", "min_new_tokens", "length"),
     *("entropy_threshold", "position_penalty", "spacing", "sub_block_length", "inherit_token", "window_length", "add_block_at"),
     *("kl_threshold", "credit"),
     "verify",
@@ -70,6 +71,8 @@ ELSEWHERE = {
     # Noise has no mask; who changes the temperature is predicted on the host.
     *("noise", "vocabulary", "noise_share", "drafts", "stop_stable", "stop_entropy", "temperature_end"),
     "guidance",
+    *("initial_length", "expansion_factor", "eos_check_tokens", "eos_confidence_threshold", "expand_eos_confidence_threshold"),
+    *("low_confidence_threshold", "low_density_threshold", "high_density_threshold"),
 }
 
 

@@ -24,7 +24,7 @@ ignore_missing_imports = True
 [mypy-dllm_fast.*]
 follow_imports = silent
 """
-MEANT = 'did you mean "block_length" or "sub_block_length"?'
+MEANT = 'did you mean "block_length"'
 # Lines that a type checker takes, and others with what it says of them.
 LINES = {
     "sample(m, [1], max_new_tokens=3, order='random', temperature=0, suppress_tokens=[1, 2], eos_token_id=(1, 2))": "",
@@ -65,6 +65,9 @@ def test_every_field_is_a_keyword_of_its_type() -> None:
         "max_new_tokens",
         "min_new_tokens",
         "stop",
+        # What `infill` fills keeps its length.
+        *("length", "initial_length", "expansion_factor", "eos_check_tokens", "eos_confidence_threshold"),
+        *("expand_eos_confidence_threshold", "low_confidence_threshold", "low_density_threshold", "high_density_threshold"),
     }
     assert InfillSettings.__annotations__.keys() > ModelSettings.__annotations__.keys()
     assert not SamplerSettings.__required_keys__

@@ -21,8 +21,8 @@ NAMES = _core.names()
 
 
 def test_the_names_are_those_that_settings_take() -> None:
-    assert sorted(NAMES) == ["cut", "eos_policy", "kind", "order", "remask", "schedule"]
-    for setting in ("order", "schedule", "eos_policy", "remask"):
+    assert sorted(NAMES) == ["cut", "eos_policy", "kind", "length", "order", "remask", "schedule"]
+    for setting in ("order", "schedule", "eos_policy", "length", "remask"):
         for name in NAMES[setting]:
             more = {
                 "penalise": {"eos_penalty": 1.0},
@@ -38,7 +38,7 @@ def test_the_names_are_those_that_settings_take() -> None:
         assert _core.Edit(step=0, position=0, token=0, probability=1.0, kind=kind).kind == kind
 
 
-@pytest.mark.parametrize("setting", ["order", "schedule", "eos_policy", "remask"])
+@pytest.mark.parametrize("setting", ["order", "schedule", "eos_policy", "length", "remask"])
 def test_what_people_read_names_all_of_them_and_no_other(setting: str) -> None:
     (line,) = (entry.line for entry in manual.entries() if entry.name == setting)
     assert re.findall(r"`([a-z-]+)`", line) == NAMES[setting]

@@ -259,7 +259,7 @@ BROKEN = {
     "no kind": (
         lambda: dllm_fast.Edit.from_dict(edits()[0].to_dict() | {"kind": "erase"}),
         ValueError,
-        "kind must be one of commit, edit, remask, renoise, pad, got 'erase'",
+        "kind must be one of commit, edit, remask, renoise, pad, insert, delete, got 'erase'",
     ),
     "no number": (
         lambda: dllm_fast.Edit.from_dict(edits()[0].to_dict() | {"time": "soon"}),

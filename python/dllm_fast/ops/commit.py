@@ -32,6 +32,7 @@ KNOWN = {
     "revise": ("none",),
     "remask": (),
     "eos_policy": ("allow",),
+    "length": ("fixed",),
 }
 
 # Settings that the kernel knows as they are where nobody sets them.
@@ -70,7 +71,7 @@ class Rule:
         cut = "verify" if config.verify else cut
         revise = "none" if config.edit_threshold is None else "edit"
         named = {"order": config.order, "cut": cut, "schedule": config.schedule, "revise": revise}
-        named["eos_policy"] = config.eos_policy
+        named |= {"eos_policy": config.eos_policy, "length": config.length}
         if config.remask is not None:
             named = {"remask": config.remask}
         for kind, name in named.items():

@@ -163,10 +163,10 @@ class NetworkSession:
 
     def _windows(self, request: Request) -> Windows:
         """Where the rows are: most often where they were a step ago."""
-        rows, windows = request.rows, request.windows
-        key = rows.tobytes() + windows.tobytes()
+        rows, windows, lengths = request.rows, request.windows, request.lengths
+        key = rows.tobytes() + windows.tobytes() + lengths.tobytes()
         if self._at is None or self._at[0] != key:
-            at = Windows(rows, windows[:, 0].copy(), windows[:, 1].copy(), self._starts[rows], request.lengths)
+            at = Windows(rows, windows[:, 0].copy(), windows[:, 1].copy(), self._starts[rows], lengths)
             self._at = key, at
             self._last = None
         return self._at[1]

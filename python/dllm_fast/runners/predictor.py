@@ -98,7 +98,8 @@ class _Configured:
         config: itself.
         law: how tokens are drawn.
         is_plain: all positions are drawn by that law, and the statistics are those at temperature 1. Where end tokens are
-            penalised, or barred at some positions, or the temperature changes, the core alone predicts.
+            penalised, or barred at some positions, the temperature changes, or the most probable token is asked whatever is
+            drawn, the core alone predicts.
         is_rounded: probabilities are those of a softmax in the dtype of the logits, so that sure positions tie, as in the
             published count loops.
         asks_current: the probability of written tokens is wanted, too.
@@ -108,7 +109,8 @@ class _Configured:
     def __init__(self, config: SamplerConfig) -> None:
         self.config = config
         is_warm = config.drafts or config.temperature_end is not None
-        self.is_plain = not (config.min_new_tokens or is_warm) and config.eos_policy in {"allow", "delay"}
+        asks_more = is_warm or config.length != "fixed"
+        self.is_plain = not (config.min_new_tokens or asks_more) and config.eos_policy in {"allow", "delay"}
         self.is_rounded = config.as_published and config.commits_counts
         self.asks_current = _core.asks_current(config)
         self.remembers = config.remembers

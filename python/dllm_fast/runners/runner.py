@@ -32,7 +32,7 @@ class Task:
     """What a run will ask for, known before its first forward.
 
     Attributes:
-        lengths: of the canvas of each row.
+        lengths: of the canvas of each row, at most.
         starts: first position of each row that `sample` appended; 0 for `infill`.
         prompts: number of the prompt of each row: rows of one prompt begin alike.
         mask_token_id: the mask, or None.

@@ -173,6 +173,25 @@ class SamplerConfig:
             open; `penalise` makes their logits smaller by `eos_penalty`. End tokens are those of `eos_token_id`, and stops of
             one id.
         eos_penalty: what the logits of end tokens are made smaller by under `eos_policy="penalise"`; inf: never proposed.
+        length: who decides how long an answer becomes: `fixed`, `daedal` or `rho-eos`. `fixed` is `max_new_tokens`; under the
+            others, which ask the model where the end would be, that is the bound (2048 by default), and the answer begins with
+            `initial_length` masks. `daedal` (2508.00819) adds masks at the end until the model is sure enough of an end, then
+            writes, and puts several in place of a mask that it is not sure of. `rho-eos` (2601.22527) keeps the share of masks
+            that would become end tokens in a band, adding or taking away masks at the end. For `sample` and models that see the
+            whole canvas; rows then have lengths of their own. Scores of all positions are looked at in each forward.
+        initial_length: masks that an answer begins with where its `length` is not fixed; default: 64, or what
+            `max_new_tokens` and `min_new_tokens` leave.
+        expansion_factor: masks that the smallest change of the length adds or takes away; up to eight times as many for
+            `rho-eos`, and for `daedal` those that stand in place of one.
+        eos_check_tokens: end tokens that `daedal` looks at; the last so many positions whose most probable token is one. The
+            mean of their probabilities, a missing one counting 0, is how sure it is of the end.
+        eos_confidence_threshold: how sure of the end `daedal` must be before it writes anything, from 0 to 1.
+        expand_eos_confidence_threshold: how sure of the end it must be so that no mask becomes several, from 0 to 1; for
+            `daedal`.
+        low_confidence_threshold: a mask becomes several for `daedal` only below this confidence; from 0 to 1, the least
+            confident one of the block.
+        low_density_threshold: share of masks that would become end tokens below which `rho-eos` adds some; from 0 to 1.
+        high_density_threshold: share above which it takes some away; at least `low_density_threshold`, at most 1.
         min_new_tokens: tokens of an answer at least before what ends it. Before them no end token is ever proposed, nor a stop
             that is one id, and no other stop counts. Not for `infill`.
         suppress_tokens: tokens that are never proposed, by id or by name; they count as -inf everywhere. Names need a
@@ -258,6 +277,15 @@ class SamplerConfig:
     stop: tuple[int | str | tuple[int, ...], ...] = ()
     eos_policy: str = "allow"
     eos_penalty: float | None = None
+    length: str = "fixed"
+    initial_length: int | None = None
+    expansion_factor: int = 8
+    eos_check_tokens: int = 32
+    eos_confidence_threshold: float = 0.5
+    expand_eos_confidence_threshold: float = 0.9
+    low_confidence_threshold: float = 0.1
+    low_density_threshold: float = 0.4
+    high_density_threshold: float = 0.6
     min_new_tokens: int = 0
     suppress_tokens: tuple[int | str, ...] = ()
     allow_special: bool | None = None
@@ -364,6 +392,8 @@ class SamplerConfig:
             if (value := getattr(self, name)) is not None:
                 records.count(value, name, remedy="leave it out for the default")
         _set(self, "guidance", _weight(self.guidance))
+        if self.length != "fixed":
+            self._check_growing()
         if self.guidance and self.verify:
             raise InvalidValueError(
                 f"verify asks the model for its own causal answer, got guidance={self.guidance} beside it; leave one out"
@@ -382,6 +412,16 @@ class SamplerConfig:
             raise InvalidTypeError(
                 f"sources must name who set each setting, got {shown(self.sources)}; leave it out: a run fills it in"
             )
+
+    def _check_growing(self) -> None:
+        """What does not go with rows whose length changes."""
+        rule = f"length={self.length!r} changes how many positions a row has in every forward"
+        if self.guidance:
+            raise InvalidValueError(
+                f"{rule}, got guidance={self.guidance} beside it, whose twins would have to change alike; leave it out"
+            )
+        if self.cache not in ("auto", "none"):
+            raise InvalidValueError(f"{rule}, got cache={self.cache!r} beside it; use 'auto' or 'none'")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -99,4 +99,13 @@ class SamplerSettings(InfillSettings, total=False):
 
     max_new_tokens: int | None
     min_new_tokens: int | None
+    length: str | None
+    initial_length: int | None
+    expansion_factor: int | None
+    eos_check_tokens: int | None
+    eos_confidence_threshold: float | None
+    expand_eos_confidence_threshold: float | None
+    low_confidence_threshold: float | None
+    low_density_threshold: float | None
+    high_density_threshold: float | None
     stop: Collection[int | str | tuple[int, ...]] | str | int | None

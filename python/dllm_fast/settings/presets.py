@@ -370,6 +370,20 @@ PRESETS: dict[str, Preset] = {
         claim=Claim("the causal answer itself in fewer forwards", "fewer", "left-to-right"),
         remark="LinearSpec of SGLang; for models that read what lies before a block causally.",
     ),
+    "daedal": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.9, block_length=32, length="daedal"),
+        does="Adds masks until the model is sure of an end, then commits what is sure and opens room where it is unsure.",
+        paper=Paper("DAEDAL", "Li et al.", "2508.00819"),
+        remark="The bound is `max_new_tokens` (2048 by default); rows get lengths of their own. The published loop writes 16 "
+        "end tokens behind the masks before it begins, and may push the tail of an answer out; neither is done here.",
+    ),
+    "rho-eos": Preset(
+        settings=SamplerConfig(order="sampled-confidence", threshold=0.9, block_length=32, length="rho-eos"),
+        does="Commits what is sure, and adds or takes away masks until 40 to 60 % of them would end the answer.",
+        paper=Paper("rho-EOS", "Yang et al.", "2601.22527"),
+        remark="The bound is `max_new_tokens` (2048 by default); rows get lengths of their own. The published loop measures "
+        "DAEDAL's sureness in place of the density, and cuts off what it has written; neither is done here.",
+    ),
     "left-to-right": Preset(
         settings=SamplerConfig(order="left-to-right"),
         does="Commits positions in reading order, evenly many a step.",
