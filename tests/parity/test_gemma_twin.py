@@ -130,6 +130,7 @@ class Ours:
             lengths=np.array([len(self.texts[row]) for row in rows]),
             temperatures=np.full(len(rows), temperature),
             causal=np.zeros(len(rows), dtype=bool),
+            shadow=np.zeros(len(rows), dtype=bool),
             batch=batch,
         )
 
