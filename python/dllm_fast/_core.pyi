@@ -597,6 +597,7 @@ class Sampler:
         *,
         rows: NDArray[np.int64] | Sequence[int] | None = None,
         index: NDArray[np.int64] | Sequence[int] | None = None,
+        unguided: Any = None,
     ) -> Prediction:
         """Statistics and drawn tokens for the requested positions of `rows`. Changes nothing.
 
@@ -604,6 +605,8 @@ class Sampler:
             logits: `[N, V]`, float32, float16 or bfloat16, read in place.
             rows: default: all that wait.
             index: the line of the logits for each position; without it they follow each other.
+            unguided: `[n, V]`, those without the prompt, one line for each position in order; for guidance of a reverse process
+                over noise alone, whose prediction is what a next token of the canvas is drawn from.
 
         Raises:
             InvalidValueError: a NaN, a line that allows no id, or sizes or rows that do not fit the request.

@@ -5,6 +5,7 @@ pub mod draw;
 pub mod filter;
 pub mod head;
 pub mod kernel;
+pub mod lead;
 pub mod predict;
 pub mod row;
 pub mod stats;

@@ -117,6 +117,13 @@ impl<'a> Matrix<'a> {
         let (start, end) = (i * self.vocabulary, (i + 1) * self.vocabulary);
         Row::new(self.logits.slice(start, end), suppressed, isa).bounded(self.softcap)
     }
+
+    /// Row `i` as a law has it.
+    pub fn row_under(&self, i: usize, law: &'a Law, isa: Isa) -> Row<'a> {
+        let row = self.row(i, &law.suppressed, isa);
+        let row = row.penalised(&law.penalised, law.penalty);
+        row.divided(law.scale().0)
+    }
 }
 
 /// Predictions for all sites, in their order. Fails with the first site that has no statistics, or with `Interrupted` as soon
@@ -150,10 +157,12 @@ pub fn predict_by<T: Send>(
         |is_alone| Scratch::new(isa, is_alone.then_some(watch)),
         |i, scratch| {
             let (site, law) = (&sites[i], &laws[sites[i].law as usize]);
-            let row = matrix.row(site.row, &law.suppressed, scratch.isa);
-            let row = row.penalised(&law.penalised, law.penalty);
-            let row = row.divided(law.scale().0);
-            work(i, row, law, scratch)
+            work(
+                i,
+                matrix.row_under(site.row, law, scratch.isa),
+                law,
+                scratch,
+            )
         },
         || watch.goes_on(),
     );

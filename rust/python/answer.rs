@@ -26,17 +26,20 @@ impl Sampler {
         logits: &Bound<'_, PyAny>,
         rows: Option<&Bound<'_, PyAny>>,
         index: Option<&Bound<'_, PyAny>>,
+        unguided: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Answered> {
         let array = LogitsArray::new(logits)?;
         let rows = named(rows)?;
         let index = index.map(|i| indices(i, "index")).transpose()?;
         let (view, vocabulary) = (array.view()?, array.vocabulary());
+        let unguided = unguided.map(LogitsArray::new).transpose()?;
+        let unguided = unguided.as_ref().map(LogitsArray::view).transpose()?;
         let turn = self.0.take(py)?;
         let rows = rows.unwrap_or_else(|| turn.waiting());
         let question = turn.question(&rows, array.rows(), vocabulary, index.as_deref());
         drop(turn);
         let question = question.map_err(raise)?;
-        let answered = detached(py, |watch| question.answer_whole(view, watch))?;
+        let answered = detached(py, |watch| question.answer_led(view, unguided, watch))?;
         let (predictions, beside) = answered.map_err(raise)?;
         Ok(Answered {
             rows,

@@ -109,7 +109,8 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
     let dilation = get(object, "dilation", COUNT)?.unwrap_or(2);
     let schedule = schedule(&name, eps, dilation, as_published)?;
     let (shows, drafts) = noise(object)?;
-    let read = Config {
+    let mut read = Config {
+        lead: 0.0,
         mask,
         shows,
         drafts,
@@ -176,6 +177,9 @@ pub(super) fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
             0,
             "use infill to fill masks in place",
         )));
+    }
+    if read.follows_posterior() {
+        read.lead = get(object, "guidance", NUMBER)?.unwrap_or(0.0);
     }
     read.check().map_err(raise)?;
     Ok(read)

@@ -323,15 +323,17 @@ impl Sampler {
 
     /// Statistics and drawn tokens for the requested positions of `rows` (all that wait, by default) from logits `[N, V]`.
     /// `index` names the line of the logits for each position; without it they follow each other. Changes nothing.
-    #[pyo3(signature = (logits, *, rows=None, index=None))]
+    /// `unguided` has the logits `[n, V]` of the same positions without a prompt, where guidance leads posteriors.
+    #[pyo3(signature = (logits, *, rows=None, index=None, unguided=None))]
     fn predict(
         &self,
         py: Python<'_>,
         logits: &Bound<'_, PyAny>,
         rows: Option<&Bound<'_, PyAny>>,
         index: Option<&Bound<'_, PyAny>>,
+        unguided: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Prediction> {
-        let of = self.answered(py, logits, rows, index)?;
+        let of = self.answered(py, logits, rows, index, unguided)?;
         let made = Prediction::from_core(py, &of.predictions, of.question.asks_current());
         Ok(made.with(Known::from_core(of.beside)))
     }
@@ -358,7 +360,7 @@ impl Sampler {
         }
         match (logits, prediction, tokens, scores) {
             (Some(logits), None, None, None) => {
-                let of = self.answered(py, logits, rows, index)?;
+                let of = self.answered(py, logits, rows, index, None)?;
                 let proposals: Vec<Proposal> = of.predictions.iter().map(Proposal::from).collect();
                 let answer = if of.beside.is_empty() {
                     Answer::Proposals(&proposals)

@@ -71,6 +71,8 @@ pub struct Config {
     pub sampling: Sampling,
     /// The temperature goes to this one over the steps of a block.
     pub temperature_end: Option<f64>,
+    /// Weight of guidance where it leads posteriors; others are led before they come here.
+    pub lead: f64,
     /// Ids that count as -inf besides the mask.
     pub suppressed: Vec<u32>,
     /// Tokens that end an answer; the first also fills what follows it.
@@ -212,6 +214,11 @@ impl Config {
     /// Does every step draw each open position from the posterior of a noise process?
     pub fn follows_posterior(&self) -> bool {
         self.order == Order::Ancestral && self.shows != Noise::Mask
+    }
+
+    /// Are posteriors led away from those without a prompt?
+    pub fn is_led(&self) -> bool {
+        self.lead > 0.0 && self.follows_posterior()
     }
 
     /// Does it need the probability of tokens that stand on the canvas?

@@ -9,6 +9,7 @@
 use super::noise::Noise;
 use super::schedule::{Schedule, Step};
 use crate::logits::arith::cos_half_pi;
+use crate::logits::lead::Lead;
 
 /// What a position is at some time, as shares of one.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,43 @@ impl Marginal {
     }
 }
 
+/// What the posteriors of a step are led by under a weight of guidance.
+pub fn lead(noise: Noise, schedule: Schedule, step: Step, mask: Option<u32>, weight: f64) -> Lead {
+    let time = (step.steps - step.index - 1) as f64 / step.steps as f64;
+    let s = Marginal::at(noise, schedule, time);
+    Lead {
+        scale: weight + 1.0,
+        clean: s.clean,
+        each: s.uniform / f64::from(noise.tokens()),
+        vocabulary: noise.vocabulary().unwrap_or(0),
+        odd: mask.map(|mask| (mask, s.mask)),
+    }
+}
+
+/// The masses of the routes where a token is drawn from the led marginals, in which `token` has the probability `current`: their
+/// posterior is `(a [v = x_t] + r) m(v)`, and noise is drawn with the rest.
+pub fn led_masses(
+    noise: Noise,
+    schedule: Schedule,
+    step: Step,
+    mask: Option<u32>,
+    token: u32,
+    current: f64,
+) -> [f64; 4] {
+    let (a, rest) = kept(noise, schedule, step, mask, token);
+    [rest, a * current, 0.0, 0.0]
+}
+
+/// What a position that shows `token` keeps of a step: the share that stays what it is, and how likely anything else came to show it.
+fn kept(noise: Noise, schedule: Schedule, step: Step, mask: Option<u32>, token: u32) -> (f64, f64) {
+    let time = |j: usize| (step.steps - j) as f64 / step.steps as f64;
+    let t = Marginal::at(noise, schedule, time(step.index));
+    let s = Marginal::at(noise, schedule, time(step.index + 1));
+    let a = t.clean / s.clean;
+    let rest = t.noise_of(noise, token, mask) - a * s.noise_of(noise, token, mask);
+    (a, rest.max(0.0))
+}
+
 /// Where a position goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -77,12 +115,10 @@ pub fn masses(
     token: u32,
     current: f64,
 ) -> [f64; 4] {
-    let time = |j: usize| (step.steps - j) as f64 / step.steps as f64;
-    let t = Marginal::at(noise, schedule, time(step.index));
-    let s = Marginal::at(noise, schedule, time(step.index + 1));
-    let a = t.clean / s.clean;
+    let after = (step.steps - step.index - 1) as f64 / step.steps as f64;
+    let s = Marginal::at(noise, schedule, after);
     let noise_s = s.noise_of(noise, token, mask);
-    let rest = (t.noise_of(noise, token, mask) - a * noise_s).max(0.0);
+    let (a, rest) = kept(noise, schedule, step, mask, token);
     [
         rest * s.clean,
         a * (s.clean * current + noise_s),

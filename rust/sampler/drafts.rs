@@ -1,14 +1,15 @@
 //! What a row shows at its open positions: noise, and drafts among it.
 
 use super::Answer;
-use super::row::Row;
+use super::row::{Block, Row};
 use super::step::Pending;
 use crate::canvas::State;
 use crate::canvas::edit::{Edit, Kind};
+use crate::logits::lead::Lead;
 use crate::rng::Draw;
 use crate::rules::noise::Drafts;
 use crate::rules::order::Proposal;
-use crate::rules::posterior::{Route, masses, route};
+use crate::rules::posterior::{Route, lead, led_masses, masses, route};
 
 /// What a step leaves on open positions.
 #[derive(Default)]
@@ -42,6 +43,27 @@ impl Last {
 }
 
 impl Row {
+    /// What the posteriors of the waiting step are led by, where they are.
+    pub(super) fn lead(&self) -> Option<Lead> {
+        let (rule, block) = (&self.rule, self.block.as_ref()?);
+        let lead = || {
+            lead(
+                rule.shows,
+                rule.schedule,
+                block.step(),
+                rule.mask,
+                rule.lead,
+            )
+        };
+        rule.is_led().then(lead)
+    }
+
+    /// Is what is proposed in the waiting step noise among other tokens, which may be any of the vocabulary?
+    pub(super) fn proposes_noise(&self) -> bool {
+        let is_last = |block: &Block| block.index + 1 >= block.steps;
+        self.rule.is_led() && !self.block.as_ref().is_some_and(is_last)
+    }
+
     /// What stands on the canvas where nothing is written yet, before the first forward.
     pub(super) fn show_first(&mut self) {
         if self.rule.shows.is_uniform() {
@@ -97,7 +119,18 @@ impl Row {
             } else {
                 made.current
             };
-            let masses = masses(rule.shows, rule.schedule, step, rule.mask, token, current);
+            let masses = if rule.is_led() {
+                led_masses(
+                    rule.shows,
+                    rule.schedule,
+                    step,
+                    rule.mask,
+                    token,
+                    made.current,
+                )
+            } else {
+                masses(rule.shows, rule.schedule, step, rule.mask, token, current)
+            };
             let u = self.stream.uniform(p, self.forwards, Draw::Commit);
             let next = match route(masses, u) {
                 Route::Clean => made.token,

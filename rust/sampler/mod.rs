@@ -453,7 +453,7 @@ impl Sampler {
                 )));
             }
             let (token, _) = answer.token(i);
-            if rule.excludes(token) {
+            if rule.excludes(token) && !self.rows[row].proposes_noise() {
                 return Err(Error::Mismatch(format!(
                     "a proposed token must not be the mask or suppressed, got {token} for row {row}, position {position}; choose another id"
                 )));
@@ -491,7 +491,8 @@ impl Sampler {
                 table.counts().len()
             )));
         }
-        let is_barred = |id| (position as usize) < early && rule.is_end(id);
+        let is_noise = self.rows[row].proposes_noise();
+        let is_barred = |id| (position as usize) < early && rule.is_end(id) && !is_noise;
         if is_barred(token) {
             return Err(Error::Mismatch(format!(
                 "a proposed token must not end its row so early (min_new_tokens, or eos_policy 'suffix'), got {token} for row {row}, position {position}; \

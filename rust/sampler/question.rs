@@ -129,7 +129,8 @@ impl Sampler {
             }
         }
         let mut extras = vec![];
-        if rows.iter().any(|&r| self.rule(r).keeps().anything()) {
+        let asks_more = |&r: &usize| self.rule(r).keeps().anything() || self.rule(r).is_led();
+        if rows.iter().any(asks_more) {
             let of_row = |&r: &usize| self.rows[r].extras(self.positions(r));
             extras = rows.iter().flat_map(of_row).collect();
             if extras.iter().all(Extra::is_empty) {
@@ -231,11 +232,23 @@ impl Question {
         logits: Logits<'_>,
         watch: &Watch<'_>,
     ) -> Result<(Vec<Prediction>, Vec<Beside>)> {
-        let matrix = Matrix {
+        self.answer_led(logits, None, watch)
+    }
+
+    /// The same where `unguided` has, for each site in order, its logits without the prompt: those that posteriors are led away from.
+    pub fn answer_led(
+        &self,
+        logits: Logits<'_>,
+        unguided: Option<Logits<'_>>,
+        watch: &Watch<'_>,
+    ) -> Result<(Vec<Prediction>, Vec<Beside>)> {
+        let matrix = |logits| Matrix {
             logits,
             vocabulary: self.vocabulary,
             softcap: None,
         };
+        self.check_unguided(unguided)?;
+        let (matrix, unguided) = (matrix(logits), unguided.map(matrix));
         let failed = |(i, why): (usize, Unusable)| {
             let (row, position) = (self.row_of(i), Some(self.sites[i].position as usize));
             match why {
@@ -250,7 +263,8 @@ impl Question {
             predict(&matrix, sites, laws, isa, watch).map_err(failed)?
         } else {
             let both = predict_by(&matrix, sites, laws, isa, watch, |i, row, law, scratch| {
-                self.extras[i].answer(row, &sites[i], law, scratch)
+                let twin = unguided.as_ref().map(|of| of.row_under(i, law, isa));
+                self.extras[i].answer(row, twin, &sites[i], law, scratch)
             });
             let predictions;
             (predictions, beside) = both.map_err(failed)?.into_iter().unzip();
@@ -267,6 +281,29 @@ impl Question {
             }
         }
         Ok((predictions, beside))
+    }
+
+    /// Refuses logits without the prompt where nothing is led, none where something is, and others than are asked for.
+    fn check_unguided(&self, unguided: Option<Logits<'_>>) -> Result<()> {
+        let is_led = self.extras.iter().any(|extra| extra.lead.is_some());
+        match unguided {
+            None if is_led => Err(Error::Order(
+                "guidance leads the posteriors of a reverse process over noise, which takes logits with and without the prompt, got those \
+                 with it alone; predict with unguided=, and feed the prediction",
+            )),
+            Some(_) if !is_led => Err(Error::Order(
+                "unguided logits are for guidance of a reverse process over noise, got them beside another rule; leave unguided out",
+            )),
+            Some(other) if other.len() != self.sites.len() * self.vocabulary => {
+                Err(Error::Mismatch(format!(
+                    "unguided must have a line of {} logits for each of {} positions, got {} numbers; keep the order of Request.positions",
+                    self.vocabulary,
+                    self.sites.len(),
+                    other.len()
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn row_of(&self, site: usize) -> usize {

@@ -26,7 +26,12 @@ impl Row {
     /// What the rule wants to know of each requested position beside its prediction.
     pub fn extras(&self, positions: &[u32]) -> Vec<Extra> {
         let Some(memory) = &self.memory else {
-            return vec![Extra::default(); positions.len()];
+            let lead = self.lead();
+            let extra = Extra {
+                lead,
+                ..Extra::default()
+            };
+            return vec![extra; positions.len()];
         };
         let keeps = self.rule.keeps();
         let credit = self.rule.credit;
@@ -35,6 +40,7 @@ impl Row {
                 return Extra::default();
             }
             Extra {
+                lead: None,
                 head: keeps.heads,
                 credit: credit.map(|rule| (rule, memory.credits(position).to_vec())),
             }

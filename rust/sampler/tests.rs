@@ -31,6 +31,7 @@ fn config() -> Config {
             annealed: false,
         },
         prior_sigma: 10.0,
+        lead: 0.0,
         calibration: Calibration::default(),
         cut: Cut::Count,
         credit: None,

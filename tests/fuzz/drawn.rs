@@ -177,6 +177,7 @@ pub fn config(dice: &mut Dice) -> Config {
         },
         prior_sigma: if dice.one_in(4) { dice.number() } else { 2.0 },
         calibration: calibration(dice),
+        lead: 0.0,
         cut,
         min_commit: dice.maybe(Dice::size),
         credit: dice.one_in(4).then(|| Credit {

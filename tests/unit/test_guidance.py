@@ -33,10 +33,6 @@ def never(ids):
         ({"guidance": "much"}, "guidance must be a number, got 'much'"),
         ({"guidance": True}, "guidance must be a number, got True"),
         ({"guidance": 1.0, "max_batch_rows": 1}, "max_batch_rows must be at least 2 beside guidance, .* got 1; raise it"),
-        (
-            {"guidance": 1.0, "preset": "gidd", "vocabulary": 11},
-            r"beside a reverse process over noise .*noise='hybrid'",
-        ),
         ({"guidance_scale": 0.5}, r"guidance must lie in .*, got -0\.5"),
     ],
 )

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The logits of some rows with and without their prompts: the core leads the posteriors of the one away from the other.
+
+    Attributes:
+        own: `[n, V]`.
+        unguided: `[n, V]` of the same positions in the same order.
+    """
+
+    own: Tensor
+    unguided: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of either."""
+        return self.own.shape
+
 
 # Logits that are widened at a time: what they take beside the matrix is bounded.
 _PIECE = 2**22

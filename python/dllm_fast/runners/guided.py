@@ -209,7 +209,7 @@ class GuidedSession:
             self.forwards.count += times * (within.count - before[0])
             self.forwards.replayed += times * (within.replayed - before[1])
             self.forwards.seconds += within.seconds - before[2]
-        assert not isinstance(logits, AwaitedPrediction)
+        assert not isinstance(logits, AwaitedPrediction | guide.Pair)
         return logits, lines
 
 
@@ -230,12 +230,14 @@ def _mixed(rows: list[_Row], found: dict[int, _Lines]) -> Scored:
         raise InvalidValueError(
             f"a row and its twin must have logits of the same tokens, got {sorted(widths)} columns; return one for every id"
         )
+    if any(row.guide is not None and row.guide.leads_posteriors for row in rows):
+        twins = [found[row.own if row.twin is None else row.twin] for row in rows]
+        return guide.Pair(_gathered(own), _gathered(twins)), None
     logits = own[0].logits
     lines: Ints | None = np.concatenate([one.lines for one in own])
     if not all(one.is_own and one.logits is logits for one in own):
         # Of the caller, who may keep it, or of several forwards.
-        logits = torch.cat([one.logits.index_select(0, _on(one.lines, one.logits)) for one in own])
-        lines = None
+        logits, lines = _gathered(own), None
     ends = np.cumsum([len(one.lines) for one in own])
     own_lines = np.split(np.arange(ends[-1]) if lines is None else lines, ends[:-1])
     # Twins of one matrix at a time, and of one way to round: most often there is one.
@@ -257,6 +259,10 @@ def _mixed(rows: list[_Row], found: dict[int, _Lines]) -> Scored:
             as_published=as_published,
         )
     return logits, lines
+
+
+def _gathered(rows: list[_Lines]) -> Tensor:
+    return torch.cat([one.logits.index_select(0, _on(one.lines, one.logits)) for one in rows])
 
 
 def _on(array: NDArray[Any], logits: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class Guide:
         prompt: what stands in place of the prompt there, int64.
         start: first position behind the prompt of the row.
         as_published: each operation of the mix is rounded to the dtype of the logits.
+        leads_posteriors: what is led are the posteriors of a reverse process over noise, which the core computes from both.
     """
 
     weight: float
@@ -40,6 +41,7 @@ class Guide:
     prompt: Ints | None = None
     start: int = 0
     as_published: bool = False
+    leads_posteriors: bool = False
 
     @property
     def moves(self) -> int:
@@ -75,10 +77,17 @@ def guides(
     """
     if config.guidance == 0:
         return [None] * len(open_)
+    leads_posteriors = config.noise != "mask" and config.order == "ancestral"
     if negatives is not None:
         pairs = zip(negatives, starts, strict=True)
         return [
-            Guide(config.guidance, prompt=other.ids.copy(), start=start, as_published=config.as_published)
+            Guide(
+                config.guidance,
+                prompt=other.ids.copy(),
+                start=start,
+                as_published=config.as_published,
+                leads_posteriors=leads_posteriors,
+            )
             for other, start in pairs
         ]
     if config.mask_token_id is None:
@@ -88,6 +97,7 @@ def guides(
             config.guidance,
             hidden=np.arange(start) if start else np.flatnonzero(~positions),
             as_published=config.as_published,
+            leads_posteriors=leads_posteriors,
         )
         for positions, start in zip(open_, starts, strict=True)
     ]

@@ -12,7 +12,7 @@ from dllm_fast import _core
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.kernels import layout
 from dllm_fast.kernels.laws import Law
-from dllm_fast.ops import commit
+from dllm_fast.ops import commit, guide
 from dllm_fast.ops import mask_predict as device
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ class _Configured:
 
     def __init__(self, config: SamplerConfig) -> None:
         self.config = config
-        is_warm = config.drafts or config.temperature_end is not None
+        goes_back = config.noise != "mask" and config.order == "ancestral"
+        is_warm = config.drafts or config.temperature_end is not None or goes_back
         asks_more = is_warm or config.length != "fixed"
         self.is_plain = not (config.min_new_tokens or asks_more) and config.eos_policy in {"allow", "delay"}
         self.is_rounded = config.as_published and config.commits_counts
@@ -208,7 +209,7 @@ class Predictor:
             only = commit.Refusal("positions wait for others, which the host knows")
         return self._laws_of(index, vocabulary, info.device), None if isinstance(only, commit.Refusal) else only
 
-    def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> _core.Prediction:
+    def __call__(self, logits: Any, rows: Ints, lines: Ints | None) -> _core.Prediction:  # noqa: PLR0911
         """The prediction for the requested positions of `rows`, on the host. `lines` as in `Sampler.predict`.
 
         Raises:
@@ -221,6 +222,8 @@ class Predictor:
                 f"special tokens of the tokenizer must be ids of the model's vocabulary, got {self._last_special} for "
                 f"logits with {logits.shape[-1]} columns; use the tokenizer of this model, or pass allow_special=True"
             )
+        if isinstance(logits, guide.Pair):
+            return self._sampler.predict(logits.own.cpu(), rows=rows, index=lines, unguided=logits.unguided.cpu())
         if not isinstance(logits, torch.Tensor) or not device.takes(logits):
             return self._sampler.predict(logits, rows=rows, index=lines)
         index = self._index(rows)

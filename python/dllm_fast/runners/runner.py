@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from dllm_fast._core import Request
     from dllm_fast.families.model_info import ModelInfo
     from dllm_fast.modules.hold import Hold
+    from dllm_fast.ops.guide import Pair
     from dllm_fast.ops.mask_predict import AwaitedPrediction
     from dllm_fast.runners.forwards import Forwards
     from dllm_fast.runners.predictor import Predictor
 
     Ints = NDArray[np.int64]
-    # Logits [N, V], and for each requested position its line of them (None: they follow each other); or the prediction.
-    Scored = tuple[Tensor | NDArray[Any] | AwaitedPrediction, Ints | None]
+    # Logits [N, V], and for each requested position its line of them (None: they follow each other); or the prediction; or
+    # both logits of posteriors that are led.
+    Scored = tuple[Tensor | NDArray[Any] | AwaitedPrediction | Pair, Ints | None]
     # Some rows of a request, and the forward that scores their positions.
     Part = tuple[Ints, Callable[[], Scored]]
 

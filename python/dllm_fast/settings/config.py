@@ -204,7 +204,8 @@ class SamplerConfig:
             bfloat16 softmaxes, Dream's counts over the batch, Fast-dLLM's factor, float32 in `linear` and `cosine`.
         guidance: weight w of classifier-free guidance, 0 is none: logits are u + (w + 1)(c - u). c are those of the row, u
             those of the same row without its prompt: with masks in its place (LLaDA, 2502.09992), or a `negative_prompt=`. Both
-            ride in one forward, which counts as two. Others say 1 + w (UDLM's gamma, `guidance_scale` of transformers).
+            ride in one forward, which counts as two. In a reverse process over noise it is posteriors that are led: q_c^(w + 1)
+            q_u^-w (UDLM, 2412.10193). Others say 1 + w (UDLM's gamma, `guidance_scale` of transformers).
         cache: which keys and values are kept: `auto`, `none`, `prefix`, `dual` or `exact_block`. For models that dllm_fast runs
             itself. `auto` is the fastest that gives the same tokens as `none`; `exact_block`, for block-causal models, gives
             them, too; `prefix` and `dual` are approximate where the model sees both ways (Fast-dLLM).
@@ -397,11 +398,6 @@ class SamplerConfig:
         if self.guidance and self.verify:
             raise InvalidValueError(
                 f"verify asks the model for its own causal answer, got guidance={self.guidance} beside it; leave one out"
-            )
-        if self.guidance and self.noise != "mask" and self.order == "ancestral":
-            raise InvalidValueError(
-                "guidance leads predictions, got it beside a reverse process over noise that shows tokens, whose posteriors "
-                f"would have to be led (noise={self.noise!r}, order='ancestral'); leave guidance out"
             )
         if self.guidance and self.max_batch_rows == 1:
             raise InvalidValueError(
