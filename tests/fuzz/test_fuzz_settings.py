@@ -67,6 +67,8 @@ typed = {
 plausible = {entry.name: typed.get(entry.kind.removesuffix(" | None")) for entry in entries()} | {
     **{name: st.sampled_from(_core.names()[name]) for name in ("schedule", "order", "eos_policy")},
     "remask": st.sampled_from([None, None, *_core.names()["remask"]]),
+    "length": st.sampled_from(["fixed", *_core.names()["length"]]),
+    "token_frequencies": st.sampled_from([None, None, dllm_fast.TokenFrequencies([1, 2, 0, 3])]),
     "mask_token_id": st.sampled_from([None, 7, 0, 2**32 - 1, 2**32]),
     "eos_token_id": st.sampled_from([None, 3, 7, (3, 5), [3], (), (3, 7)]),
     "suppress_tokens": st.sampled_from([(), (1,), [1, 2], (7,), (2**32,), (1, 1), "[UNK]", ["[UNK]", 1]]),
