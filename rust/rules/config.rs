@@ -228,7 +228,19 @@ impl Config {
 
     /// Does it ask which token is the most probable, whatever is drawn?
     pub fn asks_argmax(&self) -> bool {
-        self.drafts.is_some() || self.length != Length::Fixed
+        self.drafts.is_some() || self.length != Length::Fixed || self.inherits_argmax()
+    }
+
+    /// Is the first token of a block the most probable one, whatever is drawn elsewhere?
+    pub fn inherits_argmax(&self) -> bool {
+        let is_alone = matches!(
+            self.reach,
+            Reach::Parts {
+                first_alone: true,
+                ..
+            }
+        );
+        is_alone && self.sampling.temperature > 0.0
     }
 
     /// Steps for one of the `blocks` blocks of a row that hold masks, the `index`-th from the left; `None` for open-ended.

@@ -508,6 +508,8 @@ impl Sampler {
                     let found = found.map_or("none".into(), |id| id.to_string());
                     let who = if rule.drafts.is_some() {
                         "drafts need"
+                    } else if rule.inherits_argmax() {
+                        "inherit_token needs"
                     } else {
                         "length needs"
                     };

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::rng::Draw;
 use crate::rules::cut::Cut;
 use crate::rules::length::Length;
-use crate::rules::order::Order;
+use crate::rules::order::{Order, Proposal};
 use crate::rules::revise::Revise;
 use crate::rules::schedule::{Schedule, Step, first_hit};
 use crate::watch::Watch;
@@ -114,6 +114,39 @@ impl Row {
             .pending
             .as_ref()
             .expect("only waiting rows are answered");
+        if let Some(proposals) = self.inherited(pending, answer) {
+            return match answer {
+                Answer::Remembered(_, beside) => {
+                    self.plan_of(pending, &Answer::Remembered(&proposals, beside), watch)
+                }
+                _ => self.plan_of(pending, &Answer::Proposals(&proposals), watch),
+            };
+        }
+        self.plan_of(pending, answer, watch)
+    }
+
+    /// What is proposed where the first token of a block is what the finished one before it tells: the most probable one there,
+    /// whatever was drawn.
+    fn inherited(&self, pending: &Pending, answer: &Answer<'_>) -> Option<Vec<Proposal>> {
+        if !self.rule.inherits_argmax() {
+            return None;
+        }
+        let start = self.window().start;
+        let is_told = start > 0 && self.canvas.states().get(start) == Some(&State::Open);
+        let mut places = pending.positions.iter();
+        let i = places.position(|&p| is_told && p as usize == start)?;
+        let mut proposals = answer.proposals()?.to_vec();
+        proposals[i].token = proposals[i].argmax.expect("checked before");
+        proposals[i].probability = proposals[i].top1;
+        Some(proposals)
+    }
+
+    fn plan_of(
+        &self,
+        pending: &Pending,
+        answer: &Answer<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<Planned> {
         if self.rule.cut == Cut::Verified && !pending.is_causal {
             let drafts = (0..pending.positions.len()).map(|i| answer.token(i).0);
             let notes = Notes {

@@ -454,6 +454,11 @@ class Row:
                 position=p,
                 step=self.nfe,
             )
+        first = self.window.start
+        if c.inherit_token and first in proposals and first > 0 and self.open[first]:
+            # What the finished block tells is not drawn.
+            told = proposals[first]
+            proposals[first] = replace(told, token=told.argmax, probability=told.top1)
         return proposals
 
     @property

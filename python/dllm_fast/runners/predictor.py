@@ -110,7 +110,7 @@ class _Configured:
         self.config = config
         goes_back = config.noise != "mask" and config.order == "ancestral"
         is_warm = config.drafts or config.temperature_end is not None or goes_back
-        asks_more = is_warm or config.length != "fixed"
+        asks_more = is_warm or config.length != "fixed" or (config.inherit_token and config.temperature > 0)
         self.is_plain = not (config.min_new_tokens or asks_more) and config.eos_policy in {"allow", "delay"}
         self.is_rounded = config.as_published and config.commits_counts
         self.asks_current = _core.asks_current(config)

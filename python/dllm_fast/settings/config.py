@@ -53,7 +53,8 @@ class SamplerConfig:
         sub_block_length: positions of a block that are filled before the others, counted from where it begins; Fast-dLLM v2's
             (2509.26328). Default: no parts.
         inherit_token: write the first position of each block alone, before the others; Fast-dLLM v2's inherited token. Where
-            predictions are shifted, the finished block before it tells that token.
+            predictions are shifted, the finished block before it tells that token: the most probable one, whatever is drawn
+            elsewhere.
         window_length: write only so many positions from the first mask on, wherever that is; WeDLM's streaming window
             (2512.22737). 1 is left to right. Within a block where there are blocks.
         add_block_at: fill the next block, too, once this share of the last one is written; above 0, at most 1 (D2F,
