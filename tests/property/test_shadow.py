@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dllm_fast
@@ -154,6 +154,7 @@ def told(result, row=0):
     return result.sequences[row].tolist(), [(e.step, e.position, e.token, e.kind) for e in result.trajectory[row]]
 
 
+@settings(max_examples=max(settings().max_examples // 3, 10))
 @given(twin=st.sampled_from([*DECODERS, *ENCODERS]), prompts=prompts, data=st.data())
 def test_a_row_is_the_row_alone_under_every_cache(opened, twin, prompts, data):
     """Ragged rows, some with a shadow in a forward and some without; caches that are exact, or refreshed in every step."""
