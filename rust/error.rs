@@ -54,9 +54,27 @@ impl Error {
         Self::Setting {
             name,
             rule,
-            value: value.to_string(),
+            value: readable(value),
             remedy,
         }
+    }
+}
+
+/// A value as messages show it: a number of many digits with its exponent, as Python writes it.
+pub fn readable(value: impl fmt::Display) -> String {
+    const MOST_DIGITS: usize = 24;
+    let text = value.to_string();
+    match text.parse::<f64>() {
+        Ok(number) if text.len() > MOST_DIGITS && number.is_finite() => {
+            let short = format!("{number:e}");
+            match short.split_once('e') {
+                Some((digits, exponent)) if !exponent.starts_with('-') => {
+                    format!("{digits}e+{exponent}")
+                }
+                _ => short,
+            }
+        }
+        _ => text,
     }
 }
 
@@ -98,3 +116,20 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_numbers_show_their_exponent() {
+        assert_eq!(readable(1e300), "1e+300");
+        assert_eq!(readable(-1.5e300), "-1.5e+300");
+        assert_eq!(readable(5e-324), "5e-324");
+        assert_eq!(readable(0.1), "0.1");
+        assert_eq!(readable(f64::NEG_INFINITY), "-inf");
+        assert_eq!(readable(u64::MAX), u64::MAX.to_string());
+        let words = "a name that is longer than any number";
+        assert_eq!(readable(words), words);
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::arrays::{ids, numbers, tokens, whole_numbers};
 use super::error::bad_value;
+use crate::error::readable;
 use crate::logits::head::Head;
 use crate::sampler::Beside;
 use numpy::{PyArray1, PyArrayMethods};
@@ -201,7 +202,7 @@ fn fill_heads(
         if let Some(bad) = head.cells.iter().find(|c| !(0.0..=1.0).contains(&c.1)) {
             return Err(bad_value(format!(
                 "head_probabilities must lie in [0, 1], got {}; give those of a softmax",
-                bad.1
+                readable(bad.1)
             )));
         }
         one.head = head;

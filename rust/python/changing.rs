@@ -3,6 +3,7 @@
 use super::config::get;
 use super::error::{bad_value, raise};
 use super::values::{COUNT, FLAG, FROM_ZERO, NUMBER, unknown};
+use crate::error::readable;
 use crate::rules::noise::{Drafts, Noise};
 use crate::rules::remask::Sigma;
 use crate::rules::revise::{Revise, remasks};
@@ -81,7 +82,8 @@ pub(super) fn noise(config: &Bound<'_, PyAny>) -> PyResult<(Noise, Option<Drafts
     let share: Option<f64> = get(config, "noise_share", NUMBER)?;
     if let Some(share) = share.filter(|_| !matches!(found, Noise::Hybrid { .. })) {
         return Err(bad_value(format!(
-            "noise_share is that of tokens among masks, got {share} beside noise '{name}'; leave it out, or set noise='hybrid'"
+            "noise_share is that of tokens among masks, got {} beside noise '{name}'; leave it out, or set noise='hybrid'",
+            readable(share)
         )));
     }
     let shows = match found {

@@ -3,6 +3,7 @@
 use super::config::{get, setting};
 use super::error::{bad_type, bad_value, fits, raise, shown};
 use super::values::{COUNT, FROM_ZERO, NUMBER, is_flag, unknown};
+use crate::error::readable;
 use crate::rules::eos::EosPolicy;
 use crate::rules::length::Length;
 use pyo3::prelude::*;
@@ -50,7 +51,8 @@ pub(super) fn eos(config: &Bound<'_, PyAny>) -> PyResult<EosPolicy> {
         )),
         (policy, None) => Ok(policy),
         (policy, Some(penalty)) => Err(bad_value(format!(
-            "eos_penalty is of eos_policy 'penalise', got {penalty} beside '{}'; leave it out, or pass eos_policy='penalise'",
+            "eos_penalty is of eos_policy 'penalise', got {} beside '{}'; leave it out, or pass eos_policy='penalise'",
+            readable(penalty),
             policy.name()
         ))),
     }

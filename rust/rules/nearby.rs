@@ -120,7 +120,7 @@ impl Prior {
             };
             f64::from(u8::from(is_known))
         };
-        let shares: Vec<f64> = (0..(last - first) as usize + 2 * reach + 1)
+        let shares: Vec<f64> = (0..=(last - first) as usize + 2 * reach)
             .map(share)
             .collect();
         let mut densities = Vec::with_capacity(positions.len());

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +61,20 @@ def test_what_has_none_is_found(tmp_path: Path) -> None:
     )
     assert [line for line, _ in raised(source)] == [1, 2, 3, 4]
     assert [line for line, _ in without_remedy(source)] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eps": 1e300},
+        {"noise_share": 1e300},
+        {"eos_penalty": 1e300},
+        {"prior_sigma": 1e300},
+        {"factor": -1e300},
+        {"top_p": 1e300},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_long_numbers_show_their_exponent(settings: dict[str, Any]) -> None:
+    with pytest.raises(dllm_fast.DllmFastError, match=r"got -?1e\+300\b"):
+        dllm_fast.SamplerConfig(mask_token_id=1, **settings)
