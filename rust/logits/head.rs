@@ -2,6 +2,7 @@
 
 use super::row::Row;
 use super::stats::{Scratch, Stats, Unusable};
+use std::sync::Arc;
 
 /// Ids that are kept of a distribution.
 pub const HEAD: usize = 64;
@@ -9,8 +10,8 @@ pub const HEAD: usize = 64;
 /// The `HEAD` most probable ids of a distribution (of equal ones the lower), fewer where fewer are above -inf.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Head {
-    /// Ids, rising, each with its probability.
-    pub cells: Vec<(u32, f64)>,
+    /// Ids, rising, each with its probability; shared by who keeps it.
+    pub cells: Arc<[(u32, f64)]>,
 }
 
 /// The head of a row whose statistics are `stats`. One pass over its logits.
@@ -36,7 +37,9 @@ pub fn head(row: &Row<'_>, stats: &Stats, scratch: &mut Scratch<'_>) -> Result<H
     let cell = |(x, id): (f32, u32)| (id, stats.probability(x));
     let mut cells: Vec<(u32, f64)> = best.into_iter().map(cell).collect();
     cells.sort_unstable_by_key(|&(id, _)| id);
-    Ok(Head { cells })
+    Ok(Head {
+        cells: cells.into(),
+    })
 }
 
 #[cfg(test)]
@@ -69,7 +72,10 @@ mod tests {
     #[test]
     fn what_has_no_mass_is_not_kept() {
         let x = [f32::NEG_INFINITY, 1.0, 1.0, 7.0];
-        assert_eq!(of(&x, &[3]).cells, [(1, 0.5), (2, 0.5)]);
-        assert_eq!(of(&[1.0, f32::INFINITY], &[]).cells, [(0, 0.0), (1, 1.0)]);
+        assert_eq!(of(&x, &[3]).cells[..], [(1, 0.5), (2, 0.5)]);
+        assert_eq!(
+            of(&[1.0, f32::INFINITY], &[]).cells[..],
+            [(0, 0.0), (1, 1.0)]
+        );
     }
 }

@@ -83,7 +83,10 @@ impl BesideArrays {
     fn from_core(py: Python<'_>, told: &[Beside]) -> Self {
         let mut made = Self::default();
         if told.iter().any(|one| !one.head.cells.is_empty()) {
-            let cells: Vec<(u32, f64)> = told.iter().flat_map(|o| o.head.cells.clone()).collect();
+            let cells: Vec<(u32, f64)> = told
+                .iter()
+                .flat_map(|o| o.head.cells.iter().copied())
+                .collect();
             let counts = told.iter().map(|one| one.head.cells.len() as u32);
             made.head_ids = Some(tokens(py, cells.iter().map(|c| c.0)).unbind());
             let probabilities = PyArray1::from_iter(py, cells.iter().map(|c| c.1));

@@ -10,7 +10,7 @@ pub fn divergence(before: &Head, now: &Head) -> f64 {
     let term = |p: f64, q: f64| if p > 0.0 { p * (log(p) - log(q)) } else { 0.0 };
     let (mut sum, mut p_inside, mut q_inside) = (0.0, 0.0, 0.0);
     let mut now = now.cells.iter().copied().peekable();
-    for &(id, q) in &before.cells {
+    for &(id, q) in &*before.cells {
         q_inside += q;
         while now.next_if(|&(other, _)| other < id).is_some() {}
         if let Some((_, p)) = now.next_if(|&(other, _)| other == id) {
@@ -28,7 +28,7 @@ mod tests {
 
     fn head(cells: &[(u32, f64)]) -> Head {
         Head {
-            cells: cells.to_vec(),
+            cells: cells.into(),
         }
     }
 

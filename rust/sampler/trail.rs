@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn forwards_count_as_if_each_had_been_compared_at_once() {
         let head = |p: f64| Head {
-            cells: vec![(0, p), (1, 1.0 - p)],
+            cells: [(0, p), (1, 1.0 - p)].into(),
         };
         let places = [0.5, 0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.2, 0.2, 0.21, 0.2, 0.2];
         for steps in 1..6 {
