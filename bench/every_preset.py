@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import harness, oracle, quality, verified
+from bench import grown, harness, oracle, quality, verified
 from bench.quality import Check, Point, Setting
 from dllm_fast import DllmFastError, SamplerConfig, TokenFrequencies, demo
 from dllm_fast.settings.presets import PRESETS, presets
@@ -80,6 +80,7 @@ class Task:
         searched: every so many rows are those on which a knob is turned; rows that are alike in turn want all of them.
         needs: arguments that single presets need, by name.
         noisy: models of the same answers for rules of noise, by the name of the noise, and whether they are reverse processes.
+        mask: where answers are of any length: what stands for them behind a prompt, in every canvas.
         swept: points of `results/quality.json` are of these rows, and need not be measured again. The model is slow: what is
             one position a forward in yet another order is left out at its own settings, but for claims of fewer forwards.
     """
@@ -93,6 +94,7 @@ class Task:
     searched: int = 1
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     noisy: Mapping[tuple[str, bool], oracle.NoisyOracle] = field(default_factory=dict)
+    mask: int | None = None
     swept: bool = False
 
 
@@ -132,6 +134,7 @@ def tasks(*, quick: bool = False) -> dict[str, Task]:
             check=prompts.check,
             common=prompts.common,
             forwards=(2, 4),
+            mask=_loaded("text").info.mask_token_id,
             needs=_given(prompts.canvases, _loaded("text")),
         ),
         "sudoku": Task(
@@ -186,6 +189,8 @@ def measure(task: Task, preset: str, before: Mapping[str, Any] | None = None, pa
     noisy = task.noisy.get((settings.noise, settings.order == "ancestral"))
     if settings.noise != "mask" and noisy is None:
         return {"refused": f"noise={settings.noise!r}: the model knows masks alone"}
+    if settings.length != "fixed" and task.mask is None:
+        return {"refused": "length: the answers of this task have one length"}
     if settings.verify:
         return _verified(task, preset)
     if noisy is not None:
@@ -200,6 +205,9 @@ def measure(task: Task, preset: str, before: Mapping[str, Any] | None = None, pa
             canvases = [np.zeros_like(canvas) for canvas in canvases]
             more = {"open": [np.ones(len(canvas), dtype=bool) for canvas in canvases]}
         given = {**common, **more}
+        if settings.length != "fixed" and task.mask is not None:
+            sizes = {"mask": task.mask, "batch_size": task.batch_size}
+            return grown.measure(model, canvases, task.check, setting, common=given, **sizes)
         (found,) = quality.measure(model, canvases, task.check, [setting], common=given, batch_size=task.batch_size)
         return found
 

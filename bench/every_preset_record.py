@@ -71,6 +71,8 @@ def why(found: Record, task: str, forwards: int | None = None) -> str:
         return "the embedded models know masks, not the noise that it shows"
     if settings.verify and task not in ORACLES:
         return "the embedded models cannot be read causally"
+    if settings.length != "fixed" and task != "text":
+        return "the answers of this task have one length"
     at = found.get(task, {})
     refused = at.get("refused") or at.get("at", {}).get(str(forwards), {}).get("refused") or "not measured yet"
     return _OF_THEMSELVES.get(settings.schedule, refused) if task in found else refused

@@ -219,6 +219,14 @@ def test_rules_that_verify_are_measured_where_the_model_has_a_causal_look(small:
     assert without == {"refused": "verify: the model cannot be read causally"}
 
 
+def test_rules_of_lengths_are_measured_where_answers_have_any_length(small: every_preset.Task) -> None:
+    text = every_preset.tasks(quick=True)["text"]
+    found = every_preset.measure(text, "daedal", None, "own")
+    assert found["own"]["share"] > 0.5
+    assert found["own"]["forwards"] < 28
+    assert every_preset.measure(small, "daedal") == {"refused": "length: the answers of this task have one length"}
+
+
 def test_what_the_core_refuses_is_written_down(small: every_preset.Task) -> None:
     at = every_preset.measure(small, "first-hitting")["at"]
     assert all("steps" in point["refused"] for point in at.values())
