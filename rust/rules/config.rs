@@ -260,6 +260,12 @@ impl Config {
                 "remask needs a mask token to put back, got none for row {row}; pass mask_token_id, or set remask to None"
             )));
         }
+        if self.length != Length::Fixed && self.mask.is_none() {
+            return Err(Error::Mismatch(format!(
+                "length '{}' needs a mask token for what it adds, got none for row {row}; pass mask_token_id, or set length to 'fixed'",
+                self.length.name()
+            )));
+        }
         let post = self.revise.most_extra();
         if post.saturating_mul(blocks) > u32::MAX as usize / 2 {
             return Err(Error::Mismatch(format!(

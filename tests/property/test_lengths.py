@@ -169,6 +169,11 @@ def test_rows_that_cannot_grow_are_refused():
         dllm_fast.Sampler(config, [[1, MASK, MASK]], eligible_after=[{1: [2]}])
     with pytest.raises(dllm_fast.DllmFastError, match=r"needs an end token, whose .* got none for row 0; pass eos_token_id"):
         dllm_fast.Sampler(dllm_fast.SamplerConfig(mask_token_id=MASK, length="rho-eos"), [[1, MASK]])
+    unmasked = dllm_fast.SamplerConfig(**GROWING | {"mask_token_id": None})
+    with pytest.raises(
+        dllm_fast.DllmFastError, match=r"length 'rho-eos' needs a mask token for what it adds, got none for row 0"
+    ):
+        dllm_fast.Sampler(unmasked, [[1, 2]], open=[[False, True]])
     assert sampler.next() is not None
     with pytest.raises(dllm_fast.DllmFastError, match="length needs the most probable token of every position, got scores"):
         sampler.feed(tokens=[1], scores=[0.5])
