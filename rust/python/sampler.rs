@@ -143,7 +143,10 @@ impl Sampler {
         let start = start.of_row(py, canvas)?;
         let settings = config.map(|config| config::config(config));
         let settings = settings.transpose()?;
-        if settings.as_ref().is_some_and(|own| own.asks_argmax()) {
+        if settings
+            .as_ref()
+            .is_some_and(crate::rules::config::Config::asks_argmax)
+        {
             self.1.asks_argmax.store(true, Ordering::Relaxed);
         }
         let own = config.map(|config| config.clone().unbind());
