@@ -482,14 +482,18 @@ impl Sampler {
             )));
         }
         let (token, _) = answer.token(i);
-        if let Some(table) = &rule.calibration.frequencies
-            && token as usize >= table.counts().len()
-        {
-            return Err(Error::Mismatch(format!(
-                "token_frequencies must have a count for each id of the vocabulary, got {} for a proposed token {token} of row {row}, \
-                 position {position}; count with TokenFrequencies.of(ids, vocabulary)",
-                table.counts().len()
-            )));
+        if let Some(table) = &rule.calibration.frequencies {
+            // An inherited token is the most probable one, which need not be the one that was drawn.
+            let told = answer.proposals().filter(|_| rule.inherits_argmax());
+            let told = told.and_then(|p| p[i].argmax);
+            let id = token.max(told.unwrap_or(token));
+            if id as usize >= table.counts().len() {
+                return Err(Error::Mismatch(format!(
+                    "token_frequencies must have a count for each id of the vocabulary, got {} for a proposed token {id} of row {row}, \
+                     position {position}; count with TokenFrequencies.of(ids, vocabulary)",
+                    table.counts().len()
+                )));
+            }
         }
         let is_noise = self.rows[row].proposes_noise();
         let is_barred = |id| (position as usize) < early && rule.is_end(id) && !is_noise;

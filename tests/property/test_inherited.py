@@ -34,3 +34,16 @@ def test_a_prediction_must_say_which_it_is():
     made = dllm_fast.Prediction(token=[1], probability=half, top1=half, top2=half, entropy=half)
     with pytest.raises(InvalidValueError, match=r"inherit_token needs the most probable token of every position, .* got none"):
         sampler.feed(prediction=made)
+
+
+def test_it_must_be_counted_where_its_frequency_matters():
+    counted = dllm_fast.TokenFrequencies([1] * 6)
+    config = dllm_fast.SamplerConfig(**RULE, order="calibrated", token_frequencies=counted)
+    sampler = dllm_fast.Sampler(config, [[1, 2, 3, 5, 5, 5]])
+    sampler.next()
+    half = np.full(1, 0.5)
+    made = dllm_fast.Prediction(token=[1], probability=half, top1=half, top2=half, entropy=half, argmax=[6])
+    with pytest.raises(
+        InvalidValueError, match=r"token_frequencies must have a count for each id .* got 6 for a proposed token 6"
+    ):
+        sampler.feed(prediction=made)

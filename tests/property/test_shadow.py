@@ -253,6 +253,17 @@ def test_a_function_that_takes_a_shadow_is_asked_for_it():
     assert sampler.canvases[0].tolist() == together.sequences[0].tolist()
 
 
+def test_a_function_that_leaves_the_shadow_out_is_told_what_is_missing():
+    def forgets(ids, shadow=None):
+        return behind(ids)
+
+    rule = {"preset": "wino", "mask_token_id": 7, "threshold": 0.6, "block_length": 9}
+    with pytest.raises(
+        DllmFastError, match=r"shape \[B, L \+ W, V\] of the ids \[1, 18\] and the shadow \[1, 8\], got \[1, 18, 12\]"
+    ):
+        dllm_fast.infill(forgets, [[1, *[7] * 17]], **rule)
+
+
 def never(ids):
     raise AssertionError("a forward")
 
@@ -261,10 +272,24 @@ def never_behind(ids, shadow=None):
     raise AssertionError("a forward")
 
 
+def never_with(ids, **shadow):
+    raise AssertionError("a forward")
+
+
+def never_among(ids, *shadow):
+    raise AssertionError("a forward")
+
+
+def never_by_name(ids, shadow=None, /):
+    raise AssertionError("a forward")
+
+
 def test_a_model_that_cannot_hide_a_token_is_refused_before_any_forward(opened, tmp_path):
     rule = {"preset": "wino", "mask_token_id": MASK, "max_new_tokens": 8, "stop_at_eos": False}
-    with pytest.raises(DllmFastError, match=r"remask 'verify' asks from behind a mask .* got never; use dllm_fast.load, a fun"):
-        dllm_fast.sample(never, [1], **rule)
+    for model in (never, never_with, never_among, never_by_name):
+        refused = rf"remask 'verify' asks from behind a mask .* got {model.__name__}; use dllm_fast.load, a function that takes"
+        with pytest.raises(DllmFastError, match=refused):
+            dllm_fast.sample(model, [1], **rule)
     with pytest.raises(DllmFastError, match=r"remask 'verify' is for models whose position predicts itself: .* got shift=True"):
         dllm_fast.sample(never_behind, [1], shift=True, **rule)
     with pytest.raises(DllmFastError, match=r"remask 'verify' is for models whose position predicts itself: .* got shift=True"):

@@ -197,19 +197,21 @@ class CanvasSession:
         rows, length = canvases.shape
         width = length + shadow.width
         output = self.forwards.run(functools.partial(self._runner.call_with, canvases, shadow.positions), rows, width)
-        return _matrix(output, rows, width), shadow.lines(lines, length)
+        return _matrix(output, rows, width, behind=shadow.width), shadow.lines(lines, length)
 
 
 def _takes_shadow(model: Callable[..., Any]) -> bool:
-    """Does it name such an argument?"""
+    """Can it be called with an argument of that name, which is for nothing else?"""
     try:
         parameters = inspect.signature(model.forward if isinstance(model, torch.nn.Module) else model).parameters
     except (TypeError, ValueError):  # of something that is not written in Python
         return False
-    return "shadow" in parameters
+    shadow = parameters.get("shadow")
+    return shadow is not None and shadow.kind in (shadow.POSITIONAL_OR_KEYWORD, shadow.KEYWORD_ONLY)
 
 
-def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]:
+def _matrix(output: Any, batch: int, length: int, behind: int = 0) -> torch.Tensor | NDArray[Any]:
+    """Logits `[B, L, V]` as a matrix; `behind` of the L are those of a shadow."""
     logits = output if isinstance(output, torch.Tensor | np.ndarray) else getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor | np.ndarray):
         raise InvalidTypeError(
@@ -218,6 +220,12 @@ def _matrix(output: Any, batch: int, length: int) -> torch.Tensor | NDArray[Any]
         )
     shape = tuple(logits.shape)
     if len(shape) != 3 or shape[:2] != (batch, length):
+        if behind:
+            raise InvalidValueError(
+                f"logits must have the shape [B, L + W, V] of the ids {[batch, length - behind]} and the shadow "
+                f"{[batch, behind]}, got {list(shape)}; return one row of logits for every token of every row, and behind them "
+                "one for every position of its shadow"
+            )
         raise InvalidValueError(
             f"logits must have the shape [B, L, V] of the ids {[batch, length]}, got {list(shape)}; "
             "return one row of logits for every token of every row"
