@@ -435,10 +435,12 @@ def with_length(
     if new_tokens is None:
         usual = -(-max(MOST_NEW_TOKENS if grows else DEFAULT_NEW_TOKENS, least) // canvas) * canvas
         new_tokens = usual if context is None else min(usual, max((context - longest) // canvas, 1) * canvas)
-    if context is not None and config.max_new_tokens is None and longest < context < longest + least:
+    first = config.initial_length or 0
+    name, fewest = ("initial_length", first) if first > least else ("min_new_tokens", least)
+    if context is not None and config.max_new_tokens is None and longest < context < longest + fewest:
         raise InvalidValueError(
-            f"{which} and new tokens must fit the model's context of {context} tokens, got {longest} + {least} at least; "
-            f"shorten the {which} or lower min_new_tokens"
+            f"{which} and new tokens must fit the model's context of {context} tokens, got {longest} + {fewest} at least; "
+            f"shorten the {which} or lower {name}"
         )
     if context is not None and config.max_new_tokens is None and longest >= context:
         raise InvalidValueError(
@@ -469,7 +471,7 @@ def with_length(
     return changed(
         config,
         max_new_tokens=new_tokens,
-        initial_length=min(max(config.initial_length or FIRST_MASKS, least), new_tokens) if grows else None,
+        initial_length=min(max(first or FIRST_MASKS, least), new_tokens) if grows else None,
         block_length=block,
         steps=steps,
         stop_at_eos=bool(config.eos_token_ids) if stop is None else stop,

@@ -165,6 +165,8 @@ def test_the_layout_of_a_forward_is_made_anew_when_a_row_grows() -> None:
         ({"order": [1, 2, 3]}, "length 'rho-eos' moves positions .* got an order of the caller's beside it"),
         ({"eligible_after": {1: [0]}}, "length 'rho-eos' moves positions .* got eligible_after for row 0"),
         ({"steps": 4}, "length 'rho-eos' moves positions .* got steps beside it"),
+        ({"suppress_tokens": [END, 3]}, r"length='rho-eos' asks where .* got suppress_tokens=\(39, 3\) beside it"),
+        ({"eos_policy": "penalise", "eos_penalty": np.inf}, "length='rho-eos' asks where .* got eos_penalty=inf beside it"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: dict[str, Any], says: str) -> None:
@@ -177,6 +179,13 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], says: st
         dllm_fast.sample(model, [1], preset="rho-eos", **{**GIVEN, **settings})
 
 
+def test_an_end_that_may_be_proposed_is_enough() -> None:
+    """One of two, or a stop of one token."""
+    ends: dict[str, Any] = {"mask_token_id": MASK, "preset": "rho-eos", "suppress_tokens": [3]}
+    for given in ({"eos_token_id": [END, 3]}, {"eos_token_id": 3, "stop": [END]}):
+        assert dllm_fast.sample(counting, [[2]], **ends, **given).new_tokens[0].tolist() == [0, 1, END]
+
+
 def test_a_canvas_keeps_its_length() -> None:
     with pytest.raises(InvalidValueError, match=r"infill keeps what stands .* got length='daedal'; .* or with gaps="):
         dllm_fast.infill(counting, [1, MASK], preset="daedal", **GIVEN)
@@ -186,6 +195,10 @@ def test_a_context_is_checked_before_anything() -> None:
     model = demo.load_text()[0]
     with pytest.raises(InvalidValueError, match=r"must fit the model's context of 64 tokens, got 11 \+ 60"):
         dllm_fast.sample(model, "pack:aabcc=", preset="rho-eos", max_new_tokens=60)
+    with pytest.raises(InvalidValueError, match=r"got 11 \+ 60 at least; .* or lower initial_length"):
+        dllm_fast.sample(model, "pack:aabcc=", preset="rho-eos", initial_length=60)
+    with pytest.raises(InvalidValueError, match=r"asks where .* got suppress_tokens=.* no end token is ever proposed"):
+        dllm_fast.sample(model, "pack:aabcc=", preset="rho-eos", suppress_tokens=["[EOS]"])
     assert dllm_fast.sample(model, "pack:aabcc=", preset="rho-eos").config.max_new_tokens == 53
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Never, Unpack
@@ -419,6 +420,15 @@ class SamplerConfig:
             )
         if self.cache not in ("auto", "none"):
             raise InvalidValueError(f"{rule}, got cache={self.cache!r} beside it; use 'auto' or 'none'")
+        single = (stop if isinstance(stop, tuple) else (stop,) for stop in self.stop)
+        ends = {*self.eos_token_ids, *(stop[0] for stop in single if len(stop) == 1 and isinstance(stop[0], int))}
+        barred = self.eos_policy == "penalise" and self.eos_penalty == math.inf
+        if ends and (barred or ends <= set(self.suppress_tokens)):
+            beside = "eos_penalty=inf" if barred else f"suppress_tokens={shown(self.suppress_tokens)}"
+            raise InvalidValueError(
+                f"length={self.length!r} asks where the model would end the answer, got {beside} beside it, under which no end "
+                "token is ever proposed; leave that out, or set length to 'fixed'"
+            )
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
