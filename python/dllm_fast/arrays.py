@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 MOST_NUMBERS = 2**27
 # What to pass for integers that are no tokens.
 _PLACES = dict.fromkeys(("positions", "rows", "begin", "end", "index", "since", "places", "moves"), "pass indices")
-_NUMBERS = {**_PLACES, "eligible_after": "pass positions", "top_k": "pass the size of the vocabulary for a row that has no cut"}
+_NUMBERS = {
+    **_PLACES,
+    "eligible_after": "pass positions",
+    "top_k": "pass the size of the vocabulary for a row that has no cut",
+    "counts": "pass for each id how often it occurs",
+    "head_counts": "pass the number of ids of each head",
+}
 _REMEDY = {"float64": "pass logits.float() (NumPy: logits.astype('float32'))", "int64": "pass logits, not token ids"}
 
 

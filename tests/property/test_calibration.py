@@ -117,6 +117,7 @@ def test_tokens_are_counted():
             "counts must have a token that occurs, got none among 2 ids; count those of a corpus",
         ),
         (lambda: TokenFrequencies([1, -2]), "counts must hold whole numbers from 0, got -2; check its signs"),
+        (lambda: TokenFrequencies([1.0, 2.0]), "counts must hold integers, got .*; pass for each id how often it occurs"),
         (lambda: TokenFrequencies({0: 1}), "counts by id leave open how many ids there are, got no vocabulary"),
         (lambda: TokenFrequencies({5: 1}, 3), "ids that are counted must lie in the vocabulary, got 5 for 3 ids"),
         (lambda: TokenFrequencies.of([5], 3), "ids that are counted must lie in the vocabulary, got 5 for 3 ids"),

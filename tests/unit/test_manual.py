@@ -76,9 +76,12 @@ def test_every_setting_is_an_option(entry: manual.Entry, capsys: pytest.CaptureF
 def test_files_of_counts_are_read_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numpy.save(tmp_path / "halves", [0.5])
     (tmp_path / "list.json").write_text("[1, 2]")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
+    with (tmp_path / "vast.npy").open("wb") as file:
+        numpy.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**15,)})
     parser = argparse.ArgumentParser()
     rule.add_arguments(parser)
-    for name in ("halves.npy", "list.json", "absent.npy", "absent.json"):
+    for name in ("halves.npy", "list.json", "zip.npy", "vast.npy", "absent.npy", "absent.json"):
         with pytest.raises(SystemExit):
             parser.parse_args(["--token-frequencies", str(tmp_path / name)])
         assert "argument --token-frequencies: must be a file of counts, got" in capsys.readouterr().err

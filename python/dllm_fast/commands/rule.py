@@ -94,7 +94,9 @@ def _seed(text: str) -> int:
 
 def _counts(path: str) -> TokenFrequencies:
     """The counts of a file: as `numpy.save` writes them, or in JSON what `TokenFrequencies.to_dict` gave."""
-    import numpy as np  # late: the help needs none
+    from zipfile import BadZipFile  # late: the help needs none
+
+    import numpy as np
 
     from dllm_fast import _core
     from dllm_fast.checkpoint.jsonfile import LISTS, read_json
@@ -102,9 +104,10 @@ def _counts(path: str) -> TokenFrequencies:
 
     try:
         if path.endswith(".npy"):
-            return _core.TokenFrequencies(np.load(path, allow_pickle=False))
+            with Path(path).open("rb") as file:  # which NumPy leaves open where it fails
+                return _core.TokenFrequencies(np.load(file, allow_pickle=False))
         return _core.TokenFrequencies.from_dict(read_json(Path(path), LISTS))
-    except (OSError, EOFError, ValueError, DllmFastError) as error:
+    except (OSError, EOFError, ValueError, MemoryError, BadZipFile, DllmFastError) as error:
         raise argparse.ArgumentTypeError(f"must be a file of counts, got {path!r}: {error}") from None
 
 
