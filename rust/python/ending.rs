@@ -62,7 +62,10 @@ pub(super) fn eos(config: &Bound<'_, PyAny>) -> PyResult<EosPolicy> {
 pub(super) fn length(config: &Bound<'_, PyAny>) -> PyResult<Length> {
     const LONGEST: usize = 2048; // of both papers
     let name: String = get(config, "length", "a name")?.unwrap_or_else(|| "fixed".into());
-    let most = get(config, "max_new_tokens", COUNT)?.unwrap_or(LONGEST);
+    let least = get(config, "min_new_tokens", FROM_ZERO)?
+        .unwrap_or(0)
+        .max(1);
+    let most = get(config, "max_new_tokens", COUNT)?.unwrap_or(LONGEST.max(least));
     let number = |name, usual| Ok::<f64, PyErr>(get(config, name, NUMBER)?.unwrap_or(usual));
     let count = |name, usual| Ok::<usize, PyErr>(get(config, name, COUNT)?.unwrap_or(usual));
     let factor = count("expansion_factor", 8)?;
@@ -90,9 +93,6 @@ pub(super) fn length(config: &Bound<'_, PyAny>) -> PyResult<Length> {
     let Some(first) = get::<usize>(config, "initial_length", COUNT)? else {
         return Ok(found);
     };
-    let least = get(config, "min_new_tokens", FROM_ZERO)?
-        .unwrap_or(0)
-        .max(1);
     if found == Length::Fixed {
         return Err(bad_value(format!(
             "initial_length is what an answer begins with whose length changes, got {first} beside length 'fixed'; leave it out, or \

@@ -10,7 +10,7 @@ import torch
 
 import dllm_fast
 import toys
-from dllm_fast import demo
+from dllm_fast import _core, demo
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.runners import caches
 from driving import replayed
@@ -111,6 +111,13 @@ def test_the_least_holds() -> None:
         assert result.config.initial_length == 70
         assert len(result.new_tokens[0]) >= 70
         assert END not in result.new_tokens[0][:70].tolist()
+
+
+def test_the_usual_bound_is_no_less_than_the_least() -> None:
+    found = dllm_fast.SamplerConfig(length="daedal", min_new_tokens=3000, initial_length=3000, **GIVEN)
+    assert _core.most_forwards(found, 3000, 1) == 3000 + 3000 // 8
+    with pytest.raises(InvalidValueError, match="got 3001 for 3000 to 3000"):
+        dllm_fast.SamplerConfig(length="daedal", min_new_tokens=3000, initial_length=3001, **GIVEN)
 
 
 def test_stops_end_a_row() -> None:
