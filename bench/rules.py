@@ -36,7 +36,7 @@ AXES = {
     "ends": ("gap_stop", "gap_start", "gap_length", "stop_at_eos", "stop_entropy", "stop_stable"),
     "tokens": ("temperature", "temperature_end", "top_k", "top_p", "min_p"),
     "noise": ("noise", "noise_share", "drafts"),
-    "verify": ("verify",),
+    "verify": ("verify", "verifier_mixture"),
     "guide": ("guidance",),
     "length": (
         *("length", "max_new_tokens", "min_new_tokens", "eos_policy", "eos_penalty", "initial_length", "expansion_factor"),

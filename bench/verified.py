@@ -47,8 +47,8 @@ def fill(oracle: Oracle, settings: SamplerConfig, seed: int) -> tuple[NDArray[np
     while (request := sampler.next()) is not None:
         canvas, positions = request.canvases[0].copy(), request.positions[0]
         if request.causal[0]:
-            if len(request.drafts[0]):
-                canvas[positions] = request.drafts[0]
+            if len(request.proposed[0]):
+                canvas[positions] = request.proposed[0]
             logits = oracle.causal(canvas[1:])
         else:
             logits = oracle(torch.from_numpy(canvas[None, 1:]))[0].numpy()

@@ -20,6 +20,8 @@ pub enum Draw {
     Noise = 4,
     /// Is this written position taken back in this step (ancestral sampling)?
     Remask = 5,
+    /// Noise on an id that is the same in all steps, the word of which holds the id (accepting drafts).
+    Gumbel = 6,
 }
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

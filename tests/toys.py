@@ -17,11 +17,16 @@ import dllm_fast
 torch.set_num_threads(1)  # threads that wait for each other cost a toy more than its arithmetic
 
 
+def reads_causally(rule: dllm_fast.SamplerConfig) -> bool:
+    """Does it need a model, the same or another one, that is read from left to right?"""
+    return rule.verify or rule.verifier_mixture is not None
+
+
 def presets_of_any_model() -> dict[str, dllm_fast.SamplerConfig]:
-    """Those that run on whatever can be called: not those for models of noise, or that are read causally (`test_verify.py`), or
-    asked from behind a mask (`test_wino.py`), or that ask how frequent tokens are (`test_calibration.py`); nor those whose
-    answers have lengths of their own, which need an end token and room (`test_lengths.py`)."""
-    rules = {name: rule for name, rule in dllm_fast.presets().items() if rule.noise == "mask" and not rule.verify}
+    """Those that run on whatever can be called: not those for models of noise, or that are read causally (`test_verify.py`,
+    `test_agreed.py`), or asked from behind a mask (`test_wino.py`), or that ask how frequent tokens are
+    (`test_calibration.py`); nor those whose answers have lengths of their own (`test_lengths.py`)."""
+    rules = {name: rule for name, rule in dllm_fast.presets().items() if rule.noise == "mask" and not reads_causally(rule)}
     rules = {name: rule for name, rule in rules.items() if rule.remask != "verify" and rule.order != "calibrated"}
     return {name: rule for name, rule in rules.items() if rule.length == "fixed"}
 

@@ -219,8 +219,8 @@ def sampling(stage: Stage) -> Json:
         return model
 
     wrong = []
-    rules = dllm_fast.presets().items()
-    plain = (name for name, rule in rules if rule.noise == "mask" and not rule.verify and rule.length == "fixed")
+    rules = [(name, rule) for name, rule in dllm_fast.presets().items() if not rule.verify and rule.verifier_mixture is None]
+    plain = (name for name, rule in rules if rule.noise == "mask" and rule.length == "fixed")
     presets = sorted(plain)  # of any model
     for preset in presets if not stage.dry else presets[:4]:
         given = {"preset": preset, "mask_token_id": MASK, "max_new_tokens": stage.pick(16, 4), "seed": [9, 10]}

@@ -364,7 +364,7 @@ class Request:
         """Which rows `[n]` want a causal look: every position sees what is before it and itself, and the line before a position
         predicts it."""
     @property
-    def drafts(self) -> list[NDArray[np.int64]]:
+    def proposed(self) -> list[NDArray[np.int64]]:
         """What the requested positions of each such row show in it; empty where they show what stands there."""
     @property
     def shadow(self) -> NDArray[np.bool_]:

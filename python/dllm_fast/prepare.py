@@ -23,6 +23,7 @@ from dllm_fast.runners.guides import PAIR, guides, negatives_of
 from dllm_fast.settings.config import changed
 from dllm_fast.tensors import is_tensor
 from dllm_fast.text import tokens
+from dllm_fast.verifiers import second
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from dllm_fast.result import Stats
     from dllm_fast.runners.guides import Guide
     from dllm_fast.runners.runner import Runner
+    from dllm_fast.runners.verified import Second
     from dllm_fast.settings.config import SamplerConfig
     from dllm_fast.settings.resolve import Resolved
     from dllm_fast.text.prompts import Prompt
+    from dllm_fast.verifiers import Verifier
 
 DEFAULT_NEW_TOKENS = 128
 # Where the length changes: the most of an answer, which both papers have, and masks that it begins with.
@@ -80,6 +83,7 @@ class Plan:
         aliases: names of peers that the caller typed.
         is_infilling: nothing was appended.
         tried: the lengths of gaps, and what it took to choose them, where there are some.
+        second: the model that verifies, where one does.
     """
 
     tokenizer: Any
@@ -100,6 +104,7 @@ class Plan:
     aliases: dict[str, str]
     is_infilling: bool
     tried: Tried | None = None
+    second: Second | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -133,6 +138,7 @@ def plan(
     eligible_after: object = None,
     negative: Callable[..., list[Prompt]] | None = None,
     open_: object = None,
+    verifier: Verifier | None = None,
 ) -> Plan:
     """What a run starts from.
 
@@ -146,6 +152,7 @@ def plan(
         ranks, eligible_after: what the caller wants of the order of the positions, or None.
         negative: as `read`, of what guidance leads away from; None for the prompt in masks.
         open_: which positions of each canvas are written, where no mask says it.
+        verifier: the second model, or None.
 
     Raises:
         InvalidValueError, InvalidTypeError: what cannot work.
@@ -176,12 +183,13 @@ def plan(
         raise InvalidValueError(
             "verify goes on from what is given, got a canvas whose first token is open; set verify to False, or give it"
         )
+    other, unknown = second(verifier, config, runner, tokenizer, canvases)
     return Plan(
         tokenizer=tokenizer,
         config=config,
         rule=changed(
             config,
-            suppress_tokens=(*config.suppress_tokens, *special),
+            suppress_tokens=(*config.suppress_tokens, *special, *unknown),
             stop=tuple(one for one in config.stop if not isinstance(one, str)),
         ),
         special=special,
@@ -198,6 +206,7 @@ def plan(
         seed=plain,
         aliases=resolved.aliases,
         is_infilling=is_infilling,
+        second=other,
     )
 
 

@@ -19,7 +19,7 @@ from dllm_fast.modules.hold import Hold, Settled
 from dllm_fast.modules.keep import stepping
 from dllm_fast.records import scalar
 from dllm_fast.run_async import AsyncSteps
-from dllm_fast.runners import guided
+from dllm_fast.runners import guided, verified
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.runner import Task
 from dllm_fast.settings.config import changed
@@ -107,25 +107,23 @@ class Run:
         else:
             made = predictor(plan, self._sampler)
         self._predict: Predictor | None = made
-        session = guided.begin(
-            runner,
-            Task(
-                lengths=plan.longest,
-                starts=plan.starts,
-                prompts=plan.prompts,
-                mask_token_id=config.mask_token_id,
-                eos_token_ids=config.eos_token_ids,
-                shift=config.shift,
-                cache=config.cache,
-                refresh_every=config.refresh_every,
-                max_rows=config.max_batch_rows,
-                predictor=made,
-                verifies=config.verify,
-                shadows=config.remask == "verify",
-                suppressed=tuple(token for token in plan.rule.suppress_tokens if isinstance(token, int)),
-            ),
-            plan.guides,
+        task = Task(
+            lengths=plan.longest,
+            starts=plan.starts,
+            prompts=plan.prompts,
+            mask_token_id=config.mask_token_id,
+            eos_token_ids=config.eos_token_ids,
+            shift=config.shift,
+            cache=config.cache,
+            refresh_every=config.refresh_every,
+            max_rows=config.max_batch_rows,
+            predictor=made,
+            verifies=config.verify,
+            shadows=config.remask == "verify",
+            suppressed=tuple(token for token in plan.rule.suppress_tokens if isinstance(token, int)),
         )
+        second = plan.second
+        session = guided.begin(runner, task, plan.guides) if second is None else verified.begin(runner, task, second)
         self._session = session
         self._config = changed(config, cache=session.policy)
         self._told = np.zeros(len(plan.canvases), dtype=np.int64)  # edits of each row that events have shown

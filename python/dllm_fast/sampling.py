@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from dllm_fast import prepare
+from dllm_fast import prepare, verifiers
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.gaps import Lengths
 from dllm_fast.modules.hold import Settled
@@ -53,6 +53,7 @@ def sample(
     guesses: bool = False,
     like: Model | None = None,
     eligible_after: After | Sequence[After | None] | None = None,
+    verifier: Model | None = None,
     **settings: Unpack[SamplerSettings],
 ) -> Result:
     """Appends `max_new_tokens` masks to each prompt and fills them.
@@ -94,6 +95,10 @@ def sample(
         eligible_after: positions, and for each those that must be written before it, as `{4: [2, 3]}`; one mapping for all
             prompts, or one (or None) for each. They are counted from the first new one (by `infill` from the beginning of the
             canvas), and whoever is waited for lies in the same block or an earlier one.
+        verifier: under `verifier_mixture` (preset `apd`), the second model: a causal language model of transformers, any module
+            or callable from ids `[B, L]` to logits `[B, L, V]` whose line i depends on ids 0 to i and predicts i + 1; or what
+            `dllm_fast.load(folder, attention="causal_context", block_length=1)` makes of a causal Llama or Qwen, or that
+            folder or hub id. Both must have one vocabulary; what only one of them has, and no tokenizer, is never written.
         settings: single settings over the preset, as in `SamplerConfig`; the names of LLaDA, Dream, Fast-dLLM, SDAR, dInfer,
             Diffusers, transformers and vLLM are understood (`gen_length`, `remasking`, `num_inference_steps`, ...) or answered
             with what to use instead. A type checker knows our names alone; it takes others as `**theirs`, a `dict[str, Any]`.
@@ -120,6 +125,7 @@ def sample(
         guesses=guesses,
         like=like,
         eligible_after=eligible_after,
+        verifier=verifier,
         **settings,
     ).result()
 
@@ -140,6 +146,7 @@ def infill(
     guesses: bool = False,
     like: Model | None = None,
     eligible_after: After | Sequence[After | None] | None = None,
+    verifier: Model | None = None,
     **settings: Unpack[InfillSettings],
 ) -> Result:
     """Fills exactly the mask tokens of each canvas and appends nothing. Blocks are counted from position 0.
@@ -172,6 +179,7 @@ def infill(
         guesses=guesses,
         like=like,
         eligible_after=eligible_after,
+        verifier=verifier,
         **settings,
     ).result()
 
@@ -195,6 +203,7 @@ def stream(
     guesses: bool = False,
     like: Model | None = None,
     eligible_after: After | Sequence[After | None] | None = None,
+    verifier: Model | None = None,
     **settings: Unpack[SamplerSettings],
 ) -> Run:
     """Begins what `sample` (of a prompt) or `infill` (of a canvas) does, to be carried out step by step.
@@ -206,7 +215,7 @@ def stream(
 
     Args:
         model, prompt, canvas, preset, config, tokenizer, attention_mask, open, chat, negative_prompt, seed, num_samples,
-            on_step, like, eligible_after, gaps, settings: as `sample` and `infill` take them; either a prompt or a canvas.
+            on_step, like, eligible_after, verifier, gaps, settings: as `sample` and `infill` take them; a prompt or a canvas.
         guesses: events also tell what the model would write at the masks that are left in the block. All of them are scored in
             every step then, also where the rule looks at fewer, which takes longer; no token is another.
 
@@ -251,8 +260,10 @@ def stream(
         settings["order"] = "ranks"
     rule = functools.partial(resolve, preset, config, settings, lacking=lacking)
     with Settled(), Settled():
-        rule()  # what is wrong by itself is refused before a checkpoint is opened
+        # What is wrong by itself is refused before a checkpoint is opened.
+        verifiers.check_given(rule().config, verifier)
         runner, tokenizer = open_runner(model, tokens.unlimited(tokenizer), like)
+        other = verifiers.open_verifier(verifier)
         lengths = Lengths(read, gaps, is_ordered=ranks is not None or eligible_after is not None)
         planned = functools.partial(
             prepare.plan,
@@ -265,6 +276,7 @@ def stream(
             is_infilling=canvas is not None,
             ranks=ranks,
             eligible_after=eligible_after,
+            verifier=other,
             negative=None if negative_prompt is None else negative,
             open_=open,
         )

@@ -73,7 +73,8 @@ impl View<'_> {
         self.stats.max()
     }
 
-    fn distance(&self, x: f32) -> f32 {
+    /// From an id to the maximum, scaled.
+    pub fn distance(&self, x: f32) -> f32 {
         clamp((x - self.max()) * self.inv_t)
     }
 

@@ -1,5 +1,6 @@
 //! Numbers from rows of logits: statistics, cuts and draws, the same bits on every machine.
 pub mod arith;
+pub mod coupled;
 pub mod cut;
 pub mod draw;
 pub mod filter;

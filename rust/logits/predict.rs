@@ -1,6 +1,7 @@
 //! The mask-prediction step: a proposal and its statistics for each of many rows of logits.
 
 use super::arith::Softcap;
+use super::coupled;
 use super::draw::{Distribution, Sampling};
 use super::kernel::Isa;
 use super::row::{Dtype, Logits, Row};
@@ -23,6 +24,8 @@ pub struct Law {
     pub penalty: f32,
     /// Are the statistics those of the distribution at this temperature, too, and not at 1? (0 leaves them at 1.)
     pub is_tempered: bool,
+    /// Is a token drawn by noise that does not change from step to step? (`coupled.rs`)
+    pub is_coupled: bool,
 }
 
 /// The random numbers and the current token of one row.
@@ -186,6 +189,14 @@ pub fn one(
     let stats = stats(row, scratch)?;
     let token = if sampling.temperature == 0.0 {
         stats.argmax
+    } else if law.is_coupled {
+        coupled::draw(
+            row,
+            &stats,
+            &sampling,
+            (site.stream, site.position),
+            scratch,
+        )?
     } else {
         let u = site.stream.uniform(site.position, site.step, Draw::Token);
         Distribution::new(row, &stats, &sampling, scratch)?.draw(u, scratch)?

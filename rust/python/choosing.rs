@@ -18,13 +18,16 @@ pub(super) fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut
     let bar = get::<f64>(config, "entropy_threshold", NUMBER)?.map(Cut::EntropyThreshold);
     let verified = get::<bool>(config, "verify", FLAG)?.unwrap_or(false);
     let verified = verified.then_some(Cut::Verified);
-    let mut given = [least.map(Cut::Threshold), factor, bound, bar, verified]
+    let mixed = get::<f64>(config, "verifier_mixture", NUMBER)?;
+    let mixed = mixed.map(|weight| Cut::Mixed { weight });
+    let least_cut = least.map(Cut::Threshold);
+    let mut given = [least_cut, factor, bound, bar, verified, mixed]
         .into_iter()
         .flatten();
     let first = given.next().unwrap_or(Cut::Count);
     if given.next().is_some() {
         return Err(bad_value(
-            "at most one of threshold, factor, entropy_bound and entropy_threshold, or verify, can decide what is committed, got several; set the others to None".into(),
+            "at most one of threshold, factor, entropy_bound and entropy_threshold, or verify or verifier_mixture, can decide what is committed, got several; set the others to None".into(),
         ));
     }
     let distance = get::<u32>(config, "neighbour_distance", FROM_ZERO)?.unwrap_or(4);
@@ -63,7 +66,7 @@ pub(super) fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut
             "neighbour_threshold is for neighbours of positions that pass the threshold, got no threshold; LocalLeap's is 0.9".into(),
         )),
         (_, Some(_)) if least.is_none() && first != Cut::Count => Err(bad_value(
-            "run_threshold goes with a threshold or with nothing, got a factor, entropy_bound or verify beside it; set that to None".into(),
+            "run_threshold goes with a threshold or with nothing, got a factor, entropy_bound, verify or verifier_mixture beside it; set that to None".into(),
         )),
         (other, runs) => Ok(other.or(runs).unwrap_or(first)),
     }

@@ -44,7 +44,7 @@ struct Asked {
     block_step: u32,
     window: Range<usize>,
     is_causal: bool,
-    drafts: Vec<u32>,
+    proposed: Vec<u32>,
     asks_shadow: bool,
 }
 
@@ -65,7 +65,7 @@ impl Asked {
             block_step: core.block_steps(row),
             window: core.window(row),
             is_causal: core.is_causal(row),
-            drafts: core.drafts(row).to_vec(),
+            proposed: core.proposed(row),
             asks_shadow: core.asks_shadow(row),
         }
     }
@@ -107,7 +107,7 @@ impl Asked {
             window: begin as usize..end as usize,
             open: Open::Flags(open),
             canvas,
-            drafts: self.drafts.clone(),
+            proposed: self.proposed.clone(),
             ..*self
         })
     }
@@ -186,8 +186,10 @@ impl Request {
     }
     /// What the requested positions show in it, one int64 array for each such row; empty where they show what stands there.
     #[getter]
-    fn drafts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.asked, |of| tokens(py, of.drafts.iter().copied()))
+    fn proposed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        list(py, &self.asked, |of| {
+            tokens(py, of.proposed.iter().copied())
+        })
     }
     /// Which rows ask what is written at their requested positions from behind a shadow, bool `[n]`: a mask at each of those
     /// positions, beside what stands there, that sees all but the token of its own position and is seen by such masks alone.
@@ -241,10 +243,10 @@ impl Request {
             for (slot, &token) in ids.row_mut(i).iter_mut().zip(&of.canvas[begin[i]..end[i]]) {
                 *slot = i64::from(token);
             }
-            for (&p, &draft) in of.positions.iter().zip(&of.drafts) {
+            for (&p, &token) in of.positions.iter().zip(&of.proposed) {
                 let place = (p as usize).checked_sub(begin[i]);
                 if let Some(place) = place.filter(|_| (p as usize) < end[i]) {
-                    ids[[i, place]] = i64::from(draft);
+                    ids[[i, place]] = i64::from(token);
                 }
             }
             let shift = shift || of.is_causal;

@@ -69,7 +69,7 @@ impl Config {
             ),
             (self.order == Order::Ancestral, "order 'ancestral'"),
             (self.order == Order::Ranks, "an order of the caller's"),
-            (self.cut == Cut::Verified, "verify"),
+            (self.cut.looks_twice(), self.cut.name()),
             (matches!(self.cut, Cut::Steady { .. }), "kl_threshold"),
             (self.credit.is_some(), "credit"),
             (self.reach != Reach::Block, self.reach.name()),
@@ -133,7 +133,7 @@ impl Config {
                     .into(),
             ));
         }
-        if self.cut == Cut::Verified {
+        if self.cut.looks_twice() {
             self.check_verified()?;
         }
         if let Some(stop) = self.gap_stop {
@@ -455,9 +455,15 @@ impl Config {
 
     /// What a causal look may decide is what comes from left to right, for good and without chance.
     fn check_verified(&self) -> Result<()> {
+        let is_own = self.cut == Cut::Verified;
+        let rule = if is_own {
+            "verify commits from left to right what a causal forward would write"
+        } else {
+            "verifier_mixture commits from left to right what two models agree on"
+        };
         let refused = |what: &str, remedy: &str| {
             Err(Error::Mismatch(format!(
-                "verify commits from left to right what a causal forward would write, got {what} beside it; {remedy}"
+                "{rule}, got {what} beside it; {remedy}"
             )))
         };
         if self.order != Order::LeftToRight || self.noise.temperature > 0.0 {
@@ -466,7 +472,7 @@ impl Config {
                 "use order='left-to-right' and no order_temperature",
             );
         }
-        if self.sampling.temperature > 0.0 {
+        if is_own && self.sampling.temperature > 0.0 {
             return refused("a temperature", "set temperature to 0");
         }
         if self.steps != Steps::Open || self.schedule != Schedule::Even || self.min_commit.is_some()
@@ -476,7 +482,18 @@ impl Config {
                 "leave those out: nobody knows how many agree",
             );
         }
-        if self.drafts.is_some() || self.reach != Reach::Block || self.shows.is_uniform() {
+        if !is_own && self.as_published {
+            return refused(
+                "as_published",
+                "leave it out: at temperature 0 the published loop is this rule, and above it drops the noise that it shares",
+            );
+        }
+        let is_near = match self.reach {
+            Reach::Block => true,
+            Reach::Sliding(_) => !is_own,
+            _ => false,
+        };
+        if self.drafts.is_some() || !is_near || self.shows != Noise::Mask {
             return refused(
                 "drafts, a reach beyond the block or noise",
                 "leave those out",

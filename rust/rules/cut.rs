@@ -69,11 +69,18 @@ pub enum Cut {
     /// The prefix in which what was drafted is what a causal look at it says, and the first that it says otherwise: a
     /// candidate whose confidence is above 0 agrees (`LinearSpec` of `SGLang`).
     Verified,
+    /// The prefix in which what was drafted is what a mixture of its logits and those of another model, which reads causally,
+    /// says with the same noise; the first in any case (APD, Israel et al., 2506.00413). The caller mixes; a candidate whose
+    /// confidence is above 0 agrees.
+    Mixed {
+        /// Share of the model that drafts. At 1 everything agrees, and nobody else is asked.
+        weight: f64,
+    },
 }
 
 impl Cut {
     /// All of them, each at the place that is its number, with bounds that mean nothing.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Count,
         Self::Threshold(0.0),
         Self::Factor {
@@ -101,6 +108,7 @@ impl Cut {
             steps: 1,
         },
         Self::Verified,
+        Self::Mixed { weight: 0.0 },
     ];
 
     /// Checks the parameters.
@@ -157,6 +165,12 @@ impl Cut {
                 0,
                 "2 is KLASS's",
             )),
+            Cut::Mixed { weight } if !(0.0..=1.0).contains(&weight) => Err(Error::setting(
+                "verifier_mixture",
+                "must lie in [0, 1]",
+                weight,
+                "0.7 is in the middle of APD's; 1 accepts every draft",
+            )),
             Cut::Runs { run, .. } if run.is_nan() => Err(Error::setting(
                 "run_threshold",
                 "must be a number",
@@ -165,6 +179,11 @@ impl Cut {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Are tokens drafted in one forward, and looked at causally in another before they are written?
+    pub fn looks_twice(self) -> bool {
+        matches!(self, Self::Verified | Self::Mixed { .. })
     }
 
     /// Its name: that of the setting, where there is one.
@@ -185,6 +204,7 @@ impl Cut {
             Self::Runs { .. } => "run_threshold",
             Self::Steady { .. } => "kl_threshold",
             Self::Verified => "verify",
+            Self::Mixed { .. } => "verifier_mixture",
         }
     }
 }
@@ -267,6 +287,7 @@ fn passing(sorted: &[Candidate], cut: Cut) -> usize {
         Cut::Threshold(t) => prefix(&mut |_, c| c.confidence >= t),
         Cut::EntropyThreshold(bar) => prefix(&mut |_, c| c.entropy < bar),
         Cut::Verified => (prefix(&mut |_, c| c.confidence > 0.0) + 1).min(sorted.len()),
+        Cut::Mixed { .. } => prefix(&mut |_, c| c.confidence > 0.0),
         Cut::Factor {
             factor,
             as_published: false,

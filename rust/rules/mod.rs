@@ -66,6 +66,7 @@ impl Rule {
             sampling: config.sampling,
             suppressed: config.excluded().into(),
             is_tempered: config.drafts.is_some() || config.follows_posterior(),
+            is_coupled: matches!(config.cut, Cut::Mixed { .. }),
             ..Law::default()
         };
         match config.eos {
@@ -286,7 +287,8 @@ impl Rule {
             (false, true) => open,
             (_, false) => asked.min(open),
         };
-        if self.cut == Cut::Verified {
+        let is_alone = matches!(self.cut, Cut::Mixed { weight } if weight >= 1.0);
+        if self.cut.looks_twice() && !is_alone {
             return filling.saturating_mul(2);
         }
         filling + blocks * self.revise.most_extra()

@@ -31,7 +31,8 @@ pub(super) fn mark(candidates: &mut [Candidate], cut: Cut) -> bool {
         | Cut::Factor { .. }
         | Cut::EntropyBound(_)
         | Cut::EntropyThreshold(_)
-        | Cut::Verified => return false,
+        | Cut::Verified
+        | Cut::Mixed { .. } => return false,
     }
     true
 }

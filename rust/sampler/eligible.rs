@@ -70,7 +70,7 @@ impl Row {
             return;
         };
         candidates.retain(|c| eligible.binary_search(&c.position).is_ok());
-        if self.rule.position_penalty == 0.0 || self.rule.cut == Cut::Verified {
+        if self.rule.position_penalty == 0.0 || self.rule.cut.looks_twice() {
             return;
         }
         let first = eligible.first().copied().unwrap_or(0);

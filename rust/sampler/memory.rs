@@ -1,5 +1,6 @@
 //! What a row remembers from one step to the next: nothing, unless its rule asks.
 
+use super::looks::Proposed;
 use super::trail::{Rest, Trail};
 use crate::canvas::edit::{Edit, Kind};
 use crate::logits::head::Head;
@@ -29,8 +30,8 @@ pub struct Notes {
     pub leaders: Vec<(u32, (u32, f64))>,
     /// By which credit is earned.
     pub credit: Option<Credit>,
-    /// What was drafted at the positions of the step, and is to be verified before anything is committed. The block keeps it.
-    pub drafts: Option<Vec<u32>>,
+    /// What was proposed at the positions of the step, and is to be looked at before anything is committed. The block keeps it.
+    pub proposed: Option<Vec<Proposed>>,
 }
 
 impl Memory {

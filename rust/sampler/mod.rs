@@ -7,6 +7,7 @@ mod drafts;
 mod eligible;
 mod eos;
 mod length;
+mod looks;
 mod memory;
 mod pace;
 mod pick;
@@ -282,6 +283,14 @@ impl Sampler {
     /// Those that are done make room for those that wait for it.
     fn admit(&mut self) {
         self.active.retain(|&r| !self.rows[r].is_done());
+        // Rows of two models are asked by one of them at a time.
+        if self
+            .active
+            .iter()
+            .any(|&r| self.rows[r].is_between_models())
+        {
+            return;
+        }
         while self.active.len() < self.most_rows && self.admitted < self.rows.len() {
             if !self.rows[self.admitted].is_done() {
                 self.active.push(self.admitted);
@@ -350,8 +359,9 @@ impl Sampler {
     }
 
     /// What the positions of a waiting row show, where that was drafted.
-    pub fn drafts(&self, row: usize) -> &[u32] {
-        self.rows[row].pending().map_or(&[], |p| &p.drafts)
+    pub fn proposed(&self, row: usize) -> Vec<u32> {
+        let proposed = self.rows[row].pending().map_or(&[][..], |p| &p.proposed);
+        proposed.iter().map(|&(token, _)| token).collect()
     }
 
     /// The block of a waiting row that is being filled.

@@ -32,7 +32,7 @@ impl Row {
         let is_plain = rule.shows == Noise::Mask && rule.temperature_end.is_none();
         let places_ends = matches!(rule.eos, EosPolicy::Suffix | EosPolicy::Delay);
         let waits = self.is_confined() || rule.keeps().anything() || !is_plain;
-        let asks_twice = rule.cut == Cut::Verified || rule.gap_stop.is_some();
+        let asks_twice = rule.cut.looks_twice() || rule.gap_stop.is_some();
         if rule.revise.looks_back() || asks_twice || waits || places_ends {
             return None;
         }

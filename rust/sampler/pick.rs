@@ -98,8 +98,8 @@ impl Row {
         watch: &Watch<'_>,
     ) -> Result<Vec<usize>> {
         let rule = &self.rule;
-        let mut candidates = if rule.cut == Cut::Verified {
-            self.verified(pending, answer)
+        let mut candidates = if rule.cut.looks_twice() {
+            self.agreed(pending, answer)
         } else {
             let densities = self.densities(pending, watch)?;
             self.candidates(pending, answer, densities.as_deref())
@@ -178,7 +178,11 @@ impl Row {
     }
 
     /// Of each of the positions that is open, what is made of its index and of itself.
-    fn of_open(&self, positions: &[u32], of: impl Fn(usize, u32) -> Candidate) -> Vec<Candidate> {
+    pub(super) fn of_open(
+        &self,
+        positions: &[u32],
+        of: impl Fn(usize, u32) -> Candidate,
+    ) -> Vec<Candidate> {
         let states = self.canvas.states();
         let mut made = Vec::with_capacity(positions.len());
         for (index, &position) in positions.iter().enumerate() {
@@ -187,21 +191,6 @@ impl Row {
             }
         }
         made
-    }
-
-    /// The open positions from left to right; those are sure where the draft is what the answer says.
-    fn verified(&self, pending: &Pending, answer: &Answer<'_>) -> Vec<Candidate> {
-        let candidate = |index: usize, position: u32| {
-            let agrees = pending.drafts.get(index) == Some(&answer.token(index).0);
-            Candidate {
-                key: -f64::from(position),
-                confidence: f64::from(u8::from(agrees)),
-                entropy: 0.0,
-                index: index as u32,
-                position,
-            }
-        };
-        self.of_open(&pending.positions, candidate)
     }
 
     /// What ends the ranking; under Saber, the mean confidence of what stands, which must be passed.

@@ -3,6 +3,7 @@
 use super::Start;
 use super::drafts::Last;
 use super::length;
+use super::looks::Proposed;
 use super::memory::Memory;
 use super::step::{Pending, Planned};
 use super::wishes::Heeded;
@@ -40,7 +41,7 @@ pub(super) struct Block {
     /// Of a rule with drafts.
     pub(super) last: Last,
     /// What its open positions are to be, if the next forward agrees.
-    pub(super) drafts: Option<Vec<u32>>,
+    pub(super) proposed: Option<Vec<Proposed>>,
 }
 
 impl Block {
@@ -282,7 +283,7 @@ impl Row {
             is_finished: false,
             since: self.forwards,
             last: Last::default(),
-            drafts: None,
+            proposed: None,
         });
         block.step()
     }
@@ -290,8 +291,9 @@ impl Row {
     /// Carries out the waiting step as `plan` has it.
     pub fn commit(&mut self, mut planned: Planned) {
         self.pending = None;
-        let drafts = planned.notes.as_mut().and_then(|notes| notes.drafts.take());
-        let is_draft = drafts.is_some();
+        let notes = planned.notes.as_mut();
+        let proposed = notes.and_then(|notes| notes.proposed.take());
+        let is_draft = proposed.is_some();
         let revise = self.rule.revise;
         let block = self.block.as_mut().expect("a step is of a block");
         // Those behind the last open position are no steps of the schedule.
@@ -317,7 +319,7 @@ impl Row {
         }
         let block = self.block.as_mut().expect("a step is of a block");
         let done = block.index + usize::from(!is_counted);
-        block.drafts = drafts;
+        block.proposed = proposed;
         block.is_finished = revise.ends().is_over(Standing {
             open: block.left,
             steps_left: block.steps.saturating_sub(done),

@@ -3,13 +3,13 @@
 use super::Answer;
 use super::drafts::Shown;
 use super::length::Change;
+use super::looks::{Looks, Proposed};
 use super::memory::Notes;
 use super::row::Row;
 use crate::canvas::State;
 use crate::canvas::edit::{Edit, Kind};
 use crate::error::Result;
 use crate::rng::Draw;
-use crate::rules::cut::Cut;
 use crate::rules::length::Length;
 use crate::rules::order::{Order, Proposal};
 use crate::rules::revise::Revise;
@@ -33,7 +33,9 @@ pub struct Pending {
     /// It is a causal look at what the positions show.
     pub is_causal: bool,
     /// What they show in it, where that was drafted.
-    pub drafts: Vec<u32>,
+    pub(super) proposed: Vec<Proposed>,
+    /// It proposes what the next one looks at, and commits nothing.
+    pub(super) is_draft: bool,
 }
 
 /// What a step does once it is carried out. Until then nothing has changed.
@@ -78,6 +80,7 @@ impl Row {
                 self.stream.uniform(0, self.scheduled, Draw::Time),
             );
         }
+        let count = eligible.len();
         let mut positions = match &chosen {
             Some(chosen) if !score_all => chosen.clone(),
             _ if rule.length != Length::Fixed => self.measured(),
@@ -91,11 +94,7 @@ impl Row {
             positions.extend(self.canvas.positions(answer, State::Written));
             positions.sort_unstable();
         }
-        // A single position needs no draft: what it shows is not looked at.
-        let drafts = self.block.as_ref().and_then(|block| block.drafts.clone());
-        let is_causal =
-            self.rule.cut == Cut::Verified && (drafts.is_some() || positions.len() == 1);
-        let drafts = drafts.unwrap_or_default();
+        let (looks, proposed) = self.looks(count);
         Some(Pending {
             positions,
             chosen,
@@ -103,8 +102,9 @@ impl Row {
             progress: ((step.index + 1) as f64 / step.steps as f64).min(1.0),
             standing: standing.unwrap_or(0),
             back,
-            is_causal,
-            drafts,
+            is_causal: looks == Looks::Causal,
+            proposed,
+            is_draft: looks == Looks::Ahead,
         })
     }
 
@@ -147,18 +147,8 @@ impl Row {
         answer: &Answer<'_>,
         watch: &Watch<'_>,
     ) -> Result<Planned> {
-        if self.rule.cut == Cut::Verified && !pending.is_causal {
-            let drafts = (0..pending.positions.len()).map(|i| answer.token(i).0);
-            let notes = Notes {
-                drafts: Some(drafts.collect()),
-                ..Notes::default()
-            };
-            return Ok(Planned {
-                edits: Vec::new(),
-                notes: Some(Box::new(notes)),
-                shown: None,
-                change: None,
-            });
+        if pending.is_draft {
+            return Ok(pending.propose(answer));
         }
         if self.rule.follows_posterior() {
             let (edits, shown) = self.go_on(pending, answer);
@@ -211,7 +201,7 @@ impl Row {
             _ => {}
         }
         let edit = |i: usize, kind| {
-            let (token, probability) = answer.token(i);
+            let (token, probability) = self.written_as(pending, answer, i);
             self.edit(pending.positions[i], token, probability, kind)
         };
         let mut edits: Vec<Edit> = picks.into_iter().map(|i| edit(i, Kind::Commit)).collect();

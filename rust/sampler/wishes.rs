@@ -84,10 +84,14 @@ impl Heeded {
                     .into(),
             ));
         }
-        if after.is_some() && rule.cut == Cut::Verified {
-            return Err(Error::Mismatch(
-                "verify commits from left to right, got eligible_after beside it; leave eligible_after out, or set verify to False".into(),
-            ));
+        if after.is_some() && rule.cut.looks_twice() {
+            let (name, off) = match rule.cut {
+                Cut::Verified => ("verify", "False"),
+                other => (other.name(), "None"),
+            };
+            return Err(Error::Mismatch(format!(
+                "{name} commits from left to right, got eligible_after beside it; leave eligible_after out, or set {name} to {off}"
+            )));
         }
         if after.is_some() && rule.gap_stop.is_some() {
             return Err(Error::Mismatch(

@@ -77,7 +77,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("head_probabilities", "leader_probability"), (*NUMBER, *NONE, *STATISTICS)),
     **dict.fromkeys(("logits",), LOGITS),
     **dict.fromkeys(("logits_processor", "stopping_criteria", "past_key_values"), (*NONE, *EMPTY)),
-    **dict.fromkeys(("model", "on_step", "like"), (*NONE, *CALLABLE)),
+    **dict.fromkeys(("model", "on_step", "like", "verifier"), (*NONE, *CALLABLE)),
     **dict.fromkeys(("values", "sources", "config", "aliases"), (*NONE, "{}")),
     **dict.fromkeys(("texts", "tokens", "texts_error", "tokens_error"), (*NONE, *TEXT, *IDS, *ROWS, "['abc']")),
     **dict.fromkeys(

@@ -19,7 +19,10 @@ use dllm_fast::rules::revise::Revise;
 use dllm_fast::rules::schedule::Schedule;
 
 fn any_cut(dice: &mut Dice) -> Cut {
-    match dice.below(10) {
+    match dice.below(11) {
+        9 => Cut::Mixed {
+            weight: dice.number(),
+        },
         7 => Cut::EntropyThreshold(dice.number()),
         8 => Cut::Verified,
         0 => Cut::Threshold(dice.number()),

@@ -20,7 +20,6 @@ use dllm_fast::canvas::edit::Kind;
 use dllm_fast::rng::Stream;
 use dllm_fast::rules::Rule;
 use dllm_fast::rules::config::{Config, Steps};
-use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::eos::EosPolicy;
 use dllm_fast::rules::length::Length;
 use dllm_fast::rules::noise::Noise;
@@ -118,7 +117,7 @@ fn step(
     let may_wait = config.schedule.keeps_idle_steps()
         || config.revise.takes_back()
         || sampler.rule(r).redecides()
-        || config.cut == Cut::Verified;
+        || config.cut.looks_twice();
     assert!(
         open(&sampler.open(r)) < open(&before) || may_wait || is_full,
         "every forward commits while there is something to fill"

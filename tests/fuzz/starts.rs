@@ -60,7 +60,7 @@ fn wishes(config: &Config, is_open: &[bool], dice: &mut Dice) -> Wishes {
         .filter(|&p| is_open[p as usize])
         .collect();
     let waits = config.order != Order::Ancestral
-        && config.cut != Cut::Verified
+        && !config.cut.looks_twice()
         && config.reach == Reach::Block
         && !config.revise.takes_back();
     if open.len() > 1 && dice.one_in(if waits { 3 } else { 60 }) {

@@ -123,6 +123,9 @@ fn tame_cut(cut: Cut) -> Cut {
             bar: range(bar, 0.0, f64::INFINITY),
             steps: steps.max(1),
         },
+        Cut::Mixed { weight } => Cut::Mixed {
+            weight: range(weight, 0.0, 1.0),
+        },
         Cut::Count | Cut::Verified => cut,
     }
 }
@@ -288,7 +291,7 @@ fn of_a_family(config: &mut Config, dice: &mut Dice) {
                 config.order = Order::Confidence;
             }
         }
-        4 => verified(config),
+        4 => verified(config, dice),
         _ => {
             config.shows = Noise::Mask;
             config.drafts = None;
@@ -316,7 +319,7 @@ fn of_a_family(config: &mut Config, dice: &mut Dice) {
     if is_tempered && config.sampling.temperature > 0.0 {
         config.sampling.temperature = range(config.sampling.temperature, 1e-3, 1e6);
     }
-    if config.cut == Cut::Verified && config.order != Order::LeftToRight {
+    if config.cut.looks_twice() && config.order != Order::LeftToRight {
         config.cut = Cut::Threshold(0.5);
     }
 }
@@ -350,7 +353,7 @@ fn drafts(config: &mut Config, dice: &mut Dice) {
     if config.steps == Steps::Open {
         config.steps = Steps::PerBlock(1 + dice.below(9));
     }
-    if matches!(config.cut, Cut::Count | Cut::Verified) {
+    if config.cut == Cut::Count || config.cut.looks_twice() {
         config.cut = Cut::EntropyBound(0.5);
     }
     if config.order == Order::Ancestral {
@@ -382,7 +385,8 @@ fn posterior(config: &mut Config, vocabulary: Option<u32>, dice: &mut Dice) {
     config.schedule = dice.of(&schedules);
 }
 
-fn verified(config: &mut Config) {
+fn verified(config: &mut Config, dice: &mut Dice) {
+    let temperature = config.sampling.temperature;
     plain(config);
     config.revise = Revise::None;
     (config.shows, config.drafts) = (Noise::Mask, None);
@@ -390,4 +394,11 @@ fn verified(config: &mut Config) {
     (config.schedule, config.steps) = (Schedule::Even, Steps::Open);
     (config.noise.temperature, config.sampling.temperature) = (0.0, 0.0);
     config.temperature_end = None;
+    if dice.one_in(2) {
+        let weight = dice.of(&[0.0, 0.5, 1.0]);
+        (config.cut, config.sampling.temperature) = (Cut::Mixed { weight }, temperature);
+        if dice.one_in(2) {
+            config.reach = Reach::Sliding(1 + dice.below(5));
+        }
+    }
 }

@@ -180,13 +180,15 @@ class Case:
 
 
 @st.composite
-def cases(draw, length: int, *, longest_prompt: int = 6, rows: int = 3, excluded=(), holes: bool = False) -> Case:
+def cases(
+    draw, length: int, *, longest_prompt: int = 6, rows: int = 3, excluded=(), holes: bool = False, vocabularies=VOCABULARIES
+) -> Case:
     """A model that can take `length` new tokens after any prompt, and one to `rows` prompts of any lengths.
 
     With `holes` the prompts are canvases of at most that length with masks anywhere, at least one.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    vocabulary = draw(st.sampled_from([v for v in VOCABULARIES if v > max(excluded, default=0) + 3]))
+    vocabulary = draw(st.sampled_from([v for v in vocabularies if v > max(excluded, default=0) + 3]))
     longest = length + longest_prompt
     model = draw_model(draw, rng, vocabulary, longest, excluded)
     tokens = st.integers(0, model.mask - 1)

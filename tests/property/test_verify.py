@@ -57,15 +57,15 @@ def driven(config, canvas, start, model, causal, *, parts=False):
     while (request := sampler.next()) is not None:
         shown, positions = request.canvases[0], request.positions[0]
         if request.causal[0]:
-            if len(request.drafts[0]):
-                shown[positions] = request.drafts[0]
+            if len(request.proposed[0]):
+                shown[positions] = request.proposed[0]
             # What a network would be given.
             ids, lines = request.batch([0], [len(shown)])
             assert ids[0].tolist() == shown.tolist()
             assert lines.tolist() == (positions - 1).tolist()
             logits = causal(shown)[positions - 1]
         else:
-            assert not len(request.drafts[0])
+            assert not len(request.proposed[0])
             logits = model(shown)[positions]
         if parts:
             prediction = sampler.predict(logits)

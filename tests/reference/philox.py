@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TOKEN, ORDER, COMMIT, TIME, NOISE, REMASK = range(6)
+TOKEN, ORDER, COMMIT, TIME, NOISE, REMASK, GUMBEL = range(7)
 _WORD = 2**32
 
 

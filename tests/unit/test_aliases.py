@@ -29,6 +29,10 @@ WHOLE_CALLS: dict[str, dict[str, Any]] = {
         **{"max_new_tokens": 512, "output_history": True, "return_dict_in_generate": True, "steps": 512, "temperature": 0.2},
         **{"top_p": 0.95, "top_k": None, "alg": "entropy", "alg_temp": 0.0, "eps": 1e-3, "num_return_sequences": 1},
     },
+    "APD": {
+        **{"max_new_tokens": 256, "temperature": 0.2, "top_p": 0.95, "alg": "apd", "max_lookahead": 100},
+        **{"apd_mixture_weight": 0.7, "return_dict_in_generate": True},
+    },
     "SDAR": {
         **{"mask_id": 151669, "gen_length": 128, "block_length": 8, "denoising_steps": 8, "temperature": 1.0, "top_k": 0},
         **{"top_p": 1.0, "remasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.85, "eb_threshold": None},
@@ -209,6 +213,8 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("use_tqdm", True, "on_step="),
     ("cfg_keep_tokens", [3], "negative_prompt="),
     ("negative_prompt_ids", [3], "negative_prompt="),
+    ("verifier_model", print, "verifier="),
+    ("kv_window", 16, "cache="),
     ("generator", object(), "seed="),
     ("random_seed", 3, "seed="),
     ("manual_seed", 3, "seed="),

@@ -28,6 +28,7 @@ CUTS: dict[str, dict[str, Any]] = {
     "entropy_threshold": {"entropy_threshold": 0.4},
     "kl_threshold": {"threshold": 0.9, "kl_threshold": 0.01},
     "verify": {"verify": True, "order": "left-to-right"},
+    "verifier_mixture": {"verifier_mixture": 0.5, "order": "left-to-right"},
 }
 BY_NAME = {
     "order": lambda name: {"order": name} | ({} if name == "ancestral" else {"threshold": 0.5}),
@@ -59,7 +60,7 @@ FOLLOWED = {
     *("eos_policy", "min_new_tokens", "length"),
     *("entropy_threshold", "position_penalty", "spacing", "sub_block_length", "inherit_token", "window_length", "add_block_at"),
     *("kl_threshold", "credit"),
-    "verify",
+    *("verify", "verifier_mixture"),
 }
 ELSEWHERE = {
     *("max_new_tokens", "steps", "steps_per_block", "block_length", "eps", "min_commit", "temperature", "top_k", "top_p"),

@@ -30,7 +30,7 @@ LAYERS = [
     ("loading",),
     ("transformers",),
     ("demo",),
-    ("open_positions",),
+    ("open_positions", "verifiers"),
     ("open", "prepare"),
     ("answer", "run_async"),
     ("run",),

@@ -69,6 +69,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
     seed: int | Sequence[int] | None = 0,
     on_step: Callable[[StepEvent], object] | None = None,
     guesses: bool = False,
+    verifier: Any = None,
     **given: Any,
 ) -> torch.Tensor | Generated:
     """Runs `dllm_fast.sample` with the arguments that `generate` of transformers hands to a `custom_generate` callable.
@@ -85,6 +86,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
         on_step, guesses: as in `sample`.
         negative_prompt: as in `sample`, in place of which `negative_prompt_ids` may be given to `model.generate`. With neither,
             `guidance_scale` leads away from the prompt in masks; in transformers from its last token.
+        verifier: as in `sample`.
         seed: as in `sample`; rows of `num_return_sequences` are its samples.
 
     Returns:
@@ -128,6 +130,7 @@ def generate(  # noqa: PLR0917, the positions are transformers' own
         num_samples=num_samples,
         on_step=on_step,
         guesses=guesses,
+        verifier=verifier,
         **_length(input_ids, told),
         **settings,
         **rest,

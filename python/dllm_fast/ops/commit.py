@@ -69,6 +69,7 @@ class Rule:
         cut = "factor as published" if cut == "factor" and config.as_published else cut
         cut = next((name for name in BESIDE_THRESHOLD if getattr(config, name) is not None), cut)
         cut = "verify" if config.verify else cut
+        cut = cut if config.verifier_mixture is None else "verifier_mixture"
         revise = "none" if config.edit_threshold is None else "edit"
         named = {"order": config.order, "cut": cut, "schedule": config.schedule, "revise": revise}
         named |= {"eos_policy": config.eos_policy, "length": config.length}

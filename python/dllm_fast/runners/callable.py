@@ -129,7 +129,7 @@ class CallableRunner:
         Raises:
             InvalidTypeError, InvalidValueError: what came back are not logits for these canvases.
         """
-        return _matrix(output, *canvases.shape), lines
+        return logits_of(output, *canvases.shape), lines
 
 
 class CanvasSession:
@@ -197,7 +197,7 @@ class CanvasSession:
         rows, length = canvases.shape
         width = length + shadow.width
         output = self.forwards.run(functools.partial(self._runner.call_with, canvases, shadow.positions), rows, width)
-        return _matrix(output, rows, width, behind=shadow.width), shadow.lines(lines, length)
+        return logits_of(output, rows, width, behind=shadow.width), shadow.lines(lines, length)
 
 
 def _takes_shadow(model: Callable[..., Any]) -> bool:
@@ -210,8 +210,13 @@ def _takes_shadow(model: Callable[..., Any]) -> bool:
     return shadow is not None and shadow.kind in (shadow.POSITIONAL_OR_KEYWORD, shadow.KEYWORD_ONLY)
 
 
-def _matrix(output: Any, batch: int, length: int, behind: int = 0) -> torch.Tensor | NDArray[Any]:
-    """Logits `[B, L, V]` as a matrix; `behind` of the L are those of a shadow."""
+def logits_of(output: Any, batch: int, length: int, behind: int = 0) -> torch.Tensor | NDArray[Any]:
+    """The logits that a model returned for so many rows of so many tokens, as one matrix `[B * L, V]`; `behind` of the L are
+    those of a shadow.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: something else came back.
+    """
     logits = output if isinstance(output, torch.Tensor | np.ndarray) else getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor | np.ndarray):
         raise InvalidTypeError(

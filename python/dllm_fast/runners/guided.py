@@ -16,10 +16,11 @@ import torch
 
 from dllm_fast.arrays import logits_matrix
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.ops import guide, launcher
+from dllm_fast.ops import guide
 from dllm_fast.ops.mask_predict import AwaitedPrediction
 from dllm_fast.runners.forwards import Forwards
 from dllm_fast.runners.guides import PAIR
+from dllm_fast.runners.lines import as_tensor, beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,7 +187,7 @@ class GuidedSession:
             if isinstance(logits, np.ndarray):
                 # Only what is scored, which is nobody's then.
                 matrix = logits_matrix(logits)[slice(None) if lines is None else lines]
-                logits, lines = _tensor(matrix.copy() if lines is None else matrix), None
+                logits, lines = as_tensor(matrix.copy() if lines is None else matrix), None
             lines = np.arange(int(ends[-1])) if lines is None else lines
             for number, of_row in zip(forward.rows, np.split(lines, ends[:-1]), strict=True):
                 found[number] = _Lines(logits, of_row, is_own)
@@ -252,27 +253,17 @@ def _mixed(rows: list[_Row], found: dict[int, _Lines]) -> Scored:
             break  # the core has the words for it
         guide.guide_(
             logits,
-            _on(np.concatenate([written for written, _, _ in pairs]), logits),
+            beside(np.concatenate([written for written, _, _ in pairs]), logits),
             pairs[0][1].logits,
-            _on(np.concatenate([twin.lines for _, twin, _ in pairs]), logits),
-            _on(np.concatenate([np.full(len(written), scale) for written, _, scale in pairs]), logits),
+            beside(np.concatenate([twin.lines for _, twin, _ in pairs]), logits),
+            beside(np.concatenate([np.full(len(written), scale) for written, _, scale in pairs]), logits),
             as_published=as_published,
         )
     return logits, lines
 
 
 def _gathered(rows: list[_Lines]) -> Tensor:
-    return torch.cat([one.logits.index_select(0, _on(one.lines, one.logits)) for one in rows])
-
-
-def _on(array: NDArray[Any], logits: Tensor) -> Tensor:
-    return launcher.to_device(torch.from_numpy(array), logits.device)
-
-
-def _tensor(matrix: NDArray[Any]) -> Tensor:
-    """A matrix of the core's as a tensor in the same memory."""
-    found = torch.from_numpy(matrix)
-    return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+    return torch.cat([one.logits.index_select(0, beside(one.lines, one.logits)) for one in rows])
 
 
 def _check_rows(runner: Runner, rows: int, given: int) -> None:

@@ -183,6 +183,7 @@ _LOAD = "it belongs to the model: dllm_fast.load(folder, {}=...), and sample tak
 _PROMPT = "the prompt is the second argument of sample: a text, messages, ids, or a list of them"
 _CHAT = "use chat=True (a text becomes a user's message) or chat=False (it is taken as it is)"
 _KEPT = "use result.trajectory (each token with its probability), or dllm_fast.distributions for the best at each mask"
+_LEFT = {"order": "left-to-right"}
 _CACHE = "use cache='prefix' or 'dual' with refresh_every=, or leave it at 'auto'"
 _GENERATE = "leave it out: it belongs to generate of transformers and to models that write from left to right"
 _INTERNAL = "leave it out: nothing here reads it"
@@ -235,9 +236,9 @@ ALIASES: dict[str, Alias] = {
     "alg": Alias(
         "what is kept (Dream, Fast-dLLM)",
         "order",
-        {**_ORDERS, **_THRESHOLD},
+        {**_ORDERS, **_THRESHOLD, "apd": _LEFT, "leftright": _LEFT},
         _OWN_ORDERS,
-        defaults={"confidence_threshold": {"threshold": 0.9}},
+        defaults={"confidence_threshold": {"threshold": 0.9}, "apd": {"verifier_mixture": 0.7}},
     ),
     "alg_temp": _same("order_temperature", "noise on the ranking (Dream)"),
     "diffusion_algorithm": _answer("what is kept, by number (llama.cpp)", "use order=: its numbers changed their meaning"),
@@ -251,6 +252,10 @@ ALIASES: dict[str, Alias] = {
     "wedlm_window_size": _same("window_length", "slots of the window (WeDLM)"),
     "wedlm_entropy_threshold": _same("entropy_threshold", "commit below it (WeDLM)"),
     "wedlm_pos_penalty_factor": _same("position_penalty", "for distance from the first mask (WeDLM)"),
+    "apd_mixture_weight": _same("verifier_mixture", "share of the diffusion model (APD)"),
+    "max_lookahead": _same("window_length", "how far is drafted (APD)"),
+    "kv_window": _answer("how far keys and values are computed anew (APD)", _CACHE),
+    "verifier_model": _answer("the model that verifies (APD)", "use verifier=, an argument of sample"),
     "temp": _same("temperature", "of the draw (llama.cpp)"),
     "confidence_threshold": Alias("commit above it (SDAR)", "threshold", idle_beside=_WITHOUT_THRESHOLD),
     "eb_threshold": _answer(

@@ -115,6 +115,11 @@ class SamplerConfig:
             one, in which every position sees what is before it alone, says which of that it would write itself, and its first
             own token is committed, too. For models that read causally what lies before a block (`causal_context`), with order
             `left-to-right`, temperature 0.
+        verifier_mixture: share of the model in a mixture with a `verifier=`, a second model that reads causally; from 0 to 1
+            (APD, 2506.00413). A forward drafts what may be written; the verifier reads the drafts, and they are committed from
+            left to right as long as the mixture of both logits would write the same, with the same noise at each position
+            above temperature 0; the first one always is. 1 accepts all drafts, 0 those that the verifier would write. With
+            order `left-to-right`; `window_length` says how far is drafted.
         gap_stop: commit all masks of a block once the two largest logits are so far apart (Prophet, 2508.19982). The mean over
             its masks counts; twice as much is asked before 67 % of its steps are done, three times before 33 %. 2.5 is
             Prophet's.
@@ -253,6 +258,7 @@ class SamplerConfig:
     credit_power: float = 0.2
     credit_decay: float = 0.8
     verify: bool = False
+    verifier_mixture: float | None = None
     gap_stop: float | None = None
     gap_start: int | None = None
     gap_length: int = 5
@@ -401,6 +407,10 @@ class SamplerConfig:
             raise InvalidValueError(
                 f"verify asks the model for its own causal answer, got guidance={self.guidance} beside it; leave one out"
             )
+        if self.guidance and self.verifier_mixture is not None:
+            raise InvalidValueError(
+                f"verifier_mixture mixes the logits of two models, got guidance={self.guidance} beside it; leave one out"
+            )
         if self.guidance and self.max_batch_rows == 1:
             raise InvalidValueError(
                 "max_batch_rows must be at least 2 beside guidance, whose two branches ride in one forward, got 1; raise it, "
@@ -451,7 +461,7 @@ class SamplerConfig:
     @property
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
-        return not self.verify and all(getattr(self, name) is None for name in CUTS)
+        return not self.verify and self.verifier_mixture is None and all(getattr(self, name) is None for name in CUTS)
 
     @property
     def fills_blocks(self) -> bool:

@@ -66,6 +66,7 @@ class InfillSettings(ModelSettings, total=False):
     credit_power: float | None
     credit_decay: float | None
     verify: bool | None
+    verifier_mixture: float | None
     gap_stop: float | None
     gap_start: int | None
     gap_length: int | None

@@ -384,6 +384,12 @@ PRESETS: dict[str, Preset] = {
         remark="The bound is `max_new_tokens` (2048 by default); rows get lengths of their own. The published loop measures "
         "DAEDAL's sureness in place of the density, and cuts off what it has written; neither is done here.",
     ),
+    "apd": Preset(
+        settings=SamplerConfig(order="left-to-right", verifier_mixture=0.7, window_length=100),
+        does="Drafts from left to right, and commits what a mixture with a second, autoregressive model says, too.",
+        paper=Paper("APD", "Israel et al.", "2506.00413"),
+        remark="With `verifier=`, a model that reads from left to right and knows the same tokens.",
+    ),
     "left-to-right": Preset(
         settings=SamplerConfig(order="left-to-right"),
         does="Commits positions in reading order, evenly many a step.",

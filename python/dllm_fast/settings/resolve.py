@@ -24,7 +24,7 @@ _LONGEST = 100
 # Of `sample`, for those who misspell them.
 ARGUMENTS = (
     *("preset", "config", "tokenizer", "attention_mask", "chat", "negative_prompt", "seed", "num_samples", "on_step"),
-    *("guesses", "like", "eligible_after"),
+    *("guesses", "like", "eligible_after", "verifier"),
 )
 
 
@@ -100,14 +100,15 @@ def resolve(
     elif "steps_per_block" in values and "steps" not in values:
         values["steps"] = None
     # A cut that the caller names takes the place of the preset's; a bound of 0 is one, and what is no number is refused below.
-    cuts = (*CUTS, *BESIDE_THRESHOLD, "verify")
+    alone = ("factor", "entropy_bound", "entropy_threshold", "verify", "verifier_mixture")
+    cuts = (*CUTS, *BESIDE_THRESHOLD, "verify", "verifier_mixture")
     named = {name for name in cuts if values.get(name) is not None and values[name] is not False}
-    if named & {"factor", "entropy_bound", "entropy_threshold", "verify"}:
+    if named & {*alone}:
         values = dict.fromkeys(cuts, None) | values
     elif named:
         # What stands beside a threshold takes the place of what else does, and leaves the preset's threshold.
         beside = BESIDE_THRESHOLD if named & {*BESIDE_THRESHOLD} else ()
-        values = dict.fromkeys(("factor", "entropy_bound", "entropy_threshold", "verify", *beside), None) | values
+        values = dict.fromkeys((*alone, *beside), None) | values
     if model is not None and "shift" not in given:
         values["shift"], sources["shift"] = bool(model.shift), model.sources.get("shift", f"family {model.family}")
     return Resolved(changed(base, **values, sources=sources), frozenset(given), aliases)
