@@ -20,6 +20,7 @@ use dllm_fast::canvas::edit::Kind;
 use dllm_fast::rng::Stream;
 use dllm_fast::rules::Rule;
 use dllm_fast::rules::config::{Config, Steps};
+use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::eos::EosPolicy;
 use dllm_fast::rules::length::Length;
 use dllm_fast::rules::noise::Noise;

@@ -5,7 +5,6 @@ use super::dice::Dice;
 use dllm_fast::canvas::Canvas;
 use dllm_fast::rng::Stream;
 use dllm_fast::rules::config::Config;
-use dllm_fast::rules::cut::Cut;
 use dllm_fast::rules::order::Order;
 use dllm_fast::rules::reach::Reach;
 use dllm_fast::sampler::{Start, Wishes};
