@@ -77,8 +77,13 @@ impl Config {
             (self.revise != Revise::None, "a rule that revises"),
             (self.temperature_end.is_some(), "temperature_end"),
             (self.eos == EosPolicy::Suffix, "eos_policy 'suffix'"),
-            (self.as_published, "as_published"),
         ];
+        if self.as_published {
+            return Err(Error::Mismatch(format!(
+                "length '{name}' is the rule as it is meant, got as_published beside it; leave as_published out: what published loops do \
+                 otherwise is named in tests/parity"
+            )));
+        }
         match others.into_iter().find(|&(is_there, _)| is_there) {
             Some((_, beside)) => Err(Error::Mismatch(format!(
                 "length '{name}' moves positions and their number while an answer is written, got {beside} beside it, which counts \
@@ -141,6 +146,13 @@ impl Config {
                 return Err(Error::Mismatch(
                     "gap_stop ends a block at once, got it beside order 'ancestral' or schedule 'first-hitting', which are the reverse \
                      process itself; set gap_stop to None, or choose another order and schedule"
+                        .into(),
+                ));
+            }
+            if self.as_published && self.cut == Cut::Count {
+                return Err(Error::Mismatch(
+                    "gap_stop measures logits, whose gaps are lost in probabilities rounded to their dtype, got as_published beside it, \
+                     which rounds them; leave as_published out"
                         .into(),
                 ));
             }

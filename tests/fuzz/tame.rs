@@ -160,6 +160,7 @@ pub fn tame(mut config: Config, dice: &mut Dice) -> Config {
         credit.decay = range(credit.decay, 0.0, 1.0);
     }
     config.prior_sigma = range(config.prior_sigma, 1e-3, 20.0);
+    config.as_published &= config.gap_stop.is_none();
     if let Some(stop) = &mut config.gap_stop {
         stop.bar = range(stop.bar, 0.0, f64::INFINITY);
     }

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dllm_fast
 from parity.compare import assert_same, gumbels
 from parity.loops import maskgit
-from parity.models import cases
+from parity.models import Case, Table, cases
 
 steps = st.integers(1, 20)
 
@@ -38,6 +40,19 @@ def test_choice_temperature_given_the_same_draws(data, length, steps, temperatur
         )
 
     assert_same(case, loop, preset="maskgit", max_new_tokens=length, steps=steps, order_temperature=temperature)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 16), steps, st.sampled_from([0.0, 4.0, 10.0, 25.0]))
+def test_as_published_ties_where_the_softmax_in_the_dtype_of_the_logits_ties(seed, length, steps, ahead):
+    model = Table(np.random.default_rng(seed), 32, length, ahead=ahead, dtype=torch.bfloat16, softmax_decides=True)
+    case = Case(model, [[model.mask] * length], [0])
+
+    def loop(canvas, seed, dtype=torch.bfloat16):
+        return maskgit.decode(model.alone, canvas, mask=model.mask, steps=steps, dtype=dtype)
+
+    settings = {"call": dllm_fast.infill, "preset": "maskgit", "steps": steps}
+    assert_same(case, loop, **settings, as_published=True)
+    assert_same(case, lambda *of: loop(*of, dtype=None), **settings)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 12, 16, 18])

@@ -12,14 +12,15 @@ from parity.loops import mdlm
 from parity.models import cases
 
 
-@given(st.data(), st.integers(1, 16), st.integers(1, 24))
-def test_ancestral_given_the_same_draws(data, length, steps):
+@given(st.data(), st.integers(1, 16), st.integers(1, 24), st.booleans())
+def test_ancestral_given_the_same_draws(data, length, steps, as_published):
     case = data.draw(cases(length, longest_prompt=0, holes=True))
 
     def loop(canvas, seed):
-        return mdlm.ancestral(case.model.alone, canvas, mask=case.mask, steps=steps, uniform=commit_draws(seed))
+        rule = {"mask": case.mask, "steps": steps, "real": np.float32 if as_published else float}
+        return mdlm.ancestral(case.model.alone, canvas, uniform=commit_draws(seed), **rule)
 
-    assert_same(case, loop, call=dllm_fast.infill, preset="mdlm", steps=steps, temperature=0)
+    assert_same(case, loop, call=dllm_fast.infill, preset="mdlm", steps=steps, temperature=0, as_published=as_published)
 
 
 @given(st.data(), st.integers(1, 12))

@@ -69,6 +69,7 @@ _REMDM = Paper("ReMDM", "Wang et al.", "2503.00307")
 _DINFER = Paper("dInfer", "Ma et al.", "2510.08666")
 
 _TIES = "Probabilities of a softmax in the dtype of the logits, so that sure positions tie."
+_ROUNDED = "Reported probabilities of a softmax in the dtype of the logits; tokens are the same."
 _MEAN = f"{_TIES} Counts from the mean number of masks over the batch."
 _ITS_SHIFT = "Dream's models also need `shift=True`, which is theirs to say."
 
@@ -93,13 +94,13 @@ PRESETS: dict[str, Preset] = {
         settings=SamplerConfig(order="random"),
         does="Commits positions in random order, evenly many a step.",
         paper=_LLADA,
-        quirks=_TIES,
+        quirks=_ROUNDED,
     ),
     "dream-origin": Preset(
         settings=SamplerConfig(order="ancestral", schedule="dream"),
         does="Each position commits by itself with the probability of Dream's schedule.",
         paper=_DREAM,
-        quirks=_TIES,
+        quirks=_ROUNDED,
         remark=_ITS_SHIFT,
     ),
     "dream-maskgit-plus": Preset(
@@ -137,7 +138,7 @@ PRESETS: dict[str, Preset] = {
         settings=SamplerConfig(order="ancestral", schedule="linear", temperature=1.0),
         does="The reverse process itself: each position draws its token by itself at a random time.",
         paper=Paper("MDLM", "Sahoo et al.", "2406.07524"),
-        quirks="The schedule in float32.",
+        quirks="The schedule in float32, and reported probabilities of a softmax in the dtype of the logits.",
     ),
     "remdm-cap": Preset(
         settings=SamplerConfig(order="ancestral", schedule="linear", remask="cap", temperature=1.0, top_p=0.9),
@@ -203,6 +204,7 @@ PRESETS: dict[str, Preset] = {
         does="The reverse process in infinitely many steps: one random position at each time that something happens.",
         paper=Paper("first-hitting sampler", "Zheng et al.", "2409.02908"),
         claim=Claim("the law of the reverse process without its error of finite steps", "better", "mdlm"),
+        quirks=_ROUNDED,
     ),
     "fast-dllm": Preset(
         settings=SamplerConfig(order="sampled-confidence", threshold=0.9, block_length=32),
@@ -274,7 +276,6 @@ PRESETS: dict[str, Preset] = {
         does="Evenly many a step, until the best two logits lie so far apart that everything left is committed.",
         paper=Paper("Prophet", "Li et al.", "2508.19982"),
         claim=Claim("up to 3.4 times fewer forwards, as many right", "fewer", "llada"),
-        quirks=_TIES,
         remark="The published loop looks at five positions of an answer whose start the caller gives: `gap_start=`.",
     ),
     "certainty-prior": Preset(
@@ -313,6 +314,7 @@ PRESETS: dict[str, Preset] = {
         does="A block of 32 in five forwards: positions 16 apart, then 8, 4, 2 and the rest, whatever their confidence.",
         paper=Paper("DUS", "Luxembourg et al.", "2506.19037"),
         claim=Claim("fewer forwards than confidence in blocks", "fewer", "llada-semi-ar"),
+        quirks=_ROUNDED,
         remark="Its filter of picks that stand too near is `spacing`, beside any rule. Nothing is taken back here.",
     ),
     "wedlm": Preset(
@@ -393,6 +395,7 @@ PRESETS: dict[str, Preset] = {
     "left-to-right": Preset(
         settings=SamplerConfig(order="left-to-right"),
         does="Commits positions in reading order, evenly many a step.",
+        quirks=_ROUNDED,
     ),
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 from parity.loops.canvas import Canvas, best
 
 
-def decode(model, tokens, *, mask, steps, gumbel=None, choice_temperature=0):
+def decode(model, tokens, *, mask, steps, gumbel=None, choice_temperature=0, dtype=None):
     """After step j of S the share cos(pi/2 (j + 1)/S) of the masks is left, rounded down, and until the last step at least
     one mask. Few tokens are committed at first and many in the end.
 
@@ -21,6 +21,7 @@ def decode(model, tokens, *, mask, steps, gumbel=None, choice_temperature=0):
     half of an even number of masks may come out as one less.
 
     Args:
+        dtype: of the softmax; None for float64.
         gumbel: for a choice temperature above 0, a function of position and forward.
     """
     canvas = Canvas(model, tokens, mask)
@@ -31,7 +32,7 @@ def decode(model, tokens, *, mask, steps, gumbel=None, choice_temperature=0):
         left = max(1, min(math.floor(masks * math.cos(math.pi / 2 * ratio)), len(masked) - 1)) if step < steps - 1 else 0
         if not masked or len(masked) == left:
             continue
-        p = canvas.predict()
+        p = canvas.predict(dtype)
         token = p.argmax(axis=-1)
         scores = {i: np.log(p[i, token[i]]) for i in masked}
         if choice_temperature:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from parity.loops.canvas import Canvas, best
 
 
-def ancestral(model, tokens, *, mask, steps, uniform):
+def ancestral(model, tokens, *, mask, steps, uniform, real=float):
     """Times 1, 1 - 1/S, ..., 0 under the linear noise schedule: a mask alive at time t survives until s with probability s/t,
     else it takes a token of the model's distribution; at time 0 no mask is left.
 
@@ -16,11 +16,16 @@ def ancestral(model, tokens, *, mask, steps, uniform):
 
     Args:
         uniform: a function of position and step.
+        real: of the times; published, float32.
     """
     canvas = Canvas(model, tokens, mask)
+
+    def alive(time):
+        return real(1) - (real(1) - real(time))
+
     for step in range(steps):
         t, s = (steps - step) / steps, (steps - step - 1) / steps
-        ends = [i for i in canvas.masked() if uniform(i, step) < 1 - s / t]
+        ends = [i for i in canvas.masked() if uniform(i, step) < 1 - alive(s) / alive(t)]
         if not ends:
             continue
         p = canvas.predict()
