@@ -220,10 +220,12 @@ def sampling(stage: Stage) -> Json:
 
     wrong = []
     rules = [(name, rule) for name, rule in dllm_fast.presets().items() if not rule.verify and rule.verifier_mixture is None]
-    plain = (name for name, rule in rules if rule.noise == "mask" and rule.length == "fixed")
+    plain = (name for name, rule in rules if rule.noise == "mask" and rule.length == "fixed" and rule.remask != "verify")
     presets = sorted(plain)  # of any model
     for preset in presets if not stage.dry else presets[:4]:
         given = {"preset": preset, "mask_token_id": MASK, "max_new_tokens": stage.pick(16, 4), "seed": [9, 10]}
+        if dllm_fast.presets()[preset].order == "calibrated":
+            given["token_frequencies"] = dllm_fast.TokenFrequencies(range(1, vocabulary + 1))
         with launcher.counted() as counter:
             ours = dllm_fast.sample(on(stage.device), [[1, 2, 3], [4, 5, 6]], **given)
         kernels = launched.of_mask_prediction(table)

@@ -30,5 +30,6 @@ CHECKS = (
     Check("graphs, experts", f"{_HERE}.models:experts", 120),
     Check("graphs, in memory", f"{_HERE}.in_memory:in_memory", 120),
     Check("graphs, switches", f"{_HERE}.models:tried", 120),
+    Check("rules", f"{_HERE}.rules:rules", 150),
     Check("tests", f"{_HERE}.tools:tests", 120),
 )
