@@ -222,15 +222,17 @@ def sampling(stage: Stage) -> Json:
     rules = [(name, rule) for name, rule in dllm_fast.presets().items() if not rule.verify and rule.verifier_mixture is None]
     plain = (name for name, rule in rules if rule.noise == "mask" and rule.length == "fixed" and rule.remask != "verify")
     presets = sorted(plain)  # of any model
-    for preset in presets if not stage.dry else presets[:4]:
+    for preset in presets:
         given = {"preset": preset, "mask_token_id": MASK, "max_new_tokens": stage.pick(16, 4), "seed": [9, 10]}
-        if dllm_fast.presets()[preset].order == "calibrated":
+        if dict(rules)[preset].order == "calibrated":
             given["token_frequencies"] = dllm_fast.TokenFrequencies(range(1, vocabulary + 1))
         with launcher.counted() as counter:
             ours = dllm_fast.sample(on(stage.device), [[1, 2, 3], [4, 5, 6]], **given)
-        kernels = launched.of_mask_prediction(table)
+        rule = dllm_fast.presets()[preset]
+        law = {"temperature": rule.temperature, "top_k": rule.top_k, "top_p": rule.top_p, "min_p": rule.min_p}
+        kernels = launched.of_mask_prediction(table, **law)
         # What a rule remembers is more than the kernels tell: the core looks at the logits then.
-        kernels = [] if dllm_fast.presets()[preset].remembers else kernels
+        kernels = [] if rule.remembers else kernels
         # Some forwards commit nothing, and then nothing is predicted.
         if counter.keys() != set(kernels) or any(counter[kernel] > ours.stats.nfe for kernel in kernels):
             raise launched.LaunchError(
