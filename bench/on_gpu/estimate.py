@@ -31,7 +31,7 @@ from bench.on_gpu.floors import Rates
 from bench.on_gpu.told import report, table
 
 MERGED_ALONE = Build(form=MERGED)
-RESULT = compiled.PATH.parent / "gpu" / "gpu.json"
+RESULTS = compiled.PATH.parent / "gpu"
 
 
 _DRAWS = {"greedy": {}, "T=0.7": {"temperature": 0.7}, "T=1 top-p": {"temperature": 1.0, "top_p": 0.9}}
@@ -156,10 +156,9 @@ def _ms(seconds: float) -> str:
 
 
 def measured() -> str:
-    """What `bench/gpu.py` found last, where its result is committed."""
-    if not RESULT.exists():
-        return "Not measured yet."
-    return report(json.loads(RESULT.read_text(encoding="utf-8")))
+    """What `bench/gpu.py` found on each card of which a result is committed."""
+    found = [report(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(RESULTS.glob("*gpu.json"))]
+    return "\n\n".join(found) or "Not measured yet."
 
 
 def blocks(cards: Sequence[Card] = (H200, H100)) -> dict[str, str]:
