@@ -125,6 +125,9 @@ class Row(Axes):
                 if count == 0 and rule.schedule != "dream" and not self.cut:
                     continue
             seen = {i: self._see(model(self.canvas)[i], i) for i in left}
+            if rule.inherit_token and left == [block[0]] and block[0] > 0:  # inherited: the most probable, not what is drawn
+                first = seen[block[0]]
+                seen = {block[0]: first._replace(token=self._best(first), chosen=first.top1)}
             changed = self._changed(block, model)
             if picked is None:
                 if self._stops_by_gap([seen[i] for i in left], min((j + 1) / total, 1.0)):

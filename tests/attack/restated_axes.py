@@ -41,6 +41,10 @@ class Axes:
     temperature: float
     after: Mapping[int, Sequence[int]]
 
+    def _best(self, seen: Seen) -> int:
+        """The most probable token, of equals the lowest."""
+        return int(np.argmax(np.frombuffer(seen.line)))
+
     def _open(self, block: range | None = None) -> list[int]:
         places = range(len(self.canvas)) if block is None else block
         return [i for i in places if self.canvas[i] == self.rule.mask_token_id]

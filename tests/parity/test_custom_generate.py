@@ -251,7 +251,16 @@ def ours() -> set[str]:
 
 def test_the_signature_names_every_setting():
     settings = set(inspect.signature(dllm_fast.SamplerConfig).parameters) - {"sources", "max_new_tokens", "cache"}
-    assert ours() == settings | {"cache_policy", "preset", "config", "negative_prompt", "seed", "on_step", "guesses"}
+    assert ours() == settings | {
+        "cache_policy",
+        "preset",
+        "config",
+        "negative_prompt",
+        "verifier",
+        "seed",
+        "on_step",
+        "guesses",
+    }
     first = [name for name in inspect.signature(GenerationMixin._sample).parameters if name != "self"]
     mine = list(inspect.signature(dllm_fast.generate).parameters)
     assert mine[: len(first)] == ["model", *first[:-1]]
