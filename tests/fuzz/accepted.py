@@ -75,7 +75,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("attention_mask", "token_type_ids"), (*NONE, *MASKED)),
     **dict.fromkeys(("probability", "top1", "top2", "entropy", "logsumexp", "probabilities"), (*NUMBER, *NONE, *STATISTICS)),
     **dict.fromkeys(("head_probabilities", "leader_probability"), (*NUMBER, *NONE, *STATISTICS)),
-    **dict.fromkeys(("logits",), LOGITS),
+    **dict.fromkeys(("logits", "unguided"), LOGITS),
     **dict.fromkeys(("logits_processor", "stopping_criteria", "past_key_values"), (*NONE, *EMPTY)),
     **dict.fromkeys(("model", "on_step", "like", "verifier"), (*NONE, *CALLABLE)),
     **dict.fromkeys(("values", "sources", "config", "aliases"), (*NONE, "{}")),
