@@ -30,7 +30,7 @@ LAYERS = [
     ("loading",),
     ("transformers",),
     ("demo",),
-    ("open_positions", "verifiers"),
+    ("open_positions", "verifiers", "seeds", "special_ids", "lengths"),
     ("open", "prepare"),
     ("answer", "run_async"),
     ("run",),

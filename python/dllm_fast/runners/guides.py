@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,28 +78,14 @@ def guides(
     """
     if config.guidance == 0:
         return [None] * len(open_)
-    leads_posteriors = config.noise != "mask" and config.order == "ancestral"
+    guide = functools.partial(Guide, config.guidance, as_published=config.as_published, leads_posteriors=config.reverses_noise)
     if negatives is not None:
         pairs = zip(negatives, starts, strict=True)
-        return [
-            Guide(
-                config.guidance,
-                prompt=other.ids.copy(),
-                start=start,
-                as_published=config.as_published,
-                leads_posteriors=leads_posteriors,
-            )
-            for other, start in pairs
-        ]
+        return [guide(prompt=other.ids.copy(), start=start) for other, start in pairs]
     if config.mask_token_id is None:
         raise InvalidValueError("guidance shows masks in place of a prompt, got a model without a mask; pass negative_prompt=")
     return [
-        Guide(
-            config.guidance,
-            hidden=np.arange(start) if start else np.flatnonzero(~positions),
-            as_published=config.as_published,
-            leads_posteriors=leads_posteriors,
-        )
+        guide(hidden=np.arange(start) if start else np.flatnonzero(~positions))
         for positions, start in zip(open_, starts, strict=True)
     ]
 

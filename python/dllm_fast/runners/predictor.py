@@ -108,12 +108,11 @@ class _Configured:
 
     def __init__(self, config: SamplerConfig) -> None:
         self.config = config
-        goes_back = config.noise != "mask" and config.order == "ancestral"
-        is_warm = config.drafts or config.temperature_end is not None or goes_back
+        changes_law = config.temperature_end is not None or config.min_new_tokens or config.eos_policy not in {"allow", "delay"}
+        is_tempered = config.drafts or config.reverses_noise
+        asks_argmax = config.length != "fixed" or (config.inherit_token and config.temperature > 0)
         shares_noise = config.verifier_mixture is not None and config.temperature > 0
-        warms = is_warm or shares_noise or (config.inherit_token and config.temperature > 0)
-        asks_more = warms or config.length != "fixed"
-        self.is_plain = not (config.min_new_tokens or asks_more) and config.eos_policy in {"allow", "delay"}
+        self.is_plain = not (changes_law or is_tempered or asks_argmax or shares_noise)
         self.is_rounded = config.as_published and config.commits_counts
         self.asks_current = _core.asks_current(config)
         self.remembers = config.remembers

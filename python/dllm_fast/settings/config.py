@@ -459,6 +459,11 @@ class SamplerConfig:
         return self.kl_threshold is not None or self.credit is not None
 
     @property
+    def reverses_noise(self) -> bool:
+        """True where a step draws from the posterior of a noise process (UDLM, GIDD)."""
+        return self.noise != "mask" and self.order == "ancestral"
+
+    @property
     def commits_counts(self) -> bool:
         """True where the schedule alone says how many masks a step commits."""
         return not self.verify and self.verifier_mixture is None and all(getattr(self, name) is None for name in CUTS)
