@@ -124,14 +124,10 @@ def _demo(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
 
     view = None
-    if not options.json:
+    if not options.json and (canvas == demo.MASK_ID).any():
         from dllm_fast.commands.terminal import GridView
 
-        print(f"puzzle  {_line(canvas)}\n")
-        if (canvas == demo.MASK_ID).any():
-            view = GridView(canvas, demo.MASK_ID, sys.stdout)
-        else:
-            print("nothing to fill: the puzzle has no blanks")
+        view = GridView(canvas, demo.MASK_ID, sys.stdout)
     run = stream(
         model,
         canvas=canvas,
@@ -142,6 +138,12 @@ def _demo(options: argparse.Namespace) -> int:
         suppress_tokens=[token for token in range(model.info.vocabulary) if not 1 <= token <= 9],
         **settings,
     )
+    if not options.json:
+        print(f"puzzle  {_line(canvas)}\n")
+        if view is None:
+            print("nothing to fill: the puzzle has no blanks")
+        else:
+            view.begin(canvas)
     if view is not None:
         for event in run:
             view(event)

@@ -181,6 +181,27 @@ def test_an_encoder_answers_before_its_closing_token(run, tmp_path):
     assert "  " not in out
 
 
+def test_a_second_model_verifies(run, capsys, folder, tmp_path):
+    hf = pytest.importorskip("transformers")
+    model = dllm_fast.load(folder)
+    config = hf.LlamaConfig(
+        **{"vocab_size": model.info.vocabulary, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1},
+        **{"num_attention_heads": 2, "max_position_embeddings": 64},
+    )
+    torch.manual_seed(0)
+    hf.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    capsys.readouterr()  # its progress
+    typed = ("-p", "Hello", "--no-chat", "--max-new-tokens", 8, "--preset", "apd", "--json")
+    status, out, err = run("generate", folder, *typed, "--verifier", tmp_path)
+    assert (status, err) == (0, "")
+    told = dllm_fast.sample(model, "Hello", max_new_tokens=8, preset="apd", verifier=str(tmp_path))
+    assert json.loads(out)["new_tokens"] == told.new_tokens[0].tolist()
+    assert json.loads(out)["nfe"] == told.stats.nfe_per_row[0] > 1
+    status, _, err = run("generate", folder, *typed)
+    assert status == 2
+    assert "got no second one; pass --verifier, a model" in err
+
+
 def test_every_setting_is_an_option(run, folder):
     """One of each kind, with what the library makes of it."""
     model = dllm_fast.load(folder)

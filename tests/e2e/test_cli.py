@@ -53,6 +53,12 @@ def test_the_default_is_the_setting_that_the_quality_bench_recommends() -> None:
     assert (chosen["preset"], chosen["over"]) == (cli.DEFAULT_PRESET, cli.DEFAULT_SETTINGS)
 
 
+def test_nothing_is_shown_of_a_preset_that_cannot_run() -> None:
+    done = run("demo", "--preset", "udlm")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is for models that never saw a mask" in done.stderr
+
+
 def test_a_preset_is_taken_as_it_is() -> None:
     said = json.loads(run("demo", "--puzzle", PUZZLE, "--preset", "llada", "--json").stdout)
     assert said["answer"] == ANSWER

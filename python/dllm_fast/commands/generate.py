@@ -51,6 +51,9 @@ def _add_common(parser: argparse.ArgumentParser, without: Collection[str] = ()) 
     checkpoint.add_arguments(parser)
     parser.add_argument("--preset", help="a name of dllm_fast.presets() (default: what the model's family recommends)")
     rule.add_arguments(parser, without)
+    parser.add_argument(
+        "--verifier", metavar="MODEL", help="folder or hub id of a causal model that --preset apd asks about each draft"
+    )
     parser.add_argument("--num-samples", type=int, default=1, metavar="INT", help="answers to each prompt (default: 1)")
     parser.add_argument("--dtype", help="of the weights: float32, bfloat16 or float16 (default: as in the files)")
     parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
@@ -80,6 +83,7 @@ def _generate(options: argparse.Namespace) -> int:
             model,
             given,
             preset=options.preset,
+            verifier=options.verifier,
             negative_prompt=negative,
             seed=options.seed,
             num_samples=options.num_samples,
@@ -98,6 +102,7 @@ def _infill(options: argparse.Namespace) -> int:
             model,
             options.text,
             preset=options.preset,
+            verifier=options.verifier,
             seed=options.seed,
             num_samples=options.num_samples,
             **rule.given(options),

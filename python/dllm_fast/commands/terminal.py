@@ -39,6 +39,9 @@ class GridView:
         self._colour = out.isatty() and "NO_COLOR" not in os.environ
         self._animate = out.isatty() and os.environ.get("TERM") != "dumb"
         self.shows_guesses = self._animate and self._colour
+
+    def begin(self, canvas: NDArray[np.int64]) -> None:
+        """Draws what there is before the first step."""
         if self._animate:
             self._draw(canvas, np.flatnonzero(~self._given), {}, {}, "step 0")
 
