@@ -34,8 +34,8 @@ BASELINE = "fast-dllm"
 MOST = 3.0
 # Why a preset costs more; a test holds the committed result against these.
 REASONS: dict[str, str] = {
-    "klass": "at each mask, 64 probabilities are compared with those of the step before",
-    "certainty-prior": "each mask weighs what is known in the 121 positions around it",
+    "klass": "each mask brings 64 ids and probabilities, which are kept until the next step",
+    "p2": "every position of the block is scored and ranked in every step, the written ones too",
 }
 # Steps after which the logits come again.
 TURNS = 16
