@@ -7,7 +7,6 @@ use crate::logits::head::Head;
 use crate::rules::credit::Credit;
 use crate::rules::memory::Keeps;
 use std::collections::HashSet;
-use std::ops::Range;
 
 /// The stores of a row, by position of its canvas. They come with its first block and go when it is done.
 #[derive(Debug)]
@@ -65,13 +64,7 @@ impl Memory {
         &self.credits[position as usize]
     }
 
-    /// A block begins: what open positions had before counts no more, in the window that was filled before.
-    pub fn forget(&mut self, window: Range<usize>) {
-        for p in window {
-            self.forget_open(p);
-        }
-    }
-
+    /// What a position had while it was open. A block ends when all of it is written, so nothing outlives it.
     fn forget_open(&mut self, p: usize) {
         if let Some(trail) = self.trails.get_mut(p) {
             *trail = Trail::default();

@@ -255,10 +255,7 @@ impl Row {
             window.end = self.canvas.len();
         }
         let left = self.canvas.count(window.clone(), State::Open);
-        if let Some(memory) = &mut self.memory {
-            let before = self.block.as_ref().map(|block| block.window.clone());
-            memory.forget(before.unwrap_or_default());
-        } else {
+        if self.memory.is_none() {
             self.memory = Memory::new(self.rule.keeps(), self.canvas.len());
         }
         let index = self.blocks.count(self.canvas.states(), window.start);

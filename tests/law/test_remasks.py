@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import dllm_fast
 import toys
 from reference import remask
-from reference.schedule import Step, alive
+from reference.schedule import Step
 
 MASK, VOCABULARY = 3, 4
 
@@ -20,12 +21,22 @@ def config_of(kind: str, schedule: str, eta: float) -> SimpleNamespace:
     return SimpleNamespace(remask=kind, schedule=schedule, remask_eta=eta, order="ancestral")
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-@pytest.mark.parametrize("kind", ["cap", "rescale"])
+def alive(schedule: str, t: float) -> float:
+    """Share of masks at a time; `loop` is linear up to nine tenths, stands still, and is linear again."""
+    if schedule == "loop":
+        return float(np.interp(t, [0.0, 0.05, 0.55, 1.0], [0.0, 0.1, 0.1, 1.0]))
+    return {"linear": t, "cosine": math.cos(math.pi / 2 * (1 - t))}[schedule]
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule"),
+    [("cap", "linear"), ("cap", "cosine"), ("rescale", "linear"), ("rescale", "cosine"), ("loop", "linear")],
+)
 @pytest.mark.parametrize("eta", [0.0, 0.1, 0.7, 1.0])
-def test_the_share_of_clean_positions_by_enumeration(kind, schedule, eta):
-    """All ways of three positions through five steps, each with its probability: P(clean at s) is alpha_s, jointly binomial."""
-    length, steps = 3, 5
+@pytest.mark.parametrize("steps", [5, 20])
+def test_the_share_of_clean_positions_by_enumeration(kind, schedule, eta, steps):
+    """All ways of three positions through all steps, each with its probability: P(clean at s) is alpha_s, jointly binomial."""
+    length, own = 3, "loop" if kind == "loop" else schedule
     states = {(False,) * length: 1.0}
     for index in range(steps):
         step = Step(index, steps, length, 0)
@@ -42,12 +53,13 @@ def test_the_share_of_clean_positions_by_enumeration(kind, schedule, eta):
                 after[then] = after.get(then, 0.0) + chance
                 expected_back += chance * sum(a and b for a, b in zip(state, turned, strict=True))
         t, s = (steps - index) / steps, (steps - index - 1) / steps
-        clean = 1.0 - alive(schedule, s)
-        assert expected_back == pytest.approx(back * length * (1.0 - alive(schedule, t)), abs=1e-12)
+        clean = 1.0 - alive(own, s)
+        assert expected_back == pytest.approx(back * length * (1.0 - alive(own, t)), abs=1e-12)
         for state, p in after.items():
             k = sum(state)
             assert p == pytest.approx(clean**k * (1 - clean) ** (length - k), abs=1e-12)
         states = after
+        assert back <= (0.0 if kind == "loop" and not 0.05 < t <= 0.55 else eta)
     assert states[(True,) * length] == pytest.approx(1.0)
 
 
@@ -90,3 +102,29 @@ def test_tokens_and_what_comes_back_in_the_core(kind):
         assert abs(back - rows * mean) < 4 * (rows * mean) ** 0.5
     else:
         assert back > 0
+
+
+def test_the_least_sure_are_taken_back_most_often():
+    """`confidence`: at the second of three steps sigma is 1, and each written position has its share of a softmax of how unsure
+    it was when it was written, whatever the model says of it now."""
+    length, rows = 40, 3000
+    config = dllm_fast.SamplerConfig(
+        mask_token_id=MASK, order="ancestral", schedule="linear", steps=3, remask="confidence", remask_eta=1.0
+    )
+    sampler = dllm_fast.Sampler(config, [[MASK] * length] * rows, seed=8, request=list(range(rows)))
+    sure = np.resize([0.05, 0.4, 0.95], length)
+    for told in (sure, 1 - sure):
+        request = sampler.next()
+        p = told[np.concatenate(request.positions)]
+        sampler.feed(
+            prediction=dllm_fast.Prediction(token=np.zeros(len(p), dtype=int), probability=p, top1=p, top2=0 * p, entropy=p)
+        )
+    mean, variance, found = np.zeros((3, length))
+    for edits in sampler.trajectory:
+        written = [edit.position for edit in edits if edit.step == 0]
+        share = np.exp(-sure[written]) / np.exp(-sure[written]).sum()
+        mean[written] += share
+        variance[written] += share * (1 - share)
+        found[[edit.position for edit in edits if edit.kind == "remask" and edit.step == 1]] += 1
+    assert np.abs((found - mean) / np.sqrt(variance)).max() < 4.5  # one of 40 exceeds it in one of 3,700 cases
+    assert found[0::3].mean() > 1.3 * found[1::3].mean() > 1.3**2 * found[2::3].mean()

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
+import toys
 from dllm_fast import demo
 from dllm_fast.errors import InvalidValueError
 from driving import batches, drive, edits_of, lines, same
 from driving import finite_tables as tables
 from reference import sampler as reference
-from strategies import END, MASK, OTHER_END
+from strategies import END, MASK, OTHER_END, VOCABULARY
 
 ends = st.sampled_from([END, (END, OTHER_END), (OTHER_END, END, 1)])
 
@@ -190,9 +191,49 @@ def test_delay_does_not_go_with_positions_that_wait_for_others():
         dllm_fast.Sampler(config, [[MASK, MASK]], eligible_after={0: [1]})
 
 
+class Hasty(toys.Toy):
+    """Letters 0, 1, 2, ...; while the first is open, it takes one in the middle for the end."""
+
+    vocabulary = VOCABULARY
+
+    def __init__(self, sureness):
+        self.sureness = sureness
+
+    def row(self, canvas):
+        places = np.arange(len(canvas))
+        tokens = np.where(places == 3, END, places % 3) if canvas[0] == MASK else places % 3
+        logits = np.zeros((len(canvas), VOCABULARY))
+        logits[places, tokens] = self.sureness
+        return logits
+
+
+@pytest.mark.parametrize("ends", [{}, {"stop_at_eos": True}])
+@pytest.mark.parametrize(
+    ("policy", "sureness", "expected"),
+    [
+        # The end is the surest of all: without a policy, letters stand behind it, or are never written.
+        ({}, [5, 5, 5, 9, 8, 7], [0, 1, 2, END, 1, 2]),
+        ({"eos_policy": "delay"}, [5, 5, 5, 9, 8, 7], [0, 1, 2, 0, 1, 2]),
+        ({"eos_policy": "penalise", "eos_penalty": 9.0}, [5, 5, 5, 9, 8, 7], [0, 1, 2, 0, 1, 2]),
+        # Under `suffix` it is one; then nothing else is written behind it.
+        ({"eos_policy": "suffix"}, [5, 5, 5, 9, 8, 7], [0, 1, 2, END, END, END]),
+        # What stands behind it was written before: that is kept.
+        ({}, [5, 5, 5, 7, 8, 9], [0, 1, 2, END, 1, 2]),
+        ({"eos_policy": "suffix"}, [5, 5, 5, 7, 8, 9], [0, 1, 2, 0, 1, 2]),
+        ({"eos_policy": "delay"}, [5, 5, 5, 7, 8, 9], [0, 1, 2, 0, 1, 2]),
+    ],
+)
+def test_an_end_in_the_middle_cuts_no_answer(policy, sureness, expected, ends):
+    config = {"mask_token_id": MASK, "eos_token_id": END, **ends, **policy}
+    found = drive(config, [np.full(6, MASK)], Hasty(sureness)).canvases[0].tolist()
+    if ends and END in expected:  # the row ends there, and what was written behind it is lost
+        expected = [*expected[:3], END, END, END]
+    assert found == expected
+
+
 @pytest.mark.parametrize("policy", ["suffix", "delay"])
-def test_no_answer_of_the_text_model_is_cut(policy):
-    """One forward for all: without a policy end tokens stand among letters, which they cut off; steps leave nothing open."""
+def test_the_text_model_keeps_to_it(policy):
+    """In few forwards for many letters: steps leave nothing open, and every end token is where the policy says."""
     prompts = [prompt for prompt, _ in demo.text_problems(24, seed=5)]
     model, tokenizer = demo.load_text()
     result = dllm_fast.sample(
@@ -207,6 +248,12 @@ def test_no_answer_of_the_text_model_is_cut(policy):
         stop_at_eos=False,
     )
     end = result.config.eos_token_ids[0]
-    for row in result.new_tokens:
-        assert policy == "delay" or (row[np.flatnonzero(row == end)[0] :] == end).all() if (row == end).any() else True
     assert max(result.stats.nfe_per_row) <= 4
+    assert all((row == end).any() for row in result.new_tokens)
+    for row, edits in zip(result.new_tokens, result.trajectory, strict=True):
+        if policy == "suffix":
+            assert (row[np.flatnonzero(row == end)[0] :] == end).all()
+        written = dict(sorted((edit.position, edit.step) for edit in edits))
+        latest = np.maximum.accumulate([*written.values()])
+        ended = [edit.token == end and edit.kind == "commit" for edit in sorted(edits, key=lambda edit: edit.position)]
+        assert policy == "suffix" or (np.array([*written.values()]) == latest)[ended].all(), "all that is left of it stands"

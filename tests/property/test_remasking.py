@@ -38,6 +38,15 @@ def test_equals_the_reference_token_for_token(config, batch, model):
     assert_equals_reference(sampler, config, batch, model)
 
 
+@given(strategies.remasking(kinds=strategies.REMASKS[:4]), batches(), tables, st.integers(20, 150))
+def test_equals_the_reference_over_more_steps_than_masks(config, batch, model, steps):
+    """Where much is taken back, and `loop` has all its three stretches."""
+    config["steps_per_block"] = steps
+    config["remask_eta"] = max(config.get("remask_eta", 0.3), 0.1)
+    sampler = drive(config, batch[0], model, **arguments_of(batch))
+    assert_equals_reference(sampler, config, batch, model)
+
+
 @given(strategies.remasking(), batches(), tables)
 def test_invariants_of_a_run_that_takes_back(config, batch, model):
     """I1 to I4, I6, I17: only written positions of the block are taken back, each time to be filled anew, within the bound."""

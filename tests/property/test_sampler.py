@@ -247,6 +247,30 @@ def test_limits_of_the_cuts(canvas, model, order, block_length):
         assert drive({**base, **config}, [canvas], model).nfe_per_row == [len(blocks)]
 
 
+@given(
+    strategies.settings(orders=STATISTIC_ORDERS, schedules=COUNTED, temperatures=GREEDY, annealed=False),
+    strategies.canvases(),
+    strategies.generators,
+)
+def test_another_order_of_the_positions_is_another_order_of_the_answer(config, canvas, rng):
+    """I10, where nothing ties and nothing looks at neighbours: each step commits the same positions, wherever they stand."""
+    for name in ("block_length", "order_temperature", "shift", "gap_start", "gap_length", "eos_token_id", "stop_at_eos"):
+        config.pop(name, None)
+    for name in ("neighbour_threshold", "neighbour_distance", "run_threshold"):
+        config.pop(name, None)
+    table, moved = rng.normal(0, 2, (len(canvas), VOCABULARY)), rng.permutation(len(canvas))
+    plain = drive(config, [canvas], toys.ByPosition(table))
+    other = drive(config, [canvas[moved]], toys.ByPosition(table[moved]))
+    edits = [(e.step, e.position, e.token) for e in plain.trajectory[0]]
+    assert [(e.step, int(moved[e.position]), e.token) for e in other.trajectory[0]] == edits
+    # What is added to all logits of a position is no part of its distribution.
+    raised = drive(config, [canvas], toys.ByPosition(np.round(table * 64) / 64 + rng.integers(-9, 9, (len(canvas), 1))))
+    level = drive(config, [canvas], toys.ByPosition(np.round(table * 64) / 64))
+    assert [(e.step, e.position, e.token) for e in raised.trajectory[0]] == [
+        (e.step, e.position, e.token) for e in level.trajectory[0]
+    ]
+
+
 @given(strategies.canvases(), tables, st.sampled_from(PLAIN_ORDERS), strategies.temperatures, strategies.calibrations)
 def test_blocks_of_one_are_left_to_right(canvas, model, order, temperature, table):
     """I12, I16: and left to right is greedy (or sampled) decoding, one token after the other."""

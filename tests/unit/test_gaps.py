@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import toys
+from bench import gaps as bench
 from dllm_fast import cli, demo
 from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from reference import gaps as reference
@@ -85,6 +87,14 @@ def test_text(text: str, lengths: list[list[int]], answer: str) -> None:
     assert (result.gap_lengths, result.text) == (lengths, f"sort:hagbd={answer}")
     assert result.sequences[0].tolist() == [*ids(f"sort:hagbd={answer}"), *[END] * 8]
     assert dllm_fast.Result.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_the_length_is_right_where_the_model_is_sure() -> None:
+    """Pieces of 1 to 6 letters, cut out of answers; lengths from 1 to 8 are tried. `python -m bench.gaps` asks for more."""
+    found = bench.measured(bench.cases(30, seed=7))
+    sure = [is_right for score, is_right, _ in found if score > math.log(0.9)]
+    assert len(sure) >= 20
+    assert sum(sure) >= 0.9 * len(sure)
 
 
 def test_rows_of_their_own_lengths_and_samples_share_the_tries() -> None:

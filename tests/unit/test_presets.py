@@ -16,6 +16,20 @@ def test_every_row_is_a_preset_with_its_settings() -> None:
     assert dllm_fast.presets()
 
 
+def test_every_algorithm_has_its_name() -> None:
+    """What people look for: a preset that is gone, or is called otherwise, is a break."""
+    names = """
+        llada llada-semi-ar llada-random dream-origin dream-maskgit-plus dream-entropy dream-margin maskgit mdlm first-hitting
+        fast-dllm fast-dllm-factor entropy-bound left-to-right llada2.1-quality llada2.1-speed llada2.1-conservative
+        remdm-cap remdm-rescale remdm-conf remdm-loop p2 remedi wino saber revise-low-confidence
+        klass credit local-leap prophet certainty-prior hierarchy
+        dus pc-sampler fast-dllm-v2 d2f wedlm
+        diffusion-gemma udlm gidd block-refinement
+        daedal rho-eos linear-spec apd
+    """
+    assert {*names.split()} <= {*dllm_fast.presets()}
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_says_what_it_is_and_where_from(name: str) -> None:
     preset = PRESETS[name]
