@@ -1,8 +1,8 @@
 """Defects of published samplers that touch the rules we have, one regression test each.
 
-A test is named after the project, and the issue where there is one, and its first line says what goes wrong there. Defects of
-things that we do not have are not here: KV caches (Fast-dLLM PR 17, PR 57), editing and remasking (WINO, RemeDi), adaptive
-lengths (rho-EOS), the names of dInfer's decoders, other engines' kernels.
+A test is named after the project, and the issue where there is one, and its first line says what goes wrong there. What a whole
+loop does otherwise stands beside that loop: P2, RemeDi, Saber (`test_revisers.py`), KLASS (`test_memory.py`), DAEDAL, rho-EOS
+(`test_length.py`), APD (`test_apd.py`). Not here are the names of dInfer's decoders and other engines' kernels.
 """
 
 from __future__ import annotations
@@ -165,6 +165,20 @@ def test_fast_dllm_39_64_and_others_neighbours_do_not_matter(seed, preset, promp
     assert shuffled == [tokens.tolist() for tokens in together.sequences]
 
 
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_fast_dllm_pr_17_pr_57_a_cache_of_rows_of_other_lengths(cache):
+    """Keys of a batch are cut and written at the places of one row, so that the others see what is not theirs."""
+    prompts = [prompt for prompt, _ in dllm_fast.demo.text_problems(6, seed=9)]
+    model = dllm_fast.demo.load_text()[0]
+    assert len({*map(len, prompts)}) > 2
+    rule = {"preset": "fast-dllm", "threshold": 0.99, "block_length": 4, "max_new_tokens": 24, "cache": cache}
+    together = dllm_fast.sample(model, prompts, **rule)
+    for row, prompt in enumerate(prompts):
+        alone = dllm_fast.sample(model, prompt, **rule)
+        assert together.sequences[row].tolist() == alone.sequences[0].tolist()
+        assert together.stats.nfe_per_row[row] == alone.stats.nfe_per_row[0]
+
+
 def test_fast_dllm_factor_the_last_one_is_not_taken_along():
     """The published search for the first that fails stops at the last one as if it had passed."""
     c = [0.9, 0.8, 0.1]
@@ -292,6 +306,25 @@ def test_d2cache_entropy_bound_is_of_its_own_row():
     canvases = [[0, MASK, MASK, MASK], [1, MASK, MASK, MASK]]
     result = dllm_fast.infill(model, canvases, mask_token_id=MASK, preset="entropy-bound", entropy_bound=0.2)
     assert result.stats.nfe_per_row == [1, 3]
+
+
+def test_d2cache_wino_takes_back_fewer_than_the_forward_before_wrote():
+    """Its bound counts what the same forward writes, so that one token may be written and taken back without end."""
+    config = dllm_fast.SamplerConfig(mask_token_id=MASK, remask="verify", threshold=0.6)
+    sampler = dllm_fast.Sampler(config, [[MASK] * 10])
+    counts = []
+    for first in (1, 10, 10):
+        (positions,), (is_open,) = sampler.next().positions, sampler.next().open
+        sure = np.where(positions < first, 0.9, 0.1)
+        current = np.where(is_open[positions], np.nan, 0.0)  # whatever stands there is doubted
+        sampler.feed(
+            prediction=dllm_fast.Prediction(
+                token=0 * positions, probability=sure, top1=sure, top2=0 * sure, entropy=1 - sure, current=current
+            )
+        )
+        kinds = [edit.kind for edit in sampler.trajectory[0] if edit.step == len(counts)]
+        counts.append((kinds.count("commit"), kinds.count("remask")))
+    assert counts == [(1, 0), (6, 0), (3, 5)]
 
 
 def test_klass_the_sure_go_first():

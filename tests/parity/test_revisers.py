@@ -27,8 +27,11 @@ def softmaxes(model, canvas):
     return e / e.sum(axis=1, keepdims=True)
 
 
-def p2(model, length, steps, eta):
-    """P2 (2502.03540): all are ranked by log-probability, that of what stands times eta; the lowest are masks again."""
+def p2(model, length, steps, eta, *, is_published=False):
+    """P2 (2502.03540): all are ranked by log-probability, that of what stands times eta; the lowest are masks again.
+
+    As published those are masks that lie below the lowest score that stands: fewer where it ties.
+    """
     canvas = np.full(length, MASK)
     for step in range(steps):
         p = softmaxes(model, canvas)
@@ -38,9 +41,13 @@ def p2(model, length, steps, eta):
         scores[~is_masked] *= eta
         masks = length * (steps - step - 1) // steps
         lowest = np.argsort(scores, kind="stable")[:masks]
+        if is_published:
+            lowest = scores < np.sort(scores)[masks]
         canvas = tokens.copy()
         canvas[lowest] = MASK
-    return canvas
+        if MASK not in canvas:
+            break
+    return canvas, step + 1
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])
@@ -49,17 +56,20 @@ def test_p2(length, steps, eta):
     for model in MODELS:
         config = {"mask_token_id": MASK, "schedule": "linear", "steps_per_block": steps, "remask": "planner", "remask_eta": eta}
         ours = drive(config, [np.full(length, MASK)], model)
-        assert ours.canvases[0].tolist() == p2(model, length, steps, eta).tolist()
+        expected, _ = p2(model, length, steps, eta)
+        assert ours.canvases[0].tolist() == expected.tolist()
+        assert expected.tolist() == p2(model, length, steps, eta, is_published=True)[0].tolist(), "nothing ties"
 
 
-def test_the_presets_are_these_rules():
-    presets = dllm_fast.presets()
-    assert (presets["p2"].remask, presets["remedi"].remask, presets["saber"].remask) == (
-        "planner",
-        "planner",
-        "confidence-drop",
-    )
-    assert presets["saber"].min_commit == 2
+def test_p2_as_published_masks_too_few_where_scores_tie():
+    """All positions alike: the published loop is over after a step, ours takes what was asked for and counts exactly."""
+    alike = toys.Constant(np.arange(VOCABULARY))
+    assert p2(alike, 8, 4, 1.0, is_published=True)[1] == 1
+    rule = dllm_fast.presets()["p2"].to_dict() | {"mask_token_id": MASK, "temperature": 0.0, "steps_per_block": 4}
+    sampler = drive(rule, [np.full(8, MASK)], alike)
+    assert sampler.nfe_per_row == [4] == [p2(alike, 8, 4, 1.0)[1]]
+    gained = [{"commit": 1, "remask": -1}[edit.kind] for edit in sampler.trajectory[0]]
+    assert np.bincount([edit.step for edit in sampler.trajectory[0]], gained).tolist() == [2, 2, 2, 2]
 
 
 # --- RemeDi
