@@ -22,6 +22,16 @@ FORMS = {
     "global-alone": {"layer_types": [gemma.GLOBAL] * 3},
     "wide-window": {"sliding_window": 64},
     "all-experts": {"top_k_experts": 4, "num_global_key_value_heads": 4},
+    "otherwise": {
+        "final_logit_softcapping": 50.0,
+        "hidden_activation": "silu",
+        "rms_norm_eps": 1e-3,
+        "layer_types": [gemma.GLOBAL, gemma.LOCAL, gemma.GLOBAL],
+        "rope_parameters": {
+            gemma.LOCAL: {"rope_type": "default", "rope_theta": 500.0},
+            gemma.GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 9000.0},
+        },
+    },
 }
 forms = pytest.mark.parametrize("form", FORMS)
 
