@@ -455,6 +455,8 @@ def test_the_control_of_a_step_is_timed() -> None:
 
 def test_control_costs_at_most_three_times_that_of_a_threshold() -> None:
     cases = preset_control.load()["cases"]
+    assert {(case["preset"], case["batch"]) for case in cases} == {(name, n) for name in PRESETS for n in (1, 8, 64)}
+    assert all("ratio" in case or case["preset"] == preset_control.BASELINE for case in cases)
     slow = {case["preset"] for case in cases if "ratio" in case and case["ratio"]["median"] > preset_control.MOST}
     assert slow <= preset_control.REASONS.keys()
     assert preset_control.REASONS.keys() <= slow

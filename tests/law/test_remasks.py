@@ -104,6 +104,27 @@ def test_tokens_and_what_comes_back_in_the_core(kind):
         assert back > 0
 
 
+@pytest.mark.parametrize(("kind", "steps"), [("cap", 6), ("rescale", 6), ("loop", 20)])
+def test_the_share_of_clean_positions_in_the_core(kind, steps):
+    """So many positions that no step is idle: behind each forward as many are written as the schedule says, binomially."""
+    length, rows = 200, 100
+    config = dllm_fast.SamplerConfig(
+        mask_token_id=MASK, order="ancestral", schedule="linear", steps=steps, remask=kind, remask_eta=0.3
+    )
+    sampler = dllm_fast.Sampler(config, [[MASK] * length] * rows, seed=6, request=list(range(rows)))
+    for step in range(1, steps + 1):
+        count = sum(map(len, sampler.next().positions))
+        sampler.feed(np.tile(np.array([1.0, 0, 0, 0], dtype=np.float32), (count, 1)))
+        clean = 1 - alive("loop" if kind == "loop" else "linear", 1 - step / steps)
+        written = np.array([(canvas != MASK).sum() for canvas in sampler.canvases])
+        # Both of the sums below, of a binomial: one of 32 is four deviations off in one of 500 runs.
+        variance = length * clean * (1 - clean)
+        assert abs(written.mean() - length * clean) <= 4 * math.sqrt(variance / rows)
+        assert variance * (1 - 4 * math.sqrt(2 / rows)) <= written.var() <= variance * (1 + 4 * math.sqrt(2 / rows))
+    assert sampler.next() is None
+    assert sampler.nfe_per_row == [steps] * rows
+
+
 def test_the_least_sure_are_taken_back_most_often():
     """`confidence`: at the second of three steps sigma is 1, and each written position has its share of a softmax of how unsure
     it was when it was written, whatever the model says of it now."""
