@@ -15,6 +15,7 @@ __all__ = [
     "Request",
     "Sampler",
     "TokenFrequencies",
+    "Twin",
     "__version__",
     "asks_current",
     "check_config",
@@ -336,7 +337,10 @@ class Prediction:
 
 @final
 class Request:
-    """What must be scored before the next step; `Sampler.next` makes it."""
+    """What must be scored before the next step; `Sampler.next` makes it.
+
+    Lists of arrays are made when they are first asked for, and are the same for everybody who asks: copy what you write into.
+    """
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -347,6 +351,9 @@ class Request:
     @property
     def positions(self) -> list[NDArray[np.int64]]:
         """The positions to score, an array for each such row."""
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many they are `[n]` of each such row."""
     @property
     def open(self) -> list[NDArray[np.bool_]]:
         """Which positions `[L]` nothing was written at, an array for each such row. What shows there means nothing."""
@@ -425,19 +432,66 @@ class Request:
         self,
         places: NDArray[np.int64] | Sequence[int],
         rows: NDArray[np.int64] | Sequence[int],
-        canvases: Sequence[NDArray[np.int64] | Sequence[int] | None],
-        moves: NDArray[np.int64] | Sequence[int],
+        twins: Sequence[Twin | None] | None = None,
     ) -> Request:
         """A request of other rows, each like one of these: for a row beside another one, as guidance needs it.
 
         Args:
             places: `[m]` which of these rows each is like.
             rows: `[m]` their numbers.
-            canvases: the tokens of each; None for those of the row that it is like.
-            moves: `[m]` how much further right everything that is asked stands in them: positions, and the block.
+            twins: of each, what its canvas shows, and where all that is asked (positions, and the block) moves along; None for
+                the canvas of the row that it is like.
 
         Raises:
             InvalidValueError: not as many of each, no such place, or a canvas that does not hold what is asked.
+            InvalidTypeError: something else than a twin.
+        """
+    def shadow_of(self, rows: NDArray[np.int64] | Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """The shadow of some rows.
+
+        Args:
+            rows: `[n]` their numbers.
+
+        Returns:
+            The positions of each, `[n, S]`, rising, then -1; and for each position requested of these rows, in order, its place
+            in the shadow of its row where that is what answers for it, else -1. None where none of them asks from behind one.
+
+        Raises:
+            InvalidValueError: a row that is not of this request.
+        """
+
+@final
+class Twin:
+    """The canvas of a row, but for its prompt: what guidance leads away from.
+
+    Args:
+        hidden, mask: positions that show a mask, and its id;
+        prompt, start: or the tokens that stand in place of the first `start` ones.
+
+    Raises:
+        InvalidValueError: neither of the two, or both.
+        InvalidTypeError: a value of the wrong type.
+    """
+
+    def __new__(
+        cls,
+        *,
+        hidden: NDArray[np.int64] | Sequence[int] | None = None,
+        mask: int | None = None,
+        prompt: NDArray[np.int64] | Sequence[int] | None = None,
+        start: int | None = None,
+    ) -> Twin: ...
+    @property
+    def moves(self) -> int:
+        """How much further right the answer stands in it."""
+    def canvas(self, canvas: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
+        """What the twin of a canvas shows.
+
+        Args:
+            canvas: `[L]` of the row.
+
+        Raises:
+            InvalidValueError: a canvas that does not hold the prompt.
         """
 
 @final

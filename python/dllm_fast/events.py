@@ -172,7 +172,7 @@ def _canvases(event: StepEvent) -> list[Ints]:
     if event._source.canvases is not None:
         return [canvas.copy() for canvas in event._source.canvases]
     before = event._source.request.canvases
-    return [_carried_out(canvas, row, lambda edit: edit.token) for canvas, row in zip(before, event.edits, strict=True)]
+    return [_carried_out(canvas.copy(), row, lambda edit: edit.token) for canvas, row in zip(before, event.edits, strict=True)]
 
 
 # What follows is made of canvases of its own: who has those of the event may have written into them.
@@ -189,12 +189,13 @@ def _open(event: StepEvent) -> list[Flags]:
     """Which positions are open after the step."""
     before = event._source.request.open
     opens = ("remask", "insert")
-    return [_carried_out(row, edits, lambda edit: edit.kind in opens) for row, edits in zip(before, event.edits, strict=True)]
+    each = zip(before, event.edits, strict=True)
+    return [_carried_out(row.copy(), edits, lambda edit: edit.kind in opens) for row, edits in each]
 
 
 def _places(event: StepEvent) -> list[Ints]:
     """Where the scored positions stand after the step; -1 where one was taken out."""
-    found = event._source.request.positions
+    found = [positions.copy() for positions in event._source.request.positions]
     for places, row in zip(found, event.edits, strict=True):
         for edit in row:
             if edit.kind == "insert":

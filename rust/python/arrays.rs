@@ -154,14 +154,6 @@ pub(super) fn token_lists(canvases: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u32>>
     })
 }
 
-/// Canvases, some of which are left out.
-pub(super) fn maybe_tokens(canvases: &Bound<'_, PyAny>) -> PyResult<Vec<Option<Vec<u32>>>> {
-    each(canvases, "canvases must be a list of int64 arrays", |one| {
-        let given = (!one.is_none()).then(|| ids(one, "every canvas"));
-        given.transpose()
-    })
-}
-
 /// For each of `n` rows what `flags` takes, or nothing for any.
 pub(super) fn flag_lists(
     object: Option<&Bound<'_, PyAny>>,
@@ -183,7 +175,7 @@ pub(super) fn flag_lists(
 }
 
 /// Something of every item of a list of rows.
-fn each<T>(
+pub(super) fn each<T>(
     rows: &Bound<'_, PyAny>,
     rule: &str,
     read: impl Fn(&Bound<'_, PyAny>) -> PyResult<T>,
@@ -241,11 +233,6 @@ pub(super) fn indices(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<usi
     read(object, name, |value| {
         Ok(natural(value, name, "count from 0")? as usize)
     })
-}
-
-/// Whole numbers.
-pub(super) fn signed(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<i64>> {
-    read(object, name, Ok)
 }
 
 /// One value for all `n`, or one for each.

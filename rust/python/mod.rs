@@ -2,6 +2,7 @@
 
 mod answer;
 mod arrays;
+mod asked;
 mod beside;
 mod changing;
 mod choosing;
@@ -14,11 +15,13 @@ mod frequencies;
 mod laws;
 mod locks;
 mod predict;
+mod prediction;
 mod request;
 mod sampler;
 mod signals;
 mod start;
 mod turns;
+mod twin;
 mod values;
 
 use crate::error::Error;
@@ -102,11 +105,12 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(config::asks_current, m)?)?;
     m.add_function(wrap_pyfunction!(predict::mask_predict, m)?)?;
     m.add_function(wrap_pyfunction!(laws::row_laws, m)?)?;
-    m.add_class::<predict::Prediction>()?;
+    m.add_class::<prediction::Prediction>()?;
     m.add_class::<edit::Edit>()?;
     m.add_class::<frequencies::TokenFrequencies>()?;
     m.add_class::<locks::Lock>()?;
     m.add_class::<request::Request>()?;
     m.add_class::<sampler::Sampler>()?;
+    m.add_class::<twin::Twin>()?;
     demo::register(m)
 }

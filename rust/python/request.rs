@@ -1,126 +1,63 @@
 //! What a step asks of the model, as Python sees it.
 
-use super::arrays::{indices, list, maybe_tokens, signed, token_lists, tokens};
+use super::arrays::{indices, list, token_lists, tokens};
+use super::asked::Asked;
 use super::error::bad_value;
 use super::signals::heard;
+use super::twin;
 use super::values::flag;
 use crate::error::Error;
-use crate::rules::noise::Noise;
 use crate::sampler::Sampler as Core;
 use crate::watch::Watch;
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
-use std::collections::BTreeMap;
-use std::ops::Range;
-
-/// Where nothing was written in a canvas.
-#[derive(Clone)]
-enum Open {
-    /// Where it shows this token: told when somebody asks, for a step asks nobody.
-    Mask(u32),
-    /// Flags of a canvas that shows no mask.
-    Flags(Vec<bool>),
-}
-
-impl Open {
-    fn flags(&self, canvas: &[u32]) -> Vec<bool> {
-        match self {
-            Self::Mask(mask) => canvas.iter().map(|token| token == mask).collect(),
-            Self::Flags(flags) => flags.clone(),
-        }
-    }
-}
-
-/// What a step asks about one row.
-#[derive(Clone)]
-struct Asked {
-    row: usize,
-    canvas: Vec<u32>,
-    positions: Vec<u32>,
-    open: Open,
-    temperature: f64,
-    step: u32,
-    block_step: u32,
-    window: Range<usize>,
-    is_causal: bool,
-    proposed: Vec<u32>,
-    asks_shadow: bool,
-}
-
-impl Asked {
-    /// What the waiting step of a row asks.
-    fn of(core: &Core, row: usize) -> Self {
-        let rule = core.rule(row);
-        Self {
-            row,
-            canvas: core.canvas(row).to_vec(),
-            positions: core.positions(row).to_vec(),
-            open: match (rule.mask, rule.shows) {
-                (Some(mask), Noise::Mask) => Open::Mask(mask),
-                _ => Open::Flags(core.open(row)),
-            },
-            temperature: core.temperature(row),
-            step: core.forwards(row),
-            block_step: core.block_steps(row),
-            window: core.window(row),
-            is_causal: core.is_causal(row),
-            proposed: core.proposed(row),
-            asks_shadow: core.asks_shadow(row),
-        }
-    }
-
-    /// Which positions of its canvas nothing was written at.
-    fn flags(&self) -> Vec<bool> {
-        self.open.flags(&self.canvas)
-    }
-
-    /// The same question under the number `row`, in the canvas `canvas` (None for its own), where everything asked stands `by`
-    /// further right.
-    fn beside(&self, row: usize, canvas: Option<Vec<u32>>, by: i64) -> PyResult<Self> {
-        let canvas = canvas.unwrap_or_else(|| self.canvas.clone());
-        let shifted_to = |p: usize| (p as i64).checked_add(by);
-        let inside = |p: &u32| {
-            shifted_to(*p as usize).is_some_and(|p| (0..canvas.len() as i64).contains(&p))
-        };
-        let end = shifted_to(self.window.end).filter(|&end| end > 0 && end <= canvas.len() as i64);
-        let Some(end) = end.filter(|_| self.positions.iter().all(inside)) else {
-            return Err(bad_value(format!(
-                "canvases must hold what is asked of their row, got {} tokens for row {}, moved by {by}; let what follows the prompt stand as it is",
-                canvas.len(),
-                self.row
-            )));
-        };
-        // A window may begin with given tokens, of which there may be fewer.
-        let begin = shifted_to(self.window.start).map_or(0, |begin| begin.max(0));
-        let mut open = vec![false; canvas.len()];
-        for (p, is_open) in self.flags().into_iter().enumerate() {
-            let to = shifted_to(p).and_then(|to| usize::try_from(to).ok());
-            if let Some(flag) = to.and_then(|to| open.get_mut(to)) {
-                *flag = is_open;
-            }
-        }
-        let positions = self.positions.iter().map(|&p| (i64::from(p) + by) as u32);
-        Ok(Self {
-            row,
-            positions: positions.collect(),
-            window: begin as usize..end as usize,
-            open: Open::Flags(open),
-            canvas,
-            proposed: self.proposed.clone(),
-            ..*self
-        })
-    }
-}
+use std::collections::{BTreeMap, HashMap};
 
 /// What must be scored before the next step.
+///
+/// Lists of arrays are made when they are first asked for, and are the same for everybody who asks: copy what you write into.
 #[pyclass(frozen, module = "dllm_fast")]
 pub(super) struct Request {
     asked: Vec<Asked>,
     step: u32,
+    made: Lists,
+}
+
+/// What has an array for each row, made when somebody first asks for it.
+struct Lists {
+    canvases: PyOnceLock<Py<PyList>>,
+    positions: PyOnceLock<Py<PyList>>,
+    open: PyOnceLock<Py<PyList>>,
+    proposed: PyOnceLock<Py<PyList>>,
 }
 
 impl Request {
+    fn new(asked: Vec<Asked>, step: u32) -> Self {
+        Self {
+            asked,
+            step,
+            made: Lists {
+                canvases: PyOnceLock::new(),
+                positions: PyOnceLock::new(),
+                open: PyOnceLock::new(),
+                proposed: PyOnceLock::new(),
+            },
+        }
+    }
+
+    /// The list that was made, or one of an array for each row.
+    fn once<'py, O: IntoPyObject<'py>>(
+        &self,
+        py: Python<'py>,
+        known: &PyOnceLock<Py<PyList>>,
+        make: impl Fn(&Asked) -> O,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let whole = known.get_or_try_init(py, || list(py, &self.asked, make).map(Bound::unbind))?;
+        Ok(whole.bind(py).clone())
+    }
+
     /// What the waiting rows ask; none where no row is left.
     pub(super) fn next(core: &mut Core, watch: &Watch<'_>) -> Result<Option<Self>, Error> {
         let rows = core.next(watch)?;
@@ -135,7 +72,7 @@ impl Request {
             asked.push(Asked::of(core, row));
         }
         let step = core.forwards(first);
-        Ok(Some(Self { asked, step }))
+        Ok(Some(Self::new(asked, step)))
     }
 }
 
@@ -149,19 +86,26 @@ impl Request {
     /// One int64 canvas for each such row.
     #[getter]
     fn canvases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.asked, |of| tokens(py, of.canvas.iter().copied()))
+        self.once(py, &self.made.canvases, |of| {
+            tokens(py, of.canvas.iter().copied())
+        })
     }
     /// The positions to score, one int64 array for each such row.
     #[getter]
     fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.asked, |of| {
+        self.once(py, &self.made.positions, |of| {
             tokens(py, of.positions.iter().copied())
         })
+    }
+    /// How many they are of each such row, int64.
+    #[getter]
+    fn counts<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        tokens(py, self.asked.iter().map(|of| of.positions.len() as u32))
     }
     /// Which positions of each canvas nothing was written at, one bool array for each such row.
     #[getter]
     fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.asked, |of| PyArray1::from_vec(py, of.flags()))
+        self.once(py, &self.made.open, |of| PyArray1::from_vec(py, of.flags()))
     }
     /// The temperature at which the tokens of each such row are drawn in this step, float64.
     #[getter]
@@ -187,7 +131,7 @@ impl Request {
     /// What the requested positions show in it, one int64 array for each such row; empty where they show what stands there.
     #[getter]
     fn proposed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        list(py, &self.asked, |of| {
+        self.once(py, &self.made.proposed, |of| {
             tokens(py, of.proposed.iter().copied())
         })
     }
@@ -327,52 +271,84 @@ impl Request {
                 "canvases must be one for each row of the request, as long as its own, got {found}; change tokens in place of adding any"
             )));
         }
-        let other = |(of, canvas): (&Asked, Vec<u32>)| Asked {
-            canvas,
-            open: Open::Flags(of.flags()),
-            ..of.clone()
-        };
-        Ok(Self {
-            asked: self.asked.iter().zip(canvases).map(other).collect(),
-            step: self.step,
-        })
+        let others = self.asked.iter().zip(canvases);
+        let asked = others.map(|(of, canvas)| of.about(canvas)).collect();
+        Ok(Self::new(asked, self.step))
     }
-    /// A request of other rows, each like one of these, the `places[i]`-th: under the number `rows[i]`, with the tokens
-    /// `canvases[i]` (None for its own), in which everything asked stands `moves[i]` further right. For a row beside another
-    /// one, as guidance needs it.
+    /// A request of other rows, each like one of these, the `places[i]`-th: under the number `rows[i]`, with the tokens of its
+    /// own, or those of `twins[i]` (None for its own). For a row beside another one, as guidance needs it.
+    #[pyo3(signature = (places, rows, twins=None))]
     fn with_rows(
         &self,
         places: &Bound<'_, PyAny>,
         rows: &Bound<'_, PyAny>,
-        canvases: &Bound<'_, PyAny>,
-        moves: &Bound<'_, PyAny>,
+        twins: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let (places, rows) = (indices(places, "places")?, indices(rows, "rows")?);
-        let (canvases, moves) = (maybe_tokens(canvases)?, signed(moves, "moves")?);
-        let counts = [places.len(), rows.len(), canvases.len(), moves.len()];
+        let twins = match twins {
+            Some(twins) => twin::twins(twins)?,
+            None => rows.iter().map(|_| None).collect(),
+        };
+        let counts = [places.len(), rows.len(), twins.len()];
         if counts.iter().any(|&n| n != rows.len()) {
             return Err(bad_value(format!(
-                "places, rows, canvases and moves must be as many, got {counts:?}; check their lengths"
+                "places, rows and twins must be as many, got {counts:?}; check their lengths"
             )));
         }
         let mut asked = Vec::with_capacity(rows.len());
-        for ((place, row), (canvas, by)) in places
-            .into_iter()
-            .zip(rows)
-            .zip(canvases.into_iter().zip(moves))
-        {
+        for ((place, row), twin) in places.into_iter().zip(rows).zip(&twins) {
             let Some(of) = self.asked.get(place) else {
                 return Err(bad_value(format!(
                     "places must be rows of this request, got {place} of {}; count from 0",
                     self.asked.len()
                 )));
             };
-            asked.push(of.beside(row, canvas, by)?);
+            asked.push(of.beside(row, twin.as_ref().map(Py::get))?);
         }
-        Ok(Self {
-            asked,
-            step: self.step,
-        })
+        Ok(Self::new(asked, self.step))
+    }
+    /// The shadow of some rows, by their numbers: its positions int64 `[n, S]`, each row's rising, then -1; and for each position
+    /// requested of them, in order, the place in the shadow of its row where that is what answers for it, else -1, int64. None
+    /// where none of them asks from behind one.
+    #[allow(clippy::type_complexity)]
+    fn shadow_of<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<(Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<i64>>)>> {
+        let rows = indices(rows, "rows")?;
+        if !self.asked.iter().any(|of| of.asks_shadow) {
+            return Ok(None);
+        }
+        let known: HashMap<usize, &Asked> = self.asked.iter().map(|of| (of.row, of)).collect();
+        let some = rows.iter().map(|row| {
+            known.get(row).copied().ok_or_else(|| {
+                bad_value(format!(
+                    "rows must be of this request, got {row}; use Request.rows"
+                ))
+            })
+        });
+        let some: Vec<&Asked> = some.collect::<PyResult<_>>()?;
+        let asking = some.iter().filter(|of| of.asks_shadow);
+        let Some(width) = asking.map(|of| of.positions.len()).max() else {
+            return Ok(None);
+        };
+        let mut shown = numpy::ndarray::Array2::from_elem((some.len(), width), -1);
+        let mut read = Vec::new();
+        for (i, of) in some.into_iter().enumerate() {
+            heard(py, i)?;
+            for (place, &position) in of.positions.iter().enumerate() {
+                let is_behind = of.asks_shadow && !of.is_open(position as usize);
+                read.push(if is_behind { place as i64 } else { -1 });
+                if of.asks_shadow {
+                    shown[[i, place]] = i64::from(position);
+                }
+            }
+        }
+        Ok(Some((
+            PyArray2::from_owned_array(py, shown),
+            PyArray1::from_vec(py, read),
+        )))
     }
     fn __repr__(&self) -> String {
         let positions: usize = self.asked.iter().map(|of| of.positions.len()).sum();

@@ -10,7 +10,7 @@ use super::signals::detached;
 use super::start::Told;
 use super::turns::Turns;
 use super::values::{flag, whole};
-use super::{config, predict::Prediction};
+use super::{config, prediction::Prediction};
 use crate::canvas::edit;
 use crate::error::Error;
 use crate::logits::predict::Site;

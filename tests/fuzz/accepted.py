@@ -53,7 +53,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("max_rows", "num_samples", "top", "n", "masks", "blocks", "min_givens", "max_givens"),
-            *("step", "position", "row", "nfe", "replayed", "pad_token_id", "threads"),
+            *("step", "position", "row", "nfe", "replayed", "pad_token_id", "threads", "mask", "start"),
         ),
         (*WHOLE, *NONE),
     ),
@@ -66,8 +66,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "stop": (*WHOLE, *NONE, *IDS, *ITEMS, *TEXT, *ROWS),  # texts, ids, and sequences of them
     **dict.fromkeys(
         (
-            *("suppress", "current", "argmax", "positions", "rows", "index", "begin", "end", "ids", "since", "places", "moves"),
-            *("head_ids", "head_counts", "leader"),
+            *("suppress", "current", "argmax", "positions", "rows", "index", "begin", "end", "ids", "since", "places"),
+            *("head_ids", "head_counts", "leader", "hidden"),
         ),
         (*NONE, *IDS),
     ),
@@ -92,7 +92,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("finish_reasons", "is_done"), ()),
     **dict.fromkeys(("gaps", "gap_lengths"), (*NONE, *EMPTY, *ROWS)),
     "ignore_keys": EMPTY,
-    **dict.fromkeys(("prediction", "scores"), NONE),
+    **dict.fromkeys(("prediction", "scores", "twins"), NONE),
     **dict.fromkeys(("givens", "stats", "folder_or_id", "object"), ()),
     "tokenizer": (*NONE, "raises in encode"),  # its methods are looked for, and called where there is text
     "dtype": (*NONE, "torch.float32"),

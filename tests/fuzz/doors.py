@@ -160,8 +160,11 @@ BASES: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "Request.with_canvases": (lambda **given: waiting()[1].with_canvases(**given), lambda: {"canvases": [[MASK, 1]]}),
     "Request.with_rows": (
         lambda **given: waiting()[1].with_rows(**given),
-        lambda: {"places": [0, 0], "rows": [0, 1], "canvases": [None, [1, MASK, MASK]], "moves": [0, 1]},
+        lambda: {"places": [0, 0], "rows": [0, 1], "twins": [None, _core.Twin(hidden=[0], mask=MASK)]},
     ),
+    "Request.shadow_of": (lambda **given: waiting()[1].shadow_of(**given), lambda: {"rows": [0]}),
+    "Twin": (_core.Twin, lambda: {"prompt": [1, 2], "start": 1}),
+    "Twin.canvas": (lambda **given: _core.Twin(prompt=[1, 2], start=1).canvas(**given), lambda: {"canvas": [1, MASK]}),
     "Prediction": (_core.Prediction, statistics),
     "Prediction.rounded": (lambda **given: _core.Prediction(**statistics()).rounded(**given), lambda: {"dtype": "float32"}),
     "TokenFrequencies": (_core.TokenFrequencies, lambda: {"counts": [1, 0, 2, 1, 1], "vocabulary": 5}),
@@ -222,6 +225,7 @@ METHODS = {
     "Sampler.is_done": _core.Sampler.is_done, "Sampler.stable": _core.Sampler.stable, "Sampler.config": _core.Sampler.config,
     "Request.with_canvases": _core.Request.with_canvases, "Request.batch": _core.Request.batch,
     "Request.groups": _core.Request.groups, "Request.with_rows": _core.Request.with_rows,
+    "Request.shadow_of": _core.Request.shadow_of, "Twin.canvas": _core.Twin.canvas,
     "Prediction.rounded": _core.Prediction.rounded, "Run.cancel": dllm_fast.Run.cancel,
     "Sampler.edits": _core.Sampler.edits, "Sampler.end": _core.Sampler.end, "Sampler.endings": _core.Sampler.endings,
     "Sampler.written": _core.Sampler.written,
@@ -235,7 +239,7 @@ def public() -> Iterator[str]:
     for prefix, module in (("", dllm_fast), ("demo.", demo), ("_core.", _core)):
         for name in module.__all__:
             value = getattr(module, name)
-            if not callable(value) or (module is _core and inspect.isclass(value) and name != "Request"):
+            if not callable(value) or (module is _core and inspect.isclass(value) and name not in ("Request", "Twin")):
                 continue
             if is_typeddict(value):  # a dictionary, to Python
                 continue

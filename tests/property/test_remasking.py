@@ -178,7 +178,7 @@ def test_what_a_forward_asks_again():
         asked.append(bool(request.shadow[0]))
         counts.append(len(request.positions[0]))
         assert request.with_canvases(request.canvases).shadow.tolist() == request.shadow.tolist()
-        assert request.with_rows([0], [5], [None], [0]).shadow.tolist() == request.shadow.tolist()
+        assert request.with_rows([0], [5]).shadow.tolist() == request.shadow.tolist()
         sampler.feed(lines(model, request)[0])
     assert asked[0] is False
     assert asked.count(False) == 2, "once a block"

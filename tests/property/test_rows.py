@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -170,7 +170,7 @@ def test_a_row_does_not_notice_who_comes_and_goes(cases, model, dice, max_rows, 
         if other < len(cases) and {*cases[other].start.more} == {*cases[one].start.more} == set():
             cases[other].config = cases[one].config
             if "length" in cases[one].config:  # which is for one run of masks
-                cases[other].canvas = cases[one].canvas
+                cases[other].start = replace(cases[other].start, canvas=cases[one].canvas, is_open=cases[one].start.is_open)
     company = Company(cases, model, dice, max_rows, score_all)
     company.run()
     sampler = company.sampler
@@ -339,6 +339,9 @@ def test_a_request_about_other_tokens():
         np.testing.assert_equal(getattr(derived, name), getattr(request, name))
     assert derived.batch([0, 0], [3, 2])[0].tolist() == [[0, MASK, 0], [5, MASK, 0]]
     assert [c.tolist() for c in request.canvases] == [[1, MASK, 2], [MASK, MASK]], "the request itself stays"
+    for name in ("canvases", "positions", "open", "proposed"):
+        assert getattr(request, name) is getattr(request, name), "made once"
+    assert request.counts.tolist() == [len(positions) for positions in request.positions]
     rule = "canvases must be one for each row of the request, as long as its own, got"
     with pytest.raises(InvalidValueError, match=f"{rule} 1 canvases for 2 rows"):
         request.with_canvases([[0, 0, 0]])

@@ -11,7 +11,8 @@ from torch import nn
 
 import dllm_fast
 from dllm_fast import DllmFastError, SamplerConfig
-from dllm_fast.runners.guides import Guide
+from dllm_fast._core import Twin
+from dllm_fast.errors import InvalidTypeError, InvalidValueError
 from strategies import MASK, VOCABULARY
 from toys import HashTable
 
@@ -206,10 +207,27 @@ def test_a_config_keeps_the_weight():
 
 def test_what_closes_a_text_stays_in_the_twin():
     canvas = np.array([1, 2, MASK, MASK, 9])
-    guide = Guide(1.0, hidden=np.arange(2))
-    assert guide.twin(canvas, MASK).tolist() == [MASK, MASK, MASK, MASK, 9]
-    longer = Guide(1.0, prompt=np.array([4, 5, 6]), start=2)
-    assert (longer.twin(canvas, MASK).tolist(), longer.moves) == ([4, 5, 6, MASK, MASK, 9], 1)
+    twin = Twin(hidden=np.arange(2), mask=MASK)
+    assert (twin.canvas(canvas).tolist(), twin.moves) == ([MASK, MASK, MASK, MASK, 9], 0)
+    longer = Twin(prompt=np.array([4, 5, 6]), start=2)
+    assert (longer.canvas(canvas).tolist(), longer.moves) == ([4, 5, 6, MASK, MASK, 9], 1)
+
+
+def test_a_twin_is_one_of_two_kinds_and_fits_its_row():
+    for given in ({}, {"hidden": [0]}, {"prompt": [1]}, {"hidden": [0], "mask": 3, "prompt": [1], "start": 1}):
+        with pytest.raises(InvalidValueError, match="a twin hides positions or has another prompt"):
+            Twin(**given)
+    for twin in (Twin(hidden=[4], mask=MASK), Twin(prompt=[], start=5)):
+        with pytest.raises(InvalidValueError, match="a canvas must hold the prompt that its twin replaces, got 3 tokens for 5"):
+            twin.canvas([1, 2, 3])
+    request = dllm_fast.Sampler(SamplerConfig(mask_token_id=MASK), [[1, MASK]]).next()
+    with pytest.raises(InvalidValueError, match="places, rows and twins must be as many"):
+        request.with_rows([0], [0], [None, None])
+    with pytest.raises(InvalidTypeError, match="twins must be a list of Twin or None"):
+        request.with_rows([0], [0], [[1, MASK]])
+    beside = request.with_rows([0, 0], [4, 5], [None, Twin(prompt=[7, 7], start=1)])
+    assert [canvas.tolist() for canvas in beside.canvases] == [[1, MASK], [7, 7, MASK]]
+    assert [positions.tolist() for positions in beside.positions] == [[1], [2]]
 
 
 def test_weights_move_the_answer():

@@ -21,7 +21,7 @@ ARRAYS = (layout.SITES, layout.PREDICTIONS)
 # Beside the description: the records of Rust and their classes for Python and torch, and who computes with the single numbers.
 SPELLED = {
     *("python/dllm_fast/kernels/layout.py", "python/dllm_fast/_core.pyi", "python/dllm_fast/ops/mask_predict.py"),
-    *("rust/logits/predict.rs", "rust/logits/stats.rs", "rust/python/predict.rs", "rust/rules/order.rs"),
+    *("rust/logits/predict.rs", "rust/logits/stats.rs", "rust/python/prediction.rs", "rust/rules/order.rs"),
     *("cuda/mask_predict.cu", "cuda/commit.cu"),
     "rust/sampler/drafts.rs",  # lists none: its rules read five of them, each by itself
 }
@@ -59,9 +59,7 @@ def test_the_header_reaches_each_array_where_it_is_packed(record):
     lines = layout.header().splitlines()
     for name, begin in record.offsets(1).items():
         (line,) = [line for line in lines if f"& {name}(int i)" in line and f"+ {begin} * int64_t(count)" in line]
-        assert {"u8": "uint64_t", "i8": "int64_t", "f8": "double", "u4": "uint32_t", "i4": "int32_t"}[
-            record.fields[name]
-        ] in line
+        assert WORDS[record.fields[name]] in line
 
 
 def test_a_field_that_nobody_knows_is_no_field():

@@ -143,7 +143,7 @@ def test_nobody_but_the_canvas_compares_a_token_with_the_mask() -> None:
     ]
     # Of a rule that shows nothing but masks; what hybrid noise shows; which setting an id outside the vocabulary came from.
     assert found == [
-        "python/request.rs: Self::Mask(mask) => canvas.iter().map(|token| token == mask).collect(),",
+        "python/asked.rs: Open::Mask(mask) => token == mask,",
         "rules/posterior.rs: if mask == Some(token) {",
         "sampler/question.rs: let name = if rows.iter().any(|&r| self.rule(r).mask == Some(id)) {",
     ]

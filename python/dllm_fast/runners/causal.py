@@ -82,13 +82,13 @@ class CausalSession:
     def parts(self, request: Request) -> list[Part]:
         """Of a request of causal looks. What stands at the last position asked, and behind it, is not read."""
         # Nothing predicts the first position of a canvas, and nobody asks what did.
-        ends = np.array([max(positions[-1], 1) for positions in request.positions], dtype=np.int64)
+        last = np.concatenate(request.positions)[np.cumsum(request.counts) - 1]
+        ends = np.maximum(last, 1)
         parts: list[Part] = []
         for end in np.unique(ends).tolist():
             places = np.flatnonzero(ends == end)
             rows = request.rows[places]
-            some = request.with_rows(places, rows, [None] * len(rows), np.zeros_like(rows))
-            parts.append((rows, functools.partial(self._scored, some, end)))
+            parts.append((rows, functools.partial(self._scored, request.with_rows(places, rows), end)))
         return parts
 
     def _scored(self, request: Request, end: int) -> Scored:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dllm_fast.ops import launcher
+from dllm_fast.runners.lines import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,29 +46,28 @@ class Feedback:
         is_same = np.array_equal(self._rows, at.rows) and np.array_equal(self._origins, span.origin)
         if is_same and held.shape[1] == width and (span.begin == span.origin).all():
             return held
-        place = {row: line for line, row in enumerate(self._rows.tolist())}
-        shown = held.new_zeros(len(at.rows), width, held.shape[2])
-        for line, (row, begin, origin, end) in enumerate(
-            zip(at.rows.tolist(), span.begin.tolist(), span.origin.tolist(), span.end.tolist(), strict=True)
-        ):
-            source = place.get(row)
-            if source is not None and self._origins[source] == origin:
-                shown[line, origin - begin : end - begin] = held[source, : end - origin]
-        return shown
+        shown = held.new_zeros(len(at.rows) * width, held.shape[2])
+        line = np.minimum(np.searchsorted(self._rows, at.rows), len(self._rows) - 1)
+        stays = np.flatnonzero((self._rows[line] == at.rows) & (self._origins[line] == span.origin))
+        line, origin, begin = line[stays], span.origin[stays], span.begin[stays]
+        counts = span.end[stays] - origin
+        source, target = ranges(line * held.shape[1], counts), ranges(stays * width + origin - begin, counts)
+        known = held.flatten(0, 1).index_select(0, self._to_device(source))
+        return shown.index_copy_(0, self._to_device(target), known).view(len(at.rows), width, -1)
 
     def after(self, request: Request, at: Windows, span: Span, logits: Tensor) -> None:
         """Keeps what the logits `[N, V]` of the requested positions predict. Suppressed tokens become impossible in place."""
         if self._suppressed is not None:
             logits.index_fill_(1, self._suppressed, -torch.inf)
-        counts = [len(positions) for positions in request.positions]
-        line = np.repeat(np.arange(len(counts)), counts)
+        rows = len(request.rows)
+        line = np.repeat(np.arange(rows), request.counts)
         width = int((span.end - span.origin).max())
         cell = line * width + np.concatenate(request.positions) - span.origin[line]
         # At temperature 0 the token is the likeliest; what is known of the others is said by the logits as they are.
         temperatures = np.where(request.temperatures > 0, request.temperatures, 1.0).astype(np.float32)
         features = self._network.soft(logits, self._to_device(temperatures[line]))
-        held = features.new_zeros(len(counts) * width, features.shape[1])
-        self._held = held.index_copy_(0, self._to_device(cell), features).view(len(counts), width, -1)
+        held = features.new_zeros(rows * width, features.shape[1])
+        self._held = held.index_copy_(0, self._to_device(cell), features).view(rows, width, -1)
         self._rows, self._origins = at.rows, span.origin
 
     def _to_device(self, array: NDArray[np.int64] | NDArray[np.float32]) -> Tensor:

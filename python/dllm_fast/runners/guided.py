@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from dllm_fast.arrays import logits_matrix
 from dllm_fast.errors import InvalidValueError
@@ -20,7 +19,7 @@ from dllm_fast.ops import guide
 from dllm_fast.ops.mask_predict import AwaitedPrediction
 from dllm_fast.runners.forwards import Forwards
 from dllm_fast.runners.guides import PAIR
-from dllm_fast.runners.lines import as_tensor, beside
+from dllm_fast.runners.lines import Lines, as_tensor, beside, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dllm_fast._core import Request
+    from dllm_fast._core import Request, Twin
     from dllm_fast.modules.hold import Hold
     from dllm_fast.runners.guides import Guide
     from dllm_fast.runners.runner import Part, Runner, Scored, Session, Task
@@ -43,31 +42,6 @@ def begin(runner: Runner, task: Task, guides: Sequence[Guide | None]) -> Session
         InvalidValueError: the model cannot do what the task says, or takes no other number of rows than the caller's.
     """
     return GuidedSession(runner, task, guides) if any(guides) else runner.begin(task)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of the run: its number inside, that of its twin, and how it is guided."""
-
-    own: int
-    twin: int | None
-    guide: Guide | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Forward:
-    """A forward of the session inside, and which of its rows it scores."""
-
-    rows: list[int]
-    call: Callable[[], Scored]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a request asks of the session inside: positions of each row, and of each row that has one its twin."""
-
-    counts: dict[int, int]
-    twins: dict[int, int]
 
 
 class GuidedSession:
@@ -87,26 +61,26 @@ class GuidedSession:
 
     def __init__(self, runner: Runner, task: Task, guides: Sequence[Guide | None]) -> None:
         self.forwards = Forwards()
-        self._mask = task.mask_token_id
-        self._rows: list[_Row] = []
-        self._count = 0
+        self._guides = list(guides)
+        # Of each row: has it a twin, what is its number inside (that of the twin is the next one), how is it mixed?
+        self._is_guided = np.array([guide is not None for guide in guides], dtype=np.bool_)
+        self._own = np.cumsum(1 + self._is_guided) - (1 + self._is_guided)
+        self._scales = np.array([_scale(guide) for guide in guides], dtype=np.float32)
+        self._rounds = np.array([guide is not None and guide.as_published for guide in guides], dtype=np.bool_)
+        self._leads = np.array([guide is not None and guide.leads_posteriors for guide in guides], dtype=np.bool_)
+        self._count = len(guides) + int(self._is_guided.sum())
+        self._last: tuple[bytes, _Beside] | None = None
         lengths: list[int] = []
         starts: list[int] = []
         prompts: list[int] = []
-        for length, start, prompt, guided in zip(task.lengths, task.starts, task.prompts, guides, strict=True):
-            self._rows.append(self._numbered(guided))
-            moves = (0,) if guided is None else (0, guided.moves)
+        for length, start, prompt, guide_of in zip(task.lengths, task.starts, task.prompts, guides, strict=True):
+            moves = _moves(guide_of)
             lengths += [length + by for by in moves]
             starts += [start + by for by in moves]
             prompts += [PAIR * prompt + side for side in range(len(moves))]
-        _check_rows(runner, self._count, len(self._rows))
+        _check_rows(runner, self._count, len(guides))
         inside = dataclasses.replace(task, lengths=lengths, starts=starts, prompts=prompts, predictor=None)
         self._session = runner.begin(inside)
-
-    def _numbered(self, guided: Guide | None) -> _Row:
-        own = self._count
-        self._count += 1 if guided is None else PAIR
-        return _Row(own, None if guided is None else own + 1, guided)
 
     @property
     def policy(self) -> str:
@@ -127,79 +101,74 @@ class GuidedSession:
         return self._session.end()
 
     def add(self, *, length: int, start: int = 0, prompt: int | None = None, guide: Guide | None = None) -> int:
-        self._rows.append(self._numbered(guide))
-        for side, by in enumerate((0,) if guide is None else (0, guide.moves)):
+        moves = _moves(guide)
+        self._guides.append(guide)
+        self._is_guided = np.append(self._is_guided, guide is not None)
+        self._own = np.append(self._own, self._count)
+        self._scales = np.append(self._scales, np.float32(_scale(guide)))
+        self._rounds = np.append(self._rounds, guide is not None and guide.as_published)
+        self._leads = np.append(self._leads, guide is not None and guide.leads_posteriors)
+        self._count += len(moves)
+        for side, by in enumerate(moves):
             number = None if prompt is None else PAIR * prompt + side
             self._session.add(length=length + by, start=start + by, prompt=number)
-        return len(self._rows) - 1
+        return len(self._guides) - 1
 
     def parts(self, request: Request) -> list[Part]:
-        rows, canvases = request.rows.tolist(), request.canvases
-        asked = _Asked({}, {})
-        places: list[int] = []
-        numbers: list[int] = []
-        shown: list[Ints | None] = []
-        moves: list[int] = []
-        for place, (row, positions) in enumerate(zip(rows, request.positions, strict=True)):
-            known = self._rows[row]
-            asked.counts[known.own] = len(positions)
-            places.append(place)
-            numbers.append(known.own)
-            shown.append(None)
-            moves.append(0)
-            if known.guide is not None and known.twin is not None:
-                asked.counts[known.twin] = len(positions)
-                asked.twins[known.own] = known.twin
-                places.append(place)
-                numbers.append(known.twin)
-                shown.append(known.guide.twin(canvases[place], self._mask))
-                moves.append(known.guide.moves)
-        inside = self._session.parts(request.with_rows(places, numbers, shown, moves))
-        forwards = [_Forward(part.tolist(), forward) for part, forward in inside]
+        rows, beside_them = request.rows, self._beside(request.rows)
+        counts = np.zeros(self._count, dtype=np.int64)
+        counts[beside_them.numbers] = request.counts[beside_them.places]
+        inside = self._session.parts(request.with_rows(beside_them.places, beside_them.numbers, beside_them.twins))
         return [
-            (np.array(group, dtype=np.int64), functools.partial(self._scored, some, group, asked))
-            for some, group in self._together(forwards, rows)
+            (of_group, functools.partial(self._scored, [inside[i] for i in forwards], of_group, counts))
+            for forwards, of_group in self._together(inside, rows)
         ]
 
-    def _together(self, forwards: list[_Forward], rows: list[int]) -> list[tuple[list[_Forward], list[int]]]:
+    def _beside(self, rows: Ints) -> _Beside:
+        """Rows and their twins, as a request of the session inside names them: most often those of the step before."""
+        key = rows.tobytes()
+        if self._last is None or self._last[0] != key:
+            sides = 1 + self._is_guided[rows]
+            places, numbers = np.repeat(np.arange(len(rows)), sides), ranges(self._own[rows], sides)
+            is_twin = self._own[rows[places]] < numbers
+            guides = (self._guides[row] if is_one else None for row, is_one in zip(rows[places].tolist(), is_twin, strict=True))
+            twins = [None if guide is None else guide.twin for guide in guides]
+            self._last = key, _Beside(places, numbers, twins)
+        return self._last[1]
+
+    def _together(self, inside: list[Part], rows: Ints) -> list[tuple[list[int], Ints]]:
         """Forwards that are needed for the same rows, and those rows: a twin of another length may be in one of its own."""
-        place_of = {number: place for place, forward in enumerate(forwards) for number in forward.rows}
-        first = list(range(len(forwards)))  # of each, the first that goes with it
-        for known in map(self._rows.__getitem__, rows):
-            if known.twin is not None:
-                a, b = first[place_of[known.own]], first[place_of[known.twin]]
-                first = [min(a, b) if group in (a, b) else group for group in first]
-        return [
-            (
-                [forward for forward, group in zip(forwards, first, strict=True) if group == number],
-                [row for row in rows if first[place_of[self._rows[row].own]] == number],
-            )
-            for number in sorted(set(first))
-        ]
+        forward_of = np.zeros(self._count, dtype=np.int64)
+        for i, (numbers, _) in enumerate(inside):
+            forward_of[numbers] = i
+        own, twin = forward_of[self._own[rows]], forward_of[self._own[rows] + self._is_guided[rows]]
+        first = np.arange(len(inside))  # of each, the first that goes with it
+        for one, other in np.unique(np.stack((own, twin)), axis=1).T.tolist():
+            both = first[[one, other]]
+            first[np.isin(first, both)] = both.min()
+        return [(np.flatnonzero(first == group).tolist(), rows[first[own] == group]) for group in np.unique(first).tolist()]
 
-    def _scored(self, forwards: list[_Forward], rows: list[int], asked: _Asked) -> Scored:
-        found: dict[int, _Lines] = {}
-        for forward in forwards:
-            logits, lines = self._run(forward, asked)
-            ends = np.cumsum([asked.counts[number] for number in forward.rows])
+    def _scored(self, inside: list[Part], rows: Ints, counts: Ints) -> Scored:
+        found, is_own = Lines(self._count), []
+        for numbers, forward in inside:
+            logits, lines = self._run(numbers, forward)
             # Without lines they were made for this, and may be written to.
-            is_own = lines is None or isinstance(logits, np.ndarray)
+            is_own.append(lines is None or isinstance(logits, np.ndarray))
             if isinstance(logits, np.ndarray):
                 # Only what is scored, which is nobody's then.
-                matrix = logits_matrix(logits)[slice(None) if lines is None else lines]
-                logits, lines = as_tensor(matrix.copy() if lines is None else matrix), None
-            lines = np.arange(int(ends[-1])) if lines is None else lines
-            for number, of_row in zip(forward.rows, np.split(lines, ends[:-1]), strict=True):
-                found[number] = _Lines(logits, of_row, is_own)
-        return _mixed([self._rows[row] for row in rows], found)
+                matrix = logits_matrix(logits)
+                logits, lines = as_tensor(matrix.copy() if lines is None else matrix[lines]), None
+            found.add(numbers, counts[numbers], logits, lines)
+        return self._mixed(rows, found, is_own)
 
-    def _run(self, forward: _Forward, asked: _Asked) -> tuple[Tensor | NDArray[Any], Ints | None]:
+    def _run(self, numbers: Ints, forward: Callable[[], Scored]) -> tuple[Tensor | NDArray[Any], Ints | None]:
         """What a forward gives. One that holds a row and its twin counts two."""
-        within, numbers = self._session.forwards, set(forward.rows)
-        is_pair = any(asked.twins.get(number) in numbers for number in numbers)
+        within = self._session.forwards
+        with_twins = np.intersect1d(numbers, self._own[self._is_guided])
+        is_pair = bool(np.isin(with_twins + 1, numbers).any())
         before = within.count, within.replayed, within.seconds
         try:
-            logits, lines = forward.call()
+            logits, lines = forward()
         except Exception as error:
             error.add_note(
                 f"dllm_fast: under guidance the rows of a forward, here {len(numbers)}, are the run's and their twins"
@@ -213,57 +182,59 @@ class GuidedSession:
         assert not isinstance(logits, AwaitedPrediction | guide.Pair)
         return logits, lines
 
+    def _mixed(self, rows: Ints, found: Lines, is_own: list[bool]) -> Scored:
+        """The logits of some rows, in order, as they are decided from. `is_own`: may a matrix be written to?"""
+        widths = {matrix.shape[1] for matrix in found.matrices}
+        if len(widths) > 1:
+            raise InvalidValueError(
+                f"a row and its twin must have logits of the same tokens, got {sorted(widths)} columns; return one for every id"
+            )
+        numbers, is_guided = self._own[rows], self._is_guided[rows]
+        own = found.of(numbers)
+        if self._leads[rows].any():
+            return guide.Pair(found.take(own), found.take(found.of(numbers + is_guided))), None
+        first = int(found.matrix[own[0]])
+        logits, lines = found.matrices[first], found.line[own]
+        is_taken = not is_own[first] or bool((found.matrix[own] != first).any())
+        if is_taken:
+            # Of the caller, who may keep it, or of several forwards.
+            logits, lines = found.take(own), np.arange(len(own))
+        if is_guided.any() and logits.dtype in guide.DTYPES:  # the core has the words for others
+            counts = found.counts[numbers]
+            written, twins = lines[np.repeat(is_guided, counts)], found.of(numbers[is_guided] + 1)
+            guided_rows, counts = rows[is_guided], counts[is_guided]
+            scales, rounds = (np.repeat(of[guided_rows], counts) for of in (self._scales, self._rounds))
+            # Twins of one matrix at a time, and of one way to round: most often there is one.
+            kinds = np.stack((found.matrix[twins], rounds))
+            for matrix, as_published in np.unique(kinds, axis=1).T.tolist():
+                some = (kinds[0] == matrix) & (rounds == as_published)
+                guide.guide_(
+                    logits,
+                    beside(written[some], logits),
+                    found.matrices[matrix],
+                    beside(found.line[twins[some]], logits),
+                    beside(scales[some], logits),
+                    as_published=bool(as_published),
+                )
+        return logits, None if is_taken else lines
+
 
 @dataclass(frozen=True, slots=True)
-class _Lines:
-    """The lines of a matrix that score a row; `is_own`: the matrix may be written to."""
+class _Beside:
+    """Rows and their twins: the place of each in the request, its number inside, and its twin where it is one."""
 
-    logits: Tensor
-    lines: Ints
-    is_own: bool
-
-
-def _mixed(rows: list[_Row], found: dict[int, _Lines]) -> Scored:
-    """The logits of some rows, in order, as they are decided from."""
-    own = [found[row.own] for row in rows]
-    widths = {one.logits.shape[1] for one in found.values()}
-    if len(widths) > 1:
-        raise InvalidValueError(
-            f"a row and its twin must have logits of the same tokens, got {sorted(widths)} columns; return one for every id"
-        )
-    if any(row.guide is not None and row.guide.leads_posteriors for row in rows):
-        twins = [found[row.own if row.twin is None else row.twin] for row in rows]
-        return guide.Pair(_gathered(own), _gathered(twins)), None
-    logits = own[0].logits
-    lines: Ints | None = np.concatenate([one.lines for one in own])
-    if not all(one.is_own and one.logits is logits for one in own):
-        # Of the caller, who may keep it, or of several forwards.
-        logits, lines = _gathered(own), None
-    ends = np.cumsum([len(one.lines) for one in own])
-    own_lines = np.split(np.arange(ends[-1]) if lines is None else lines, ends[:-1])
-    # Twins of one matrix at a time, and of one way to round: most often there is one.
-    of_matrix: dict[tuple[int, bool], list[tuple[Ints, _Lines, np.float32]]] = {}
-    for row, written in zip(rows, own_lines, strict=True):
-        if row.twin is not None and row.guide is not None:
-            twin = found[row.twin]
-            key = id(twin.logits), row.guide.as_published
-            of_matrix.setdefault(key, []).append((written, twin, np.float32(row.guide.weight + 1)))
-    for (_, as_published), pairs in of_matrix.items():
-        if logits.dtype not in guide.DTYPES:
-            break  # the core has the words for it
-        guide.guide_(
-            logits,
-            beside(np.concatenate([written for written, _, _ in pairs]), logits),
-            pairs[0][1].logits,
-            beside(np.concatenate([twin.lines for _, twin, _ in pairs]), logits),
-            beside(np.concatenate([np.full(len(written), scale) for written, _, scale in pairs]), logits),
-            as_published=as_published,
-        )
-    return logits, lines
+    places: Ints
+    numbers: Ints
+    twins: list[Twin | None]
 
 
-def _gathered(rows: list[_Lines]) -> Tensor:
-    return torch.cat([one.logits.index_select(0, beside(one.lines, one.logits)) for one in rows])
+def _moves(guide: Guide | None) -> tuple[int, ...]:
+    """How much further right the answer stands in a row, and in its twin if it has one."""
+    return (0,) if guide is None else (0, guide.twin.moves)
+
+
+def _scale(guide: Guide | None) -> float:
+    return 0.0 if guide is None else guide.weight + 1
 
 
 def _check_rows(runner: Runner, rows: int, given: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dllm_fast._core import Twin
 from dllm_fast.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -18,45 +19,25 @@ if TYPE_CHECKING:
     from dllm_fast.settings.config import SamplerConfig
     from dllm_fast.text.prompts import Prompt
 
-    Ints = NDArray[np.int64]
-
 #: Forwards that a guided pair counts.
 PAIR = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Guide:
-    """How a row is guided. Exactly one of `hidden` and `prompt` is given.
+    """How a row is guided.
 
     Attributes:
         weight: w of `u + (w + 1)(c - u)`, above 0.
-        hidden: positions that show the mask in the twin, int64.
-        prompt: what stands in place of the prompt there, int64.
-        start: first position behind the prompt of the row.
+        twin: what rides beside the row: its canvas with masks, or another prompt, in place of the prompt.
         as_published: each operation of the mix is rounded to the dtype of the logits.
         leads_posteriors: what is led are the posteriors of a reverse process over noise, which the core computes from both.
     """
 
     weight: float
-    hidden: Ints | None = None
-    prompt: Ints | None = None
-    start: int = 0
+    twin: Twin
     as_published: bool = False
     leads_posteriors: bool = False
-
-    @property
-    def moves(self) -> int:
-        """How much further right the answer stands in the twin."""
-        return 0 if self.prompt is None else len(self.prompt) - self.start
-
-    def twin(self, canvas: Ints, mask: int | None) -> Ints:
-        """What the twin of a canvas shows."""
-        if self.prompt is not None:
-            return np.concatenate((self.prompt, canvas[self.start :]))
-        assert mask is not None
-        shown = canvas.copy()
-        shown[self.hidden] = mask
-        return shown
 
 
 def guides(
@@ -81,13 +62,11 @@ def guides(
     guide = functools.partial(Guide, config.guidance, as_published=config.as_published, leads_posteriors=config.reverses_noise)
     if negatives is not None:
         pairs = zip(negatives, starts, strict=True)
-        return [guide(prompt=other.ids.copy(), start=start) for other, start in pairs]
+        return [guide(Twin(prompt=other.ids, start=start)) for other, start in pairs]
     if config.mask_token_id is None:
         raise InvalidValueError("guidance shows masks in place of a prompt, got a model without a mask; pass negative_prompt=")
-    return [
-        guide(hidden=np.arange(start) if start else np.flatnonzero(~positions))
-        for positions, start in zip(open_, starts, strict=True)
-    ]
+    hidden = (np.arange(start) if start else np.flatnonzero(~given) for given, start in zip(open_, starts, strict=True))
+    return [guide(Twin(hidden=positions, mask=config.mask_token_id)) for positions in hidden]
 
 
 def negatives_of(negatives: Sequence[Prompt], prompts: int) -> list[Prompt]:

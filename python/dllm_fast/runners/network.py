@@ -304,8 +304,7 @@ class NetworkSession:
         ids, lines = request.batch(np.zeros_like(lengths), lengths, shift=self._shift)
         rows, width = ids.shape
         is_open = np.zeros(ids.shape, dtype=np.bool_)
-        for line, flags in enumerate(request.open):
-            is_open[line, : len(flags)] = flags
+        is_open[np.arange(width) < lengths[:, None]] = np.concatenate(request.open)
         order = self._rule.order(is_open, lengths)
         places = np.argsort(order, axis=1, kind="stable")
         ends = self._rule.end(np.broadcast_to(np.arange(width), ids.shape), lengths, lengths, lengths)

@@ -35,25 +35,8 @@ class Shadow:
     @classmethod
     def of(cls, request: Request, rows: Ints) -> Shadow | None:
         """The shadow of some rows of a request, by their numbers; None where none of them has one."""
-        asks = request.shadow
-        if not asks.any():
-            return None
-        place_of = {row: place for place, row in enumerate(request.rows.tolist())}
-        places = [place_of[row] for row in rows.tolist()]
-        if not asks[places].any():
-            return None
-        positions, is_open = request.positions, request.open
-        width = max(len(positions[place]) for place in places if asks[place])
-        shown = np.full((len(places), width), -1, dtype=np.int64)
-        read = []
-        for line, place in enumerate(places):
-            own = positions[place]
-            if not asks[place]:
-                read.append(np.full(len(own), -1, dtype=np.int64))
-                continue
-            shown[line, : len(own)] = own
-            read.append(np.where(is_open[place][own], -1, np.arange(len(own))))
-        return cls(shown, np.concatenate(read))
+        found = request.shadow_of(rows)
+        return None if found is None else cls(*found)
 
     @property
     def width(self) -> int:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from dllm_fast.arrays import logits_matrix
 from dllm_fast.errors import InvalidValueError
@@ -20,10 +19,10 @@ from dllm_fast.ops.guide import Pair
 from dllm_fast.ops.mask_predict import AwaitedPrediction
 from dllm_fast.ops.mix import mix
 from dllm_fast.runners.forwards import Forwards
-from dllm_fast.runners.lines import as_tensor, beside
+from dllm_fast.runners.lines import Lines, as_tensor, beside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -59,18 +58,19 @@ def begin(runner: Runner, task: Task, second: Second) -> VerifiedSession:
     # What a forward predicts within itself would leave no logits to be mixed.
     drafting = runner.begin(dataclasses.replace(task, predictor=None))
     verifying = dataclasses.replace(task, predictor=None, verifies=True, cache="auto", refresh_every=None, shift=False)
-    return VerifiedSession(drafting, second.runner.begin(verifying), second)
+    return VerifiedSession(drafting, second.runner.begin(verifying), second, rows=len(task.lengths))
 
 
 class VerifiedSession:
     """A run whose rows are drafted by one session and verified by another. Both know all rows, by the same numbers."""
 
-    def __init__(self, drafting: Session, verifying: Session, second: Second) -> None:
+    def __init__(self, drafting: Session, verifying: Session, second: Second, *, rows: int) -> None:
         self.forwards = Forwards()
         self._drafting, self._verifying = drafting, verifying
         self._second = second
-        # Of rows whose drafts wait to be verified.
-        self._kept: dict[int, Tensor] = {}
+        self._rows = rows
+        self._kept = Lines(rows)  # of rows whose drafts wait to be verified
+        self._waiting = 0
 
     @property
     def policy(self) -> str:
@@ -93,42 +93,47 @@ class VerifiedSession:
         return self._drafting.end()
 
     def add(self, *, length: int, start: int = 0, prompt: int | None = None) -> int:
+        self._rows += 1
         self._verifying.add(length=length, start=start, prompt=prompt)
         return self._drafting.add(length=length, start=start, prompt=prompt)
 
     def parts(self, request: Request) -> list[Part]:
         looks = request.causal
-        counts = {row: len(of_row) for row, of_row in zip(request.rows.tolist(), request.positions, strict=True)}
-        self._kept = {row: kept for row, kept in self._kept.items() if row in counts and looks.any()}
+        counts = np.zeros(self._rows, dtype=np.int64)
+        counts[request.rows] = request.counts
+        self._waiting = int(looks.sum())
+        if not self._waiting:
+            self._kept = Lines(self._rows)
         parts: list[Part] = []
         for places, session, scored in (
             (np.flatnonzero(~looks), self._drafting, self._drafted),
             (np.flatnonzero(looks), self._verifying, self._verified),
         ):
             if len(places):
-                inside = session.parts(_some(request, places))
-                parts += [(rows, functools.partial(scored, forward, rows.tolist(), counts)) for rows, forward in inside]
+                inside = session.parts(request.with_rows(places, request.rows[places]))
+                parts += [(rows, functools.partial(scored, forward, rows, counts[rows])) for rows, forward in inside]
         return parts
 
-    def _drafted(self, forward: Callable[[], Scored], rows: Sequence[int], counts: Mapping[int, int]) -> Scored:
+    def _drafted(self, forward: Callable[[], Scored], rows: Ints, counts: Ints) -> Scored:
         logits, lines = self._run(forward)
-        matrix = as_tensor(logits_matrix(logits)) if isinstance(logits, np.ndarray) else logits
-        ends = np.cumsum([counts[row] for row in rows])
-        for row, of_row in zip(rows, np.split(np.arange(ends[-1]) if lines is None else lines, ends[:-1]), strict=True):
+        if self._second.weight < 1:
+            matrix = as_tensor(logits_matrix(logits)) if isinstance(logits, np.ndarray) else logits
+            scored = np.arange(counts.sum()) if lines is None else lines
             # The forward's own memory may be another forward's next.
-            if self._second.weight < 1:
-                self._kept[row] = matrix.index_select(0, beside(of_row, matrix))
+            self._kept.add(rows, counts, matrix.index_select(0, beside(scored, matrix)), None)
         return logits, lines
 
-    def _verified(self, forward: Callable[[], Scored], rows: Sequence[int], counts: Mapping[int, int]) -> Scored:
+    def _verified(self, forward: Callable[[], Scored], rows: Ints, counts: Ints) -> Scored:
         try:
             found, lines = self._run(forward)
         except Exception as error:
             error.add_note("dllm_fast: that was the verifier's")
             raise
         others = as_tensor(logits_matrix(found)) if isinstance(found, np.ndarray) else found
-        own = [self._kept.pop(row) for row in rows]
-        logits = own[0] if len(own) == 1 else torch.cat(own)
+        logits = self._kept.take(self._kept.of(rows))
+        self._waiting -= len(rows)
+        if not self._waiting:
+            self._kept = Lines(self._rows)
         if others.shape[1] != logits.shape[1] and not self._second.may_differ:
             raise InvalidValueError(
                 f"a verifier must know the tokens of the model, got logits with {others.shape[1]} columns for "
@@ -150,9 +155,3 @@ class VerifiedSession:
             self.forwards.seconds = sum(one.seconds for one in both)
         assert not isinstance(logits, AwaitedPrediction | Pair)
         return logits, lines
-
-
-def _some(request: Request, places: Ints) -> Request:
-    """Some rows of a request, all that they ask."""
-    rows = request.rows[places]
-    return request.with_rows(places, rows, [None] * len(rows), np.zeros_like(rows))
