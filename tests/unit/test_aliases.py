@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import dllm_fast
-from dllm_fast.settings.aliases import ALIASES, NOTHING, VALUES, answer, markdown
+from dllm_fast.settings.aliases import ALIASES, NOTHING, VALUES
 from dllm_fast.settings.resolve import ARGUMENTS, NAMES, resolve, unknown
+from dllm_fast.settings.translation import answer
 
 # Three lines of a terminal.
 LONGEST = 3 * 120
@@ -279,7 +280,7 @@ ANSWERED: list[tuple[str, Any, str]] = [
     ("stochastic_transfer", True, "order='ancestral'"),
     ("penalty_lambda", 3.0, "not implemented"),
     ("dllm_algorithm", "JointThresholdInDel", "preset="),
-    ("stability_threshold", 1, "not implemented"),
+    ("stability_threshold", 1, "use stop_stable="),
     ("logits_eos_inf", True, "suppress_tokens="),
     ("confidence_eos_eot_inf", True, "eos_policy="),
     ("do_sample", True, "temperature="),
@@ -347,13 +348,6 @@ def test_no_name_of_the_table_is_an_argument_of_sample() -> None:
     assert not set(taken) & set(ALIASES)
     named = [name for name, parameter in taken.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     assert sorted(ARGUMENTS) == sorted(named), "what is misspelled finds all of them"
-
-
-def test_the_table_can_be_printed() -> None:
-    lines = markdown().splitlines()
-    assert len(lines) == len(ALIASES) + 2
-    assert {line.count(" | ") for line in lines} == {2}
-    assert "| `gen_length` | tokens to write (LLaDA, SDAR, Diffusers) | `max_new_tokens` |" in lines
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import checkpoints
 import dllm_fast
 from dllm_fast.errors import CheckpointError, InvalidTypeError, InvalidValueError
-from dllm_fast.families.table import BLOCK_KEYS
+from dllm_fast.families.config_keys import BLOCK_KEYS
 from dllm_fast.transformers.describe import describe
 from families import MASK, TWINS
 

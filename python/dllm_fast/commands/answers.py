@@ -73,10 +73,11 @@ def remedy_in_options(text: str, options: Collection[str]) -> str:
 
 def _known(name: str, options: Collection[str], *, meant: bool = False) -> str:
     """The answer to a name that says something by itself, or that a mistyped one may have `meant`; or nothing."""
-    from dllm_fast.settings import aliases
+    from dllm_fast.settings.aliases import ALIASES
     from dllm_fast.settings.resolve import ARGUMENTS, NAMES
+    from dllm_fast.settings.translation import answer
 
-    alias = aliases.ALIASES.get(name)
+    alias = ALIASES.get(name)
     ours = name if alias is None or alias.ours is None else alias.ours
     is_same = alias is None or not alias.more
     called = [_option(other) for other in (*_CALLED.get(name, ()), *[ours] * is_same) if _option(other) in options]
@@ -89,7 +90,7 @@ def _known(name: str, options: Collection[str], *, meant: bool = False) -> str:
         which = "it" if of_generate[0] == name else _option(of_generate[0])
         return f"; {guess}{which} is one of dllm-fast generate"
     if alias is not None:
-        remedy = in_options(aliases.answer(name), options)
+        remedy = in_options(answer(name), options)
         if only := re.fullmatch(r"use (--[\w-]+)", remedy):
             return f"; did you mean {only[1]}?"
         in_python = "in Python, " if _SETTING.search(remedy) or "result." in remedy else ""

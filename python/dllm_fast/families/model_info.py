@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from dllm_fast.families.config_keys import Candidate
-    from dllm_fast.families.table import Family
+    from dllm_fast.families.family import Family
     from dllm_fast.networks.visible import Attention, AttentionRule
 
 

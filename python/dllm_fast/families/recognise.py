@@ -7,8 +7,9 @@ from typing import Any
 
 from dllm_fast.errors import CheckpointError, InvalidValueError, shown
 from dllm_fast.families import layouts
+from dllm_fast.families.family import Family
 from dllm_fast.families.layouts import Layout
-from dllm_fast.families.table import FAMILIES, Family
+from dllm_fast.families.table import FAMILIES
 from dllm_fast.nearest import nearest
 
 # Causal language models of the same form: they run, but only if somebody trained them to look both ways.

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllm_fast.checkpoint.checkpoint import Checkpoint
+    from dllm_fast.families.family import Family
     from dllm_fast.families.model_info import ModelInfo
-    from dllm_fast.families.table import Family
     from dllm_fast.loading.arguments import Arguments
     from dllm_fast.networks.batch import Network
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from dllm_fast.errors import CheckpointError, shown
 from dllm_fast.families.encoder_layouts import Form
+from dllm_fast.families.family import Family
 from dllm_fast.families.layouts import Layout
 from dllm_fast.families.recognise import by_weights
-from dllm_fast.families.table import FAMILIES, Family
+from dllm_fast.families.table import FAMILIES
 
 if TYPE_CHECKING:
     from dllm_fast.checkpoint.checkpoint import Checkpoint

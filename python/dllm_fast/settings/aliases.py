@@ -1,16 +1,14 @@
-"""What others call things: names of settings that people bring along, and what each stands for here.
+"""What others call things: a table of names of settings that people bring along, and what each stands for here.
 
-Every name is understood, so that it becomes a setting of ours, or answered by an error that says what to use instead.
+`translation.py` reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from dllm_fast.errors import InvalidValueError, shown
-from dllm_fast.records import scalar
+from dllm_fast.errors import InvalidValueError
 
 #: What is recorded for a value that asks for what is done anyway.
 NOTHING = "(changes nothing)"
@@ -50,82 +48,6 @@ class _Above:
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int | float) and value > self._bound
-
-
-def translate(name: str, value: object, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Settings of ours for a name of the table beside the others that the caller gave, and what to record.
-
-    Raises:
-        InvalidValueError: a value that has no counterpart here.
-    """
-    alias = ALIASES[name]
-    key = _key(value)
-    if (say := next((say for listed, say in alias.ambiguous.items() if _is(listed, key)), None)) is not None:
-        raise InvalidValueError(f"{name} must mean the same to everybody, got {shown(value)}; {say}")
-    meant = next((meant for listed, meant in alias.values.items() if _is(listed, key)), None)
-    if meant is not None:
-        if isinstance(meant, str):
-            return {}, meant
-        found = dict(meant)
-        named = {ALIASES[typed].ours if typed in ALIASES else typed for typed in settings}
-        found |= {ours: ready for ours, ready in alias.defaults.get(key, {}).items() if ours not in named}
-        return found, ", ".join(ours for ours, given in found.items() if given is not None) or NOTHING
-    if alias.idle_beside is not None:
-        other, idle = alias.idle_beside
-        beside = [given for typed, given in settings.items() if typed == other or is_same(typed, other)]
-        if any(_key(given) in idle for given in beside):
-            return {}, NOTHING
-    if alias.ours is not None and not alias.remedy:
-        is_number = isinstance(key, int | float) and not isinstance(key, bool)
-        return {alias.ours: key + alias.more if alias.more and is_number else value}, alias.ours  # type: ignore[operator]
-    if alias.ours is not None:
-        known = ", ".join(str(known) for known in alias.values)
-        raise InvalidValueError(f"{name} must be one of {known}, got {shown(value)}; {alias.remedy}")
-    raise InvalidValueError(f"{name} is not a setting, got {shown(value)}; {alias.remedy}")
-
-
-def is_same(name: str, ours: str) -> bool:
-    """Is it only another name of a setting?"""
-    return name in ALIASES and ALIASES[name].ours == ours and not ALIASES[name].values
-
-
-def answer(name: str) -> str:
-    """What to do about a name of the table, whatever its value."""
-    alias = ALIASES[name]
-    if alias.ours is None:
-        return alias.remedy
-    values = [meant for meant in alias.values.values() if not isinstance(meant, str)]
-    ours = dict.fromkeys(setting for meant in values for setting, value in meant.items() if value is not None)
-    if alias.more:
-        return f"use {alias.ours}=, which is their number and {alias.more:g}"
-    return f"use {' and '.join(f'{setting}=' for setting in ours or [alias.ours])}"
-
-
-def markdown() -> str:
-    """The table of names as Markdown."""
-    lines = ["| name | there | here |", "| --- | --- | --- |"]
-    for name, alias in sorted(ALIASES.items()):
-        here = [f"`{alias.ours}`"] if alias.ours is not None and not alias.values else []
-        here += [f"`{alias.ours}`: their number and {alias.more:g}"] if alias.more else []
-        for value, meant in alias.values.items():
-            said = meant if isinstance(meant, str) else ", ".join(f"`{ours}={given!r}`" for ours, given in meant.items())
-            here.append(f"`{[] if value == () else value!r}`: {said}")
-        here += [f"`{value!r}`: {say}" for value, say in alias.ambiguous.items()]
-        lines.append(f"| `{name}` | {alias.meaning} | {'; '.join([*here, alias.remedy] if alias.remedy else here)} |")
-    return "\n".join(lines)
-
-
-def _is(listed: object, key: object) -> bool:
-    """Equal, but True and False are no numbers."""
-    return isinstance(listed, bool) == isinstance(key, bool) and listed == key
-
-
-def _key(value: object) -> object:
-    """A value as the table spells it; one that cannot be in the table becomes a key that is not."""
-    value = scalar(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return () if isinstance(value, list | tuple | dict | set) and not value else ...
 
 
 def _same(ours: str, meaning: str) -> Alias:
@@ -168,7 +90,9 @@ _WATCH = "use on_step=, a function that is called with a StepEvent after every s
 _LOGITS = "pass a function that calls the model and changes its logits, with like= the model, or use suppress_tokens="
 _SUPPRESS = "suppress_tokens= takes ids that are never written"
 _GUIDANCE = "use guidance=, the w of u + (w + 1)(c - u)"
-_NO_STABILITY = "leave it out: canvases of noise, which end once they stay the same, are not implemented yet"
+_STABILITY = (
+    "use stop_stable=, the steps before whose most probable tokens must be those of this one (preset='diffusion-gemma')"
+)
 # The trap of token editing: what 0 is. It is nobody's to guess, so each says it by our name.
 _ZERO = (
     "LLaDA2.1 and SGLang replace whatever differs, which is edit_threshold=0 here (as in preset='llada2.1-speed'), and "
@@ -310,8 +234,8 @@ ALIASES: dict[str, Alias] = {
     "threshold_back": _same("remask_threshold", "take back a token below it (WINO)"),
     "max_post_edit_steps": _same("max_post_steps", "forwards that only edit (SGLang)"),
     "penalty_lambda": _answer("of the token to the left; 0 is none (SGLang)", _NO_PENALTY, 0),
-    "stability_threshold": _answer("steps without change (DiffusionGemma)", _NO_STABILITY),
-    "stability_steps": _answer("steps without change (mlx-vlm)", _NO_STABILITY),
+    "stability_threshold": _answer("steps without change (DiffusionGemma)", _STABILITY),
+    "stability_steps": _answer("steps without change (mlx-vlm)", _STABILITY),
     # What tokens are drawn from.
     "do_sample": Alias(
         "draw or take the best",

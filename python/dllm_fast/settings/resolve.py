@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.nearest import nearest
 from dllm_fast.records import scalar
-from dllm_fast.settings.aliases import ALIASES, answer, translate
+from dllm_fast.settings.aliases import ALIASES
 from dllm_fast.settings.config import BESIDE_THRESHOLD, CUTS, SamplerConfig, changed
 from dllm_fast.settings.presets import presets
+from dllm_fast.settings.translation import answer, translate
 
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
 _DEFAULT = SamplerConfig()

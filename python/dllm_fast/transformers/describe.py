@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllm_fast.families.config_keys import Candidate
+    from dllm_fast.families.family import Family
     from dllm_fast.families.model_info import ModelInfo
-    from dllm_fast.families.table import Family
 
 # It samples from a canvas of random tokens, by a network that nobody here knows.
 _NOT_MASKED = ("udlm",)
