@@ -16,6 +16,7 @@ use crate::rules::order::{Order, OrderNoise};
 use crate::rules::schedule::Schedule;
 use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 /// A schedule by its name.
 pub(super) fn schedule(
@@ -41,7 +42,8 @@ fn order(name: &str) -> PyResult<Order> {
 
 /// A setting of a `SamplerConfig`.
 pub(super) fn setting<'py>(config: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-    config.getattr(name).map_err(|error| {
+    // Interned as the attributes are, so that the type looks it up among the names it knows.
+    config.getattr(PyString::intern(config.py(), name)).map_err(|error| {
         if error.is_instance_of::<PyAttributeError>(config.py()) {
             let kind = config.get_type();
             let kind = kind.name().map_or_else(|_| "something".into(), |name| name.to_string());

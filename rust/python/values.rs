@@ -3,7 +3,7 @@
 use super::error::{bad_type, bad_value, shown};
 use pyo3::exceptions::{PyException, PyOverflowError};
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
+use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 pub(super) const COUNT: &str = "a whole number, at least 1";
 pub(super) const FROM_ZERO: &str = "a whole number, at least 0";
@@ -42,11 +42,15 @@ fn edits(a: &str, b: &str) -> usize {
 
 /// Is it True or False, of Python, NumPy or torch? They would pass for the numbers 1 and 0, and for the tokens of these ids.
 pub(super) fn is_flag(value: &Bound<'_, PyAny>) -> bool {
-    value.is_instance_of::<PyBool>()
-        || value
-            .getattr("dtype")
-            .and_then(|dtype| dtype.str())
-            .is_ok_and(|name| matches!(name.to_str(), Ok("bool" | "torch.bool")))
+    if value.is_instance_of::<PyBool>() {
+        return true;
+    }
+    // Most values are one of these, and asking them for a dtype makes an exception each time.
+    let is_plain = value.is_instance_of::<PyInt>()
+        || value.is_instance_of::<PyFloat>()
+        || value.is_instance_of::<PyString>();
+    let name = || value.getattr("dtype").and_then(|dtype| dtype.str());
+    !is_plain && name().is_ok_and(|name| matches!(name.to_str(), Ok("bool" | "torch.bool")))
 }
 
 /// A value of the caller's.
