@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dllm_fast.arrays import MOST_NUMBERS
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.settings.config import changed
+from dllm_fast.settings.config import changed, told
 
 if TYPE_CHECKING:
     from dllm_fast.runners.runner import Runner
@@ -68,7 +68,7 @@ def with_blocks(config: SamplerConfig, resolved: Resolved, model: Runner) -> Sam
             f"block_length must {must}, got {block} and {whole}; leave it out, or load the model with another block_length"
         )
     sources = dict(config.sources) | {"block_length": info.sources.get("block_length", "model")}
-    return changed(config, block_length=whole, sources=sources)
+    return told(config, block_length=whole, sources=sources)
 
 
 def with_length(

@@ -8,7 +8,7 @@ import numpy as np
 
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.families.model_info import for_call
-from dllm_fast.settings.config import changed
+from dllm_fast.settings.config import told
 from dllm_fast.text import tokens
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def with_ids(config: SamplerConfig, model: Runner, tokenizer: Any) -> SamplerCon
     if ends is None:
         ends, source = for_call("eos_token_id", model, tokenizer)
         sources["eos_token_id"] = "default" if ends is None else source
-    return changed(config, mask_token_id=mask, vocabulary=vocabulary, eos_token_id=ends, sources=sources)
+    return told(config, mask_token_id=mask, vocabulary=vocabulary, eos_token_id=ends, sources=sources)
 
 
 def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tuple[SamplerConfig, tuple[int, ...]]:
@@ -80,7 +80,7 @@ def with_suppressed(config: SamplerConfig, model: Runner, tokenizer: Any) -> tup
     if special:
         by_tokenizer = f"tokenizer: {tokens.shown(tokenizer, special)} (special; allow_special=True lets them be written)"
         sources["suppress_tokens"] = f"{sources['suppress_tokens']}; {by_tokenizer}" if given else by_tokenizer
-    return changed(config, suppress_tokens=given, sources=sources), special
+    return told(config, suppress_tokens=given, sources=sources), special
 
 
 def check_ids(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,12 @@ _COLUMNS, _ENOUGH = 8, 4
 _MOST_LOOKS = 32
 _NEARLY_ALL = 0.9
 _ROUNDING = 1e-6
+
+
+@lru_cache(maxsize=8)
+def _columns(vocabulary: int) -> NDArray[np.int64]:
+    """Which columns are compared."""
+    return np.unique(np.linspace(0, vocabulary - 1, _COLUMNS).astype(np.int64))
 
 
 class Watch:
@@ -38,7 +45,7 @@ class Watch:
         if not self.is_looking:
             return
         self._looks += 1
-        columns = np.unique(np.linspace(0, logits.shape[1] - 1, _COLUMNS).astype(np.int64))
+        columns = _columns(logits.shape[1])
         chosen = (
             logits[:, torch.from_numpy(columns).to(logits.device)] if isinstance(logits, torch.Tensor) else logits[:, columns]
         )

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import itertools
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Never, Unpack
@@ -556,10 +557,24 @@ def changed(config: SamplerConfig, **values: object) -> SamplerConfig:
     new = {name: value for name, value in values.items() if value is not getattr(config, name)}
     if not new:
         return config
-    made = object.__new__(type(config))
-    for name in _DEFAULTS:
-        _set(made, name, getattr(config, name))
+    made = _copied(config)
     made._take(new)
+    return made
+
+
+def told(config: SamplerConfig, **values: object) -> SamplerConfig:
+    """The settings with what a model, a tokenizer or a canvas says of them, plain values which whoever ends the plan checks
+    with the rest (`changed`)."""
+    made = _copied(config)
+    for name, value in values.items():
+        _set(made, name, value)
+    return made
+
+
+def _copied(config: SamplerConfig) -> SamplerConfig:
+    made = object.__new__(type(config))
+    for name, value in zip(_DEFAULTS, _values(config), strict=True):
+        _set(made, name, value)
     return made
 
 
@@ -569,6 +584,7 @@ _set = object.__setattr__
 _DEFAULTS: dict[str, Any] = {
     known.name: None if known.default is dataclasses.MISSING else known.default for known in dataclasses.fields(SamplerConfig)
 }
+_values = operator.attrgetter(*_DEFAULTS)
 # What a call may name, for those who ask at run time; a type checker sees the keywords.
 SamplerConfig.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
