@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+import dllm_fast
 from dllm_fast import _core
+from dllm_fast.settings import belongs, resolve
 
 INF = np.inf
 # Around the sizes that matter to the core: one lane, 256 accumulators, a tile of 4,096 ids, several tiles.
@@ -201,6 +203,13 @@ CUTS = (
 )
 
 
+def changed(config: dict, **values) -> dict:
+    """Settings with these values, and without what nothing reads any more."""
+    new = config | values
+    left = set(belongs.left_over(dllm_fast.SamplerConfig(**config), values, resolve.DEFAULTS))
+    return {name: value for name, value in new.items() if name not in left}
+
+
 @st.composite
 def neighbours(draw) -> dict:
     """LocalLeap: a lower threshold around what passes the threshold."""
@@ -309,6 +318,8 @@ def settings(draw, orders=PLAIN_ORDERS, schedules=SCHEDULES, temperatures=temper
         optional["prior_sigma"] = st.sampled_from([0.1, 1.0, 3.0, 30.0])
     elif order == "calibrated":
         chosen |= draw(calibrations)
+    if chosen["schedule"] != "dream":
+        del optional["eps"]
     chosen |= draw(st.fixed_dictionaries({}, optional=optional))
     if order != "ancestral" and chosen["schedule"] != "first-hitting":
         chosen |= draw(stops(is_one_block="block_length" not in chosen))
@@ -353,7 +364,7 @@ def placed(draw, **arguments) -> dict:
         chosen |= reach
         if reach:
             chosen["schedule"] = "even"
-            for name in ("steps_per_block", "gap_stop", "gap_start", "gap_length"):
+            for name in ("steps_per_block", "gap_stop", "gap_start", "gap_length", "eps"):
                 chosen.pop(name, None)
         if "add_block_at" in reach:
             chosen.pop("min_commit", None)

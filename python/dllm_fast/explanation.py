@@ -251,7 +251,7 @@ def _explained(
 
 def _policy(info: ModelInfo, *, cached: bool) -> type[caches.Policy]:
     """What `cache="auto"` picks."""
-    return caches.resolve("auto", info.attention_rule, None) if cached else caches.Uncached
+    return caches.resolve("auto", info.attention_rule) if cached else caches.Uncached
 
 
 def _policies(info: ModelInfo, *, cached: bool) -> list[tuple[str, str]]:

@@ -19,15 +19,10 @@ DEFAULT_NEW_TOKENS = 128
 MOST_NEW_TOKENS, FIRST_MASKS = 2048, 64
 
 
-def check_growing(config: SamplerConfig, model: Runner, *, infilling: bool) -> None:
-    """Refuses rows whose length changes where nothing is appended, and for a model that does not see the whole canvas."""
+def check_growing(config: SamplerConfig, model: Runner) -> None:
+    """Refuses rows whose length changes for a model that does not see the whole canvas."""
     if config.length == "fixed":
         return
-    if infilling:
-        raise InvalidValueError(
-            f"infill keeps what stands behind a gap where it is, got length={config.length!r}; leave it out, write a gap of "
-            "unknown length as [MASK:3-10] or with gaps=, or use sample"
-        )
     rule = None if model.info is None else model.info.attention_rule
     if rule is not None and (rule.fixed_blocks is not None or rule.has_canvas or rule.reorders):
         raise InvalidValueError(
@@ -88,10 +83,6 @@ def with_length(
         which, longest = ("prompt", longest) if away <= longest else ("negative_prompt", away)
     context, canvas = model.context, _canvas(model)
     if infilling:
-        if "max_new_tokens" in resolved.given:
-            raise InvalidValueError(
-                f"infill appends nothing, got max_new_tokens={config.max_new_tokens}; leave it out, or use sample"
-            )
         if context is not None and longest > context:
             raise InvalidValueError(f"a canvas must fit the model's context of {context} tokens, got {longest}; shorten it")
         if short := next((length for prompt in prompts if (length := len(prompt.ids)) % canvas), None):

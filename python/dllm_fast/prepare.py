@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dllm_fast.errors import InvalidValueError, shown
+from dllm_fast.calls import check_call
+from dllm_fast.errors import InvalidValueError
 from dllm_fast.lengths import check_growing, check_size, is_absolute, with_blocks, with_length
 from dllm_fast.open_positions import open_of, opened
 from dllm_fast.orders import moved, ranks_of, shifted, waits_of
@@ -147,14 +148,27 @@ def plan(
     Raises:
         InvalidValueError, InvalidTypeError: what cannot work.
     """
-    check_ends(resolved.config, tokenizer, infilling=is_infilling)
-    check_growing(resolved.config, runner, infilling=is_infilling)
+    check_call(
+        resolved,
+        seed=seed,
+        num_samples=num_samples,
+        is_infilling=is_infilling,
+        has_ranks=ranks is not None,
+        has_negative=negative is not None,
+        verifier=verifier,
+    )
+    if resolved.config.stop_texts and tokenizer is None:
+        raise InvalidValueError(
+            f"a stop of text needs a tokenizer, got {resolved.config.stop_texts[0][:40]!r} and none; pass tokenizer=, or token "
+            "ids"
+        )
+    check_growing(resolved.config, runner)
     told = with_ids(resolved.config, runner, tokenizer)
     named, special = with_suppressed(told, runner, tokenizer)
     prompts = read(tokenizer=tokenizer, mask=named.mask_token_id if is_infilling else None)
     blocked = with_blocks(named, resolved, runner)
     check_ids(prompts, blocked, runner, special, infilling=is_infilling)
-    negatives = None if negative is None else _negatives(negative(tokenizer=tokenizer), len(prompts), blocked, resolved, runner)
+    negatives = None if negative is None else _negatives(negative(tokenizer=tokenizer), len(prompts), runner)
     config = with_length(blocked, resolved, prompts, runner, infilling=is_infilling, negatives=negatives)
     flags = opened(open_, prompts, blocked, infilling=is_infilling)
     plain = plain_seed(seed)
@@ -200,35 +214,12 @@ def plan(
     )
 
 
-def check_ends(config: SamplerConfig, tokenizer: Any, *, infilling: bool) -> None:
-    """Refuses texts that end an answer without a tokenizer, and what ends one where nothing is appended."""
-    for name in ("stop", "min_new_tokens"):
-        if infilling and (value := getattr(config, name)):
-            raise InvalidValueError(
-                f"infill keeps what stands behind a gap, so that nothing ends it, got {name}={shown(value)}; leave it out, or "
-                "use sample"
-            )
-    if infilling and config.eos_policy == "suffix":
-        raise InvalidValueError(
-            "infill keeps what stands behind a gap, got eos_policy='suffix', which fills it with end tokens; use 'delay' or "
-            "'penalise', or use sample"
-        )
-    if config.stop_texts and tokenizer is None:
-        raise InvalidValueError(
-            f"a stop of text needs a tokenizer, got {config.stop_texts[0][:40]!r} and none; pass tokenizer=, or token ids"
-        )
-
-
-def _negatives(given: list[Prompt], prompts: int, config: SamplerConfig, resolved: Resolved, model: Runner) -> list[Prompt]:
+def _negatives(given: list[Prompt], prompts: int, model: Runner) -> list[Prompt]:
     """The negative prompt of each prompt. It may hold masks, where nothing is told.
 
     Raises:
-        InvalidValueError: without guidance, not one for each prompt, or ids outside the vocabulary.
+        InvalidValueError: not one for each prompt, or ids outside the vocabulary.
     """
-    if config.guidance == 0 and "guidance" not in resolved.given:
-        raise InvalidValueError(
-            "negative_prompt is what guidance leads away from, got one without guidance; pass guidance=1.0, or leave it out"
-        )
     for row, prompt in enumerate(given):
         check_ids_in(prompt.ids, model, "negative_prompt", row)
     return negatives_of(given, prompts)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dllm_fast import prepare, verifiers
+from dllm_fast.calls import check_call
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.gaps import Lengths
 from dllm_fast.modules.hold import Settled
@@ -261,7 +262,15 @@ def stream(
     rule = functools.partial(resolve, preset, config, settings, lacking=lacking)
     with Settled(), Settled():
         # What is wrong by itself is refused before a checkpoint is opened.
-        verifiers.check_given(rule().config, verifier)
+        check_call(
+            rule(),
+            seed=seed,
+            num_samples=num_samples,
+            is_infilling=canvas is not None,
+            has_ranks=ranks is not None,
+            has_negative=negative_prompt is not None,
+            verifier=verifier,
+        )
         runner, tokenizer = open_runner(model, tokens.unlimited(tokenizer), like)
         other = verifiers.open_verifier(verifier)
         lengths = Lengths(read, gaps, is_ordered=ranks is not None or eligible_after is not None)

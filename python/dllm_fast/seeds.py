@@ -44,9 +44,31 @@ def _is_whole(value: object) -> TypeGuard[int | np.integer[Any]]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def check_random(seed: object, num_samples: object) -> None:
+    """Refuses seeds and samples that cannot be, whatever the prompts.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: no seed, or no number of samples.
+    """
+    if seed is not None:
+        found = plain_seed(seed)  # type: ignore[arg-type]
+        _check_seeds([found] if isinstance(found, int) else found)
+    _samples(num_samples)
+
+
+def _samples(num_samples: object) -> int:
+    return count(num_samples, "num_samples", most=_MOST_ROWS, remedy="use 1 for one answer a prompt")
+
+
+def _check_seeds(seeds: list[int]) -> None:
+    for value in seeds:
+        if not 0 <= value < 2**64:
+            raise InvalidValueError(f"seed must lie in [0, 2^64), got {shown(value)}; use a number from 0")
+
+
 def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list[int], list[int]]:
     """Seed and sample index of every row."""
-    num_samples = count(num_samples, "num_samples", most=_MOST_ROWS, remedy="use 1 for one answer a prompt")
+    num_samples = _samples(num_samples)
     if num_samples * prompts > _MOST_ROWS:
         raise InvalidValueError(
             f"there must be at most 2^20 rows, got {num_samples} samples for each of {prompts} prompts; sample in several calls"
@@ -56,9 +78,7 @@ def streams(seed: int | list[int], num_samples: int, prompts: int) -> tuple[list
         raise InvalidValueError(
             f"seed must be one number, or one for each of {prompts} prompts, got {len(seeds)}; check its length"
         )
-    for value in seeds:
-        if not 0 <= value < 2**64:
-            raise InvalidValueError(f"seed must lie in [0, 2^64), got {shown(value)}; use a number from 0")
+    _check_seeds(seeds)
     return [s for s in seeds for _ in range(num_samples)], list(range(num_samples)) * prompts
 
 

@@ -40,24 +40,6 @@ class Verifier:
         return str(getattr(self.runner, "name", "the verifier"))
 
 
-def check_given(config: SamplerConfig, verifier: object) -> None:
-    """Refuses a verifier that nobody asks, and a rule that has none to ask.
-
-    Raises:
-        InvalidValueError: one without the other.
-    """
-    if config.verifier_mixture is None and verifier is not None:
-        raise InvalidValueError(
-            f"a verifier is asked under verifier_mixture alone, got {type(verifier).__name__} without it; pass preset='apd', "
-            "or leave verifier out"
-        )
-    if config.verifier_mixture is not None and verifier is None:
-        raise InvalidValueError(
-            f"verifier_mixture={config.verifier_mixture} mixes the logits of two models, got no second one; pass verifier=, a "
-            "model that reads from left to right"
-        )
-
-
 def open_verifier(verifier: Any) -> Verifier | None:
     """What runs it: a folder or hub id of a causal language model, one that `load` opened to be read causally, or a callable.
 

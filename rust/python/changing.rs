@@ -3,7 +3,6 @@
 use super::config::get;
 use super::error::{bad_value, raise};
 use super::values::{COUNT, FLAG, FROM_ZERO, NUMBER, unknown};
-use crate::error::readable;
 use crate::rules::noise::{Drafts, Noise};
 use crate::rules::remask::Sigma;
 use crate::rules::revise::{Revise, remasks};
@@ -36,7 +35,7 @@ fn remask(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
     let sigma = Sigma::ALL
         .into_iter()
         .find(|sigma| name.as_deref() == Some(sigma.name()));
-    let found = match (name.as_deref(), sigma) {
+    Ok(match (name.as_deref(), sigma) {
         (None, _) => Revise::None,
         (_, Some(sigma)) => Revise::Resample {
             sigma,
@@ -53,24 +52,7 @@ fn remask(config: &Bound<'_, PyAny>) -> PyResult<Revise> {
             budget: budget.unwrap_or(8),
         },
         (Some(name), _) => return Err(unknown("remask", &remasks(), name, "planner is P2's")),
-    };
-    let has_eta = matches!(found, Revise::Resample { .. } | Revise::Plan { .. });
-    if eta.is_some() && !has_eta {
-        return Err(bad_value(
-            "remask_eta says how much a remask of ReMDM or the planner takes back, got no such remask; leave it out, or pass remask='planner'".into(),
-        ));
-    }
-    if bar.is_some() && !matches!(found, Revise::Verify { .. }) {
-        return Err(bad_value(
-            "remask_threshold is what remask='verify' asks of written tokens, got another remask or none; leave it out".into(),
-        ));
-    }
-    if budget.is_some() && !matches!(found, Revise::Redo { .. }) {
-        return Err(bad_value(
-            "remask_budget bounds the forwards of remask='low-confidence', got another remask or none; leave it out".into(),
-        ));
-    }
-    Ok(found)
+    })
 }
 
 pub(super) fn noise(config: &Bound<'_, PyAny>) -> PyResult<(Noise, Option<Drafts>)> {
@@ -80,12 +62,6 @@ pub(super) fn noise(config: &Bound<'_, PyAny>) -> PyResult<(Noise, Option<Drafts
     let found = found.ok_or_else(|| unknown("noise", &known, &name, "mask is the usual one"))?;
     let vocabulary = get::<u32>(config, "vocabulary", COUNT)?;
     let share: Option<f64> = get(config, "noise_share", NUMBER)?;
-    if let Some(share) = share.filter(|_| !matches!(found, Noise::Hybrid { .. })) {
-        return Err(bad_value(format!(
-            "noise_share is that of tokens among masks, got {} beside noise '{name}'; leave it out, or set noise='hybrid'",
-            readable(share)
-        )));
-    }
     let shows = match found {
         Noise::Mask => found,
         Noise::Hybrid { .. } => Noise::Hybrid {

@@ -83,11 +83,6 @@ pub(super) fn gap_stop(config: &Bound<'_, PyAny>) -> PyResult<Option<GapStop>> {
     };
     // Whether or not anything stops: a number that is out of range is never meant.
     stop(0.0, Some(0)).check().map_err(raise)?;
-    if bar.is_none() && start.is_some() {
-        return Err(bad_value(
-            "gap_start says where gap_stop looks, got no gap_stop; 2.5 is Prophet's".into(),
-        ));
-    }
     Ok(bar.map(|bar| stop(bar, start)))
 }
 
@@ -106,11 +101,6 @@ pub(super) fn reach(config: &Bound<'_, PyAny>) -> PyResult<Reach> {
         add,
         activate: activate.unwrap_or(1.0),
     });
-    if activate.is_some() && several.is_none() {
-        return Err(bad_value(
-            "activate_block_at is about blocks that add_block_at adds, got no add_block_at; give both, D2F's are 0.95 and 0.1".into(),
-        ));
-    }
     let mut given = [parts, sliding, several].into_iter().flatten();
     let first = given.next().unwrap_or(Reach::Block);
     match given.next() {

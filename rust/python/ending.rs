@@ -3,7 +3,6 @@
 use super::config::{get, setting};
 use super::error::{bad_type, bad_value, fits, raise, shown};
 use super::values::{COUNT, FROM_ZERO, NUMBER, is_flag, unknown};
-use crate::error::readable;
 use crate::rules::eos::EosPolicy;
 use crate::rules::length::Length;
 use pyo3::prelude::*;
@@ -49,12 +48,7 @@ pub(super) fn eos(config: &Bound<'_, PyAny>) -> PyResult<EosPolicy> {
         (EosPolicy::Penalise(_), None) => Err(bad_value(
             "eos_policy 'penalise' needs an eos_penalty, got none; pass how much the logits of end tokens are smaller, inf for never".into(),
         )),
-        (policy, None) => Ok(policy),
-        (policy, Some(penalty)) => Err(bad_value(format!(
-            "eos_penalty is of eos_policy 'penalise', got {} beside '{}'; leave it out, or pass eos_policy='penalise'",
-            readable(penalty),
-            policy.name()
-        ))),
+        (policy, _) => Ok(policy),
     }
 }
 
@@ -93,13 +87,7 @@ pub(super) fn length(config: &Bound<'_, PyAny>) -> PyResult<Length> {
     let Some(first) = get::<usize>(config, "initial_length", COUNT)? else {
         return Ok(found);
     };
-    if found == Length::Fixed {
-        return Err(bad_value(format!(
-            "initial_length is what an answer begins with whose length changes, got {first} beside length 'fixed'; leave it out, or \
-             pass length='rho-eos' or 'daedal'"
-        )));
-    }
-    if !(least..=most).contains(&first) {
+    if found != Length::Fixed && !(least..=most).contains(&first) {
         return Err(bad_value(format!(
             "initial_length must be at least min_new_tokens (and 1) and at most max_new_tokens, got {first} for {least} to {most}; \
              64 is that of both papers"

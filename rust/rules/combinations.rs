@@ -117,7 +117,7 @@ impl Config {
                     .into(),
             ));
         }
-        self.check_calibration()?;
+        self.calibration.check()?;
         self.check_length()?;
         self.check_revise()?;
         self.check_places()?;
@@ -176,18 +176,6 @@ impl Config {
                  use confidence, sampled-confidence or margin, or another schedule"
                     .into(),
             ));
-        }
-        Ok(())
-    }
-
-    /// What the order `calibrated` is made of, and that there is one where somebody counted tokens for it.
-    fn check_calibration(&self) -> Result<()> {
-        self.calibration.check()?;
-        if self.calibration.frequencies.is_some() && self.order != Order::Calibrated {
-            return Err(Error::Mismatch(format!(
-                "token_frequencies are for the order 'calibrated', got order '{}' beside them; set order='calibrated', or leave them out",
-                self.order.name()
-            )));
         }
         Ok(())
     }

@@ -206,12 +206,12 @@ def test_every_setting_is_an_option(run, folder):
     """One of each kind, with what the library makes of it."""
     model = dllm_fast.load(folder)
     typed = [
-        *("--order", "random", "--schedule", "cosine", "--order-temperature", 0.5, "--min-commit", 2, "--temperature", 1),
+        *("--order", "margin", "--schedule", "cosine", "--order-temperature", 0.5, "--min-commit", 2, "--temperature", 1),
         *("--eos-token-id", 5, "--eos-token-id", 6, "--stop-at-eos", "--suppress-tokens", 65, "--suppress-tokens", "B"),
         *("--allow-special", "--no-as-published", "--steps", 4),
     ]
     settings = {
-        **{"order": "random", "schedule": "cosine", "order_temperature": 0.5, "min_commit": 2, "temperature": 1.0},
+        **{"order": "margin", "schedule": "cosine", "order_temperature": 0.5, "min_commit": 2, "temperature": 1.0},
         **{"eos_token_id": (5, 6), "stop_at_eos": True, "suppress_tokens": (65, "B"), "allow_special": True, "steps": 4},
     }
     status, out, err = run("generate", folder, "-p", "Hello", "--no-chat", "--max-new-tokens", 8, "--json", *typed)
@@ -219,6 +219,18 @@ def test_every_setting_is_an_option(run, folder):
     told = dllm_fast.sample(model, "Hello", max_new_tokens=8, **settings)
     said = json.loads(out)
     assert (said["new_tokens"], said["finish_reason"]) == (told.new_tokens[0].tolist(), told.finish_reasons[0])
+
+
+def test_an_order_of_ones_own_is_typed_as_ranks(run, folder):
+    typed = ("-p", "Hello", "--no-chat", "--max-new-tokens", 4, "--order", "3,1,2.5,-1", "--json")
+    status, out, err = run("generate", folder, *typed)
+    assert (status, err) == (0, "")
+    model = dllm_fast.load(folder)
+    told = dllm_fast.sample(model, "Hello", max_new_tokens=4, order=[3, 1, 2.5, -1])
+    assert json.loads(out)["new_tokens"] == told.new_tokens[0].tolist()
+    status, _, err = run("generate", folder, "-p", "Hello", "--max-new-tokens", 5, "--order", "3,1,2")
+    assert status == 2
+    assert "order must have a rank for each new position, got 3 for max_new_tokens=5" in err
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_counts_that_are_none(make, text):
     [
         (
             {"token_frequencies": TokenFrequencies([1])},
-            "token_frequencies are for the order 'calibrated', got order 'confidence'",
+            "token_frequencies is read under order='calibrated' alone, got .* beside order='confidence'",
         ),
         ({"order": "calibrated", "token_frequencies": [1]}, "token_frequencies must be a TokenFrequencies, got"),
         ({"position_decay": -1.0}, "position_decay must be at least 0 and at most 1000000, got -1"),

@@ -154,7 +154,7 @@ DRAFTS = {"drafts": True, "steps_per_block": 4, "entropy_bound": 0.1, "vocabular
         ({"eos_policy": "penalise"}, "eos_policy 'penalise' needs an eos_penalty, got none"),
         ({"eos_policy": "penalise", "eos_penalty": -1.0}, "eos_penalty must be a number, at least 0, got -1"),
         ({"eos_policy": "penalise", "eos_penalty": float("nan")}, "eos_penalty must be a number, at least 0, got NaN"),
-        ({"eos_penalty": 1.0}, "eos_penalty is of eos_policy 'penalise', got 1 beside 'allow'"),
+        ({"eos_penalty": 1.0}, "eos_penalty is read under eos_policy='penalise' alone, got 1.0 beside eos_policy='allow'"),
         ({"eos_policy": "delay", "order": "ancestral"}, "order 'ancestral' commits each mask by itself"),
         (
             {"eos_policy": "delay", "schedule": "dilated", "order": "left-to-right"},

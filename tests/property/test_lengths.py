@@ -104,7 +104,8 @@ def test_a_length_that_is_right_is_left_alone():
     logits[np.arange(12), [1] * 6 + [END] * 6] = 9.0
     model = toys.ByPosition(logits)
     for name in ("daedal", "rho-eos"):
-        config = {"mask_token_id": MASK, "length": name, "max_new_tokens": 99, "eos_token_id": END, "eos_check_tokens": 6}
+        config = {"mask_token_id": MASK, "length": name, "max_new_tokens": 99, "eos_token_id": END}
+        config |= {"eos_check_tokens": 6} if name == "daedal" else {}
         sampler = drive(config | {"threshold": 0.9}, [np.full(12, MASK)], model)
         assert sampler.nfe_per_row == [1]
         assert sampler.canvases[0].tolist() == [1] * 6 + [END] * 6
@@ -126,7 +127,7 @@ GROWING = {"mask_token_id": MASK, "eos_token_id": END, "length": "rho-eos"}
         ({"low_confidence_threshold": float("nan")}, r"low_confidence_threshold must lie in \[0, 1\], got NaN"),
         ({"low_density_threshold": 2.0}, r"low_density_threshold must lie in \[0, 1\], got 2"),
         ({"high_density_threshold": 0.3}, "low_density_threshold must be at most high_density_threshold, got 0.4 and 0.3"),
-        ({"initial_length": 9}, "initial_length is what an answer begins with .* got 9 beside length 'fixed'; leave it out"),
+        ({"initial_length": 9}, "initial_length is read under length='daedal' or .* got 9 beside length='fixed'; leave it out"),
         (GROWING | {"initial_length": 0}, "initial_length must be at least .* got 0 for 1 to 2048; 64 is that of both papers"),
         (GROWING | {"initial_length": 9, "max_new_tokens": 8}, "got 9 for 1 to 8; 64 is"),
         (GROWING | {"initial_length": 9, "min_new_tokens": 10}, "got 9 for 10 to 2048; 64 is"),

@@ -214,7 +214,7 @@ def test_nobody_begins_the_next_step_before_this_one_is_decided():
         ({"neighbour_distance": -1}, "neighbour_distance must be a whole number, at least 0, got -1"),
         ({"gap_stop": -0.5}, "gap_stop must be a number, at least 0, got -0.5; 2.5 is Prophet's"),
         ({"gap_stop": math.nan}, "gap_stop must be a number, at least 0, got NaN"),
-        ({"gap_start": 3}, "gap_start says where gap_stop looks, got no gap_stop; 2.5"),
+        ({"gap_start": 3}, "gap_start is read beside gap_stop alone, got 3 without one; leave it out"),
         ({"gap_stop": 2.5, "gap_start": 3, "block_length": 4}, "the canvas must be one block, got a block_length"),
         ({"gap_stop": 2.5, "order": "ancestral"}, "gap_stop ends a block at once, got it beside order 'ancestral'"),
         ({"gap_stop": 2.5, "schedule": "first-hitting"}, "got it beside order 'ancestral' or schedule 'first-hitting'"),

@@ -70,8 +70,7 @@ def test_equals_the_reference_token_for_token(case, model, seed, score_all):
 def test_one_array_of_ranks_is_for_all_rows_and_a_row_may_have_its_own(case, model):
     config, canvas, start, order, after = case
     if order is None:
-        config.pop("token_frequencies", None)  # of the order that was drawn
-        config, order = config | {"order": "ranks"}, list(range(len(canvas)))
+        config, order = strategies.changed(config, order="ranks"), list(range(len(canvas)))
     where = {"block_start": start}
     one = drive(config, [canvas] * 2, model, order=np.array(order), eligible_after=after, **where)
     each = drive(config, [canvas] * 2, model, order=[order, order], eligible_after=[after, after], **where)

@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused_with_the_reason():
     refused("got a schedule that is none of its own", noise="hybrid", order="ancestral", schedule="cosine")
     refused("noise 'hybrid' is that of a reverse process, got order 'confidence'", noise="hybrid")
     refused(r"noise_share must lie in \[0, 1\), got 1", noise="hybrid", order="ancestral", noise_share=1.0)
-    refused("noise_share is that of tokens among masks, got 0.1 beside noise 'uniform'", **uniform, noise_share=0.1)
+    refused("noise_share is read under noise='hybrid' alone, got 0.1 beside noise='uniform'", **uniform, noise_share=0.1)
     refused("as_published keeps quirks of loops over masks", **uniform, as_published=True)
     sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**uniform, vocabulary=3), [[0]], open=[[True]])
     sampler.next()

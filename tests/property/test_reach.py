@@ -93,7 +93,7 @@ def test_what_a_step_writes_stands_apart_but_for_the_floor(config, canvas, model
     config = {name: value for name, value in config.items() if not name.startswith("gap_") and name != "min_commit"}
     config.pop("steps_per_block", None)
     if config["schedule"] == "dream":
-        config["schedule"] = "even"
+        config = strategies.changed(config, schedule="even")
     for step in steps_of(drive(config | {"spacing": spacing}, [canvas], model)):
         assert all(b - a >= spacing for a, b in itertools.pairwise(sorted(step)))
 
@@ -253,7 +253,7 @@ def test_blocks_join_when_the_last_is_far_enough(masks, length, model, add, acti
         ({"window_length": 2, "edit_threshold": 0.5}, "got a rule that revises beside it"),
         ({"add_block_at": 0.0}, "add_block_at must be a share above 0, at most 1, got 0"),
         ({"add_block_at": 0.5, "activate_block_at": 1.5}, "activate_block_at must be a share above 0, at most 1, got 1.5"),
-        ({"activate_block_at": 0.5}, "activate_block_at is about blocks that add_block_at adds, got no add_block_at"),
+        ({"activate_block_at": 0.5}, "activate_block_at is read beside add_block_at alone, got 0.5 without one"),
         ({"add_block_at": 0.5, "min_commit": 2}, "got min_commit beside it"),
     ],
 )

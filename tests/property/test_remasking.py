@@ -345,9 +345,12 @@ def test_events_replay_what_is_taken_back():
         ),
         (
             {"remask_threshold": 0.5},
-            "remask_threshold is what remask='verify' asks .* got another remask or none; leave it out",
+            "remask_threshold is read under remask='verify' alone, got 0.5 beside remask=None; leave it out",
         ),
-        ({"remask": "verify", "threshold": 0.6, "remask_eta": 0.5}, "remask_eta says how much .* got no such remask"),
+        (
+            {"remask": "verify", "threshold": 0.6, "remask_eta": 0.5},
+            "remask_eta is read under remask='planner' or .* got 0.5 beside remask='verify'",
+        ),
         ({"remask": "confidence-drop", "factor": 1.0}, "remask 'confidence-drop' has a bar of its own, .* another cut"),
         (
             {"remask": "planner", "edit_threshold": 0.5},
@@ -359,8 +362,8 @@ def test_events_replay_what_is_taken_back():
         ),
         ({"remask": "cap", "order": "ancestral", "remask_eta": 1.5}, r"remask_eta must lie in \[0, 1\], got 1.5; it is a prob"),
         ({"remask": "planner", "remask_eta": -1.0}, "remask_eta must be at least 0 and finite, got -1"),
-        ({"remask_eta": 0.5}, "remask_eta says how much .* got no such remask"),
-        ({"remask": "planner", "remask_budget": 3}, "remask_budget bounds the forwards of remask='low-confidence'"),
+        ({"remask_eta": 0.5}, "remask_eta is read under remask='planner' or .* got 0.5 beside remask=None; leave it out"),
+        ({"remask": "planner", "remask_budget": 3}, "remask_budget is read under remask='low-confidence' alone, got 3 beside"),
         ({"remask": "low-confidence", "remask_budget": 2**20 + 1}, "remask_budget must be at most 1048576, got 1048577"),
     ],
 )

@@ -439,7 +439,7 @@ def test_a_threshold_of_one_edits_nothing(config, canvas, model, threshold):
     """
     config.pop("order_temperature", None)
     edited = drive({**config, "edit_threshold": threshold}, [canvas], model)
-    plain = drive({**config, "edit_threshold": None}, [canvas], model)
+    plain = drive(strategies.changed(config, edit_threshold=None), [canvas], model)
     assert edited.canvases[0].tolist() == plain.canvases[0].tolist()
     if not config.get("stop_at_eos"):
         ours, theirs = (edits_of(sampler.trajectory[0]) for sampler in (edited, plain))

@@ -31,6 +31,7 @@ LAYERS = [
     ("transformers",),
     ("demo",),
     ("open_positions", "verifiers", "seeds", "special_ids", "lengths"),
+    ("calls",),
     ("open", "prepare"),
     ("answer", "run_async"),
     ("run",),

@@ -63,7 +63,7 @@ def _add_common(parser: argparse.ArgumentParser, without: Collection[str] = ()) 
 def _generate(options: argparse.Namespace) -> int:
     """Answer a prompt with a checkpoint. One with a chat template is given the prompt as a user's message (but --no-chat)."""
     prompts = _prompts(options)
-    model = _load(options)
+    model = _load(options, is_infilling=False)
     has_template = model.tokenizer is not None and model.tokenizer.chat_template is not None
     templated = has_template if options.chat is None else options.chat
     if options.system is not None and not templated:
@@ -94,7 +94,7 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _infill(options: argparse.Namespace) -> int:
     """Fill the masks of a text; each [MASK] is one token."""
-    model = _load(options)
+    model = _load(options, is_infilling=True)
     from dllm_fast import infill
 
     with rule.said_plainly(options):
@@ -110,10 +110,23 @@ def _infill(options: argparse.Namespace) -> int:
     return _print(result, [options.text], options, lines=False)
 
 
-def _load(options: argparse.Namespace) -> LoadedModel:
+def _load(options: argparse.Namespace, *, is_infilling: bool) -> LoadedModel:
+    """The checkpoint, once nothing is typed that cannot be."""
+    from dllm_fast.calls import check_call
+    from dllm_fast.orders import is_ranks
     from dllm_fast.settings.resolve import resolve
 
-    resolve(options.preset, None, rule.given(options))
+    settings = rule.given(options)
+    has_ranks = is_ranks(settings.get("order"))
+    check_call(
+        resolve(options.preset, None, settings | ({"order": "ranks"} if has_ranks else {})),
+        seed=options.seed,
+        num_samples=options.num_samples,
+        is_infilling=is_infilling,
+        has_ranks=has_ranks,
+        has_negative=not is_infilling and options.negative_prompt is not None,
+        verifier=options.verifier,
+    )
     model = checkpoint.opened(options, dtype=options.dtype, device=options.device)
     if model.tokenizer is None:
         wrong = next((note for note in model.info.notes if note.startswith("no tokenizer")), None)

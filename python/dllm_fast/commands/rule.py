@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()
         kind = entry.kind.partition(" ")[0]
         if kind == "bool":
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+        elif entry.name == "order":
+            parser.add_argument(option, type=_order, metavar="NAME|RANKS", help=f"{text}; ranks are typed as --order 3,1,2")
         elif entry.name == "stop":
             parser.add_argument(option, action="append", metavar="TEXT", help=f"{text}; here texts, may be repeated")
         elif entry.name == "token_frequencies":
@@ -90,6 +92,18 @@ def _seed(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number or random, got {text!r}") from None
+
+
+def _order(text: str) -> str | list[float]:
+    """A name, or a rank for each new position (by `infill` for each of the canvas)."""
+    if text == "ranks":
+        raise argparse.ArgumentTypeError("ranks are typed as numbers, a rank for each position: --order 3,1,2")
+    if "," not in text:
+        return text
+    try:
+        return [float(rank) for rank in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a name, or ranks as 3,1,2, got {text!r}") from None
 
 
 def _counts(path: str) -> TokenFrequencies:

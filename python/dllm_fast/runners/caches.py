@@ -64,14 +64,12 @@ class Policy:
         name: as users type it.
         keeps: it needs a cache.
         is_exact: it gives the tokens of `none`.
-        is_refreshed: it heeds `refresh_every`.
         carries: features of the last position before the block are kept, because they predict its first token.
     """
 
     name: ClassVar[str]
     keeps: ClassVar[bool] = False
     is_exact: ClassVar[bool] = True
-    is_refreshed: ClassVar[bool] = False
 
     def __init__(self, rule: AttentionRule, rows: int, *, shift: bool, refresh_every: int | None = None) -> None:
         self._rule = rule
@@ -169,7 +167,6 @@ class Prefix(Policy):
     name = "prefix"
     keeps = True
     is_exact = False
-    is_refreshed = True
 
     def __init__(self, rule: AttentionRule, rows: int, *, shift: bool, refresh_every: int | None = None) -> None:
         # Of each row: forwards since the last full one, and the block of that.
@@ -219,19 +216,15 @@ class Dual(Prefix):
 POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Uncached, Prefix, Dual, ExactBlock)}
 
 
-def resolve(name: str, rule: AttentionRule, refresh_every: int | None) -> type[Policy]:
+def resolve(name: str, rule: AttentionRule) -> type[Policy]:
     """The policy of that name; of `auto` the fastest one that gives the tokens of `none`.
 
     Raises:
-        InvalidValueError: the model cannot have it, or `refresh_every` beside one that is never refreshed.
+        InvalidValueError: the model cannot have it.
     """
     best: type[Policy] = ExactBlock if ExactBlock.obstacle(rule) is None else Uncached
     policy = best if name == "auto" else POLICIES[name]
     if (why := policy.obstacle(rule)) is not None:
         others = [repr(other) for other, one in POLICIES.items() if one.obstacle(rule) is None]
         raise InvalidValueError(f"cache={name!r} {why} (attention {rule.name!r}); use cache={' or '.join(others)}")
-    if refresh_every is not None and not policy.is_refreshed:
-        raise InvalidValueError(
-            f"refresh_every is for the caches 'prefix' and 'dual', got {refresh_every} with cache={policy.name!r}; leave it out"
-        )
     return policy

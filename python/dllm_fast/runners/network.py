@@ -73,7 +73,7 @@ class NetworkSession:
         self._runner = runner
         self._network, self._info, self._engine = runner.network, runner.info, runner.engine
         self._rule = runner.info.attention_rule
-        policy = caches.resolve(task.cache, self._rule, task.refresh_every)
+        policy = caches.resolve(task.cache, self._rule)
         if task.verifies:
             _check_verified(self._rule, policy, shift=task.shift)
         if task.shadows:

@@ -107,7 +107,7 @@ _LOAD = "it belongs to the model: dllm_fast.load(folder, {}=...), and sample tak
 _PROMPT = "the prompt is the second argument of sample: a text, messages, ids, or a list of them"
 _CHAT = "use chat=True (a text becomes a user's message) or chat=False (it is taken as it is)"
 _KEPT = "use result.trajectory (each token with its probability), or dllm_fast.distributions for the best at each mask"
-_LEFT = {"order": "left-to-right"}
+DEFAULTS = {"order": "left-to-right"}
 _CACHE = "use cache='prefix' or 'dual' with refresh_every=, or leave it at 'auto'"
 _GENERATE = "leave it out: it belongs to generate of transformers and to models that write from left to right"
 _INTERNAL = "leave it out: nothing here reads it"
@@ -160,7 +160,7 @@ ALIASES: dict[str, Alias] = {
     "alg": Alias(
         "what is kept (Dream, Fast-dLLM)",
         "order",
-        {**_ORDERS, **_THRESHOLD, "apd": _LEFT, "leftright": _LEFT},
+        {**_ORDERS, **_THRESHOLD, "apd": DEFAULTS, "leftright": DEFAULTS},
         _OWN_ORDERS,
         defaults={"confidence_threshold": {"threshold": 0.9}, "apd": {"verifier_mixture": 0.7}},
     ),

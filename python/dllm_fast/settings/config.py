@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Never, Unpack
 from dllm_fast import _core, records
 from dllm_fast._core import TokenFrequencies
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
-from dllm_fast.settings import aliases
+from dllm_fast.settings import aliases, belongs
 
 if TYPE_CHECKING:
     from dllm_fast.settings.keywords import SamplerSettings
@@ -336,6 +336,7 @@ class SamplerConfig:
         if not values.keys() <= _OF_FORWARDS:
             self._check_core()
         self._check_forwards()
+        belongs.check(self, _DEFAULTS)
 
     def _check_core(self) -> None:
         """What the core checks, but for what a tokenizer or a model says later: ids of names, and the end of an answer."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from dllm_fast.errors import InvalidTypeError, InvalidValueError, shown
 from dllm_fast.nearest import nearest
 from dllm_fast.records import scalar
+from dllm_fast.settings import belongs
 from dllm_fast.settings.aliases import ALIASES
 from dllm_fast.settings.config import BESIDE_THRESHOLD, CUTS, SamplerConfig, changed
 from dllm_fast.settings.presets import presets
@@ -19,7 +20,7 @@ from dllm_fast.settings.translation import answer, translate
 NAMES = tuple(field.name for field in dataclasses.fields(SamplerConfig) if field.name != "sources")
 _DEFAULT = SamplerConfig()
 # What None comes to, where that can be said before a model is known: two names that say the same must agree.
-_LEFT: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplerConfig)} | {"stop_at_eos": True}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplerConfig)} | {"stop_at_eos": True}
 # Letters of a name that is shown.
 _LONGEST = 100
 # Of `sample`, for those who misspell them.
@@ -110,6 +111,10 @@ def resolve(
         # What stands beside a threshold takes the place of what else does, and leaves the preset's threshold.
         beside = BESIDE_THRESHOLD if named & {*BESIDE_THRESHOLD} else ()
         values = dict.fromkeys((*alone, *beside), None) | values
+    # And whoever takes a rule away, what belongs to it: of a preset, or of his config.
+    for name in belongs.left_over(base, values, DEFAULTS):
+        values[name], sources[name] = None, "default"
+        given.discard(name)
     if model is not None and "shift" not in given:
         values["shift"], sources["shift"] = bool(model.shift), model.sources.get("shift", f"family {model.family}")
     return Resolved(changed(base, **values, sources=sources), frozenset(given), aliases)
@@ -156,7 +161,7 @@ def _canonical(settings: Mapping[str, Any], lacking: Collection[str]) -> tuple[d
         elif name not in NAMES:
             raise InvalidValueError(unknown(name, value, lacking))
         for ours, canonical in found.items():
-            if ours in values and not _same(*(_LEFT[ours] if v is None else v for v in (values[ours], canonical))):
+            if ours in values and not _same(*(DEFAULTS[ours] if v is None else v for v in (values[ours], canonical))):
                 raise InvalidValueError(
                     f"{typed[ours]} and {name} both say {ours} and must agree, "
                     f"got {shown(settings[typed[ours]])} and {shown(value)}; keep one of them"
