@@ -191,7 +191,7 @@ def measure(task: Task, preset: str, before: Mapping[str, Any] | None = None, pa
         return {"refused": f"noise={settings.noise!r}: the model knows masks alone"}
     if settings.length != "fixed" and task.mask is None:
         return {"refused": "length: the answers of this task have one length"}
-    if settings.verify:
+    if settings.verify or settings.verifier_mixture is not None:
         return _verified(task, preset)
     if noisy is not None:
         # Its temperatures are its own.
@@ -237,7 +237,8 @@ def _near(known: Sequence[Mapping[str, Any]], forwards: int) -> Mapping[str, Any
 def _verified(task: Task, preset: str) -> dict[str, Any]:
     """A rule that asks for a causal look: with an oracle, which has one."""
     if not isinstance(task.model, oracle.Oracle):
-        return {"refused": "verify: the model cannot be read causally"}
+        second = PRESETS[preset].settings.verifier_mixture is not None
+        return {"refused": "verifier: no second model" if second else "verify: the model cannot be read causally"}
     setting = Setting(family="", preset=preset)
     own = summary(verified.measure(task.model, PRESETS[preset].settings, len(task.canvases), setting))
     drafts = {"refused": "its drafts say how many, by definition"}

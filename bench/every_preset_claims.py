@@ -229,7 +229,8 @@ def revises(name: str) -> bool:
 def keeps(name: str) -> bool:
     """Does it write in parallel, over masks, what stands to the end, and what nobody verified?"""
     settings = PRESETS[name].settings
-    return not revises(name) and settings.noise == "mask" and not settings.verify
+    is_verified = settings.verify or settings.verifier_mixture is not None
+    return not revises(name) and settings.noise == "mask" and not is_verified
 
 
 def best_without(of: Mapping[str, Record], task: str, forwards: int) -> tuple[str, Record] | None:

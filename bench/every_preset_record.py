@@ -71,6 +71,8 @@ def why(found: Record, task: str, forwards: int | None = None) -> str:
         return "the embedded models know masks, not the noise that it shows"
     if settings.verify and task not in ORACLES:
         return "the embedded models cannot be read causally"
+    if settings.verifier_mixture is not None and task not in ORACLES:
+        return "there is no second, autoregressive model of the same tokens"
     if settings.length != "fixed" and task != "text":
         return "the answers of this task have one length"
     at = found.get(task, {})

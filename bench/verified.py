@@ -1,7 +1,9 @@
-"""Drafts that the same model verifies, on an oracle: `linear-spec` in the bench of all presets.
+"""Drafts that a causal look verifies, on an oracle: `linear-spec` and `apd` in the bench of all presets.
 
-Its rule asks a model that can be read causally, and is deterministic. Here the oracle answers both ways, and each row adds
+`linear-spec` asks a model that can be read causally, and is deterministic. Here the oracle answers both ways, and each row adds
 Gumbel noise of its own to all of its logits, the same in both: the most probable token is then a draw at temperature 1.
+
+`apd` asks a second model, which reads from left to right: here the oracle's causal look, at temperature 1.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.oracle import Oracle
 from bench.quality import Point, Setting
-from dllm_fast import Sampler, SamplerConfig
+from dllm_fast import Sampler, SamplerConfig, infill
 from dllm_fast.settings.config import changed
 
 
@@ -28,7 +30,10 @@ def measure(oracle: Oracle, settings: SamplerConfig, rows: int, setting: Setting
         setting: what the point is called.
     """
     began = time.process_time()
-    filled, forwards = zip(*(fill(oracle, settings, seed) for seed in range(rows)), strict=True)
+    if settings.verifier_mixture is not None:
+        filled, forwards = mixed(oracle, settings, rows)
+    else:
+        filled, forwards = zip(*(fill(oracle, settings, seed) for seed in range(rows)), strict=True)
     return Point(
         setting=setting,
         solved=np.array([oracle.check(canvas) for canvas in filled], dtype=bool),
@@ -54,6 +59,27 @@ def fill(oracle: Oracle, settings: SamplerConfig, seed: int) -> tuple[NDArray[np
             logits = oracle(torch.from_numpy(canvas[None, 1:]))[0].numpy()
         sampler.feed((logits + noise)[positions - 1])
     return sampler.canvases[0][1:], int(sampler.nfe_per_row[0])
+
+
+def mixed(oracle: Oracle, settings: SamplerConfig, rows: int) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """The same of a rule that asks a second model: filled rows, and the forwards that each took."""
+    length = oracle.answers.shape[1]
+
+    def drafts(ids: torch.Tensor) -> torch.Tensor:
+        logits = oracle(ids[:, 1:])
+        return torch.cat((logits[:, :1], logits), 1)
+
+    def verifier(ids: torch.Tensor) -> torch.Tensor:
+        # A line tells the token behind it, by what comes before: the mask that follows the last one changes nothing.
+        masks = torch.full((len(ids), length + 1 - ids.shape[1]), oracle.mask)
+        canvases = torch.cat((ids[:, 1:], masks), 1).numpy()
+        logits = torch.from_numpy(np.stack([oracle.causal(canvas) for canvas in canvases]))
+        return torch.cat((logits, logits[:, -1:]), 1)[:, : ids.shape[1]]
+
+    canvases = [[0, *[oracle.mask] * length]] * rows
+    common = {"mask_token_id": oracle.mask, "stop_at_eos": False, "temperature": 1.0}
+    found = infill(drafts, canvases, config=settings, verifier=verifier, seed=list(range(rows)), **common)
+    return [np.asarray(row[1:]) for row in found.sequences], found.stats.nfe_per_row
 
 
 def gumbel(oracle: Oracle, seed: int) -> NDArray[np.float32]:

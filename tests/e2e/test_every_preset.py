@@ -26,6 +26,7 @@ from bench import (
     verified,
 )
 from bench import every_preset_claims as claims
+from dllm_fast.settings.config import changed
 from dllm_fast.settings.presets import PRESETS, Claim, Preset
 from reference import noise
 
@@ -217,6 +218,23 @@ def test_rules_that_verify_are_measured_where_the_model_has_a_causal_look(small:
     assert found["own"]["forwards"] < 16
     without = every_preset.measure(every_preset.tasks(quick=True)["text"], "linear-spec")
     assert without == {"refused": "verify: the model cannot be read causally"}
+
+
+def test_a_second_model_alone_draws_every_answer_as_often() -> None:
+    model, rows = oracle.Oracle(oracle.orders((0, 0, 1, 2))), 1200
+    filled, forwards = verified.mixed(model, changed(PRESETS["apd"].settings, verifier_mixture=0.0), rows)
+    found, counts = np.unique(filled, axis=0, return_counts=True)
+    assert found.tolist() == sorted(model.answers.tolist())
+    assert ((counts - 100) ** 2 / 100).sum() < 31.3  # 11 degrees of freedom, p = 0.001
+    assert all(2 <= count <= 8 for count in forwards)
+
+
+def test_a_rule_of_two_models_is_measured_where_there_is_a_second(small: every_preset.Task) -> None:
+    found = every_preset.measure(small, "apd")
+    assert found["own"]["share"] > 0.5
+    assert found["own"]["forwards"] < 16
+    without = every_preset.measure(every_preset.tasks(quick=True)["text"], "apd")
+    assert without == {"refused": "verifier: no second model"}
 
 
 def test_rules_of_lengths_are_measured_where_answers_have_any_length(small: every_preset.Task) -> None:

@@ -390,6 +390,7 @@ PRESETS: dict[str, Preset] = {
         settings=SamplerConfig(order="left-to-right", verifier_mixture=0.7, window_length=100),
         does="Drafts from left to right, and commits what a mixture with a second, autoregressive model says, too.",
         paper=Paper("APD", "Israel et al.", "2506.00413"),
+        claim=Claim("fewer forwards than left to right, nearly as many right", "fewer", "left-to-right"),
         remark="With `verifier=`, a model that reads from left to right and knows the same tokens.",
     ),
     "left-to-right": Preset(
