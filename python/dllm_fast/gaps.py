@@ -37,6 +37,10 @@ MOST_TRIES = 256
 MOST_MASKS = 2**20
 #: Given tokens right of a gap that a length must fit.
 RIGHT = 8
+# In place of the token of a position that counts: what fits best there; and of one that does not count.
+_BEST, _UNCOUNTED = -1, -2
+# Logits that are widened at a time: what they take beside the matrix is bounded.
+_PIECE = 2**22
 
 
 class Lengths:
@@ -111,11 +115,11 @@ class _Shown:
 
     Attributes:
         ids: with masks in its gaps and right of them.
-        wanted: positions that count, and the token that stands there; -1 within a gap.
+        wanted: the token that stands at each position, as far as it counts; `_BEST` within a gap, `_UNCOUNTED` elsewhere.
     """
 
     ids: Ints
-    wanted: dict[int, int]
+    wanted: Ints
 
 
 def _with_gaps(prompts: list[Prompt], given: object, mask: int | None) -> list[Prompt]:
@@ -211,14 +215,13 @@ def _filled(prompt: Prompt, lengths: Sequence[int], mask: int) -> tuple[Prompt, 
 def _shown(prompt: Prompt, lengths: Sequence[int], mask: int) -> _Shown:
     """A canvas whose gaps have these lengths, as it is scored."""
     filled, places = _filled(prompt, lengths, mask)
-    ids, wanted = filled.ids.copy(), dict[int, int]()
+    ids, wanted = filled.ids.copy(), np.full(len(filled.ids), _UNCOUNTED)
     for place in places:
-        wanted |= dict.fromkeys(place, -1)
-        for position in range(place.stop, min(place.stop + RIGHT, len(ids))):
-            if filled.ids[position] == mask:
-                break
-            wanted[position] = int(filled.ids[position])
-            ids[position] = mask
+        wanted[place.start : place.stop] = _BEST
+        right = filled.ids[place.stop : place.stop + RIGHT]
+        count = next(iter(np.flatnonzero(right == mask)), len(right))
+        wanted[place.stop : place.stop + count] = right[:count]
+        ids[place.stop : place.stop + count] = mask
     return _Shown(ids, wanted)
 
 
@@ -272,16 +275,25 @@ class _Scorer(Predictor):
 
     def __init__(self, plan: Plan, sampler: Sampler, shown_as: list[_Shown]) -> None:
         super().__init__(sampler, plan.rule, plan.special)
-        self._shown = shown_as
+        self._wanted = np.concatenate([shown.wanted for shown in shown_as])
+        ends = np.cumsum([len(shown.wanted) for shown in shown_as])
+        self._starts = np.concatenate(([0], ends[:-1]))
         assert plan.config.mask_token_id is not None
         self._mask = plan.config.mask_token_id
         # Within a gap the length says where it ends, no end token.
         self._barred = sorted({*self.suppressed, *plan.config.eos_token_ids})
-        self._found: list[list[float]] = [[] for _ in shown_as]
+        # Of positions that count: the canvas of each, and its logarithm.
+        self._found: list[tuple[Ints, NDArray[np.float64]]] = []
 
     def scores(self) -> list[float]:
         """For each canvas the mean over all positions that count."""
-        return [math.fsum(found) / len(found) if found and min(found) > -math.inf else -math.inf for found in self._found]
+        canvas, value = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
+        order = np.argsort(canvas, kind="stable")
+        ends = np.cumsum(np.bincount(canvas, minlength=len(self._starts)))
+        return [
+            math.fsum(found) / len(found) if found.size and found.min() > -math.inf else -math.inf
+            for found in np.split(value[order], ends[:-1])
+        ]
 
     def embedded(self, *_: Any) -> None:
         """The logits themselves are wanted."""
@@ -290,18 +302,22 @@ class _Scorer(Predictor):
         prediction = super().__call__(logits, rows, lines)
         sites = sites_of(self._sampler, rows)
         lines = np.arange(len(logits)) if lines is None else lines
-        places = zip(np.repeat(rows, sites.counts).tolist(), sites.position.tolist(), lines.tolist(), strict=True)
-        wanted = [(row, self._shown[row].wanted[p], line) for row, p, line in places if p in self._shown[row].wanted]
-        if not wanted:
-            return prediction
-        index = np.array([line for *_, line in wanted])
-        scored = logits[torch.from_numpy(index).to(logits.device) if isinstance(logits, torch.Tensor) else index]
-        host = torch.as_tensor(scored).detach().float().cpu().numpy()
-        best = mask_predict(host, suppress=self._barred)
+        canvas = np.repeat(rows, sites.counts)
+        token = self._wanted[self._starts[canvas] + sites.position]
+        counted = np.flatnonzero(token != _UNCOUNTED)
+        step = max(_PIECE // logits.shape[1], 1)
+        for start in range(0, len(counted), step):
+            some = counted[start : start + step]
+            line = torch.from_numpy(lines[some]).to(logits.device) if isinstance(logits, torch.Tensor) else lines[some]
+            self._found.append((canvas[some], self._logarithms(logits[line], token[some])))
+        return prediction
+
+    def _logarithms(self, logits: Any, token: Ints) -> NDArray[np.float64]:
+        """The logarithm of the probability of each token, or of the best one."""
+        host = torch.as_tensor(logits).detach().float().cpu().numpy()
+        best = mask_predict(host, suppress=self._barred).token
         mass = mask_predict(host, suppress=[self._mask]).logsumexp
         assert mass is not None
-        for i, (row, token, _) in enumerate(wanted):
-            logit = float(host[i, int(best.token[i]) if token < 0 else token])
-            # One at +inf shares all the mass with its like.
-            self._found[row].append(0.0 if logit == math.inf else logit - float(mass[i]))
-        return prediction
+        logit = host[np.arange(len(host)), np.where(token == _BEST, best, token)].astype(np.float64)
+        # One at +inf shares all the mass with its like.
+        return np.subtract(logit, mass, out=np.zeros_like(logit), where=logit != math.inf)
