@@ -55,10 +55,15 @@ impl Marginal {
     }
 }
 
+/// The marginal behind a step.
+fn after(noise: Noise, schedule: Schedule, step: Step) -> Marginal {
+    let time = (step.steps - step.index - 1) as f64 / step.steps as f64;
+    Marginal::at(noise, schedule, time)
+}
+
 /// What the posteriors of a step are led by under a weight of guidance.
 pub fn lead(noise: Noise, schedule: Schedule, step: Step, mask: Option<u32>, weight: f64) -> Lead {
-    let time = (step.steps - step.index - 1) as f64 / step.steps as f64;
-    let s = Marginal::at(noise, schedule, time);
+    let s = after(noise, schedule, step);
     Lead {
         scale: weight + 1.0,
         clean: s.clean,
@@ -84,9 +89,9 @@ pub fn led_masses(
 
 /// What a position that shows `token` keeps of a step: the share that stays what it is, and how likely anything else came to show it.
 fn kept(noise: Noise, schedule: Schedule, step: Step, mask: Option<u32>, token: u32) -> (f64, f64) {
-    let time = |j: usize| (step.steps - j) as f64 / step.steps as f64;
-    let t = Marginal::at(noise, schedule, time(step.index));
-    let s = Marginal::at(noise, schedule, time(step.index + 1));
+    let time = (step.steps - step.index) as f64 / step.steps as f64;
+    let t = Marginal::at(noise, schedule, time);
+    let s = after(noise, schedule, step);
     let a = t.clean / s.clean;
     let rest = t.noise_of(noise, token, mask) - a * s.noise_of(noise, token, mask);
     (a, rest.max(0.0))
@@ -115,8 +120,7 @@ pub fn masses(
     token: u32,
     current: f64,
 ) -> [f64; 4] {
-    let after = (step.steps - step.index - 1) as f64 / step.steps as f64;
-    let s = Marginal::at(noise, schedule, after);
+    let s = after(noise, schedule, step);
     let noise_s = s.noise_of(noise, token, mask);
     let (a, rest) = kept(noise, schedule, step, mask, token);
     [

@@ -1,7 +1,8 @@
 //! What a row shows at its open positions: noise, and drafts among it.
 
 use super::Answer;
-use super::row::{Block, Row};
+use super::block::Block;
+use super::row::Row;
 use super::step::Pending;
 use crate::canvas::State;
 use crate::canvas::edit::{Edit, Kind};

@@ -3,8 +3,10 @@
 
 mod answer;
 mod beside;
+mod block;
 mod drafts;
 mod eligible;
+mod ending;
 mod eos;
 mod feed;
 mod length;

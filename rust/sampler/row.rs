@@ -1,60 +1,24 @@
 //! One row of the batch: its canvas, its rule, where it is in its schedule. `step.rs` has its steps.
 
 use super::Start;
+use super::block::Block;
 use super::drafts::Last;
 use super::length;
-use super::looks::Proposed;
 use super::memory::Memory;
 use super::step::{Pending, Planned};
 use super::wishes::Heeded;
 use crate::canvas::edit::{Edit, Kind};
 use crate::canvas::window::Blocks;
 use crate::canvas::{Canvas, State};
-
 use crate::rng::Stream;
 use crate::rules::Rule;
-use crate::rules::ends::{Ends, Standing, first_end};
+use crate::rules::ends::{Ends, Standing};
 use crate::rules::length::Length;
 use crate::rules::reach::{Reach, active, live};
 use crate::rules::schedule::{Schedule, Step, levels};
-use crate::rules::stops::{Ending, ending};
+use crate::rules::stops::Ending;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// The block being filled.
-pub(super) struct Block {
-    pub(super) window: Range<usize>,
-    /// Open positions it began with, and those that are left.
-    pub(super) masks: usize,
-    pub(super) left: usize,
-    pub(super) steps: usize,
-    /// Steps done.
-    pub(super) index: usize,
-    /// Forwards that had nothing left to fill.
-    post_steps: usize,
-    /// Forwards that filled again what was taken back once it was full, and whether that has begun.
-    pub(super) redo_forwards: usize,
-    pub(super) is_redone: bool,
-    is_finished: bool,
-    /// Forwards of the row before its first.
-    since: u32,
-    /// Of a rule with drafts.
-    pub(super) last: Last,
-    /// What its open positions are to be, if the next forward agrees.
-    pub(super) proposed: Option<Vec<Proposed>>,
-}
-
-impl Block {
-    /// Where it is in its schedule.
-    pub(super) fn step(&self) -> Step {
-        Step {
-            index: self.index,
-            steps: self.steps,
-            masks: self.masks,
-            left: self.left,
-        }
-    }
-}
 
 pub struct Row {
     pub(super) rule: Arc<Rule>,
@@ -73,11 +37,11 @@ pub struct Row {
     pub(super) trajectory: Vec<Edit>,
     /// While its blocks are filled, and where its rule keeps something.
     pub(super) memory: Option<Box<Memory>>,
-    is_cancelled: bool,
+    pub(super) is_cancelled: bool,
     /// Before this position stand too few that are written for an end token, or a stop.
-    early: usize,
+    pub(super) early: usize,
     /// What ended it before its last position.
-    ending: Option<Ending>,
+    pub(super) ending: Option<Ending>,
 }
 
 impl Row {
@@ -359,84 +323,6 @@ impl Row {
             State::Open => self.rule.follows_posterior(),
         };
         is_asked.then(|| self.canvas.tokens()[p])
-    }
-
-    /// Where the answer ends.
-    fn find_ending(&self) -> Option<Ending> {
-        let rule = &self.rule;
-        if rule.stops.is_empty() {
-            let end = first_end(&self.canvas, &rule.ends)?;
-            return Some(Ending {
-                first: end,
-                last: end,
-            });
-        }
-        let ends: &[u32] = if rule.stop_at_end { &rule.ends } else { &[] };
-        ending(&self.canvas, ends, &rule.stops, self.early)
-    }
-
-    /// Before this position stand too few tokens for an end.
-    pub(super) fn least_place(&self) -> usize {
-        self.early
-    }
-
-    /// What fills the places behind an end.
-    pub(super) fn fill(&self, end: usize) -> u32 {
-        let known = self.rule.ends.first().copied();
-        known.unwrap_or(self.canvas.tokens()[end])
-    }
-
-    /// What ended it before its last position, if anything did.
-    pub fn ending(&self) -> Option<Ending> {
-        self.ending
-    }
-
-    /// Ends at a position that was written and is final, because somebody else says so (a text does). Refuses, with the reason.
-    pub fn end_at(&mut self, position: usize) -> Result<(), &'static str> {
-        if self.is_cancelled {
-            return Err("it was cancelled");
-        }
-        if self.canvas.states().get(position) != Some(&State::Written) {
-            return Err("nothing was written there");
-        }
-        if self.canvas.count(0..position + 1, State::Written) > self.stable() {
-            return Err("what stands there, or before it, may still change");
-        }
-        if self.ending.is_some_and(|known| known.last < position) {
-            return Err("it ended before");
-        }
-        let ending = Ending {
-            first: position,
-            last: position,
-        };
-        // A step that waits is none of its own any more: what is filled now belongs to the last forward.
-        self.pending = None;
-        self.end(ending, self.forwards.saturating_sub(1));
-        Ok(())
-    }
-
-    /// Fills what follows the end of the answer, and the row is finished.
-    fn end(&mut self, ending: Ending, step: u32) {
-        self.ending = Some(ending);
-        let end = ending.last;
-        let fill = self.fill(end);
-        let (states, tokens) = (self.canvas.states(), self.canvas.tokens());
-        let differs = |&p: &usize| match states[p] {
-            State::Given => false,
-            State::Open => true,
-            State::Written => tokens[p] != fill,
-        };
-        let rest = (end + 1..self.canvas.len()).filter(differs);
-        let plan: Vec<Edit> = rest
-            .map(|p| Edit {
-                step,
-                ..self.edit(p as u32, fill, f64::NAN, Kind::Pad)
-            })
-            .collect();
-        self.carry_out(&plan);
-        if let Some(block) = &mut self.block {
-            block.is_finished = true;
-        }
     }
 
     pub(super) fn edit(&self, position: u32, token: u32, probability: f64, kind: Kind) -> Edit {
