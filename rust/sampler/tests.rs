@@ -3,11 +3,13 @@
 use super::*;
 use crate::logits::draw::Sampling;
 use crate::logits::row::Logits;
+use crate::rng::Stream;
 use crate::rules::calibration::Calibration;
 use crate::rules::config::Steps;
 use crate::rules::cut::Cut;
 use crate::rules::eos::EosPolicy;
 use crate::rules::length::Length;
+use crate::rules::noise::Noise;
 use crate::rules::order::{Order, OrderNoise, Proposal};
 use crate::rules::revise::Revise;
 use crate::rules::schedule::Schedule;
