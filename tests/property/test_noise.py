@@ -135,15 +135,18 @@ def test_what_is_shown_is_nested_in_the_bound(entropies, bound):
     assert small.any()
 
 
-@pytest.mark.parametrize(("stable", "forwards"), [(0, 1), (1, 2), (2, 3), (9, 5)])
-def test_a_block_is_finished_when_it_is_stable_and_sure(stable, forwards):
+@pytest.mark.parametrize(
+    ("stable", "doubt", "forwards"),
+    [(0, 0.009, 1), (1, 0.009, 2), (2, 0.009, 3), (9, 0.009, 5), (0, 0.01, 5), (0, 0.5, 5)],  # a mean of 0.005 is not below it
+)
+def test_a_block_is_finished_when_it_is_stable_and_sure(stable, doubt, forwards):
     config = dllm_fast.SamplerConfig(**BOUND, entropy_bound=0.1, stop_stable=stable)
     sampler = dllm_fast.Sampler(config, [[0, 0]], open=[[True, True]])
     half = np.full(2, 0.5)
     while sampler.next() is not None:
         sampler.feed(
             prediction=dllm_fast.Prediction(
-                token=[3, 4], probability=half, top1=half, top2=half, entropy=np.array([0.0, 0.009]), argmax=[1, 2]
+                token=[3, 4], probability=half, top1=half, top2=half, entropy=np.array([0.0, doubt]), argmax=[1, 2]
             )
         )
     assert sampler.nfe_per_row == [forwards]
