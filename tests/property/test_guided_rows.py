@@ -74,6 +74,16 @@ def test_gamma_is_one_more_than_the_weight(generator, gamma):
 # --- rows of a callable, under every rule
 
 
+# Whatever a rule remembers, takes back or reaches, it does with what both branches say together.
+rules = st.one_of(
+    strategies.settings(),
+    strategies.editing(),
+    strategies.placed(),
+    strategies.remembering(),
+    strategies.remasking(kinds=tuple(kind for kind in strategies.REMASKS if kind != "verify")),
+)
+
+
 @st.composite
 def calls(draw):
     """A call of `sample` with guidance; rules of all kinds."""
@@ -84,7 +94,7 @@ def calls(draw):
     return SimpleNamespace(
         prompts=prompts,
         negatives=[draw(other) for _ in range(count)] or None,
-        config=draw(strategies.settings()),
+        config=draw(rules),
         weight=draw(weights),
         new=draw(st.integers(1, 8)),
         seed=draw(strategies.seeds),
@@ -140,12 +150,13 @@ def test_guided_rows_equal_the_reference(call):
         ours = edits_of(result.trajectory[row])
         assert same(ours, edits_of(expected.trajectory)), row
         assert result.stats.nfe_per_row[row] == 2 * expected.nfe
-    committed = sum(edit.kind == "commit" for row in result.trajectory for edit in row)
+    gained = {"commit": 1, "remask": -1}
+    committed = sum(gained.get(edit.kind, 0) for row in result.trajectory for edit in row)
     assert result.stats.tokens_per_forward == committed / result.stats.nfe
     assert result.stats.nfe >= max(result.stats.nfe_per_row)
 
 
-@given(batch=strategies.batches, config=strategies.settings(), weight=weights, seed=strategies.seeds)
+@given(batch=strategies.batches, config=rules, weight=weights, seed=strategies.seeds)
 def test_a_canvas_that_is_filled_in_place_equals_the_reference(batch, config, weight, seed):
     """All that is given is the condition, on both sides of a mask."""
     model = model_of(seed)
@@ -252,15 +263,31 @@ BLOCKS = [twin.name for twin in TWINS if twin.attention in ("block_causal", "cau
 twin_prompts = st.lists(st.lists(st.integers(0, TWIN_MASK - 1), min_size=1, max_size=20), min_size=1, max_size=3)
 
 
+# Of each kind of rule one, with bars that a random model passes.
+KINDS = (
+    {"preset": "klass", "threshold": 0.02, "kl_threshold": 0.05},
+    {"preset": "credit", "threshold": 0.03, "credit": 3.0},
+    {"preset": "local-leap", "threshold": 0.05, "neighbour_threshold": 0.02},
+    {"preset": "remdm-cap", "remask_eta": 0.3, "steps_per_block": 6},
+    {"preset": "p2", "steps_per_block": 3},
+    {"preset": "saber"},
+    {"preset": "revise-low-confidence", "threshold": 0.02, "remask_budget": 3},
+    {"preset": "dus"},
+    {"preset": "fast-dllm-v2", "threshold": 0.02, "sub_block_length": 2},
+    {"preset": "d2f", "threshold": 0.03, "activate_block_at": 0.5},
+    {"preset": "wedlm", "window_length": 5, "entropy_threshold": 4.0},
+)
+
+
 @st.composite
 def guided_rules(draw) -> dict:
     preset = draw(st.sampled_from(["llada", "fast-dllm", "left-to-right"]))
-    more = {"threshold": 0.02} if preset == "fast-dllm" else {"steps_per_block": draw(st.sampled_from([2, 4]))}
+    rule = {"preset": preset}
+    rule |= {"threshold": 0.02} if preset == "fast-dllm" else {"steps_per_block": draw(st.sampled_from([2, 4]))}
     if draw(st.booleans()):
-        more |= {"edit_threshold": 0.0, "max_post_steps": 2}
+        rule |= {"edit_threshold": 0.0, "max_post_steps": 2}
     return {
-        "preset": preset,
-        **more,
+        **draw(st.one_of(st.just(rule), st.sampled_from(KINDS))),
         "guidance": draw(st.sampled_from([0.5, 2.0])),
         "temperature": draw(st.sampled_from([0.0, 0.8])),
         "max_new_tokens": draw(st.integers(1, 4)) * 4,
