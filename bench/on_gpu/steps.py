@@ -30,6 +30,8 @@ KERNELS = (
     "dllm_fused_qkv",
     "dllm_fused_swiglu",
 )
+# Of them, what is not launched where a forward has too many tokens for a graph: the core commits, and torch attends.
+_OF_GRAPHS = ("dllm_commit", "dllm_attention_")
 _BLOCKS = 2
 
 
@@ -158,8 +160,10 @@ def timed(
     widest = {"none": prompt + new, "prefix": new}.get(policy, block)
     eager = 0 if batch * (prompt + new) <= graphs._MOST_TOKENS else _BLOCKS  # the first forward of a block is over all
     # Steps of so many tokens are computed eagerly by design: a graph gains nothing.
-    _must_replay(opened, replays, len(times) if batch * widest > graphs._MOST_TOKENS else eager, len(times))
-    must_launch(launched, (*KERNELS, *(["dllm_quantise_"] if is_fp8 else [])))
+    is_eager = batch * widest > graphs._MOST_TOKENS
+    _must_replay(opened, replays, len(times) if is_eager else eager, len(times))
+    wanted = [name for name in KERNELS if not (is_eager and name in _OF_GRAPHS)]
+    must_launch(launched, (*wanted, *(["dllm_quantise_"] if is_fp8 else [])))
     found: Json = {"steps": len(times), "replays": replays, "launched": dict(launched)}
     if stage.dry:
         return {"ran": True} | found

@@ -21,6 +21,7 @@ from bench.on_gpu.main import AGAIN, DONE
 from bench.on_gpu.stage import NotLaunchedError, Stage, tried
 from dllm_fast import switches
 from dllm_fast.kernels.nvrtc import nvrtc
+from dllm_fast.runners import graphs
 from emulator import build
 from emulator.operations import emulated
 
@@ -116,6 +117,15 @@ def test_a_step_that_is_not_captured_has_no_time(stage):
 def test_a_step_by_torch_has_no_time(stage):
     with emulated(["mask_predict", "mask_filter", "commit", "fused"]), pytest.raises(NotLaunchedError, match="dllm_attention_"):
         steps.timed(stage, model.build(stage), policy="dual", batch=1)
+
+
+@needs_compiler
+def test_a_step_that_is_too_wide_for_a_graph_launches_what_is_left(stage, monkeypatch):
+    monkeypatch.setattr(graphs, "_MOST_TOKENS", 1)
+    with emulated(["mask_predict", "mask_filter", "fused"]):
+        assert steps.timed(stage, model.build(stage), policy="none", batch=1)["replays"] == 0
+    with emulated(["mask_predict", "mask_filter"]), pytest.raises(NotLaunchedError, match="dllm_fused_"):
+        steps.timed(stage, model.build(stage), policy="none", batch=1)
 
 
 def test_a_switch_is_on_inside_and_off_again(monkeypatch):
