@@ -156,6 +156,30 @@ def test_guided_rows_equal_the_reference(call):
     assert result.stats.nfe >= max(result.stats.nfe_per_row)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_step_that_scores_nothing_spends_its_forward(rows):
+    """Dream's schedule spends forwards in which nothing is written, and the reverse process scores what it writes alone."""
+    model, canvas, steps = model_of(1), [1, 2, MASK, MASK], 12
+    idle = 0
+    for seed in range(4):
+        result = dllm_fast.sample(
+            model,
+            [[1, 2]] * rows,
+            preset="dream-origin",
+            steps=steps,
+            max_new_tokens=2,
+            mask_token_id=MASK,
+            seed=seed,
+            guidance=1.0,
+        )
+        idle += result.stats.nfe_per_row[0] // 2 - len({edit.step for edit in result.trajectory[0]})
+        asked = Guided(model, canvas, 1.0, MASK, start=2)
+        expected = reference.run(asked.alone, canvas, settings_of(result.config), seed=seed, block_start=2)
+        assert all(same(edits_of(row), edits_of(expected.trajectory)) for row in result.trajectory)
+        assert result.stats.nfe_per_row == [2 * expected.nfe] * rows
+    assert idle > 0
+
+
 @given(batch=strategies.batches, config=rules, weight=weights, seed=strategies.seeds)
 def test_a_canvas_that_is_filled_in_place_equals_the_reference(batch, config, weight, seed):
     """All that is given is the condition, on both sides of a mask."""

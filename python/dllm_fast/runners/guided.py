@@ -193,6 +193,8 @@ class GuidedSession:
         own = found.of(numbers)
         if self._leads[rows].any():
             return guide.Pair(found.take(own), found.take(found.of(numbers + is_guided))), None
+        if not len(own):
+            return found.take(own), None
         first = int(found.matrix[own[0]])
         logits, lines = found.matrices[first], found.line[own]
         is_taken = not is_own[first] or bool((found.matrix[own] != first).any())

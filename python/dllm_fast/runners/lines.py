@@ -67,6 +67,8 @@ class Lines:
         matrix, line = self.matrix[which], self.line[which]
         known = [(self.matrices[number], line[matrix == number]) for number in np.unique(matrix).tolist()]
         parts: list[Tensor] = [one.index_select(0, beside(some, one)) for one, some in known]
+        if not parts:  # a step that only spends its forward
+            return self.matrices[0][:0]
         if len(parts) == 1:
             return parts[0]
         whole, order = torch.cat(parts), np.argsort(matrix, kind="stable")
