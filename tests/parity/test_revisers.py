@@ -154,6 +154,16 @@ def test_saber(blocks, block_length, n):
         assert ours_of_saber(model, [1, 0], blocks, block_length, n) == (meant.tolist(), forwards)
 
 
+def test_saber_asks_more_than_the_mean():
+    """Where all are as sure as what stands nobody is surer: two are written in each forward, and one goes back."""
+    half = toys.Constant([0.0, 0.0, *[-np.inf] * (VOCABULARY - 2)])
+    rule = dllm_fast.presets()["saber"].to_dict() | {"mask_token_id": MASK}
+    sampler = drive(rule, [np.full(6, MASK)], half)
+    steps = [[edit.kind for edit in sampler.trajectory[0] if edit.step == step] for step in range(5)]
+    assert steps == [["commit"] * 2, *[["commit", "commit", "remask"]] * 2, ["commit"] * 2, []]
+    assert saber.intended(lambda canvas: softmaxes(half, canvas), [], 1, 6, MASK)[1] == 4 == sampler.nfe_per_row[0]
+
+
 def test_saber_as_published_tops_up_beyond_the_block():
     """One mask is left and two are taken: the other one is written in a block whose turn has not come."""
 

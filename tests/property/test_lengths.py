@@ -111,6 +111,16 @@ def test_a_length_that_is_right_is_left_alone():
         assert sampler.canvases[0].tolist() == [1] * 6 + [END] * 6
 
 
+def test_the_density_changes_the_length_in_64_forwards():
+    """Of a model that never sees an end: it would grow for ever, and the bound is far away."""
+    config = {"mask_token_id": MASK, "length": "rho-eos", "max_new_tokens": 4000, "eos_token_id": END, "expansion_factor": 1}
+    logits = np.zeros(VOCABULARY)
+    logits[1] = 9.0
+    sampler = drive(config | {"threshold": 0.0}, [np.full(4, MASK)], toys.Constant(logits))
+    assert len(sampler.canvases[0]) == 4 + 64 * 8
+    assert sampler.nfe_per_row == [65]
+
+
 GROWING = {"mask_token_id": MASK, "eos_token_id": END, "length": "rho-eos"}
 
 
