@@ -11,10 +11,10 @@ import torch
 
 import dllm_fast
 from dllm_fast.errors import DllmFastWarning, InvalidValueError
-from dllm_fast.runners.graphs import Engine
 from e2e.test_steps_begun_ahead import CAPTURED, KERNELS, RULES
 from emulator import build
 from emulator.operations import emulated
+from engines import with_engine
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
 
@@ -58,7 +58,7 @@ def run(model, prompts, *, loops, times=1, **given):
     with pytest.MonkeyPatch.context() as patch, emulated([*KERNELS, "loop"]):
         if loops:
             patch.setenv("DLLM_FAST_TRY", "while")
-        model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=looping)
+        with_engine(model, looping)
         for _ in range(times):
             result = dllm_fast.sample(model, prompts, **given)
     return result, looping
@@ -138,7 +138,7 @@ def test_a_loop_that_cannot_be_built_is_said_once_and_steps_go_on(opened):
     looping.trouble = RuntimeError("cuGraphInstantiate must succeed\nmore")
     with pytest.MonkeyPatch.context() as patch, emulated([*KERNELS, "loop"]):
         patch.setenv("DLLM_FAST_TRY", "while")
-        model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=looping)
+        with_engine(model, looping)
         with pytest.warns(DllmFastWarning, match="one by one, not as a loop on the device: .*must succeed$"):
             result = dllm_fast.sample(model, [[1, 2, 3]], **given)
         again = dllm_fast.sample(model, [[1, 2, 3]], **given)

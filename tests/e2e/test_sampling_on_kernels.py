@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 import dllm_fast
 from checkpoints import redraw
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.families.model_info import ModelInfo
 from dllm_fast.kernels import layout
 from dllm_fast.loading.model import LoadedModel
 from dllm_fast.networks.batch import Batch
@@ -20,9 +18,9 @@ from dllm_fast.networks.decoder import Decoder, DecoderConfig
 from dllm_fast.networks.rotary import Rotary
 from dllm_fast.networks.slots import SlotCache
 from dllm_fast.ops import commit
-from dllm_fast.runners.graphs import Engine
 from emulator import build
 from emulator.operations import emulated
+from engines import Recorder, info, with_engine
 from families import TWINS
 from toys import HashTable, presets_of_any_model
 
@@ -215,11 +213,7 @@ def test_steps_that_predict_within_the_forward(name, draw, tmp_path):
     given = {"preset": "llada", "max_new_tokens": 8, "seed": 3, "stop_at_eos": False, **draw}
     plain = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
 
-    def capture(body):
-        body()
-        return body
-
-    model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=capture)
+    with_engine(model)
     with emulated(PREDICTION) as launched:
         ours = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
     assert launched
@@ -232,9 +226,8 @@ def test_steps_that_predict_within_the_forward(name, draw, tmp_path):
 def test_replayed_steps_of_kernels(cache):
     """Everything at once, a step of nothing but kernels and matrix products, through buffers of rounded shapes."""
     network = decoder()
-    info = dataclasses.replace(INFO, dtype=torch.bfloat16, vocabulary=VOCABULARY, mask_token_id=MASK)
-    model = LoadedModel(network, None, info, {})
-    model.engine = Engine(network, dtype=info.dtype, where=info.device, capture=lambda body: body() or body)
+    model = LoadedModel(network, None, info(VOCABULARY, mask_token_id=MASK), {})
+    with_engine(model)
     given = {"max_new_tokens": 6, "preset": "llada", "cache": cache}
     with emulated() as launched:
         replayed = dllm_fast.sample(model, [[1, 2, 3], [4]], **given)
@@ -248,8 +241,7 @@ def test_replayed_steps_of_kernels(cache):
 def test_graphs_stay_valid_when_laws_change():
     """Temperatures, filters and ids that are left out are read anew by what was captured."""
     network = decoder()
-    info = dataclasses.replace(INFO, dtype=torch.bfloat16, vocabulary=VOCABULARY, mask_token_id=MASK)
-    model = LoadedModel(network, None, info, {})
+    model = LoadedModel(network, None, info(VOCABULARY, mask_token_id=MASK), {})
     laws = (
         {"temperature": 0.7, "top_k": 50},
         {"temperature": 1.3, "top_k": 5, "suppress_tokens": tuple(range(0, 300, 7))},
@@ -262,12 +254,12 @@ def test_graphs_stay_valid_when_laws_change():
         return [row.tolist() for row in ours.sequences]
 
     eager = [tokens(**given) for given in laws]
-    captures = []
-    model.engine = Engine(network, dtype=info.dtype, where=info.device, capture=lambda body: captures.append(body()) or body)
+    recorder = Recorder()
+    with_engine(model, recorder)
     replayed, graphs = [], []
     for given in (laws[0], *laws):  # a shape is captured when it comes the second time
         replayed.append(tokens(**given))
-        graphs.append((len(captures), len(model.engine._graphs)))
+        graphs.append((recorder.captured, len(model.engine._graphs)))
     assert replayed[1:] == eager
     assert eager[0] != eager[1] != eager[2]
     assert graphs[1][0] > 0
@@ -282,33 +274,14 @@ def test_graphs_stay_valid_when_laws_change():
 def test_a_rule_that_the_kernel_does_not_know_is_decided_on_the_host(monkeypatch):
     """By the same steps, of the same predictions; only the commit is another's."""
     network = decoder()
-    info = dataclasses.replace(INFO, dtype=torch.bfloat16, vocabulary=VOCABULARY, mask_token_id=MASK)
-    model = LoadedModel(network, None, info, {})
+    model = LoadedModel(network, None, info(VOCABULARY, mask_token_id=MASK), {})
     given = {"max_new_tokens": 6, "preset": "llada", "cache": "none"}
     tokens = []
     for known in (commit.KNOWN["order"], ()):
         monkeypatch.setitem(commit.KNOWN, "order", known)
-        model.engine = Engine(network, dtype=info.dtype, where=info.device, capture=lambda body: body() or body)
+        with_engine(model)
         with emulated() as launched:
             tokens.append([row.tolist() for row in dllm_fast.sample(model, [[1, 2, 3], [4]], **given).sequences])
         assert ("dllm_commit" in launched) == bool(known)
         assert any(name.startswith("dllm_mask_predict") for name in launched)
     assert tokens[0] == tokens[1]
-
-
-INFO = ModelInfo(
-    family="llada",
-    mask_token_id=None,
-    eos_token_ids=(),
-    shift=0,
-    attention="full",
-    block_length=None,
-    dtype=torch.float32,
-    device=torch.device("cpu"),
-    vocabulary=0,
-    context=None,
-    preset=None,
-    defaults={},
-    sources={},
-    verified="",
-)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
@@ -11,15 +10,14 @@ import torch
 
 import dllm_fast
 from checkpoints import redraw
-from dllm_fast.families.model_info import ModelInfo
 from dllm_fast.loading.model import LoadedModel
 from dllm_fast.networks.batch import Batch
 from dllm_fast.networks.decoder import Decoder, DecoderConfig
 from dllm_fast.networks.rotary import Rotary
 from dllm_fast.networks.slots import SlotCache
-from dllm_fast.runners.graphs import Engine
 from emulator import build
 from emulator.operations import emulated
+from engines import info, with_engine
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
 
@@ -62,24 +60,8 @@ def test_the_attention_kernel_is_never_given_a_mask_that_it_would_not_heed(netwo
 
 
 def test_steps_with_a_shadow_between_steps_of_graphs(network):
-    info = ModelInfo(
-        family="llada",
-        mask_token_id=MASK,
-        eos_token_ids=(),
-        shift=0,
-        attention="full",
-        block_length=None,
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-        vocabulary=VOCABULARY,
-        context=None,
-        preset=None,
-        defaults={},
-        sources={},
-        verified="",
-    )
-    model = LoadedModel(network, None, dataclasses.replace(info), {})
-    model.engine = Engine(network, dtype=info.dtype, where=info.device, capture=lambda body: body() or body)
+    model = LoadedModel(network, None, info(VOCABULARY, mask_token_id=MASK), {})
+    with_engine(model)
     given = {"max_new_tokens": 8, "preset": "wino", "threshold": 0.0, "block_length": 8, "cache": "dual"}
     with emulated() as launched:
         ours = dllm_fast.sample(model, [[1, 2], [4]], **given)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dllm_fast
+import engines
 from dllm_fast.errors import InvalidValueError
 from dllm_fast.runners import step_graph
 from dllm_fast.runners.graphs import Engine
@@ -59,11 +60,7 @@ def count(monkeypatch):
 
 
 def with_engine(model):
-    def capture(body):
-        body()
-        return body
-
-    model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=capture)
+    engines.with_engine(model)
     return model
 
 

@@ -105,10 +105,6 @@ EDIT = {"step": 0, "position": 1, "token": 2, "probability": 0.5, "kind": "commi
 SAMPLED: dict[str, Any] = {"mask_token_id": MASK, "max_new_tokens": 2}
 
 
-def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
-
-
 def _keyed(of: Callable[[dict[str, Any]], Any], whole: Callable[[], dict[str, Any]]) -> Door:
     """A door that takes a dictionary: each of its entries is an argument."""
     return Door(lambda **entries: of(entries), lambda: dict(whole()), tuple(whole()))

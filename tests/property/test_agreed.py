@@ -281,15 +281,6 @@ def opened(tmp_path_factory):
     return get
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are too small for several threads, which would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @functools.cache
 def stock(name: str):
     return next(twin for twin in TWINS if twin.name == name).model(7)

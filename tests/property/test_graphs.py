@@ -18,34 +18,13 @@ from dllm_fast.runners import graphs
 from dllm_fast.runners.graphs import Engine
 from dllm_fast.runners.shapes import Inputs, Shape, below, room
 from encoders import TWINS as ENCODERS
+from engines import Recorder, with_engine
 from families import MASK, TWINS, Twin
 
 # Samples of rules that draw nothing are compared on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:all [0-9]+ samples of a prompt will be equal")
 
 prompts = st.lists(st.lists(st.integers(0, MASK - 1), min_size=1, max_size=20), min_size=1, max_size=4)
-
-
-class Recorder:
-    """A capture that captures nothing: it notes the buffers, which must stay where they are."""
-
-    def __init__(self):
-        self.captured = self.replayed = 0
-
-    def __call__(self, body):
-        self.captured += 1
-        body()
-
-        def replay():
-            self.replayed += 1
-            body()
-
-        return replay
-
-
-def with_engine(model, capture) -> Engine:
-    model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=capture)
-    return model.engine
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 import dllm_fast
 import strategies
 from dllm_fast import prepare
-from dllm_fast.modules.keep import stepping
 from dllm_fast.open import open_runner
 from dllm_fast.ops import guide
-from dllm_fast.runners.graphs import Engine
 from dllm_fast.runners.guided import GuidedSession
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.runner import Task
 from dllm_fast.settings.resolve import resolve
 from dllm_fast.text import prompts as text
 from driving import edits_of, same
+from engines import Recorder, with_engine
 from families import MASK as TWIN_MASK
 from families import TWINS
+from joining import carried_out
 from reference import sampler as reference
 from reference.guidance import Guided, mixed
 from strategies import MASK, VOCABULARY
@@ -376,24 +376,14 @@ def test_replayed_forwards_give_the_tokens_of_eager_ones(opened, question, cache
     name, prompts, rule, rows = question
     model = opened(name)
     eager = dllm_fast.sample(model, prompts, cache=cache, max_batch_rows=rows, **rule)
-    replays = []
-
-    def capture(body):
-        body()
-
-        def replay():
-            replays.append(1)
-            body()
-
-        return replay
-
-    model.engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=capture)
+    recorder = Recorder()
+    engine = with_engine(model, recorder)
     try:
         for _ in range(2):
             found = dllm_fast.sample(model, prompts, cache=cache, max_batch_rows=rows, **rule)
             assert tokens(found) == tokens(eager)
             assert found.stats.nfe == eager.stats.nfe
-        assert model.engine.trouble is not None or replays
+        assert engine.trouble is not None or recorder.replayed
         assert found.stats.replayed <= found.stats.nfe
     finally:
         model.engine = None
@@ -455,24 +445,9 @@ def _together(runner, drawn):
         predictor=predictor,
     )
     session = GuidedSession(runner, task, first.guides)
-    waiting, step = list(zip(drawn[1:], plans[1:], strict=True)), 0
-    with stepping(session.hold):
-        while True:
-            while waiting and waiting[0][0].comes <= step:
-                _, plan = waiting.pop(0)
-                found = sampler.add(
-                    plan.canvases[0], plan.rule, seed=plan.seeds[0], request=plan.requests[0], block_start=plan.block_starts[0]
-                )
-                added = session.add(length=len(plan.canvases[0]), start=plan.starts[0], prompt=found, guide=plan.guides[0])
-                assert added == found
-            request = sampler.next()
-            if request is None and not waiting:
-                break
-            if request is None:
-                step = waiting[0][0].comes
-                continue
-            for rows, forward in session.parts(request):
-                logits, lines = forward()
-                sampler.feed(prediction=predictor(logits, rows, lines), rows=rows)
-            step += 1
-    return [canvas.tolist() for canvas in sampler.canvases]
+
+    def told(plan):
+        return lambda number: {"prompt": number, "guide": plan.guides[0]}
+
+    waiting = [(row.comes, plan, told(plan)) for row, plan in zip(drawn[1:], plans[1:], strict=True)]
+    return carried_out(sampler, session, predictor, waiting)

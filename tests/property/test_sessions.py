@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import dllm_fast
 from dllm_fast import prepare
-from dllm_fast.modules.keep import stepping
 from dllm_fast.open import open_runner
-from dllm_fast.runners.graphs import Engine
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.runner import Task
 from dllm_fast.settings.resolve import resolve
 from dllm_fast.text import prompts as text
+from engines import with_engine
 from families import MASK, TWINS
+from joining import carried_out
 
 RULES = (
     {"preset": "llada", "steps_per_block": 2},
@@ -73,7 +73,7 @@ def planned(runner, row, cache: str):
 
 
 def together(model, drawn, *, cache: str, max_rows: int | None):
-    """The canvases of all rows, by hand: `Sampler.add` and `Session.add` are the two halves of a row that joins."""
+    """The canvases of all rows, which join one after the other."""
     runner, _ = open_runner(model)
     plans = [planned(runner, row, cache) for row in drawn]
     first = plans[0]
@@ -96,30 +96,12 @@ def together(model, drawn, *, cache: str, max_rows: int | None):
         )
     )
     numbers = {tuple(drawn[0].prompt): 0}
-    waiting = list(zip(drawn[1:], plans[1:], strict=True))
-    step = 0
-    with stepping(session.hold):
-        while True:
-            while waiting and waiting[0][0].comes <= step:
-                row, plan = waiting.pop(0)
-                found = sampler.add(
-                    plan.canvases[0], plan.rule, seed=plan.seeds[0], request=plan.requests[0], block_start=plan.block_starts[0]
-                )
-                number = numbers.setdefault(tuple(row.prompt), found)
-                assert session.add(length=len(plan.canvases[0]), start=plan.starts[0], prompt=number) == found
-            request = sampler.next()
-            if request is None and not waiting:
-                break
-            if request is None:
-                step = waiting[0][0].comes
-                continue
-            for rows, forward in session.parts(request):
-                logits, lines = forward()
-                sampler.feed(prediction=predictor(logits, rows, lines), rows=rows)
-            step += 1
-        assert session.end() is None
-    assert session.forwards.count >= 1
-    return [canvas.tolist() for canvas in sampler.canvases]
+
+    def told(row):
+        return lambda number: {"prompt": numbers.setdefault(tuple(row.prompt), number)}
+
+    waiting = [(row.comes, plan, told(row)) for row, plan in zip(drawn[1:], plans[1:], strict=True)]
+    return carried_out(sampler, session, predictor, waiting)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,19 +125,13 @@ def test_rows_that_join_write_what_each_writes_alone(opened, kind, data):
     assert together(model, drawn, cache=cache, max_rows=max_rows) == alone
 
 
-def replayed(body):
-    """A capture that captures nothing: a "graph" is the function that would be one."""
-    body()
-    return body
-
-
 @pytest.mark.parametrize("captured", [False, True], ids=["eager", "graphs"])
 @pytest.mark.parametrize("name", GROWING)
 def test_a_long_row_joins_short_ones_of_which_some_leave(opened, monkeypatch, name, captured):
     """The cache grows, lines of it move, and what is in them stays: rows of one prompt copy it, others go on in it."""
     model = opened(name)
-    engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=replayed) if captured else None
-    monkeypatch.setattr(model, "engine", engine)
+    monkeypatch.setattr(model, "engine", None)
+    engine = with_engine(model) if captured else None
     made = []
     rows = [(3, 8, 0), (5, 40, 1), (60, 64, 2), (60, 64, 5), (2, 4, 9), (150, 8, 13), (170, 8, 15), (190, 8, 18)]
     for number, (length, new, comes) in enumerate(rows):

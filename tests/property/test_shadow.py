@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 import torch
@@ -27,25 +25,6 @@ DECODERS = [twin for twin in TWINS if not twin.shift and twin.attention in ("ful
 ENCODERS = [
     twin for twin in encoders.TWINS if twin.name in ("bert", "roberta", "roformer", "esm", "mpnet", "deberta-v3", "modernbert")
 ]
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    @functools.cache
-    def get(name: str):
-        twin = next(twin for twin in (*TWINS, *encoders.TWINS) if twin.name == name)
-        return dllm_fast.load(twin.save(tmp_path_factory.mktemp(name)))
-
-    return get
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are too small for several threads, which would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Dense(Batch):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import dllm_fast
 import strategies
 from dllm_fast import DllmFastError, SamplerConfig
+from engines import Recorder, with_engine
 from families import MASK as TWIN_MASK
 from families import TWINS
 from reference import verify
@@ -204,26 +205,14 @@ def test_a_network_writes_its_autoregressive_answer(*, opened, name, prompts, bl
 
 @pytest.mark.parametrize("name", NAMES)
 def test_replayed_forwards_write_the_same(opened, name, monkeypatch):
-    from dllm_fast.runners.graphs import Engine
-
     model = opened(name)
     asked = {"preset": "linear-spec", "block_length": 4, "max_new_tokens": 12, "stop_at_eos": False}
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
     eager = dllm_fast.sample(model, prompts, **asked)
-    replays = []
-
-    def capture(body):
-        body()
-
-        def replay():
-            replays.append(1)
-            body()
-
-        return replay
-
-    engine = Engine(model.network, dtype=model.info.dtype, where=model.info.device, capture=capture)
-    monkeypatch.setattr(model, "engine", engine)
+    recorder = Recorder()
+    monkeypatch.setattr(model, "engine", None)
+    with_engine(model, recorder)
     for _ in range(2):
         found = dllm_fast.sample(model, prompts, **asked)
         assert [row.tolist() for row in found.sequences] == [row.tolist() for row in eager.sequences]
-    assert replays
+    assert recorder.replayed

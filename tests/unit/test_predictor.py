@@ -10,13 +10,13 @@ import torch
 
 from dllm_fast import SamplerConfig, _core
 from dllm_fast.errors import InvalidValueError
-from dllm_fast.families.model_info import ModelInfo
 from dllm_fast.ops import commit
 from dllm_fast.ops import mask_predict as device
 from dllm_fast.runners.predictor import Predictor
 from dllm_fast.runners.shapes import Inputs, Shape
 from emulator import build
 from emulator.operations import emulated
+from engines import info
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
 
@@ -29,22 +29,7 @@ OTHERS = (
     SamplerConfig(mask_token_id=MASK, as_published=True),  # whose probabilities are rounded
     SamplerConfig(mask_token_id=MASK, temperature=0.7, suppress_tokens=(3, 4100)),  # equal to one before
 )
-INFO = ModelInfo(
-    family="llada",
-    mask_token_id=MASK,
-    eos_token_ids=(),
-    shift=0,
-    attention="full",
-    block_length=None,
-    dtype=torch.bfloat16,
-    device=torch.device("cpu"),
-    vocabulary=VOCABULARY,
-    context=None,
-    preset=None,
-    defaults={},
-    sources={},
-    verified="",
-)
+INFO = info(VOCABULARY, mask_token_id=MASK)
 
 
 def made():
