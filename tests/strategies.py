@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import dllm_fast
 from dllm_fast import _core
 from dllm_fast.settings import belongs, resolve
+from reference.sampler import CUTS
 
 INF = np.inf
 # Around the sizes that matter to the core: one lane, 256 accumulators, a tile of 4,096 ids, several tiles.
@@ -191,16 +192,6 @@ SCHEDULES = ("even", "linear", "cosine", "dream", "maskgit", "first-hitting")
 thresholds = st.one_of(st.sampled_from([-0.5, 0.0, 0.2, 0.5, 0.9, 1.0, 1.5]), st.floats(0, 1))
 factors = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 2.0, 1e9]), st.floats(0, 5))
 bounds = st.one_of(st.sampled_from([0.0, 0.1, 1.0, 1e9]), st.floats(0, 10))
-# Settings that are cuts, or belong to one.
-CUTS = (
-    "threshold",
-    "factor",
-    "entropy_bound",
-    "entropy_threshold",
-    "neighbour_threshold",
-    "neighbour_distance",
-    "run_threshold",
-)
 
 
 def changed(config: dict, **values) -> dict:

@@ -211,8 +211,8 @@ impl Cut {
 
 /// Puts the chosen candidates first, best first, and returns their number: the prefix that passes `cut`, at least
 /// `floor`, at most all. Where candidates pass each by itself, the best `floor` and all that pass (under `Steady`, all that
-/// pass, and the best of the others up to `floor`); they must come in the order of their positions then. Keys must not be NaN. Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise.
-/// Fails only where `watch` stops it.
+/// pass, and the best of the others up to `floor`); they must come in the order of their positions then. Keys must not be NaN.
+/// Cost `O(n)` plus sorting what is chosen for counts, `O(n log n)` otherwise. Fails only where `watch` stops it.
 pub fn select(
     candidates: &mut [Candidate],
     cut: Cut,

@@ -1,4 +1,5 @@
-//! What a row obeys: order x cut x schedule x revise x memory x ends, each in a file of its own. No logits here, only numbers made from them.
+//! What a row obeys: order x cut x schedule x reach x revise x memory x ends, each in a file of its own. No logits here, only
+//! numbers made from them.
 //!
 //! Names of variants stand beside the variants, and nowhere else: `names` gives them to Python and to CUDA.
 pub mod calibration;

@@ -87,7 +87,8 @@ pub fn led_masses(
     [rest, a * current, 0.0, 0.0]
 }
 
-/// What a position that shows `token` keeps of a step: the share that stays what it is, and how likely anything else came to show it.
+/// What a position that shows `token` keeps of a step: the share that stays what it is, and how likely anything else came to
+/// show it.
 fn kept(noise: Noise, schedule: Schedule, step: Step, mask: Option<u32>, token: u32) -> (f64, f64) {
     let time = (step.steps - step.index) as f64 / step.steps as f64;
     let t = Marginal::at(noise, schedule, time);

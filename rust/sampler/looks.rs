@@ -85,10 +85,8 @@ impl Pending {
             ..Notes::default()
         };
         Planned {
-            edits: Vec::new(),
             notes: Some(Box::new(notes)),
-            shown: None,
-            change: None,
+            ..Planned::default()
         }
     }
 }

@@ -235,7 +235,8 @@ impl Question {
         self.answer_led(logits, None, watch)
     }
 
-    /// The same where `unguided` has, for each site in order, its logits without the prompt: those that posteriors are led away from.
+    /// The same where `unguided` has, for each site in order, its logits without the prompt: those that posteriors are led away
+    /// from.
     pub fn answer_led(
         &self,
         logits: Logits<'_>,

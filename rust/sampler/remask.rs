@@ -145,7 +145,6 @@ impl Row {
         let (Some(proposals), Some(memory)) = (answer.proposals(), &self.memory) else {
             return Ok(Vec::new());
         };
-        let states = self.canvas.states();
         let open = self.block.as_ref().map_or(0, |block| block.left);
         if commits >= open {
             return Ok(Vec::new());
@@ -154,22 +153,35 @@ impl Row {
         let count = least
             .max(commits.div_ceil(8))
             .min(commits.saturating_sub(1));
+        let fell = |i: usize, p: u32| Some(memory.confidence(p) - proposals[i].current);
+        self.highest_back(pending, count, fell, watch)
+    }
+
+    /// Takes back those of the written positions of a step whose key is the highest, at most `count` of those that have one.
+    fn highest_back(
+        &self,
+        pending: &Pending,
+        count: usize,
+        key: impl Fn(usize, u32) -> Option<f64>,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Edit>> {
+        let states = self.canvas.states();
         let positions = pending.positions.iter().enumerate();
         let written = positions.filter(|&(_, &p)| states[p as usize] == State::Written);
         let mut candidates: Vec<Candidate> = written
-            .map(|(index, &position)| Candidate {
-                key: memory.confidence(position) - proposals[index].current,
-                confidence: 0.0,
-                entropy: 0.0,
-                index: index as u32,
-                position,
+            .filter_map(|(index, &position)| {
+                Some(Candidate {
+                    key: key(index, position)?,
+                    confidence: 0.0,
+                    entropy: 0.0,
+                    index: index as u32,
+                    position,
+                })
             })
             .collect();
         let count = select(&mut candidates, Cut::Count, count, watch)?;
-        Ok(candidates[..count]
-            .iter()
-            .map(|c| self.back(c.position))
-            .collect())
+        let back = candidates[..count].iter().map(|c| self.back(c.position));
+        Ok(back.collect())
     }
 
     /// Of what was written before, that which the model would not write where it does not see it, the least probable first:
@@ -190,24 +202,11 @@ impl Row {
         let edits = self.trajectory.iter().rev();
         let last = edits.take_while(|edit| Some(edit.step) == before);
         let last = last.filter(|edit| edit.kind == Kind::Commit).count();
-        let states = self.canvas.states();
-        let positions = pending.positions.iter().enumerate();
-        let doubted = positions.filter(|&(index, &p)| {
-            states[p as usize] == State::Written && proposals[index].current < bar
-        });
-        let mut candidates: Vec<Candidate> = doubted
-            .map(|(index, &position)| Candidate {
-                key: -proposals[index].current,
-                confidence: 0.0,
-                entropy: 0.0,
-                index: index as u32,
-                position,
-            })
-            .collect();
-        let count = last.saturating_sub(1).min(candidates.len());
-        let count = select(&mut candidates, Cut::Count, count, watch)?;
-        let back = candidates[..count].iter().map(|c| self.back(c.position));
-        Ok(back.collect())
+        let doubted = |i: usize, _| {
+            let current = proposals[i].current;
+            (current < bar).then_some(-current)
+        };
+        self.highest_back(pending, last.saturating_sub(1), doubted, watch)
     }
 
     /// Is some of what it asks asked from behind a mask, where the model does not see what is written there?

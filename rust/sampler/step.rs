@@ -39,6 +39,7 @@ pub struct Pending {
 }
 
 /// What a step does once it is carried out. Until then nothing has changed.
+#[derive(Default)]
 pub struct Planned {
     /// Changes of the canvas, in order.
     pub edits: Vec<Edit>,
@@ -87,11 +88,9 @@ impl Row {
             _ if score_all && self.is_confined() => self.open_positions(step),
             _ => eligible,
         };
-        if rule.revise.scores_written() {
-            positions.extend(self.canvas.positions(self.window(), State::Written));
-            positions.sort_unstable();
-        } else if let Some(answer) = self.answer() {
-            positions.extend(self.canvas.positions(answer, State::Written));
+        let looks_back = rule.revise.scores_written().then(|| self.window());
+        if let Some(written) = looks_back.or_else(|| self.answer()) {
+            positions.extend(self.canvas.positions(written, State::Written));
             positions.sort_unstable();
         }
         let (looks, proposed) = self.looks(count);
@@ -154,9 +153,8 @@ impl Row {
             let (edits, shown) = self.go_on(pending, answer);
             return Ok(Planned {
                 edits,
-                notes: None,
                 shown: Some(Box::new(shown)),
-                change: None,
+                ..Planned::default()
             });
         }
         let mut notes = self.notes(pending, answer);
@@ -188,9 +186,8 @@ impl Row {
             let (edits, shown) = self.draft(drafts, pending, &picks, answer);
             return Ok(Planned {
                 edits,
-                notes: None,
                 shown: Some(Box::new(shown)),
-                change: None,
+                ..Planned::default()
             });
         }
         match self.rule.revise {

@@ -38,74 +38,8 @@ impl Heeded {
     ) -> Result<Self> {
         check_ranks(wishes.ranks.as_deref(), rule, canvas, row)?;
         let after = Dependencies::new(&wishes.after, canvas.states(), blocks, row)?;
-        if after.is_some() && rule.order == Order::Ancestral {
-            return Err(Error::Mismatch(
-                "order 'ancestral' commits every position by itself, as the reverse process does, got eligible_after beside it; \
-                 leave eligible_after out, or choose another order"
-                    .into(),
-            ));
-        }
-        if after.is_some() && rule.schedule == Schedule::FirstHitting {
-            return Err(Error::Mismatch(
-                "schedule 'first-hitting' may commit any mask next, as the reverse process does, got eligible_after beside it; \
-                 leave eligible_after out, or choose another schedule"
-                    .into(),
-            ));
-        }
-        if after.is_some() && rule.length != Length::Fixed {
-            return Err(Error::Mismatch(format!(
-                "length '{}' moves positions while an answer is written, got eligible_after for row {row}, which names them; leave \
-                 eligible_after out, or set length to 'fixed'",
-                rule.length.name()
-            )));
-        }
-        if rule.drafts.is_some() && after.is_some() {
-            return Err(Error::Mismatch(format!(
-                "drafts of a block are written together, got eligible_after beside them for row {row}; leave it out"
-            )));
-        }
-        if after.is_some() && rule.revise.takes_back() {
-            return Err(Error::Mismatch(format!(
-                "remask opens positions again that others waited for, got eligible_after beside it for row {row}; leave eligible_after \
-                 out, or set remask to None"
-            )));
-        }
-        if after.is_some() && rule.reach != Reach::Block {
-            return Err(Error::Mismatch(format!(
-                "eligible_after says which positions of a block may be written, got {} beside it, which says so, too; \
-                 leave one of them out",
-                rule.reach.name()
-            )));
-        }
-        if after.is_some() && matches!(rule.schedule, Schedule::Dilated { .. }) {
-            return Err(Error::Mismatch(
-                "schedule 'dilated' says which positions a step writes, got eligible_after beside it; leave eligible_after out, or \
-                 choose another schedule"
-                    .into(),
-            ));
-        }
-        if after.is_some() && rule.cut.looks_twice() {
-            let (name, off) = match rule.cut {
-                Cut::Verified => ("verify", "False"),
-                other => (other.name(), "None"),
-            };
-            return Err(Error::Mismatch(format!(
-                "{name} commits from left to right, got eligible_after beside it; leave eligible_after out, or set {name} to {off}"
-            )));
-        }
-        if after.is_some() && rule.gap_stop.is_some() {
-            return Err(Error::Mismatch(
-                "gap_stop ends a block at once, got eligible_after beside it, where some positions still wait for others; \
-                 leave eligible_after out, or set gap_stop to None"
-                    .into(),
-            ));
-        }
-        if after.is_some() && rule.eos == EosPolicy::Delay {
-            return Err(Error::Mismatch(
-                "eos_policy 'delay' has end tokens wait for all that is open to their left, got eligible_after beside it, where the leftmost \
-                 may wait, too; leave eligible_after out, or use eos_policy 'suffix' or 'penalise'"
-                    .into(),
-            ));
+        if after.is_some() {
+            check_waits(rule, row)?;
         }
         Ok(Self {
             ranks: wishes.ranks,
@@ -125,6 +59,80 @@ impl Heeded {
         let after = self.after.as_ref();
         after.is_none_or(|after| after.allow(position, states))
     }
+}
+
+/// Refuses positions that wait for others beside what they do not go with.
+fn check_waits(rule: &Rule, row: usize) -> Result<()> {
+    if rule.order == Order::Ancestral {
+        return Err(Error::Mismatch(
+                "order 'ancestral' commits every position by itself, as the reverse process does, got eligible_after beside it; \
+                 leave eligible_after out, or choose another order"
+                    .into(),
+            ));
+    }
+    if rule.schedule == Schedule::FirstHitting {
+        return Err(Error::Mismatch(
+                "schedule 'first-hitting' may commit any mask next, as the reverse process does, got eligible_after beside it; \
+                 leave eligible_after out, or choose another schedule"
+                    .into(),
+            ));
+    }
+    if rule.length != Length::Fixed {
+        return Err(Error::Mismatch(format!(
+            "length '{}' moves positions while an answer is written, got eligible_after for row {row}, which names them; leave \
+                 eligible_after out, or set length to 'fixed'",
+            rule.length.name()
+        )));
+    }
+    if rule.drafts.is_some() {
+        return Err(Error::Mismatch(format!(
+            "drafts of a block are written together, got eligible_after beside them for row {row}; leave it out"
+        )));
+    }
+    if rule.revise.takes_back() {
+        return Err(Error::Mismatch(format!(
+            "remask opens positions again that others waited for, got eligible_after beside it for row {row}; leave eligible_after \
+                 out, or set remask to None"
+        )));
+    }
+    if rule.reach != Reach::Block {
+        return Err(Error::Mismatch(format!(
+            "eligible_after says which positions of a block may be written, got {} beside it, which says so, too; \
+                 leave one of them out",
+            rule.reach.name()
+        )));
+    }
+    if matches!(rule.schedule, Schedule::Dilated { .. }) {
+        return Err(Error::Mismatch(
+                "schedule 'dilated' says which positions a step writes, got eligible_after beside it; leave eligible_after out, or \
+                 choose another schedule"
+                    .into(),
+            ));
+    }
+    if rule.cut.looks_twice() {
+        let (name, off) = match rule.cut {
+            Cut::Verified => ("verify", "False"),
+            other => (other.name(), "None"),
+        };
+        return Err(Error::Mismatch(format!(
+            "{name} commits from left to right, got eligible_after beside it; leave eligible_after out, or set {name} to {off}"
+        )));
+    }
+    if rule.gap_stop.is_some() {
+        return Err(Error::Mismatch(
+                "gap_stop ends a block at once, got eligible_after beside it, where some positions still wait for others; \
+                 leave eligible_after out, or set gap_stop to None"
+                    .into(),
+            ));
+    }
+    if rule.eos == EosPolicy::Delay {
+        return Err(Error::Mismatch(
+                "eos_policy 'delay' has end tokens wait for all that is open to their left, got eligible_after beside it, where the leftmost \
+                 may wait, too; leave eligible_after out, or use eos_policy 'suffix' or 'penalise'"
+                    .into(),
+            ));
+    }
+    Ok(())
 }
 
 fn check_ranks(ranks: Option<&[f64]>, rule: &Rule, canvas: &Canvas, row: usize) -> Result<()> {

@@ -104,6 +104,23 @@ def assert_free():
     assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
 
 
+def assert_as_it_was(work, model):
+    """Interrupted at any place, some work leaves the model, the process and every lock as they were."""
+    before, around = state(model), process()
+    kept = []
+    for place in places(work):
+        interrupt = Interrupt(place)
+        try:
+            with interrupt.on():
+                work()
+        except KeyboardInterrupt as error:
+            # With its frames, as an interactive session keeps the last one.
+            kept[:] = [error]
+        assert_free()
+        assert state(model) == before, interrupt.where
+        assert process() == around, interrupt.where
+
+
 def run(model):
     return dllm_fast.sample(model, PROMPT, max_new_tokens=3, mask_token_id=MASK).sequences[0].tolist()
 
@@ -112,20 +129,7 @@ def run(model):
 def test_a_run_is_interrupted_at_any_place(name):
     model = MODELS[name]().train()
     expected = run(model)
-    before, around = state(model), process()
-    kept = []
-    for place in places(lambda: run(model)):
-        interrupt = Interrupt(place)
-        try:
-            with interrupt.on():
-                run(model)
-        except KeyboardInterrupt as error:
-            # With its frames, as an interactive session keeps the last one.
-            kept[:] = [error]
-        assert_free()
-        assert state(model) == before, interrupt.where
-        assert process() == around, interrupt.where
-    kept.clear()
+    assert_as_it_was(lambda: run(model), model)
     assert run(model) == expected
 
 
@@ -136,24 +140,12 @@ def test_a_probe_is_interrupted_at_any_place(name):
 
     model = MODELS[name]().train()
     expected = run(model)
-    before, around = state(model), process()
 
     def explain():
         probe._STUDIES.pop(model, None)
         return dllm_fast.explain(model)
 
-    kept = []
-    for place in places(explain):
-        interrupt = Interrupt(place)
-        try:
-            with interrupt.on():
-                explain()
-        except KeyboardInterrupt as error:
-            kept[:] = [error]
-        assert_free()
-        assert state(model) == before, interrupt.where
-        assert process() == around, interrupt.where
-    kept.clear()
+    assert_as_it_was(explain, model)
     assert run(model) == expected
 
 

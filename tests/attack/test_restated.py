@@ -15,6 +15,7 @@ import torch
 from restated import Edit, Row, Unsure
 
 from dllm_fast import Sampler, SamplerConfig
+from reference.sampler import CUTS as KNOWN_CUTS
 from toys import presets_of_any_model
 
 SAMPLERS = int(os.environ.get("ATTACK_SAMPLERS", "1500"))
@@ -26,18 +27,9 @@ ORDERS = (
     "ranks",
 )
 # What the restatement knows of a rule.
-CUT = (
-    "threshold",
-    "factor",
-    "entropy_bound",
-    "entropy_threshold",
-    "neighbour_threshold",
-    "neighbour_distance",
-    "run_threshold",
-)
 REACH = ("sub_block_length", "inherit_token", "window_length")
 RULE = (
-    *("order", "schedule", "temperature", *CUT, *REACH, "block_length", "edit_threshold", "gap_stop", "spacing"),
+    *("order", "schedule", "temperature", *KNOWN_CUTS, *REACH, "block_length", "edit_threshold", "gap_stop", "spacing"),
     *("position_penalty", "prior_sigma", "temperature_end", "eos_policy", "eos_penalty", "stop", "min_new_tokens"),
 )
 # Of presets that say anything else, and of other orders and schedules, it says nothing.
@@ -107,8 +99,8 @@ def excluded(chosen: dict[str, Any]) -> set[str]:
     is_reverse = chosen["order"] == "ancestral" or chosen["schedule"] == "first-hitting"
     reaches = [name for name in REACH if name in chosen]
     if is_reverse:
-        without |= {*CUT, *REACH, "gap_stop", "spacing", "position_penalty"} - (
-            {*CUT} if chosen["order"] != "ancestral" else set()
+        without |= {*KNOWN_CUTS, *REACH, "gap_stop", "spacing", "position_penalty"} - (
+            {*KNOWN_CUTS} if chosen["order"] != "ancestral" else set()
         )
     elif reaches:
         without |= {*REACH} - ({reaches[0]} if reaches[0] == "window_length" else {*REACH[:2]})

@@ -18,7 +18,7 @@ from collections import Counter
 
 import pytest
 import torch
-from test_interrupts import Interrupt, assert_free, places
+from test_interrupts import Interrupt, assert_as_it_was, assert_free, places
 from test_threads import MODELS, PROMPTS, Plain, as_before, process, state
 
 import dllm_fast
@@ -105,19 +105,7 @@ def test_a_run_is_interrupted_at_any_place(name, way):
     """Whoever leaves by `with`, or by a loop, leaves all as it was, also where the error keeps every frame."""
     model = MODELS[name]().train()
     expected = tokens(begun(model))
-    before, around = state(model), process()
-    kept = []
-    for place in places(lambda: WAYS[way](model)):
-        interrupt = Interrupt(place)
-        try:
-            with interrupt.on():
-                WAYS[way](model)
-        except KeyboardInterrupt as error:
-            kept[:] = [error]
-        assert_free()
-        assert state(model) == before, interrupt.where
-        assert process() == around, interrupt.where
-    kept.clear()
+    assert_as_it_was(lambda: WAYS[way](model), model)
     assert tokens(begun(model)) == expected
 
 
