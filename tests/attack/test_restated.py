@@ -15,6 +15,7 @@ import torch
 from restated import Edit, Row, Unsure
 
 from dllm_fast import Sampler, SamplerConfig
+from dllm_fast.settings.belongs import PARTS
 from reference.sampler import CUTS as KNOWN_CUTS
 from toys import presets_of_any_model
 
@@ -115,9 +116,12 @@ def excluded(chosen: dict[str, Any]) -> set[str]:
         chosen["eos_policy"] = "penalise"
     if "suppress_tokens" in chosen and {"stop", "eos_policy"} & {*chosen}:
         without |= {"suppress_tokens"}
-    if "eos_policy" in without:
-        without |= {"eos_penalty"}
     return without
+
+
+def unread(chosen: dict[str, Any]) -> set[str]:
+    """Of what is left, the names that nothing reads."""
+    return {name for part in PARTS if not part.is_read(chosen.get(part.owner)) for name in part.names}
 
 
 def settings(rng: np.random.Generator) -> dict[str, Any]:
@@ -132,6 +136,7 @@ def settings(rng: np.random.Generator) -> dict[str, Any]:
             chosen[name] = values[rng.integers(len(values))]
     without = excluded(chosen)
     chosen = {name: value for name, value in chosen.items() if name not in without}
+    chosen = {name: value for name, value in chosen.items() if name not in unread(chosen)}
     return chosen | {"mask_token_id": MASK, "eos_token_id": ENDS, "stop_at_eos": bool(rng.random() < 0.3)}
 
 
