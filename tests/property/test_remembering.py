@@ -48,6 +48,49 @@ def test_equals_the_reference_token_for_token(config, batch, model):
     assert_equals_reference(sampler, config, batch, model)
 
 
+class Wide(Slow):
+    """A vocabulary of which a head holds less than half the mass."""
+
+    def alone(self, canvas):
+        return super().alone(canvas) * np.float32(0.2)
+
+
+@given(
+    st.builds(Wide, st.integers(0, 2**32), st.sampled_from([0.3, 1.0, 2.0]), vocabulary=st.sampled_from([100, 400])),
+    batches(),
+    st.sampled_from([1e-4, 3e-3, 0.03, 0.3]),
+    st.integers(1, 3),
+)
+def test_equals_the_reference_where_a_head_is_not_the_whole(model, batch, kl_threshold, steps):
+    config = {"mask_token_id": MASK, "threshold": 0.0, "kl_threshold": kl_threshold, "kl_steps": steps}
+    canvases, seeds, requests, starts = batch
+    sampler = drive(config, canvases, model, seed=seeds, request=requests, block_start=starts)
+    assert_equals_reference(sampler, config, batch, model)
+
+
+def test_the_ids_that_are_not_in_a_head_count_as_one():
+    """What tokens beyond the first 64 take from each other is not seen; what they give to the head is, as one."""
+    level = np.zeros(200, dtype=np.float32)
+    level[MASK] = -np.inf
+    level[10:74] = 2.0
+    within, beyond, given_ = level.copy(), level.copy(), level.copy()
+    within[10:42] += 1.0  # the head grows, the others shrink as one
+    beyond[100:130] += np.float32(0.5)
+    beyond[130:160] -= np.float32(np.log(1 / (2 - np.exp(0.5))))  # what those lose
+    given_[10:74] += 0.13  # the head alone would be 0.02 from what it was; what the others have less of makes it 0.001
+    before, *after = (memory.head(statistics(allowed(x, [MASK]))) for x in (level, within, beyond, given_))
+    divergences = [memory.divergence(before, now) for now in after]
+    assert divergences[0] > 0.02
+    assert divergences[1] < 1e-9
+    assert divergences[2] == pytest.approx(0.8 * np.log(0.8 / 0.778) + 0.2 * np.log(0.2 / 0.222), abs=3e-4)
+    for logits, is_close in zip((within, beyond, given_), (False, True, True), strict=True):
+        config = dllm_fast.SamplerConfig(mask_token_id=MASK, threshold=0.0, kl_threshold=0.01, kl_steps=1)
+        sampler = dllm_fast.Sampler(config, [[MASK] * 9])
+        for shown in (level, logits):
+            sampler.feed(np.tile(shown, (len(sampler.next().positions[0]), 1)))
+        assert len([edit for edit in sampler.trajectory[0] if edit.step == 1]) == (8 if is_close else 1)
+
+
 @given(strategies.remembering(), batches(), models, st.randoms(use_true_random=False))
 def test_all_ways_to_answer_are_one(config, batch, model, random):
     """Logits, or what `predict` made of them, pickled; all rows at once or in parts; asked twice; all positions scored."""
