@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import dllm_fast
 import strategies
+import toys
 from dllm_fast.errors import InvalidValueError
 from driving import assert_equals_reference, batches, drive, edits_of, first_commit, first_steps, same, tables
 from reference import nearby
@@ -166,6 +167,14 @@ def test_density_is_a_share_and_the_middle_of_a_gap_knows_least():
     assert all(0 < share < 1 for share in around[1:6])
     assert around[3] == min(around)
     assert around[1] == pytest.approx(around[5])
+
+
+def test_a_gap_of_the_bar_is_enough():
+    """At least, not more than: two tokens that are as probable as each other have no gap, and 0 asks for none."""
+    logits = np.full(VOCABULARY, -np.inf)
+    logits[:2] = 0.0
+    for bar, forwards in ((0.0, 1), (1e-9, 5)):
+        assert drive(greedy(gap_stop=bar), [np.full(5, MASK)], toys.Constant(logits)).nfe_per_row == [forwards]
 
 
 def test_what_is_written_of_the_answer_counts_in_its_gap():

@@ -183,6 +183,19 @@ def test_wedlm_commits_what_is_below_the_bar_or_the_least(canvas, model, bar, pe
         assert sorted(steps_of(sampler)[-1]) == expected.tolist()
 
 
+@pytest.mark.parametrize(("penalty", "entropies", "expected"), [(0.0, [0.5, 0.25, 0.5], [1]), (0.25, [0.25, 0.25, 0.0], [0])])
+def test_an_entropy_must_be_below_its_bar(penalty, entropies, expected):
+    """What is at it waits; with the penalty for how far it stands from the first, too."""
+    config = greedy(order="entropy", entropy_threshold=0.5, position_penalty=penalty)
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**config), [[MASK] * 3])
+    sampler.next()
+    half = np.full(3, 0.5)
+    sampler.feed(
+        prediction=dllm_fast.Prediction(token=[1] * 3, probability=half, top1=half, top2=half, entropy=np.array(entropies))
+    )
+    assert steps_of(sampler) == [expected]
+
+
 # Several blocks.
 
 
