@@ -278,7 +278,7 @@ def settings(draw, orders=PLAIN_ORDERS, schedules=SCHEDULES, temperatures=temper
     """
     order = draw(st.sampled_from(orders))
     if order == "ancestral":
-        schedules = [schedule for schedule in schedules if schedule != "first-hitting"]
+        schedules = [schedule for schedule in schedules if schedule not in ("first-hitting", "maskgit")]
     chosen = {
         "mask_token_id": MASK,
         "order": order,
@@ -298,8 +298,12 @@ def settings(draw, orders=PLAIN_ORDERS, schedules=SCHEDULES, temperatures=temper
         # It has neither a ranking nor a cut; the settings of those mean nothing to it.
         for name in ("min_commit", "order_temperature"):
             del optional[name]
+    elif chosen["schedule"] == "first-hitting":
+        del optional["min_commit"]
     else:
         chosen |= draw(cuts)
+    if order == "random":
+        del optional["order_temperature"]
     # Noise under the maskgit schedule needs a score that is a probability.
     if chosen["schedule"] == "maskgit" and (not annealed or order in ("entropy", "left-to-right", "ranks", "calibrated")):
         optional.pop("order_temperature", None)

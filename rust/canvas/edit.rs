@@ -61,3 +61,18 @@ pub struct Edit {
     /// Time of the reverse process, 1 to 0; NaN where the schedule has none.
     pub time: f64,
 }
+
+/// How many edits at the beginning of a plan are done at once: insertions at rising positions side by side, deletions at
+/// falling ones; of other kinds the first alone.
+pub fn side_by_side(plan: &[Edit]) -> usize {
+    let goes_on = |pair: &&[Edit]| {
+        let (one, next) = (pair[0], pair[1]);
+        next.kind == one.kind
+            && match one.kind {
+                Kind::Insert => next.position == one.position + 1,
+                Kind::Delete => next.position + 1 == one.position,
+                _ => false,
+            }
+    };
+    plan.windows(2).take_while(goes_on).count() + usize::from(!plan.is_empty())
+}

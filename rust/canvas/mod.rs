@@ -123,23 +123,23 @@ impl Canvas {
 
     /// Carries out a plan.
     pub fn apply(&mut self, plan: &[Edit]) {
-        for edit in plan {
+        let mut left = plan;
+        while let Some(edit) = left.first() {
+            let together;
+            (together, left) = left.split_at(edit::side_by_side(left));
+            match edit.kind {
+                Kind::Insert => {
+                    self.insert(together);
+                    continue;
+                }
+                Kind::Delete => {
+                    self.delete(together);
+                    continue;
+                }
+                _ => {}
+            }
             let p = edit.position as usize;
-            if edit.kind == Kind::Insert {
-                assert!(self.mask == Some(edit.token), "what is put in is open");
-                self.tokens.insert(p, edit.token);
-                self.states.insert(p, State::Open);
-                self.open += 1;
-                continue;
-            }
             let before = self.states[p];
-            if edit.kind == Kind::Delete {
-                assert!(before == State::Open, "only open positions go");
-                self.tokens.remove(p);
-                self.states.remove(p);
-                self.open -= 1;
-                continue;
-            }
             let shows_mask = self.mask == Some(edit.token);
             assert!(before != State::Given, "given tokens never change");
             match edit.kind {
@@ -166,5 +166,28 @@ impl Canvas {
             self.states[p] = after;
             self.tokens[p] = edit.token;
         }
+    }
+
+    /// Puts masks in side by side: what is behind them moves once.
+    fn insert(&mut self, edits: &[Edit]) {
+        let is_mask = |edit: &Edit| self.mask == Some(edit.token);
+        assert!(edits.iter().all(is_mask), "what is put in is open");
+        let p = edits[0].position as usize;
+        let tokens = edits.iter().map(|edit| edit.token);
+        self.tokens.splice(p..p, tokens);
+        self.states.splice(p..p, edits.iter().map(|_| State::Open));
+        self.open += edits.len();
+    }
+
+    /// Takes out what stands side by side, from the right.
+    fn delete(&mut self, edits: &[Edit]) {
+        let last = edits[0].position as usize;
+        let places = last + 1 - edits.len()..=last;
+        let states = &self.states[places.clone()];
+        let is_open = |&state: &State| state == State::Open;
+        assert!(states.iter().all(is_open), "only open positions go");
+        self.tokens.drain(places.clone());
+        self.states.drain(places);
+        self.open -= edits.len();
     }
 }

@@ -89,20 +89,20 @@ def excluded(chosen: dict[str, Any]) -> set[str]:
     without = {"steps_per_block"} if "steps" in chosen else set()
     if chosen["order"] == "ancestral":
         without |= {"threshold", "factor", "entropy_bound", "min_commit", "order_temperature"}
-        if chosen["schedule"] == "first-hitting":
+        if chosen["schedule"] in ("first-hitting", "maskgit"):
             chosen["schedule"] = "linear"
+    if chosen["order"] == "random":
+        without |= {"order_temperature"}
     if chosen["order"] == "ancestral" or chosen["schedule"] == "first-hitting":
         without |= {"edit_threshold"}
     if chosen["schedule"] == "maskgit" and chosen["order"] in ("entropy", "left-to-right"):
         without |= {"order_temperature"}
     if chosen["schedule"] == "first-hitting":
-        without |= {"steps", "steps_per_block"}
+        without |= {"steps", "steps_per_block", "min_commit"}
     is_reverse = chosen["order"] == "ancestral" or chosen["schedule"] == "first-hitting"
     reaches = [name for name in REACH if name in chosen]
     if is_reverse:
-        without |= {*KNOWN_CUTS, *REACH, "gap_stop", "spacing", "position_penalty"} - (
-            {*KNOWN_CUTS} if chosen["order"] != "ancestral" else set()
-        )
+        without |= {*KNOWN_CUTS, *REACH, "gap_stop", "spacing", "position_penalty"}
     elif reaches:
         without |= {*REACH} - ({reaches[0]} if reaches[0] == "window_length" else {*REACH[:2]})
         without |= {"steps", "steps_per_block", "gap_stop", "edit_threshold"}

@@ -24,7 +24,7 @@ MODEL = toys.HashTable(VOCABULARY, seed=5, grid=1.0)
 def idle_rules(draw):
     """Settings with many more steps than masks; their draws depend on how many have passed."""
     order = draw(st.sampled_from(["confidence", "random", "left-to-right", "ancestral"]))
-    schedule = draw(st.sampled_from(SCHEDULES))
+    schedule = draw(st.sampled_from([name for name in SCHEDULES if (order, name) != ("ancestral", "maskgit")]))
     most = 40 if schedule == "dream" else 1500  # its idle steps are forwards
     config = {
         "mask_token_id": MASK,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -119,6 +121,24 @@ def test_the_density_changes_the_length_in_64_forwards():
     sampler = drive(config | {"threshold": 0.0}, [np.full(4, MASK)], toys.Constant(logits))
     assert len(sampler.canvases[0]) == 4 + 64 * 8
     assert sampler.nfe_per_row == [65]
+
+
+@pytest.mark.parametrize("name", ["daedal", "rho-eos"])
+def test_a_million_masks_move_what_is_behind_them_once(name):
+    """One by one they would move it a million times: minutes, not a second."""
+    most, behind = 2**20, 200_000
+    rule = {"length": name, "max_new_tokens": most, "expansion_factor": most, "threshold": 0.9}
+    config = dllm_fast.SamplerConfig(mask_token_id=MASK, eos_token_id=END, **rule)
+    sampler = dllm_fast.Sampler(config, [np.array([1, MASK, *[2] * behind])])
+    began = time.process_time()
+    sampler.next()
+    sampler.feed(np.eye(1, VOCABULARY, 5, dtype=np.float32))
+    took = time.process_time() - began
+    canvas = sampler.canvases[0]
+    assert (canvas[2 : most + 1] == MASK).all()
+    assert (canvas[most + 1 :] == 2).all()
+    assert len(canvas) == 1 + most + behind
+    assert took < 10
 
 
 GROWING = {"mask_token_id": MASK, "eos_token_id": END, "length": "rho-eos"}

@@ -588,6 +588,19 @@ def test_an_end_token_finishes_the_row():
         ({"order": "ancestral", "min_commit": 2}, "got a threshold, factor, entropy_bound, min_commit or order_temperature"),
         ({"schedule": "first-hitting", "steps": 4}, "schedule 'first-hitting' takes one forward for each mask"),
         (
+            {"schedule": "first-hitting", "threshold": 0.9},
+            "takes one forward for each mask, got threshold beside it",
+        ),
+        (
+            {"schedule": "first-hitting", "min_commit": 3},
+            "takes one forward for each mask, got min_commit beside it",
+        ),
+        (
+            {"order": "ancestral", "schedule": "maskgit"},
+            "needs the times of a noise schedule, got schedule 'maskgit'",
+        ),
+        ({"order": "random", "order_temperature": 0.5}, "order 'random' is chance alone, got order_temperature 0.5 beside it"),
+        (
             {"schedule": "maskgit", "order": "entropy", "order_temperature": 1.0},
             "needs? .*probability|logarithm of a probability",
         ),
@@ -596,6 +609,11 @@ def test_an_end_token_finishes_the_row():
 def test_settings_that_would_silently_do_nothing_are_refused(settings, says):
     with pytest.raises(dllm_fast.DllmFastError, match=says):
         dllm_fast.SamplerConfig(**settings)
+
+
+def test_noise_on_chance_counts_where_something_else_does():
+    dllm_fast.SamplerConfig(order="random", order_temperature=0.5, position_penalty=0.1)
+    dllm_fast.SamplerConfig(schedule="first-hitting", min_commit=1)
 
 
 def test_a_request_waits_for_all_its_rows():

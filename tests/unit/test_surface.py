@@ -144,8 +144,9 @@ def test_a_seed_that_nobody_gives_is_drawn_and_told() -> None:
 
 
 def ranks_by_nothing_else(preset: dllm_fast.SamplerConfig) -> bool:
-    """True where noise on the ranking would break the rule, and is refused."""
-    return preset.order == "ancestral" or preset.schedule == "dilated" or preset.remask in ("planner", "confidence-drop")
+    """True where noise on the ranking would break the rule, or change nothing, and is refused."""
+    is_drawn = preset.order in ("ancestral", "random")
+    return is_drawn or preset.schedule == "dilated" or preset.remask in ("planner", "confidence-drop")
 
 
 @pytest.mark.parametrize(

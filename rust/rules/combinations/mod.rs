@@ -115,6 +115,32 @@ impl Config {
                 "schedule 'first-hitting' takes one forward for each mask, got steps beside it; leave steps out, or choose another schedule".into(),
             ));
         }
+        if self.order == Order::Ancestral && self.schedule == Schedule::MaskGit {
+            return Err(Error::Mismatch(
+                "order 'ancestral' needs the times of a noise schedule, got schedule 'maskgit', which counts masks; use 'cosine', whose \
+                 share is the same, or another order"
+                    .into(),
+            ));
+        }
+        if self.schedule == Schedule::FirstHitting
+            && (self.cut != Cut::Count || self.min_commit.is_some_and(|least| least > 1))
+        {
+            return Err(Error::Mismatch(format!(
+                "schedule 'first-hitting' takes one forward for each mask, got {} beside it; leave that out, or choose another schedule",
+                if self.cut == Cut::Count {
+                    "min_commit"
+                } else {
+                    self.cut.name()
+                }
+            )));
+        }
+        if self.order == Order::Random && noisy && self.position_penalty == 0.0 {
+            return Err(Error::Mismatch(format!(
+                "order 'random' is chance alone, got order_temperature {} beside it, which would change nothing; leave it out, or \
+                 choose another order",
+                self.noise.temperature
+            )));
+        }
         if self.schedule == Schedule::FirstHitting && self.order == Order::Ancestral {
             return Err(Error::Mismatch(
                 "schedule 'first-hitting' commits one mask at a time, got order 'ancestral' beside it, which commits each mask by itself; \
