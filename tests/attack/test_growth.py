@@ -191,6 +191,7 @@ BOUNDS = {
     "kernels.layout.header": "one",
     "kernels.launch._function": "our kernels, by device",
     "kernels.launch.load": "cubins that were loaded",
+    "runners.watch._columns": "sizes of vocabularies, eight",
     "runners.capture._FREE": "devices; streams that are free",
     "networks.grouped._is_taken": "devices and dtypes",
     "modules.hold._THINGS": "runs of just now",
