@@ -162,10 +162,7 @@ impl Sampler {
     /// The settings of a row, as they were given.
     fn config(&self, py: Python<'_>, row: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let row = index_of_row(row)?;
-        let turn = self.0.take(py)?;
-        let known = turn.is_done(row).map(|_| ());
-        drop(turn);
-        known.map_err(raise)?;
+        self.asked(py, |core| core.is_done(row))?;
         let own = self.1.lock();
         Ok(own.get(&row).unwrap_or(&self.1.first).clone_ref(py))
     }
@@ -174,19 +171,13 @@ impl Sampler {
     /// A row that is done stays as it is.
     fn cancel(&self, py: Python<'_>, row: &Bound<'_, PyAny>) -> PyResult<()> {
         let row = index_of_row(row)?;
-        let mut turn = self.0.take(py)?;
-        let cancelled = turn.cancel(row);
-        drop(turn);
-        cancelled.map_err(raise)
+        self.told(py, |core| core.cancel(row))
     }
 
     /// Is the row finished, or cancelled?
     fn is_done(&self, py: Python<'_>, row: &Bound<'_, PyAny>) -> PyResult<bool> {
         let row = index_of_row(row)?;
-        let turn = self.0.take(py)?;
-        let done = turn.is_done(row);
-        drop(turn);
-        done.map_err(raise)
+        self.asked(py, |core| core.is_done(row))
     }
 
     /// How many positions from the start of each of these canvases were written and can no longer change under the row's
@@ -197,10 +188,7 @@ impl Sampler {
         rows: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray1<i64>>> {
         let rows = indices(rows, "rows")?;
-        let turn = self.0.take(py)?;
-        let stable = turn.stable(&rows);
-        drop(turn);
-        let stable = stable.map_err(raise)?;
+        let stable = self.asked(py, |core| core.stable(&rows))?;
         Ok(tokens(py, stable.iter().map(|&n| n as u32)))
     }
 
@@ -215,10 +203,7 @@ impl Sampler {
         let row = index_of_row(row)?;
         let remedy = "positions are counted from the start of the canvas";
         let position = whole(position, "position", (0, u64::from(u32::MAX)), remedy)? as usize;
-        let mut turn = self.0.take(py)?;
-        let ended = turn.end(row, position);
-        drop(turn);
-        ended.map_err(raise)
+        self.told(py, |core| core.end(row, position))
     }
 
     /// The positions of the first and the last token of what ended each of these rows, int64 `[n, 2]`; -1 where nothing did:
@@ -229,10 +214,7 @@ impl Sampler {
         rows: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray2<i64>>> {
         let rows = indices(rows, "rows")?;
-        let turn = self.0.take(py)?;
-        let endings = turn.endings(&rows);
-        drop(turn);
-        let endings = endings.map_err(raise)?;
+        let endings = self.asked(py, |core| core.endings(&rows))?;
         let flat = endings.iter().flat_map(|ending| {
             ending.map_or([-1, -1], |ending| [ending.first as i64, ending.last as i64])
         });
@@ -266,13 +248,11 @@ impl Sampler {
         Bound<'py, PyArray1<i64>>,
     )> {
         let rows = indices(rows, "rows")?;
-        let turn = self.0.take(py)?;
-        let sites = turn.sites(&rows).map_err(raise)?;
-        let counts: Vec<u32> = rows
-            .iter()
-            .map(|&r| turn.positions(r).len() as u32)
-            .collect();
-        drop(turn);
+        let (sites, counts) = self.asked(py, |core| {
+            let sites = core.sites(&rows)?;
+            let count = |&r: &usize| core.positions(r).len() as u32;
+            Ok((sites, rows.iter().map(count).collect::<Vec<_>>()))
+        })?;
         let word = |of: fn(&Site) -> u32| PyArray1::from_iter(py, sites.iter().map(of));
         Ok((
             PyArray1::from_iter(py, sites.iter().map(|s| s.stream.seed)),
@@ -291,10 +271,7 @@ impl Sampler {
         rows: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyArray1<i64>>>> {
         let rows = indices(rows, "rows")?;
-        let turn = self.0.take(py)?;
-        let sites = turn.sites(&rows);
-        drop(turn);
-        let sites = sites.map_err(raise)?;
+        let sites = self.asked(py, |core| core.sites(&rows))?;
         if sites.iter().all(|site| site.current.is_none()) {
             return Ok(None);
         }
@@ -311,10 +288,7 @@ impl Sampler {
         rows: &Bound<'py, PyAny>,
     ) -> PyResult<(PaceArrays<'py>, Option<PaceArrays<'py>>)> {
         let rows = indices(rows, "rows")?;
-        let turn = self.0.take(py)?;
-        let paces = turn.pace(&rows);
-        drop(turn);
-        let (now, then) = paces.map_err(raise)?;
+        let (now, then) = self.asked(py, |core| core.pace(&rows))?;
         let arrays = |of: &[Pace]| {
             (
                 PyArray1::from_iter(py, of.iter().map(|p| p.floor as i32)),
@@ -433,12 +407,8 @@ impl Sampler {
     ) -> PyResult<Bound<'py, PyList>> {
         let rows = indices(rows, "rows")?;
         let since = each_since(&rows, since, "tokens")?;
-        let turn = self.0.take(py)?;
-        let written = turn.written(&rows, &since);
-        drop(turn);
-        list(py, written.map_err(raise)?, |row| {
-            tokens(py, row.into_iter())
-        })
+        let written = self.asked(py, |core| core.written(&rows, &since))?;
+        list(py, written, |row| tokens(py, row.into_iter()))
     }
 
     /// For each of `rows`, its edits from the `since`-th on, in order.
@@ -450,11 +420,8 @@ impl Sampler {
     ) -> PyResult<Bound<'py, PyList>> {
         let rows = indices(rows, "rows")?;
         let since = each_since(&rows, since, "edits")?;
-        let turn = self.0.take(py)?;
-        let edits = turn.edits(&rows, &since);
-        drop(turn);
         let made = PyList::empty(py);
-        for edits in edits.map_err(raise)? {
+        for edits in self.asked(py, |core| core.edits(&rows, &since))? {
             made.append(list(py, edits, Edit)?)?;
         }
         Ok(made)
@@ -468,6 +435,26 @@ impl Sampler {
 }
 
 impl Sampler {
+    /// What the core says, within a turn.
+    fn asked<T>(&self, py: Python<'_>, of: impl FnOnce(&Core) -> Result<T, Error>) -> PyResult<T> {
+        let turn = self.0.take(py)?;
+        let said = of(&turn);
+        drop(turn);
+        said.map_err(raise)
+    }
+
+    /// Tells the core something, within a turn.
+    fn told<T>(
+        &self,
+        py: Python<'_>,
+        of: impl FnOnce(&mut Core) -> Result<T, Error>,
+    ) -> PyResult<T> {
+        let mut turn = self.0.take(py)?;
+        let said = of(&mut turn);
+        drop(turn);
+        said.map_err(raise)
+    }
+
     /// Something of every row.
     fn copied<T: Send>(
         &self,

@@ -19,29 +19,13 @@ from dllm_fast.ops.shared import Shared
 from dllm_fast.runners.host_reads import HostReads
 from dllm_fast.transformers import native_engine
 from dllm_fast.transformers.constants import constants
+from engines import Recorder
 from native_models import MASK, MLM, MODERN, NEW, PROMPTS, drawn, model_of
 
 pytestmark = pytest.mark.skipif(not MODERN, reason="transformers 4 has no bidirectional classes on its registry")
 
 SETTINGS = {"max_new_tokens": NEW, "block_length": 8, "stop_at_eos": False}
 CPU = torch.device("cpu")
-
-
-class Recorder:
-    """A capture that captures nothing and counts."""
-
-    def __init__(self):
-        self.captured = self.replayed = 0
-
-    def __call__(self, body):
-        self.captured += 1
-        body()
-
-        def replay():
-            self.replayed += 1
-            body()
-
-        return replay
 
 
 @pytest.fixture
