@@ -93,6 +93,57 @@ def test_every_preset(preset):
     same(ours, core)
 
 
+NOISE = {"mask_token_id": None, "vocabulary": VOCABULARY}
+MORE = {
+    "diffusion-gemma": NOISE | {"steps_per_block": 5},
+    "block-refinement": NOISE | {"steps_per_block": 3, "threshold": 0.01},
+    "udlm": NOISE | {"steps": 4},
+    "gidd": {"vocabulary": VOCABULARY, "steps": 4},
+    "pc-sampler": {"token_frequencies": dllm_fast.TokenFrequencies(range(1, VOCABULARY + 1))},
+    "daedal": {"eos_token_id": tuple(range(40)), "initial_length": 4, "max_new_tokens": 9, "threshold": 0.01},
+    "rho-eos": {"eos_token_id": tuple(range(40)), "initial_length": 4, "max_new_tokens": 9, "threshold": 0.01},
+    "apd": {"verifier_mixture": 0.5, "temperature": 0.7},
+    "wino": {"threshold": 0.01, "remask_threshold": 0.9},
+}
+
+
+class Behind(HashTable):
+    """A toy that is asked from behind masks, too."""
+
+    def __call__(self, ids, shadow=None):
+        made = super().__call__(ids)
+        if shadow is None:
+            return made
+        rows = torch.arange(len(ids))[:, None]
+        return torch.cat((made, made.roll(1, dims=2)[rows, shadow.clamp(min=0)]), dim=1)
+
+
+GUIDED = [preset for preset in MORE if preset not in ("daedal", "rho-eos", "apd")]  # which refuse it
+
+
+@pytest.mark.parametrize(
+    ("preset", "guidance"),
+    [*((name, {}) for name in MORE), *((name, {"guidance": 1.5, "negative_prompt": [7, 8]}) for name in GUIDED)],
+)
+def test_presets_that_need_more(preset, guidance):
+    """Whatever the kernels do not know of their laws, the core says: the tokens are the same."""
+    given = {"preset": preset, "mask_token_id": MASK, "max_new_tokens": 6, "suppress_tokens": (250,), "seed": [1, 2, 3]}
+    given |= MORE[preset] | guidance
+    if preset == "apd":
+        given["verifier"] = HashTable(VOCABULARY, seed=9)
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    core = dllm_fast.sample(Behind(VOCABULARY), prompts, **given)
+    with emulated(PREDICTION):
+        ours = dllm_fast.sample(Behind(VOCABULARY), prompts, **given)
+    same(ours, core)
+    assert ours.stats.nfe_per_row == core.stats.nfe_per_row
+
+
+def test_no_preset_is_left_out():
+    """`linear-spec` is for networks that are read causally (`test_gpu_checks.py`, `property/test_verify.py`)."""
+    assert {*MORE, *presets_of_any_model(), "linear-spec"} == {*dllm_fast.presets()}
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -193,6 +193,23 @@ def test_what_a_forward_asks_again():
         assert second.count("remask") == most
 
 
+@pytest.mark.parametrize(("current", "lost"), [(0.5, 0), (np.nextafter(0.5, 0), 5)])
+def test_what_is_as_probable_as_the_bar_stays(current, lost):
+    """WINO takes back what is below it: of 6 that are written, 5 at most with the next 3."""
+    config = dllm_fast.SamplerConfig(mask_token_id=MASK, remask="verify", threshold=0.5, remask_threshold=0.5)
+    sampler = dllm_fast.Sampler(config, [[MASK] * 9])
+    for _ in range(2):
+        positions = (request := sampler.next()).positions[0]
+        one = np.ones(len(positions))
+        stands = np.where(request.open[0][positions], np.nan, current)
+        sampler.feed(
+            prediction=dllm_fast.Prediction(
+                token=0 * positions, probability=one, top1=one, top2=0 * one, entropy=0 * one, current=stands
+            )
+        )
+    assert [edit.kind for edit in sampler.trajectory[0]].count("remask") == lost
+
+
 @given(strategies.remasking(kinds=("low-confidence",), temperatures=st.just(0.0)), batches(), tables)
 def test_a_budget_is_kept(config, batch, model):
     """Each block costs what it costs without, and its budget at most; with none it is the rule without."""
