@@ -101,6 +101,13 @@ def test_a_caller_ends_a_row_where_it_is_final():
     assert sampler.nfe_per_row == [2]
 
 
+@pytest.mark.parametrize("stops", [[(1, 2), 2], [2, (1, 2)], [(1, 2)]])
+def test_of_two_stops_that_end_together_the_longer_counts(stops):
+    sampler = fed(greedy(order="left-to-right", stop=stops, eos_token_id=2, stop_at_eos=True), [0, *[MASK] * 4], [1, 2, 5])
+    assert sampler.endings([0]).tolist() == [[1, 2]]
+    assert sampler.canvases[0].tolist() == [0, 1, 2, 2, 2]
+
+
 def test_a_row_that_is_cancelled_or_may_change_is_not_ended():
     sampler = fed(greedy(), [MASK] * 3, [1])
     sampler.cancel(0)
