@@ -63,6 +63,19 @@ def test_tokens_forwards_and_canvases_are_those_of_the_loop(seed, scale, stabili
     assert shown == seen
 
 
+def test_temperatures_are_rounded_as_in_the_loop():
+    """To the bit, in every step: 0.8 in the first, never quite 0.4."""
+    config = dllm_fast.presets()["diffusion-gemma"]
+    rule = config.to_dict() | {"vocabulary": VOCABULARY, "stop_stable": 99}
+    sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig.from_dict(rule), [[0] * 3], open=[[True] * 3])
+    for left in range(48, 0, -1):
+        request = sampler.next()
+        told = 0.4 + (0.8 - 0.4) * (torch.tensor(left, dtype=torch.int32) / 48)
+        assert request.temperatures.tolist() == [told.item()] == [noise.temperature(config, left, 48)]
+        sampler.feed(np.zeros((3, VOCABULARY), dtype=np.float32))
+    assert sampler.next() is None
+
+
 def test_the_loop_is_that_of_transformers():
     published = pytest.importorskip("transformers.models.diffusion_gemma.generation_diffusion_gemma")
     generator = torch.Generator().manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,35 @@ def test_a_row_ends_with_the_step_that_makes_the_stop_final() -> None:
     assert [event.is_done for event in events] == [[False], [False], [True]]
     assert [edit.kind for edit in events[-1].edits[0]] == ["commit"] + ["pad"] * 6
     assert events[-1].canvases[0].tolist() == dllm_fast.sample(MODEL, PROMPT, **rule).sequences[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"preset": "saber"},
+        {"preset": "p2"},
+        {"preset": "remedi", "block_length": 3},
+        {"preset": "remdm-cap", "remask_eta": 0.3},
+        {"preset": "remdm-loop", "steps": 40},
+        {"preset": "revise-low-confidence", "block_length": 3},
+        {"preset": "llada2.1-speed", "block_length": 3},
+        {"preset": "wino", "block_length": 9, "threshold": 0.3},
+        {"preset": "d2f", "block_length": 3},
+        {"preset": "wedlm"},
+        {"preset": "daedal", "initial_length": 3},
+    ],
+    ids=lambda rule: rule["preset"],
+)
+def test_what_may_still_change_ends_nothing(rule: dict[str, Any]) -> None:
+    """Whatever takes back, replaces or moves tokens: the text is that of the whole answer up to the first stop."""
+    given_: dict[str, Any] = {"tokenizer": TOKENIZER, "max_new_tokens": 9, "seed": 3, **rule}
+    prompts = [PROMPT, "reverse:cab=", "sort:gfh="]
+    whole = dllm_fast.sample(MODEL, prompts, **given_)
+    stopped = dllm_fast.sample(MODEL, prompts, **given_, stop=["b", "g"])
+    assert whole.texts is not None
+    assert stopped.texts == [re.split("[bg]", text)[0] for text in whole.texts]
+    assert stopped.finish_reasons == ["stop"] * 3
+    assert all(a <= b for a, b in zip(stopped.stats.nfe_per_row, whole.stats.nfe_per_row, strict=True))
 
 
 def test_rows_end_each_for_itself() -> None:
