@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,8 @@ class GuidedSession:
 
     def _together(self, inside: list[Part], rows: Ints) -> list[tuple[list[int], Ints]]:
         """Forwards that are needed for the same rows, and those rows: a twin of another length may be in one of its own."""
+        if len(inside) == 1:
+            return [([0], rows)]
         forward_of = np.zeros(self._count, dtype=np.int64)
         for i, (numbers, _) in enumerate(inside):
             forward_of[numbers] = i
@@ -164,8 +167,9 @@ class GuidedSession:
     def _run(self, numbers: Ints, forward: Callable[[], Scored]) -> tuple[Tensor | NDArray[Any], Ints | None]:
         """What a forward gives. One that holds a row and its twin counts two."""
         within = self._session.forwards
-        with_twins = np.intersect1d(numbers, self._own[self._is_guided])
-        is_pair = bool(np.isin(with_twins + 1, numbers).any())
+        is_there, firsts = np.zeros(self._count, dtype=np.bool_), self._own[self._is_guided]
+        is_there[numbers] = True
+        is_pair = bool((is_there[firsts] & is_there[firsts + 1]).any())
         before = within.count, within.replayed, within.seconds
         try:
             logits, lines = forward()
@@ -207,16 +211,17 @@ class GuidedSession:
             guided_rows, counts = rows[is_guided], counts[is_guided]
             scales, rounds = (np.repeat(of[guided_rows], counts) for of in (self._scales, self._rounds))
             # Twins of one matrix at a time, and of one way to round: most often there is one.
-            kinds = np.stack((found.matrix[twins], rounds))
-            for matrix, as_published in np.unique(kinds, axis=1).T.tolist():
-                some = (kinds[0] == matrix) & (rounds == as_published)
+            for (i, matrix), as_published in itertools.product(enumerate(found.matrices), (False, True)):
+                some = (found.matrix[twins] == i) & (rounds == as_published)
+                if not some.any():
+                    continue
                 guide.guide_(
                     logits,
                     beside(written[some], logits),
-                    found.matrices[matrix],
+                    matrix,
                     beside(found.line[twins[some]], logits),
                     beside(scales[some], logits),
-                    as_published=bool(as_published),
+                    as_published=as_published,
                 )
         return logits, None if is_taken else lines
 

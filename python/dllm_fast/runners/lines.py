@@ -65,6 +65,8 @@ class Lines:
     def take(self, which: Ints) -> Tensor:
         """These lines, as a matrix of their own."""
         matrix, line = self.matrix[which], self.line[which]
+        if len(self.matrices) == 1:
+            return self.matrices[0].index_select(0, beside(line, self.matrices[0]))
         known = [(self.matrices[number], line[matrix == number]) for number in np.unique(matrix).tolist()]
         parts: list[Tensor] = [one.index_select(0, beside(some, one)) for one, some in known]
         if not parts:  # a step that only spends its forward
