@@ -223,11 +223,6 @@ pub fn check(config: &Config) -> Result<()> {
                 remedy,
             ));
         }
-        if !matches!(config.revise, Revise::None | Revise::Edit { .. }) {
-            return refuse(
-                "noise 'uniform' has no mask to turn a token back into, got remask beside it; leave remask out".into(),
-            );
-        }
     }
     if config.schedule == Schedule::Cumulative && !config.shows.is_uniform() {
         return refuse(
@@ -250,8 +245,6 @@ fn check_drafts(config: &Config, drafts: Drafts) -> Result<()> {
         "no number of steps; set steps_per_block (48 is DiffusionGemma's)"
     } else if config.cut == Cut::Count {
         "no threshold, factor or entropy_bound, which pick them; set entropy_bound=0.1"
-    } else if config.order == Order::Ancestral {
-        "order 'ancestral', which decides by itself; set order='entropy'"
     } else if matches!(config.eos, EosPolicy::Suffix | EosPolicy::Delay) {
         "an eos_policy that looks at what is written; use 'allow' or 'penalise': a block is written at once"
     } else if config.schedule != Schedule::Even {

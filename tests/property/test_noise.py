@@ -168,6 +168,17 @@ def test_what_cannot_be_is_refused_with_the_reason():
     cut = {**uniform, "steps_per_block": 4, "entropy_bound": 0.1}
     refused("got edit_threshold beside them", **cut, edit_threshold=0.5)
     refused("got gap_stop, which ends a block", **cut, gap_stop=1.0)
+    refused(
+        "drafts are of distributions at another temperature in each step, got kl_threshold or credit beside them",
+        **cut,
+        credit=0.7,
+    )
+    for remask in ("planner", "confidence-drop", "low-confidence"):
+        refused(f"remask '{remask}' fills .* got noise that shows tokens beside it", noise="uniform", remask=remask)
+    with pytest.raises(
+        InvalidValueError, match="drafts of a block are written together, got eligible_after beside them for row 0"
+    ):
+        dllm_fast.Sampler(dllm_fast.SamplerConfig(**cut, vocabulary=3), [[0, 0]], open=[[True, True]], eligible_after={1: [0]})
     refused("got a schedule, which says how many a step commits", **cut, schedule="linear")
     refused("schedule 'cumulative' spends forwards that may commit nothing, got it over masks", schedule="cumulative")
     refused("stop_entropy must be at least 0", stop_entropy=-1.0)

@@ -157,6 +157,7 @@ def test_what_cannot_be_is_refused_with_the_reason():
     refused(r"noise_share must lie in \[0, 1\), got 1", noise="hybrid", order="ancestral", noise_share=1.0)
     refused("noise_share is read under noise='hybrid' alone, got 0.1 beside noise='uniform'", **uniform, noise_share=0.1)
     refused("as_published keeps quirks of loops over masks", **uniform, as_published=True)
+    refused("got drafts beside it; set order='entropy' for those", **uniform, drafts=True, steps_per_block=4)
     sampler = dllm_fast.Sampler(dllm_fast.SamplerConfig(**uniform, vocabulary=3), [[0]], open=[[True]])
     sampler.next()
     with pytest.raises(InvalidValueError, match="needs the probability of the token that stands there, got scores"):

@@ -158,6 +158,14 @@ def test_a_model_that_does_not_see_what_is_right_of_a_gap() -> None:
             dllm_fast.infill(model, CANVAS, gaps=[(1, 1, 2)], cache=cache)
 
 
+def test_a_model_without_a_mask_has_nothing_to_try() -> None:
+    def never(ids: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("a forward")
+
+    with pytest.raises(InvalidValueError, match="gaps are tried as masks, got a model without one; give their lengths"):
+        dllm_fast.infill(never, CANVAS, gaps=[(1, 1, 2)], open=[True] * 3, preset="udlm", vocabulary=9)
+
+
 @pytest.mark.parametrize("gap", ["[MASK:3]", "[MASK:]", "[MASK:3-]", "[MASK:-3]", "[MASK:1-2-3]"])
 def test_a_gap_is_written_with_two_numbers(gap: str) -> None:
     with pytest.raises(InvalidValueError, match=r"with its least and its most number of tokens, got .*; write \[MASK:3-10\]"):
