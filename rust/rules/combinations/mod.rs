@@ -101,6 +101,55 @@ impl Config {
     /// Settings that would silently do nothing beside others.
     pub(super) fn check_combinations(&self) -> Result<()> {
         let noisy = self.noise.temperature > 0.0;
+        self.check_reverse_process()?;
+        if self.order == Order::Random && noisy && self.position_penalty == 0.0 {
+            return Err(Error::Mismatch(format!(
+                "order 'random' is chance alone, got order_temperature {} beside it, which would change nothing; leave it out, or \
+                 choose another order",
+                self.noise.temperature
+            )));
+        }
+        self.calibration.check()?;
+        self.check_length()?;
+        self.check_revise()?;
+        self.check_places()?;
+        let remembers = self.credit.is_some() || matches!(self.cut, Cut::Steady { .. });
+        if remembers && self.drafts.is_some() {
+            return Err(Error::Mismatch(
+                "drafts are of distributions at another temperature in each step, got kl_threshold or credit beside them, which compare \
+                 steps; set those to None, or drafts to False"
+                    .into(),
+            ));
+        }
+        if self.credit.is_some() && self.is_reverse_process() {
+            return Err(Error::Mismatch(
+                "credit changes the distributions, got it beside order 'ancestral' or schedule 'first-hitting', which are the reverse \
+                 process itself; set credit to None, or choose another order and schedule"
+                    .into(),
+            ));
+        }
+        if self.cut.looks_twice() {
+            self.check_verified()?;
+        }
+        self.check_gap_stop()?;
+        if self.noise.annealed
+            && noisy
+            && matches!(
+                self.order,
+                Order::Entropy | Order::LeftToRight | Order::Ranks | Order::Calibrated
+            )
+        {
+            return Err(Error::Mismatch(
+                "order_temperature under the maskgit schedule perturbs the logarithm of a probability, got an order without one; \
+                 use confidence, sampled-confidence or margin, or another schedule"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+    /// What writes as the reverse process does, beside what says how many positions a forward writes.
+    fn check_reverse_process(&self) -> Result<()> {
+        let noisy = self.noise.temperature > 0.0;
         if self.order == Order::Ancestral
             && (self.cut != Cut::Count || self.min_commit.is_some() || noisy)
         {
@@ -134,13 +183,6 @@ impl Config {
                 }
             )));
         }
-        if self.order == Order::Random && noisy && self.position_penalty == 0.0 {
-            return Err(Error::Mismatch(format!(
-                "order 'random' is chance alone, got order_temperature {} beside it, which would change nothing; leave it out, or \
-                 choose another order",
-                self.noise.temperature
-            )));
-        }
         if self.schedule == Schedule::FirstHitting && self.order == Order::Ancestral {
             return Err(Error::Mismatch(
                 "schedule 'first-hitting' commits one mask at a time, got order 'ancestral' beside it, which commits each mask by itself; \
@@ -148,62 +190,32 @@ impl Config {
                     .into(),
             ));
         }
-        self.calibration.check()?;
-        self.check_length()?;
-        self.check_revise()?;
-        self.check_places()?;
-        let is_reverse_process = self.is_reverse_process();
-        let remembers = self.credit.is_some() || matches!(self.cut, Cut::Steady { .. });
-        if remembers && self.drafts.is_some() {
+        Ok(())
+    }
+
+    /// What ends a block at once, beside what it cannot go with.
+    fn check_gap_stop(&self) -> Result<()> {
+        let Some(stop) = self.gap_stop else {
+            return Ok(());
+        };
+        if self.is_reverse_process() {
             return Err(Error::Mismatch(
-                "drafts are of distributions at another temperature in each step, got kl_threshold or credit beside them, which compare \
-                 steps; set those to None, or drafts to False"
+                "gap_stop ends a block at once, got it beside order 'ancestral' or schedule 'first-hitting', which are the reverse \
+                 process itself; set gap_stop to None, or choose another order and schedule"
                     .into(),
             ));
         }
-        if self.credit.is_some() && is_reverse_process {
+        if self.as_published && self.cut == Cut::Count {
             return Err(Error::Mismatch(
-                "credit changes the distributions, got it beside order 'ancestral' or schedule 'first-hitting', which are the reverse \
-                 process itself; set credit to None, or choose another order and schedule"
+                "gap_stop measures logits, whose gaps are lost in probabilities rounded to their dtype, got as_published beside it, \
+                 which rounds them; leave as_published out"
                     .into(),
             ));
         }
-        if self.cut.looks_twice() {
-            self.check_verified()?;
-        }
-        if let Some(stop) = self.gap_stop {
-            if is_reverse_process {
-                return Err(Error::Mismatch(
-                    "gap_stop ends a block at once, got it beside order 'ancestral' or schedule 'first-hitting', which are the reverse \
-                     process itself; set gap_stop to None, or choose another order and schedule"
-                        .into(),
-                ));
-            }
-            if self.as_published && self.cut == Cut::Count {
-                return Err(Error::Mismatch(
-                    "gap_stop measures logits, whose gaps are lost in probabilities rounded to their dtype, got as_published beside it, \
-                     which rounds them; leave as_published out"
-                        .into(),
-                ));
-            }
-            if stop.answer.is_some() && self.block_length.is_some() {
-                return Err(Error::Mismatch(
-                    "gap_start is looked at in every forward, so the canvas must be one block, got a block_length beside it; \
-                     leave gap_start out (the open positions of each block count then), or block_length"
-                        .into(),
-                ));
-            }
-        }
-        if self.noise.annealed
-            && noisy
-            && matches!(
-                self.order,
-                Order::Entropy | Order::LeftToRight | Order::Ranks | Order::Calibrated
-            )
-        {
+        if stop.answer.is_some() && self.block_length.is_some() {
             return Err(Error::Mismatch(
-                "order_temperature under the maskgit schedule perturbs the logarithm of a probability, got an order without one; \
-                 use confidence, sampled-confidence or margin, or another schedule"
+                "gap_start is looked at in every forward, so the canvas must be one block, got a block_length beside it; \
+                 leave gap_start out (the open positions of each block count then), or block_length"
                     .into(),
             ));
         }
