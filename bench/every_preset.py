@@ -373,7 +373,7 @@ def run(path: Path, names: Sequence[str], *, quick: bool = False) -> dict[str, A
         with harness.threads(1):
             found = measure(todo[task], name, before, part)
         taken = time.process_time() - began + before.get("cpu_s", 0)
-        known[name][task] = {**found, **harness.commit(), "cpu_s": round(taken, 1)}
+        known[name][task] = {**found, **harness.commit(), "cpu": record["machine"]["cpu"], "cpu_s": round(taken, 1)}
         record["presets"] = [known[name] for name in PRESETS]
         harness.write_json(path, record)
         at = found.get("own", {}) if part == "own" else found.get("at", {}).get(part, {})

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench import harness
 from bench.every_preset_claims import revises
 from bench.every_preset_record import PICTURE, TITLES, Record, by_name, points, tasks
 from bench.every_preset_report import front_of
@@ -56,11 +57,7 @@ def is_of(record: Record, path: Path = PICTURE) -> bool:
 
 def draw(record: Record, path: Path = PICTURE) -> None:
     """One panel for each task; the front is joined and named."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
+    plt = harness.pyplot()
     style: Any = {
         "font.size": 9.5,
         "font.family": "DejaVu Sans",

@@ -118,10 +118,10 @@ def _tasks(record: Record, of: Mapping[str, Record]) -> str:
     dirty = sorted({preset for preset, at in each if at["uncommitted_changes"]})
     absent = [(TITLES[task], [name for name in PRESETS if task not in of.get(name, {})]) for task in TITLES]
     commits = sorted({at["commit"][:7] for _, at in each})
-    machine = record.get("machine")
+    machines = " and ".join(sorted({at["cpu"] for _, at in each if "cpu" in at}))
     notes = [
-        *([f"Measured on {machine['cpu']}, one core, {sum(at['cpu_s'] for _, at in each) / 60:.0f} minutes of it, at "
-           f"{', '.join(commits)}."] if machine else []),
+        *([f"Measured on {machines}, one core, {sum(at['cpu_s'] for _, at in each) / 60:.0f} minutes of it, at "
+           f"{', '.join(commits)}."] if machines else []),
         *(f"Not measured yet, {title}: {names(missing)}." for title, missing in absent if missing),
         *([f"Measured with changes that were not committed: {names(dirty)}."] if dirty else []),
     ]  # fmt: skip
@@ -149,14 +149,14 @@ def _glance(on: Mapping[str, Record], of: Mapping[str, Record]) -> str:
 def _seen(found: Record, task: str, forwards: int) -> str:
     if at := point(found, task, forwards):
         return share(at)
-    return _own(found, task)
+    return _own(found, task, forwards)
 
 
-def _own(found: Record, task: str) -> str:
+def _own(found: Record, task: str, forwards: int | None = None) -> str:
     """What there is to say where a preset reaches no such number of forwards."""
     if own := found.get(task, {}).get("own"):
         return f"{percent(own['share'])} in its own {own['forwards']:.1f}"
-    return why(found, task)
+    return why(found, task, forwards)
 
 
 def _equal(of: Mapping[str, Record], task: str, forwards: int) -> str:

@@ -276,3 +276,19 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(v) for key, v in value.items()}
     return [_rounded(v) for v in value] if isinstance(value, list) else value
+
+
+def pyplot() -> Any:
+    """matplotlib's, which draws into files.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise SystemExit("pictures need matplotlib, got none; pip install -e '.[bench]'") from error
+    mpl.use("agg")
+    from matplotlib import pyplot as found
+
+    return found

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import harness
+
 Record = Mapping[str, Any]
 
 # Colours of Okabe and Ito, told apart by every kind of colour vision; markers say the same once more.
@@ -222,11 +224,7 @@ def _difference(c: Record) -> str:
 
 def draw(record: Record, path: Path) -> None:
     """The picture: all puzzles on the left, the difficulties on the right."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
+    plt = harness.pyplot()
     style: Any = {
         "font.size": 10,
         "font.family": "DejaVu Sans",

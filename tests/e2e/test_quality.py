@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -176,3 +177,9 @@ def test_the_documents_carry_the_generated_text(record: dict[str, Any]) -> None:
         assert quality_report.placed(text, block) == text, "run `python -m bench.quality --write`"
     assert quality_report.BEGIN in text
     assert "<svg" in (quality.harness.RESULTS / "quality.svg").read_text(encoding="utf-8")
+
+
+def test_a_picture_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match=r"need matplotlib.*\[bench\]"):
+        quality.harness.pyplot()
