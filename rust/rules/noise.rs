@@ -116,10 +116,6 @@ fn check_posterior(config: &Config) -> Result<()> {
     let filters = config.sampling.filters;
     let why = if filters.top_k.is_some() || filters.top_p.is_some() || filters.min_p.is_some() {
         "top_k, top_p or min_p beside it; leave them out: it needs the probability of the token that stands there"
-    } else if config.revise != Revise::None {
-        "a rule that revises beside it; leave it out: nothing is written before the last step"
-    } else if config.gap_stop.is_some() {
-        "gap_stop beside it; leave it out"
     } else if config.drafts.is_some() {
         "drafts beside it; set order='entropy' for those"
     } else if matches!(config.eos, EosPolicy::Suffix | EosPolicy::Delay) {

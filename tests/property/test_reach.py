@@ -17,7 +17,7 @@ import toys
 from dllm_fast.errors import InvalidValueError
 from driving import assert_equals_reference, batches, drive, edits_of, same, tables
 from reference import reach
-from strategies import MASK, VOCABULARY
+from strategies import END, MASK, VOCABULARY
 
 RANKED = {"orders": tuple(order for order in strategies.PLAIN_ORDERS if order != "ancestral"), "annealed": False}
 
@@ -274,6 +274,70 @@ def test_what_means_nothing_is_refused(settings, says):
     with pytest.raises(InvalidValueError) as refused:
         dllm_fast.SamplerConfig(**settings)
     assert says in str(refused.value)
+
+
+#: Settings that say where a step writes, or how much, or that look at what is written.
+OTHERS = {
+    "a cut": {"threshold": 0.9},
+    "steps": {"steps": 4},
+    "another schedule": {"schedule": "cosine"},
+    "min_commit": {"min_commit": 2},
+    "noise on the order": {"order_temperature": 0.5},
+    "a penalty": {"position_penalty": 0.1},
+    "spacing": {"spacing": 2},
+    "a part": {"sub_block_length": 2},
+    "a window": {"window_length": 2},
+    "several blocks": {"add_block_at": 0.5},
+    "a stop": {"gap_stop": 2.5},
+    "credit": {"credit": 0.7},
+    "klass": {"threshold": 0.9, "kl_threshold": 0.01},
+    "editing": {"edit_threshold": 0.5},
+    "taking back": {"remask": "low-confidence"},
+    "suffix": {"eos_policy": "suffix", "eos_token_id": END},
+    "delay": {"eos_policy": "delay", "eos_token_id": END},
+    "another temperature": {"temperature": 1.0, "temperature_end": 0.5},
+    "noise": {"noise": "uniform"},
+    "verify": {"verify": True, "order": "left-to-right"},
+}
+DILATED = {"schedule": "dilated", "order": "left-to-right"}
+DRAFTS = {"noise": "uniform", "drafts": True, "steps_per_block": 4, "entropy_bound": 0.1, "order": "entropy"}
+REFUSES = [
+    (
+        DILATED,
+        "a cut; steps; min_commit; noise on the order; a penalty; spacing; a part; a window; several blocks; a stop; credit; "
+        "klass; editing; taking back; suffix; delay; verify",
+    ),
+    (
+        DRAFTS,
+        "a cut; another schedule; a penalty; spacing; a part; a window; several blocks; a stop; credit; klass; editing; "
+        "taking back; suffix; delay; verify",
+    ),
+    ({"window_length": 2}, "steps; another schedule; a part; several blocks; a stop; editing; taking back; noise; verify"),
+    ({"sub_block_length": 2}, "steps; another schedule; a window; several blocks; a stop; editing; taking back; noise; verify"),
+    (
+        {"add_block_at": 0.5},
+        "steps; another schedule; min_commit; a window; a part; a stop; editing; taking back; suffix; delay; noise; verify",
+    ),
+    (
+        {"remask": "low-confidence"},
+        "a penalty; spacing; a part; a window; several blocks; credit; klass; editing; suffix; delay; another temperature; "
+        "noise; verify",
+    ),
+    (
+        {"order": "ancestral"},
+        "a cut; min_commit; noise on the order; a penalty; spacing; a part; a window; a stop; credit; editing",
+    ),
+    ({"verify": True, "order": "left-to-right"}, "; ".join(OTHERS).replace("; verify", "")),
+]
+
+
+@pytest.mark.parametrize(("rule", "beside"), [(rule, name) for rule, names in REFUSES for name in names.split("; ")])
+def test_what_says_the_same_is_refused_beside_it(rule, beside):
+    """Each of the two alone is a rule; together they are none, and the text names what is in the way."""
+    dllm_fast.SamplerConfig(**rule)
+    dllm_fast.SamplerConfig(**OTHERS[beside])
+    with pytest.raises(InvalidValueError, match=r"got .*; |at most one of .*; "):
+        dllm_fast.SamplerConfig(**rule | OTHERS[beside])
 
 
 @pytest.mark.parametrize("more", [{"window_length": 2}, {"add_block_at": 0.5, "block_length": 2}, {"sub_block_length": 1}])
