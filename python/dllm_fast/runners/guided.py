@@ -70,6 +70,8 @@ class GuidedSession:
         self._rounds = np.array([guide is not None and guide.as_published for guide in guides], dtype=np.bool_)
         self._leads = np.array([guide is not None and guide.leads_posteriors for guide in guides], dtype=np.bool_)
         self._count = len(guides) + int(self._is_guided.sum())
+        self._is_first = np.zeros(self._count, dtype=np.bool_)  # of each number inside: is it that of a row with a twin?
+        self._is_first[self._own] = self._is_guided
         self._last: tuple[bytes, _Beside] | None = None
         lengths: list[int] = []
         starts: list[int] = []
@@ -109,6 +111,7 @@ class GuidedSession:
         self._scales = np.append(self._scales, np.float32(_scale(guide)))
         self._rounds = np.append(self._rounds, guide is not None and guide.as_published)
         self._leads = np.append(self._leads, guide is not None and guide.leads_posteriors)
+        self._is_first = np.append(self._is_first, [guide is not None, False][: len(moves)])
         self._count += len(moves)
         for side, by in enumerate(moves):
             number = None if prompt is None else PAIR * prompt + side
@@ -167,9 +170,9 @@ class GuidedSession:
     def _run(self, numbers: Ints, forward: Callable[[], Scored]) -> tuple[Tensor | NDArray[Any], Ints | None]:
         """What a forward gives. One that holds a row and its twin counts two."""
         within = self._session.forwards
-        is_there, firsts = np.zeros(self._count, dtype=np.bool_), self._own[self._is_guided]
+        is_there = np.zeros(self._count, dtype=np.bool_)
         is_there[numbers] = True
-        is_pair = bool((is_there[firsts] & is_there[firsts + 1]).any())
+        is_pair = bool(is_there[numbers[self._is_first[numbers]] + 1].any())
         before = within.count, within.replayed, within.seconds
         try:
             logits, lines = forward()
