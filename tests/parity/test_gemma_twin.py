@@ -136,11 +136,12 @@ class Ours:
             rows=np.array(rows),
             canvases=[self.texts[row] for row in rows],
             positions=positions,
+            counts=np.array([len(own) for own in positions]),
             windows=windows,
             lengths=np.array([len(self.texts[row]) for row in rows]),
             temperatures=np.full(len(rows), temperature),
             causal=np.zeros(len(rows), dtype=bool),
-            shadow=np.zeros(len(rows), dtype=bool),
+            shadow_of=lambda _: None,
             batch=batch,
         )
 

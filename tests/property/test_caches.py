@@ -93,7 +93,8 @@ def test_a_total_of_steps_is_dealt_to_the_blocks_of_each_row(opened, twin, promp
     """Blocks lie at absolute places, so prompts of different lengths have different numbers of them: any total that is enough
     for the row with the most is enough, and no row knows of the others."""
     model = opened(twin)
-    rule.pop("edit_threshold", None)  # post-steps are no steps of the schedule
+    # Post-steps are no steps of the schedule.
+    rule = {name: value for name, value in rule.items() if name not in ("edit_threshold", "max_post_steps")}
     new, block = rule["max_new_tokens"], model.info.block_length
     steps = more + max((len(prompt) + new - 1) // block - len(prompt) // block + 1 for prompt in prompts)
     together = dllm_fast.sample(model, prompts, steps=steps, **rule)
