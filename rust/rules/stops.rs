@@ -50,6 +50,19 @@ pub fn check(stops: &[Vec<u32>], excluded: &[u32]) -> Result<()> {
 /// the longer one.
 pub fn ending(canvas: &Canvas, ends: &[u32], stops: &[Vec<u32>], from: usize) -> Option<Ending> {
     let (states, tokens) = (canvas.states(), canvas.tokens());
+    // By their last token, so that a position costs what ends with its token, however many others there are.
+    let mut by_last: Vec<(u32, &[u32])> = stops
+        .iter()
+        .filter_map(|stop| stop.last().map(|&last| (last, &stop[..])))
+        .collect();
+    by_last.sort_unstable_by_key(|&(last, _)| last);
+    let ending_with = |token: u32| {
+        let first = by_last.partition_point(|&(last, _)| last < token);
+        by_last[first..]
+            .iter()
+            .take_while(move |&&(last, _)| last == token)
+            .map(|&(_, stop)| stop)
+    };
     let mut written = 0; // of the run of written positions that ends here
     for (last, &state) in states.iter().enumerate() {
         written = match state {
@@ -59,9 +72,9 @@ pub fn ending(canvas: &Canvas, ends: &[u32], stops: &[Vec<u32>], from: usize) ->
             State::Written => written + 1,
         };
         let run = &tokens[last + 1 - written..=last];
-        let found = stops.iter().filter(|stop| run.ends_with(stop));
+        let found = ending_with(tokens[last]).filter(|stop| run.ends_with(stop));
         let is_end = written > 0 && ends.contains(&tokens[last]);
-        let longest = found.map(Vec::len).chain(is_end.then_some(1)).max();
+        let longest = found.map(<[u32]>::len).chain(is_end.then_some(1)).max();
         if let Some(length) = longest {
             let first = last + 1 - length;
             return Some(Ending { first, last });
