@@ -48,7 +48,12 @@ pub fn check(stops: &[Vec<u32>], excluded: &[u32]) -> Result<()> {
 /// The first place where a row ends: at an end token, or at a stop whose tokens stand side by side. All of them were written
 /// (not given), none of them before `from`, and nothing before the last of them is open. Of two that end with the same token,
 /// the longer one.
-pub fn ending(canvas: &Canvas, ends: &[u32], stops: &[Vec<u32>], from: usize) -> Option<Ending> {
+pub fn ending(
+    canvas: &Canvas,
+    is_end: impl Fn(u32) -> bool,
+    stops: &[Vec<u32>],
+    from: usize,
+) -> Option<Ending> {
     let (states, tokens) = (canvas.states(), canvas.tokens());
     // By their last token, so that a position costs what ends with its token, however many others there are.
     let mut by_last: Vec<(u32, &[u32])> = stops
@@ -73,8 +78,8 @@ pub fn ending(canvas: &Canvas, ends: &[u32], stops: &[Vec<u32>], from: usize) ->
         };
         let run = &tokens[last + 1 - written..=last];
         let found = ending_with(tokens[last]).filter(|stop| run.ends_with(stop));
-        let is_end = written > 0 && ends.contains(&tokens[last]);
-        let longest = found.map(<[u32]>::len).chain(is_end.then_some(1)).max();
+        let is_one = written > 0 && is_end(tokens[last]);
+        let longest = found.map(<[u32]>::len).chain(is_one.then_some(1)).max();
         if let Some(length) = longest {
             let first = last + 1 - length;
             return Some(Ending { first, last });
@@ -116,7 +121,7 @@ mod tests {
         stops: &[&[u32]],
     ) -> Option<(usize, usize)> {
         let stops: Vec<Vec<u32>> = stops.iter().map(|stop| stop.to_vec()).collect();
-        let found = ending(&canvas(tokens), ends, &stops, from);
+        let found = ending(&canvas(tokens), |id| ends.contains(&id), &stops, from);
         found.map(|ending| (ending.first, ending.last))
     }
 

@@ -11,14 +11,15 @@ impl Row {
     pub(super) fn find_ending(&self) -> Option<Ending> {
         let rule = &self.rule;
         if rule.stops.is_empty() {
-            let end = first_end(&self.canvas, &rule.ends)?;
+            let end = first_end(&self.canvas, |token| rule.is_end(token))?;
             return Some(Ending {
                 first: end,
                 last: end,
             });
         }
-        let ends: &[u32] = if rule.stop_at_end { &rule.ends } else { &[] };
-        ending(&self.canvas, ends, &rule.stops, self.early)
+        // A stop of one id is an end token, too, and ends the row either way.
+        let is_end = |token| rule.stop_at_end && rule.is_end(token);
+        ending(&self.canvas, is_end, &rule.stops, self.early)
     }
 
     /// Before this position stand too few tokens for an end.
