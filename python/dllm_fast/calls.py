@@ -44,6 +44,11 @@ def check_call(
         raise InvalidValueError(
             "order='ranks' goes by ranks of the caller's, got none; pass order= an array of them, or choose another order"
         )
+    if config.order == "calibrated" and config.token_frequencies is None:
+        raise InvalidValueError(
+            "order 'calibrated' (PC-Sampler) needs to know how frequent each token is anywhere, got no token_frequencies; "
+            "count them in some text of the model's language: token_frequencies=dllm_fast.TokenFrequencies.of(ids, vocabulary)"
+        )
     if has_negative and config.guidance == 0 and "guidance" not in resolved.given:
         raise InvalidValueError(
             "negative_prompt is what guidance leads away from, got one without guidance; pass guidance=1.0, or leave it out"

@@ -60,7 +60,10 @@ def in_options(text: str, options: Collection[str]) -> str:
             return found[0]
         if value in ("True", "False"):
             return f"--{'no-' * (value == 'False')}{name}"
-        return f"--{name}" if value is None else f"--{name} {value.strip(chr(39))}"
+        if value is not None:
+            return f"--{name} {value.strip(chr(39))}"
+        # A value of Python's that is none of the command's.
+        return f"--{name} " if found.string[found.end() : found.end() + 1].isalnum() else f"--{name}"
 
     return _SETTING.sub(typed, text)
 
