@@ -141,6 +141,8 @@ def loop(seed: int, initial: int, block: int, towards: float, after: int | None,
 
 def ours(preset: str, case: Loop) -> dllm_fast.Sampler:
     settings = {name: getattr(dllm_fast.presets()[preset], name) for name in ("order", "threshold", "length")}
+    if preset == "daedal":  # which alone asks how sure positions are
+        settings |= {"eos_check_tokens": case.checked, "low_confidence_threshold": case.unsure}
     config = dllm_fast.SamplerConfig(
         **settings,
         mask_token_id=MASK,
@@ -148,8 +150,6 @@ def ours(preset: str, case: Loop) -> dllm_fast.Sampler:
         block_length=case.block,
         max_new_tokens=case.most,
         expansion_factor=case.factor,
-        eos_check_tokens=case.checked,
-        low_confidence_threshold=case.unsure,
     )
     sampler = dllm_fast.Sampler(config, [[*PROMPT, *[MASK] * case.initial]], block_start=len(PROMPT))
     while (request := sampler.next()) is not None:
