@@ -66,7 +66,9 @@ class SamplerConfig:
         schedule: how many masks each step commits: `even`, `linear`, `cosine`, `dream`, `maskgit`, `first-hitting`,
             `dilated` or `cumulative`. `dllm_fast.schedule` computes them; `dilated` says which instead: positions of a block by
             falling strides (DUS, 2506.19037), and needs the order `left-to-right`. `cumulative`, over uniform noise, is what is
-            owed of an even share, less what a threshold has let through before.
+            owed of an even share, less what a threshold has let through before. Without `steps`, where positions are ranked,
+            `linear`, `cosine` and `maskgit` decide nothing (but under `remask="planner"`): one token is committed a forward, or
+            what a threshold lets pass.
         eps: last time of the `dream` schedule, in (0, 1).
         dilation: quotient of two strides of the `dilated` schedule, at least 2; the first one is the block's length over it.
         order: what positions are ranked by: `confidence`, `margin`, `entropy`, `random`, `left-to-right`, `sampled-confidence`,
