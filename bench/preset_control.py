@@ -36,6 +36,7 @@ MOST = 3.0
 REASONS: dict[str, str] = {
     "klass": "each mask brings 64 ids and probabilities, which are kept until the next step",
     "p2": "every position of the block is scored and ranked in every step, the written ones too",
+    "remedi": "as `p2`: the written positions are scored and ranked in every step, too",
 }
 # Steps after which the logits come again.
 TURNS = 16
