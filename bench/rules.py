@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from bench import preset_control
 from bench.every_preset_report import at_equal_forwards as equal
 from dllm_fast import _core
-from dllm_fast.settings.config import SamplerConfig
+from dllm_fast.settings.config import SamplerConfig, changed
 from dllm_fast.settings.presets import PRESETS, Paper
 
 # Which axis of a rule a setting belongs to, where a preset sets it; what is not here stands under its own name.
@@ -72,8 +73,9 @@ def table(quality: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
         (
             _table(("preset", "rule", "paper"), said),
             "What each is made of, where that is not the default (`even` counts of the surest positions, the whole canvas, "
-            "temperature 0); how many forwards a row of N masks in B blocks takes at most (with `steps`: at most "
-            "those, and what a reviser adds to each block); what the control of a step costs at batch 1, 8 and 64, as a "
+            "temperature 0); how many forwards a row of N masks in B blocks takes at most (with `steps`: at most those, and "
+            "what a reviser adds to each block; M is `max_new_tokens`, where the length changes); what the control of a step "
+            "costs at batch 1, 8 and 64, as a "
             f"multiple of `{preset_control.BASELINE}`, whose own are microseconds (`python -m bench.preset_control`; medians, "
             "in brackets the quartiles); and the share of Sudoku puzzles that the embedded model solves with it at equal "
             "forwards ([quality.md](quality.md) has other tasks and intervals).",
@@ -98,11 +100,13 @@ def axes(settings: SamplerConfig) -> str:
 
 
 def bound(settings: SamplerConfig) -> str:
-    """`_core.most_forwards` as a sum of multiples of N and B and a constant.
+    """`_core.most_forwards` as a sum of multiples of N and B and a constant; of M, where the length changes.
 
     Raises:
         ValueError: it is no such sum.
     """
+    if settings.length != "fixed":
+        return _bound_of_lengths(settings)
 
     def most(masks: int, blocks: int) -> int:
         return _core.most_forwards(settings, masks, blocks)
@@ -121,6 +125,18 @@ def bound(settings: SamplerConfig) -> str:
         *([str(rest)] if rest else []),
     ]
     return " + ".join(parts) or "0"
+
+
+def _bound_of_lengths(settings: SamplerConfig) -> str:
+    """As many as the longest answer has positions, and a part of that where some forwards only add masks."""
+
+    def beyond(longest: int) -> int:
+        return _core.most_forwards(changed(settings, max_new_tokens=longest), 1, 1) - longest
+
+    growing = Fraction(beyond(4096), 4096)
+    if growing.numerator > 1 or any(beyond(longest) != longest * growing for longest in (64, 512, 2048)):
+        raise ValueError(f"the bound is no M and a part of it: {settings}")
+    return f"M + M/{growing.denominator}" if growing else "M"
 
 
 def _paper(paper: Paper | None) -> str:

@@ -74,7 +74,7 @@ class Lengths:
         return any(prompt.gaps for prompt in self._prompts)
 
     def choose(self, runner: Runner, plan: Plan) -> prepare.Tried:
-        """Tries all lengths, one forward each, and keeps the best.
+        """Tries all lengths, each as a row of its own, and keeps the best.
 
         The score of a length is the mean of the logarithms of probabilities over the gap and the context right of it, in a
         forward that shows both as masks: in the gap of the most probable token that may be written and is no end token, in

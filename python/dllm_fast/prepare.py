@@ -42,7 +42,7 @@ class Tried:
     Attributes:
         lengths: of the gaps of each canvas.
         scores: of the lengths of each canvas, the mean of logarithms of probabilities; 0 where there was nothing to choose.
-        tries: combinations that were tried for each canvas, a forward each.
+        tries: combinations that were tried for each canvas, each a row of its own.
         stats: of all of them.
     """
 

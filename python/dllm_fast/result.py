@@ -29,8 +29,9 @@ class Stats(Record):
     """What a run cost.
 
     Attributes:
-        nfe: model calls ("number of function evaluations"); rows of equal length share one. One with guidance counts two.
-        nfe_per_row: model calls that each row took part in, counted alike.
+        nfe: model calls ("number of function evaluations"); rows share them. One with guidance counts two.
+        nfe_per_row: model calls that each row took part in, counted alike. Each length that was tried for its gaps
+            is one, though they share a call.
         tokens_per_forward: committed tokens of all rows over model calls; 0 where there was no call.
         replayed: model calls that were replayed from CUDA graphs.
         model_ms: milliseconds inside the model.

@@ -160,9 +160,9 @@ def infill(
 
     A gap whose length nobody knows is written [MASK:3-10] in a text (3 to 10 tokens), or given beside ids as
     `gaps=[(position, least, most)]`, before the token at its position; for several canvases a list of them for each. All
-    lengths are tried first, one forward each, and the one is filled that fits best: by the mean log-probability of the gap and
-    of up to 8 tokens right of it. `Result.gap_lengths` tells it, and the forwards are counted. Several gaps of a canvas are
-    tried in all combinations, at most 256.
+    lengths are tried first, each as a row of its own, and the one is filled that fits best: by the mean log-probability of the
+    gap and of up to 8 tokens right of it. `Result.gap_lengths` tells it, and the forwards are counted. Several gaps of a canvas
+    are tried in all combinations, at most 256.
     """
     _check_guesses(guesses, on_step)
     return stream(

@@ -50,7 +50,7 @@ def open_verifier(verifier: Any) -> Verifier | None:
     if verifier is None:
         return None
     if isinstance(verifier, str | Path):
-        verifier = load(verifier, attention="causal_context", block_length=1)
+        verifier = _opened(verifier)
     inside = unwrap(verifier)
     model = inside.model
     if isinstance(model, LoadedModel):
@@ -68,6 +68,18 @@ def open_verifier(verifier: Any) -> Verifier | None:
             f"verifier must be a model or a callable from ids [B, L] to logits [B, L, V], got {shown(verifier)}; load it first"
         )
     return Verifier(CausalRunner(verifier), None)
+
+
+def _opened(folder: str | Path) -> LoadedModel:
+    """A causal language model in a folder. What fills masks is none, though it can be read causally."""
+    model = load(folder, attention="causal_context", block_length=1)
+    if model.info.mask_token_id is not None:
+        raise InvalidValueError(
+            f"a verifier reads from left to right, got {model.info.family} with the mask {model.info.mask_token_id}, which "
+            "fills masks; use a causal language model, or, if this one was trained to read causally, too, what dllm_fast.load "
+            "makes of it with that attention"
+        )
+    return model
 
 
 def second(

@@ -7,6 +7,7 @@ use crate::rules::cut::Cut;
 use crate::rules::gap::GapStop;
 use crate::rules::reach::Reach;
 use pyo3::prelude::*;
+use std::iter::zip;
 
 pub(super) fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut> {
     let least = get::<f64>(config, "threshold", NUMBER)?;
@@ -21,14 +22,24 @@ pub(super) fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut
     let mixed = get::<f64>(config, "verifier_mixture", NUMBER)?;
     let mixed = mixed.map(|weight| Cut::Mixed { weight });
     let least_cut = least.map(Cut::Threshold);
-    let mut given = [least_cut, factor, bound, bar, verified, mixed]
-        .into_iter()
-        .flatten();
-    let first = given.next().unwrap_or(Cut::Count);
-    if given.next().is_some() {
-        return Err(bad_value(
-            "at most one of threshold, factor, entropy_bound and entropy_threshold, or verify or verifier_mixture, can decide what is committed, got several; set the others to None".into(),
-        ));
+    let names = [
+        "threshold",
+        "factor",
+        "entropy_bound",
+        "entropy_threshold",
+        "verify",
+        "verifier_mixture",
+    ];
+    let cuts = [least_cut, factor, bound, bar, verified, mixed];
+    let given = zip(names, cuts).filter(|(_, cut)| cut.is_some());
+    let given: Vec<&str> = given.map(|(name, _)| name).collect();
+    let first = cuts.into_iter().flatten().next().unwrap_or(Cut::Count);
+    if given.len() > 1 {
+        return Err(bad_value(format!(
+            "at most one of threshold, factor, entropy_bound and entropy_threshold, or verify or verifier_mixture, can decide what is \
+             committed, got {}; set the others to None",
+            given.join(" and ")
+        )));
     }
     let distance = get::<u32>(config, "neighbour_distance", FROM_ZERO)?.unwrap_or(4);
     let near = get::<f64>(config, "neighbour_threshold", NUMBER)?.map(|near| Cut::Neighbours {
@@ -50,12 +61,15 @@ pub(super) fn cut(config: &Bound<'_, PyAny>, as_published: bool) -> PyResult<Cut
     steady(0.0, 0.0).check().map_err(raise)?;
     let kl = get::<f64>(config, "kl_threshold", NUMBER)?;
     let steady = kl.map(|bar| steady(least.unwrap_or(f64::INFINITY), bar));
-    if [near, runs, steady].iter().flatten().count() > 1 {
-        return Err(bad_value(
+    let names = ["neighbour_threshold", "run_threshold", "kl_threshold"];
+    let beside = zip(names, [near, runs, steady]).filter(|(_, cut)| cut.is_some());
+    let beside: Vec<&str> = beside.map(|(name, _)| name).collect();
+    if beside.len() > 1 {
+        return Err(bad_value(format!(
             "at most one of neighbour_threshold, run_threshold and kl_threshold can decide what is committed beside the threshold, \
-             got several; set the others to None"
-                .into(),
-        ));
+             got {}; set the others to None",
+            beside.join(" and ")
+        )));
     }
     match (near.or(steady), runs) {
         (None, None) => Ok(first),

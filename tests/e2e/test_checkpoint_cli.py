@@ -200,6 +200,9 @@ def test_a_second_model_verifies(run, capsys, folder, tmp_path):
     status, _, err = run("generate", folder, *typed)
     assert status == 2
     assert "got no second one; pass --verifier, a model" in err
+    status, _, err = run("generate", folder, *typed, "--verifier", folder)
+    assert status == 2
+    assert "a verifier reads from left to right, got sdar with the mask 259, which fills masks" in err
 
 
 def test_every_setting_is_an_option(run, folder):

@@ -147,7 +147,7 @@ def never(ids):
 
 def test_a_model_that_cannot_be_run_causally_is_refused_before_any_forward(opened):
     asked = {"preset": "linear-spec", "mask_token_id": TWIN_MASK, "max_new_tokens": 8, "block_length": 8, "stop_at_eos": False}
-    with pytest.raises(DllmFastError, match=r"verify needs a model that can be run causally, .* got never"):
+    with pytest.raises(DllmFastError, match=r"verify asks the model a second time, .* got never, which is only called"):
         dllm_fast.sample(never, [1], **asked)
     with pytest.raises(DllmFastError, match="reads what lies before a block causally, got attention 'full'"):
         dllm_fast.sample(opened("llada"), [1], **asked)

@@ -166,7 +166,9 @@ def test_a_model_without_a_mask_has_nothing_to_try() -> None:
         dllm_fast.infill(never, CANVAS, gaps=[(1, 1, 2)], open=[True] * 3, preset="udlm", vocabulary=9)
 
 
-@pytest.mark.parametrize("gap", ["[MASK:3]", "[MASK:]", "[MASK:3-]", "[MASK:-3]", "[MASK:1-2-3]"])
+@pytest.mark.parametrize(
+    "gap", ["[MASK:3]", "[MASK:]", "[MASK:3-]", "[MASK:-3]", "[MASK:1-2-3]", "[MASK:a-b]", "[MASK:1\u20134]"]
+)
 def test_a_gap_is_written_with_two_numbers(gap: str) -> None:
     with pytest.raises(InvalidValueError, match=r"with its least and its most number of tokens, got .*; write \[MASK:3-10\]"):
         dllm_fast.infill(MODEL, f"sort:{gap}", tokenizer=TOKENIZER)

@@ -56,7 +56,7 @@ def test_the_bound_in_words_is_that_of_the_core(name: str) -> None:
     formula = re.sub(r"(\d)([NB])", r"\1 * \2", words)
     for masks, several in ((1, 1), (5, 2), (31, 4), (500, 33)):
         blocks = several if settings.block_length else 1
-        assert eval(formula, {"N": masks, "B": blocks}) == _core.most_forwards(settings, masks, blocks), words
+        assert eval(formula, {"N": masks, "B": blocks, "M": 2048}) == _core.most_forwards(settings, masks, blocks), words
 
 
 def test_bounds_by_hand() -> None:

@@ -79,8 +79,8 @@ class CallableRunner:
         """
         if task.verifies:
             raise InvalidValueError(
-                f"verify needs a model that can be run causally, which is said of none that is called whole, got {self.name}; "
-                "use dllm_fast.load, or set verify to False"
+                f"verify asks the model a second time, reading from left to right, got {self.name}, which is only called "
+                "and cannot be asked that; use a model that dllm_fast.load opens, or set verify to False"
             )
         if task.shadows:
             self._check_shadow(shift=task.shift)
@@ -99,9 +99,9 @@ class CallableRunner:
             )
         if not self.shows_shadow:
             raise InvalidValueError(
-                "remask 'verify' asks from behind a mask that does not see what stands in its place, which nobody can say to a "
-                f"model that is called whole, got {self.name}; use dllm_fast.load, a function that takes shadow=, or another "
-                "remask"
+                "remask 'verify' (WINO) asks what the model would write at a position if it did not see what stands there, got "
+                f"{self.name}, which is only called and cannot be asked that; use a model that dllm_fast.load opens, a "
+                "function with an argument shadow=, or another remask"
             )
 
     @property

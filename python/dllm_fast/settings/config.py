@@ -44,8 +44,6 @@ class SamplerConfig:
     Frozen and checked when made; it pickles, and a file can keep it (`to_dict`, `from_dict`). The defaults commit one token a
     forward, the most confident first, over the whole canvas.
 
-    What stands here up to the first full stop or semicolon is what the command line and README say of a setting.
-
     Args:
         max_new_tokens: masks that `sample` appends to the prompt; default 128, or what the model's context leaves.
         steps: forwards of a row in total; dealt evenly to its blocks that hold masks, the remainder to the first, at least
@@ -89,8 +87,7 @@ class SamplerConfig:
         token_frequencies: how often each token occurs in some text, for the order `calibrated` alone. A `TokenFrequencies`,
             which must count every id of the model's vocabulary; what never occurs counts as if it did once. The score is
             `exp(-position_decay * d) * min(-p * ln(f + 1e-9), information_cap)`: p is the probability of the drawn token, f its
-            share of that text, d its place in the block. `TokenFrequencies.of(tokenizer(text)["input_ids"], vocabulary)` makes
-            one.
+            share of that text, d its place in the block. `TokenFrequencies.of(ids, vocabulary)` makes one of the ids of a text.
         position_decay: of that score with every position from where the block begins, at least 0 and at most 1000000. 0.25 is
             PC-Sampler's; it has 0 for Sudoku, and 0.5 or 1 for Countdown.
         information_cap: of that score in nats, above 0; inf is none.
@@ -141,7 +138,8 @@ class SamplerConfig:
             `order="ancestral"` both are those of the reverse process: every open position of the block is drawn anew in each
             step, and the last step writes. Else a position of uniform noise shows a token of the vocabulary, each as likely as
             any other (those that are suppressed, too, for the model was trained so), and a fresh one in every forward.
-        vocabulary: number of token ids that noise is drawn from; default: the model's.
+        vocabulary: number of token ids that noise is drawn from; default: the model's. Where the model tells more, the others
+            may be written, too, unless `suppress_tokens` names them.
         noise_share: share of wrong tokens in hybrid noise, in the middle of the process; from 0 to below 1, default 0.2.
         drafts: what a step picks is only shown, and decided anew in the next step (DiffusionGemma). Everything else shows fresh
             noise; when the block is finished the most probable token is written at each of its positions. Entropies and

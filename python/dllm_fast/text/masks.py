@@ -12,8 +12,8 @@ from dllm_fast.text.tokens import around, decode, encode_plain, spelling
 #: What stands for a mask in a text, however the tokenizer spells its own.
 MASK = "[MASK]"
 
-# A mask that stands for tokens of unknown number.
-_GAP = re.compile(r"\[MASK:([\d\s-]*)\]")
+# A mask that stands for tokens of unknown number, or was meant to.
+_GAP = re.compile(r"\[MASK:([^\[\]\n]{0,40})\]")
 # They stand for the word before a piece of text. Many, because a vocabulary may lack one, or join it to what follows.
 _LETTERS = "xeaiotnsqzjvkw0123456789"
 
