@@ -48,9 +48,11 @@ def _same(a: object, b: object) -> bool:
     return bool(a == b)
 
 
-def described(record: DataclassInstance) -> str:
-    """The class and its fields, each cut short; never above 2,000 characters."""
+def described(record: DataclassInstance, usual: Mapping[str, object] | None = None) -> str:
+    """The class and its fields, each cut short; never above 2,000 characters. Fields that have their `usual` value are left
+    out."""
     names = [field.name for field in dataclasses.fields(record) if field.repr]
+    names = [name for name in names if usual is None or getattr(record, name) != usual[name]]
     return cut(f"{type(record).__name__}({', '.join(f'{name}={_SHORT.repr(getattr(record, name))}' for name in names)})")
 
 

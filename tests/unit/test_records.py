@@ -341,6 +341,7 @@ def test_a_representation_shows_the_first_of_many() -> None:
         dllm_fast.SamplerConfig(suppress_tokens=tuple(range(100_000)))
     )
     assert "eos_token_id=(3,)" in repr(dllm_fast.SamplerConfig(eos_token_id=(3,)))
+    assert repr(dllm_fast.SamplerConfig(steps=4, top_k=None)) == "SamplerConfig(steps=4)", "what is usual is left out"
     assert "sequences=[[1, 0, 0], [1, 0, 0]]" in repr(run(max_new_tokens=2, temperature=0.0))
 
 

@@ -357,7 +357,8 @@ class SamplerConfig:
         _set(self, "stop_at_eos", stop)
 
     def __repr__(self) -> str:
-        return records.described(self)
+        """The settings that are not at their defaults."""
+        return records.described(self, _DEFAULTS)
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, and `sources` where a run filled them in, as values that `json.dumps` takes.
