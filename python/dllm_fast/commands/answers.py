@@ -24,7 +24,7 @@ _SAID = {
     "tokenizer": "the tokenizer.json of the folder is taken",
 }
 # A setting in a text, as Python has it.
-_SETTING = re.compile(r"\b(\w+)=(True|False|'[^']*'|\d+(?:\.\d+)?)?")
+_SETTING = re.compile(r"\b(\w+)=(True|False|None|'[^']*'|\d+(?:\.\d+)?)?")
 
 
 def answer(option: str, options: Collection[str]) -> str:
@@ -61,7 +61,7 @@ def in_options(text: str, options: Collection[str]) -> str:
         if value in ("True", "False"):
             return f"--{'no-' * (value == 'False')}{name}"
         if value is not None:
-            return f"--{name} {value.strip(chr(39))}"
+            return f"--{name} {'none' if value == 'None' else value.strip(chr(39))}"
         # A value of Python's that is none of the command's.
         return f"--{name} " if found.string[found.end() : found.end() + 1].isalnum() else f"--{name}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import secrets
 import sys
 import warnings
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from dllm_fast._core import TokenFrequencies
+
+
+# What is typed as none; argparse has None for what is not typed.
+_NONE = object()
 
 
 def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
@@ -45,8 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()
                 help=f"{text}; may be repeated",
             )
         else:
-            plain = {"int": int, "float": float, "str": str}[kind]
-            parser.add_argument(option, type=plain, metavar=kind.upper(), help=text)
+            plain: type[int] | type[float] | type[str] = {"int": int, "float": float, "str": str}[kind]
+            may_be_none = "None" in entry.kind
+            parser.add_argument(
+                option,
+                type=functools.partial(_or_none, plain) if may_be_none else plain,
+                metavar=f"{kind.upper()}|none" if may_be_none else kind.upper(),
+                help=text,
+            )
     add_seed(parser, "of the draws")
 
 
@@ -61,7 +72,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     from dllm_fast.settings.resolve import NAMES
 
     found = {name: getattr(options, name, None) for name in NAMES}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: None if value is _NONE else value for name, value in found.items() if value is not None}
 
 
 def names(options: argparse.Namespace) -> list[str]:
@@ -92,6 +103,16 @@ def _seed(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number or random, got {text!r}") from None
+
+
+def _or_none(plain: type[int] | type[float] | type[str], text: str) -> object:
+    """A value, or none, which takes a setting of a preset away."""
+    if text.lower() == "none":
+        return _NONE
+    try:
+        return plain(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid {plain.__name__} value: {text!r}") from None
 
 
 def _order(text: str) -> str | list[float]:
