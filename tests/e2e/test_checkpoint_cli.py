@@ -224,21 +224,19 @@ def test_every_setting_is_an_option(run, folder):
     assert (said["new_tokens"], said["finish_reason"]) == (told.new_tokens[0].tolist(), told.finish_reasons[0])
 
 
-def test_none_takes_a_setting_of_a_preset_away(run, folder):
+def test_none_takes_a_setting_of_a_preset_away(run, capsys, folder):
     def typed(*options):
         return run("generate", folder, "-p", "Hello", "--no-chat", "--max-new-tokens", 8, "--json", *options)
 
     model = dllm_fast.load(folder)
-    status, out, err = typed("--preset", "fast-dllm", "--threshold", "none", "--steps", 2)
+    status, out, err = typed("--preset", "fast-dllm", "--threshold", "none", "--steps-per-block", 1)
     assert (status, err) == (0, "")
-    told = dllm_fast.sample(model, "Hello", max_new_tokens=8, preset="fast-dllm", threshold=None, steps=2)
+    told = dllm_fast.sample(model, "Hello", max_new_tokens=8, preset="fast-dllm", threshold=None, steps_per_block=1)
     assert json.loads(out)["new_tokens"] == told.new_tokens[0].tolist()
-    status, _, err = typed("--block-length", "whole")
-    assert status == 2
-    assert "argument --block-length: invalid int value: 'whole'" in err
-    status, _, err = typed("--spacing", "none")  # one that always has a value
-    assert status == 2
-    assert "argument --spacing: invalid int value: 'none'" in err
+    for option, value in (("--block-length", "whole"), ("--spacing", "none")):  # the second one always has a value
+        with pytest.raises(SystemExit, match="2"):
+            typed(option, value)
+        assert f"argument {option}: invalid int value: {value!r}" in capsys.readouterr().err
 
 
 def test_an_order_of_ones_own_is_typed_as_ranks(run, folder):
