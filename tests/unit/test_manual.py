@@ -148,4 +148,4 @@ def test_a_new_setting_is_three_lines_and_everything_else_follows(tmp_path: Path
     }
     command = [sys.executable, "-m", "dllm_fast.cli", "generate", "--help"]
     told = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert re.search(r"--dwell FLOAT\s+forwards that a token must wait for\n", told.stdout)
+    assert re.search(r"--dwell FLOAT\|none\s+forwards that a token must wait for\n", told.stdout)
